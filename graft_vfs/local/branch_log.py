@@ -1,0 +1,374 @@
+"""The branch log: one append-only file that holds the local commits of a volume.
+
+Invariants:
+ 1. Bytes below the end of the last commit never change. A snapshot is therefore an end offset.
+ 2. One writer appends at a time (the volume's writer lock); anybody may read at any time.
+ 3. A chunk belongs to the log only if its checksum is right and it names the checksum of the chunk
+    before it. What an abandoned transaction left behind the tail can never follow a later one.
+
+File header, 64 bytes, little-endian:
+
+    0   8  magic `GRAFTLOG`
+    8   2  format version, 1
+    10  6  reserved, zero
+    16  16 the volume's id
+    32  8  salt: seeds every chunk's checksum and stands for the chunk before the first; random
+    40  24 reserved, zero
+
+Chunk, little-endian, directly behind the one before it:
+
+    0   4  magic `GCHK`
+    4   2  flags: 1 = COMMIT, 2 = DURABLE_BEFORE
+    6   2  reserved, zero
+    8   8  local LSN
+    16  4  page count after the transaction (0 without COMMIT)
+    20  4  change counter after the transaction (0 without COMMIT)
+    24  4  number of pages n
+    28  4  page size in bytes
+    32  8  milliseconds since 1970
+    40  8  XXH3-64 of the images
+    48  8  checksum of the chunk before (its last header field)
+    56  4n page indexes
+    ..  8  XXH3-64 of all of the above, seeded with the salt
+    ..     n page images
+
+A transaction is one or more chunks of one LSN; only the last has COMMIT and makes it visible.
+DURABLE_BEFORE says that all before this chunk had been synced when it was written, so that recovery
+reads images only behind it. Crash here: a torn or uncommitted tail stays in the file until the next
+transaction overwrites it; readers stop before it. A later chunk with this flag behind a place where
+reading stops is the evidence that something durable was damaged there (`damaged_before`).
+
+The file is extended sparsely, so that a mapping lasts, and zeroed a little ahead of the tail,
+because overwriting allocated blocks costs less than allocating them commit by commit, and a sync of
+such blocks has no metadata to write. A small chunk is copied into the mapping of that space, which
+costs a third of a write call; where the file system might have to allocate for such a copy, and so
+could only fail by killing the process, chunks are written by calls (`mapped_writes_are_safe`). The
+layout follows the ideas of SQLite's own WAL.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import time_ns
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from graft_vfs.errors import CorruptLogError, FutureVersionError
+from graft_vfs.ids import VolumeId
+from graft_vfs.local.files import (
+    data_sync,
+    fsync_directory,
+    mapped_writes_are_safe,
+    read_exactly,
+    storage_errors,
+    write_fully,
+)
+from graft_vfs.pages import PAGE_SIZES
+
+COMMIT = 1
+DURABLE_BEFORE = 2
+
+LOG_HEADER_BYTES = 64
+CHUNK_PAGES_MAX = 65_536
+_LOG_MAGIC = b"GRAFTLOG"
+_VERSION = 1
+_CHUNK_MAGIC = 0x4B48_4347
+_CHUNK_MAGIC_BYTES = _CHUNK_MAGIC.to_bytes(4, "little")
+_LOG_HEADER = struct.Struct("<8sH6x16sQ24x")
+_CHUNK_HEADER = struct.Struct("<IHHQIIIIQQQ")
+_CHECKSUM = struct.Struct("<Q")
+_CHUNK_HEADER_BYTES = 56
+_ZERO_STEP_MIN_BYTES = 64 << 10
+_ZERO_STEP_MAX_BYTES = 1 << 20
+_ZERO_SKIP_BYTES = 256 << 10
+_CAPACITY_STEP_BYTES = 64 << 20
+_CAPACITY_MIN_BYTES = 1 << 20
+SYNC_INTERVAL_BYTES = 64 << 20
+"""Recovery never has to read more images than this, because NORMAL syncs so often too."""
+
+assert _LOG_HEADER.size == LOG_HEADER_BYTES
+assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
+
+_packers = tuple(struct.Struct(f"<IHHQIIIIQQQ{count}I") for count in range(65))
+
+
+class Position(NamedTuple):
+    """A place between two chunks: byte offset, and the checksum of the chunk that ends there."""
+
+    offset: int
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The header of one chunk. `images` is the file offset of its first page image."""
+
+    flags: int
+    lsn: int
+    page_count: int
+    change_counter: int
+    page_size: int
+    time_ms: int
+    images_checksum: int
+    previous: int
+    pages: tuple[int, ...]
+    images: int
+    after: Position
+
+    @property
+    def commits(self) -> bool:
+        """Tell whether this chunk makes its transaction visible."""
+        return bool(self.flags & COMMIT)
+
+
+class BranchLog:
+    """One open branch log file.
+
+    Owner: a volume, for as long as one of its snapshots needs it. Thread rule: `append` and `sync`
+    by the holder of the writer lock; everything else by anybody.
+    """
+
+    def __init__(self, path: Path, *, volume: VolumeId, writable: bool = True) -> None:
+        """Open an existing log; raises CorruptLogError if it is not one of this volume."""
+        self.path = path
+        self._volume = volume
+        with storage_errors(path):
+            self._file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            self.start = self._read_header()
+            self._maps_writes = writable and mapped_writes_are_safe(path)
+            self._capacity = os.fstat(self._file).st_size
+            self._zeroed = 0
+            self.durable = 0  # What is below this offset was synced by this process.
+            self.view = memoryview(b"")
+            self.remap()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, *, volume: VolumeId) -> BranchLog:
+        """Make an empty log; its header and name are durable on return."""
+        header = _LOG_HEADER.pack(_LOG_MAGIC, _VERSION, volume.raw, secrets.randbits(64))
+        with storage_errors(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o666)
+            try:
+                os.pwrite(descriptor, header, 0)
+                os.ftruncate(descriptor, _CAPACITY_MIN_BYTES)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            fsync_directory(path.parent)
+        return cls(path, volume=volume)
+
+    def _read_header(self) -> Position:
+        with storage_errors(self.path):
+            header = read_exactly(self._file, LOG_HEADER_BYTES, 0)
+        step = "restore the data directory, or clone the volume again from its remote"
+        if len(header) < LOG_HEADER_BYTES or header[:8] != _LOG_MAGIC:
+            raise CorruptLogError(f"{self.path.name} is not a branch log", next_step=step)
+        _, version, volume, salt = _LOG_HEADER.unpack(header)
+        if version > _VERSION:
+            raise FutureVersionError(
+                f"{self.path.name} has branch log format {version}, this program reads {_VERSION}",
+                next_step="upgrade graft-vfs",
+            )
+        if version != _VERSION or volume != self._volume.raw:
+            raise CorruptLogError(
+                f"{self.path.name} does not belong to volume {self._volume}", next_step=step
+            )
+        return Position(LOG_HEADER_BYTES, salt)
+
+    # Reading ----------------------------------------------------------------------------------
+
+    def remap(self) -> None:
+        """Map the file as long as it is now; snapshots keep the mapping they have."""
+        with storage_errors(self.path):
+            length = os.fstat(self._file).st_size
+            if length != len(self.view):
+                access = mmap.ACCESS_WRITE if self._maps_writes else mmap.ACCESS_READ
+                self._map = mmap.mmap(self._file, length, access=access)
+                self.view = memoryview(self._map).toreadonly()
+
+    def read_chunk(self, position: Position) -> Chunk | None:
+        """Read the chunk header at `position`; None if no chunk of this log follows there.
+
+        The images are not proved; see `images_are_sound`.
+        """
+        chunk = self._parse_chunk(position.offset)
+        return chunk if chunk is not None and chunk.previous == position.checksum else None
+
+    def _parse_chunk(self, offset: int) -> Chunk | None:
+        if offset + _CHUNK_HEADER_BYTES > len(self.view):
+            self.remap()
+        fixed = bytes(self.view[offset : offset + _CHUNK_HEADER_BYTES])
+        if len(fixed) < _CHUNK_HEADER_BYTES or fixed[:4] != _CHUNK_MAGIC_BYTES:
+            return None
+        unpacked = _CHUNK_HEADER.unpack(fixed)
+        _, flags, reserved, lsn, page_count, counter, count, size, time_ms, *sums = unpacked
+        if reserved or count > CHUNK_PAGES_MAX or size not in PAGE_SIZES:
+            return None
+        indexes_end = offset + _CHUNK_HEADER_BYTES + 4 * count
+        images = indexes_end + _CHECKSUM.size
+        if images + count * size > len(self.view):
+            self.remap()
+            if images + count * size > len(self.view):
+                return None
+        head = bytes(self.view[offset:indexes_end])
+        (checksum,) = _CHECKSUM.unpack(self.view[indexes_end:images])
+        if xxh3_64_intdigest(head, self.start.checksum) != checksum:
+            return None
+        pages = struct.unpack_from(f"<{count}I", head, _CHUNK_HEADER_BYTES)
+        after = Position(images + count * size, checksum)
+        return Chunk(
+            flags, lsn, page_count, counter, size, time_ms, *sums, pages, images, after
+        )
+
+    def images_are_sound(self, chunk: Chunk) -> bool:
+        """Read all images of a chunk and tell whether they are what was written."""
+        images = self.view[chunk.images : chunk.after.offset]
+        return xxh3_64_intdigest(images) == chunk.images_checksum
+
+    def transactions(self, position: Position, lsn: int) -> Iterator[list[Chunk]]:
+        """Yield the committed transactions behind `position`, the first of which has `lsn`.
+
+        Ends before the first chunk that does not follow. Images are not proved.
+        """
+        pending: list[Chunk] = []
+        while (chunk := self.read_chunk(position)) is not None and chunk.lsn == lsn:
+            pending.append(chunk)
+            position = chunk.after
+            if chunk.commits:
+                yield pending
+                pending = []
+                lsn += 1
+
+    def damaged_before(self, position: Position, lsn: int) -> bool:
+        """Tell whether a durable transaction stood at `position`, where reading stopped.
+
+        The evidence is a sound chunk further on of a later LSN than `lsn`, the one that is missing,
+        written when all before it was durable. Reads the rest of the file's data once.
+        """
+        for first, last in self._data_ranges(position.offset):
+            found = self._map.find(_CHUNK_MAGIC_BYTES, first, last)
+            while found >= 0:
+                chunk = self._parse_chunk(found)
+                if chunk is not None and chunk.flags & DURABLE_BEFORE and chunk.lsn > lsn:
+                    return True
+                found = self._map.find(_CHUNK_MAGIC_BYTES, found + 1, last)
+        return False
+
+    def _data_ranges(self, offset: int) -> Iterator[tuple[int, int]]:
+        """Yield the half-open ranges behind `offset` that are not holes of the sparse file."""
+        length = len(self.view)
+        while offset < length:
+            try:
+                first = os.lseek(self._file, offset, os.SEEK_DATA)
+            except OSError:
+                return  # ENXIO: nothing but a hole follows.
+            offset = min(length, os.lseek(self._file, first, os.SEEK_HOLE))
+            yield first, offset
+
+    # Writing ----------------------------------------------------------------------------------
+
+    def append(
+        self,
+        position: Position,
+        lsn: int,
+        pages: Sequence[int],
+        images: Sequence[bytes],
+        page_size: int,
+        commit: tuple[int, int] | None,
+        sync: bool = False,  # noqa: FBT001, FBT002 - a keyword costs time at each commit
+    ) -> tuple[int, Position]:
+        """Write one chunk at `position`; `commit` is (page count, change counter) or None.
+
+        Returns the offset of the first image and the position behind the chunk. With `sync` all of
+        the log up to there is durable then, else only after `sync`. Raises LocalStorageError, after which the chunk may stand there
+        in part: the next append at `position` overwrites it.
+        """
+        count = len(pages)
+        body = images[0] if count == 1 else b"".join(images)
+        offset, previous = position
+        salt = self.start[1]
+        if commit is None:
+            flags, page_count, counter = 0, 0, 0
+        else:
+            flags = COMMIT
+            page_count, counter = commit
+        if self.durable >= offset:
+            flags |= DURABLE_BEFORE
+        packer = _packers[count] if count < 65 else struct.Struct(f"<IHHQIIIIQQQ{count}I")
+        head = packer.pack(
+            _CHUNK_MAGIC,
+            flags,
+            0,
+            lsn,
+            page_count,
+            counter,
+            count,
+            page_size,
+            time_ns() // 1_000_000,
+            xxh3_64_intdigest(body),
+            previous,
+            *pages,
+        )
+        checksum = xxh3_64_intdigest(head, salt)
+        first_image = offset + len(head) + 8
+        after = first_image + len(body)
+        if after > self._zeroed:
+            self._make_room(offset, after)
+        data = b"".join((head, checksum.to_bytes(8, "little"), body))
+        if self._maps_writes and after <= self._zeroed and not sync:
+            self._map[offset:after] = data
+        else:
+            with storage_errors(self.path):
+                write_fully(self._file, data, offset)
+                if sync:
+                    # A page that is mapped for writing would cost more to sync than to write.
+                    data_sync(self._file)
+                    self.durable = after
+        # A named tuple's own constructor costs three times as much, at each commit.
+        return first_image, tuple.__new__(Position, (after, checksum))
+
+    def _make_room(self, offset: int, needed: int) -> None:
+        """Extend the file and its mapping to `needed` bytes, and zero some space for small chunks."""
+        with storage_errors(self.path):
+            if needed > self._capacity:
+                step = min(_CAPACITY_STEP_BYTES, max(_CAPACITY_MIN_BYTES, self._capacity))
+                self._capacity = -(-needed // step) * step
+                os.ftruncate(self._file, self._capacity)
+            if needed - offset < _ZERO_SKIP_BYTES:
+                first = max(self._zeroed, offset)
+                ahead = min(_ZERO_STEP_MAX_BYTES, max(_ZERO_STEP_MIN_BYTES, offset // 4))
+                last = min(self._capacity, -(-needed // 4096) * 4096 + ahead)
+                write_fully(self._file, bytes(last - first), first)
+                self._zeroed = last
+        if self._capacity > len(self.view):
+            self.remap()
+
+    def erase(self, position: Position) -> None:
+        """Make the chunk at `position` unreadable; raises LocalStorageError."""
+        with storage_errors(self.path):
+            write_fully(self._file, bytes(_CHUNK_HEADER_BYTES), position.offset)
+
+    def sync(self, end: int) -> None:
+        """Make everything below `end` durable (fdatasync); raises LocalStorageError."""
+        if self.durable < end:
+            with storage_errors(self.path):
+                data_sync(self._file)
+            self.durable = end
+
+    def close(self) -> None:
+        """Close the file; mappings live on as long as snapshots hold them."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

@@ -1,0 +1,102 @@
+"""What every local file shares: translated errors, exact reads, durable names."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from graft_vfs.errors import LocalStorageError
+
+_NEXT_STEPS = {
+    errno.ENOSPC: "free some disk space and try again; nothing that was committed is lost",
+    errno.EDQUOT: "raise the disk quota and try again; nothing that was committed is lost",
+    errno.EFBIG: "raise the file size limit (ulimit -f) and try again",
+    errno.EROFS: "the data directory is on a read-only file system; open with mode=ro, or move it",
+    errno.EACCES: "check the owner and the permissions of the data directory",
+    errno.EPERM: "check the owner and the permissions of the data directory",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.EIO: "the disk reports an error; check it before anything else",
+}
+
+
+def storage_error(path: Path, error: OSError) -> LocalStorageError:
+    """Translate an OSError about `path` into the declared error, with its next step."""
+    reason = error.strerror or str(error)
+    step = _NEXT_STEPS.get(error.errno or 0)
+    return LocalStorageError(f"{path}: {reason}", next_step=step)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise LocalStorageError for any OSError inside the block."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
+    """Read `length` bytes at `offset`; shorter only at the end of the file."""
+    parts: list[bytes] = []
+    while length > 0:
+        part = os.pread(descriptor, length, offset)
+        if not part:
+            break
+        parts.append(part)
+        length -= len(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def write_fully(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; a short write goes on until the disk refuses."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rest, offset = rest[written:], offset + written
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names inside a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def data_sync(descriptor: int) -> None:
+    """Make a file's bytes durable; its times may not be."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)
+    else:  # On macOS only this call empties the drive's own cache.
+        import fcntl  # noqa: PLC0415
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+
+
+_IN_PLACE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
+
+
+def mapped_writes_are_safe(path: Path) -> bool:
+    """Tell whether a mapped page that was written before can be written again without allocating.
+
+    A copy-on-write file system allocates at such a moment, and if the disk is full then, the kernel
+    kills the process. True only for file systems on Linux that are known to write in place.
+    """
+    mounts = Path("/proc/self/mountinfo")
+    if not mounts.exists():
+        return False
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts.read_text(errors="replace").splitlines():
+        fields = line.split()
+        if fields[2] == number:
+            return fields[fields.index("-") + 1] in _IN_PLACE_FILE_SYSTEMS
+    return False

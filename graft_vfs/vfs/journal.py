@@ -1,0 +1,150 @@
+"""Rollback journals, kept in memory without the page bodies.
+
+SQLite writes the old image of each page it is about to change to a journal and reads it back for
+ROLLBACK. Recovery never needs it here: an uncommitted transaction is not in the branch log. The body
+of a record equals the page in the transaction's snapshot, so a long journal drops the bodies and
+keeps 16 bytes a page, and a transaction of any size stays within memory.
+
+A journal is a run of writes, each behind the one before. The newest of them are kept as they come,
+because most transactions are small and this is the hot path; from time to time they are packed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
+
+_NUMBER_BYTES = 4
+_RECENT_MAX = 400
+
+
+class Journal:
+    """One journal file of one connection.
+
+    Owner: the connection's pager. Thread rule: as the connection. `read_page` gives a page of the
+    transaction's snapshot; without it bodies are kept as they are.
+    """
+
+    __slots__ = ("_bodies", "_packed", "_packed_size", "_page_bytes", "_read_page", "_recent")
+
+    def __init__(self, read_page: Callable[[int], bytes] | None) -> None:
+        self._read_page = read_page
+        self._recent: dict[int, bytes] = {}
+        self._packed = bytearray()
+        self._packed_size = 0
+        self._bodies = array("Q")
+        self._page_bytes = 0
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """Append to the journal; a write at 0 begins a new one."""
+        recent = self._recent
+        if not offset and (recent or self._packed_size):
+            self.xTruncate(0)
+        recent[offset] = data
+        if len(recent) > _RECENT_MAX:
+            self._pack()
+
+    def xTruncate(self, size: int) -> None:
+        """Cut the journal to `size` bytes; 0 ends it."""
+        if size:
+            whole = self.xRead(size, 0)
+            self.xTruncate(0)
+            self._recent[0] = whole
+            return
+        self._recent.clear()
+        if self._packed_size:
+            self._packed = bytearray()
+            self._bodies = array("Q")
+            self._packed_size = 0
+
+    def xFileSize(self) -> int:
+        """Return the size that SQLite believes the file has."""
+        self._pack()
+        return self._packed_size
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        """Return up to `amount` bytes; a body that was dropped comes from the snapshot."""
+        self._pack()
+        end = min(self._packed_size, offset + amount)
+        parts = []
+        while offset < end:
+            number = bisect_right(self._bodies, offset) - 1
+            body = self._bodies[number] if number >= 0 else 0
+            if number >= 0 and offset < body + self._page_bytes:
+                stop = min(end, body + self._page_bytes)
+                parts.append(self._body(number)[offset - body : stop - body])
+            else:
+                stop = min(end, *self._bodies[number + 1 : number + 2])
+                first = offset - (number + 1) * self._page_bytes
+                parts.append(bytes(self._packed[first : first + stop - offset]))
+            offset = stop
+        return b"".join(parts)
+
+    def _body(self, number: int) -> bytes:
+        """Return the dropped body of this 0-based number, which the field before it names."""
+        first = self._bodies[number] - number * self._page_bytes - _NUMBER_BYTES
+        page = int.from_bytes(self._packed[first : first + _NUMBER_BYTES], "big")
+        assert self._read_page is not None
+        return self._read_page(page)
+
+    def _pack(self) -> None:
+        """Move the recent writes to the packed part, without bodies where that is possible."""
+        for offset, data in self._recent.items():
+            if offset != self._packed_size:
+                self._overwrite(data, offset)
+                continue
+            if len(data) < 512 or not self._drop(len(data), offset):
+                self._packed += data
+            self._packed_size += len(data)
+        self._recent.clear()
+
+    def _drop(self, length: int, offset: int) -> bool:
+        """Leave out a body of `length` bytes at `offset`; False if it has to be kept."""
+        if self._read_page is None or not offset or self._page_bytes not in (0, length):
+            return False
+        page = int.from_bytes(self._packed[-_NUMBER_BYTES:], "big")
+        if page in (0, 0x4000_0000 // length + 1):
+            return False  # The lock page's number marks the name of a super-journal.
+        self._page_bytes = length
+        self._bodies.append(offset)
+        return True
+
+    def _overwrite(self, data: bytes, offset: int) -> None:
+        """Write elsewhere than at the end: from now on this journal is kept as it is."""
+        recent, self._recent = self._recent, {}
+        whole = bytearray(self.xRead(self._packed_size, 0))
+        whole.extend(bytes(max(0, offset - len(whole))))
+        whole[offset : offset + len(data)] = data
+        self._packed, self._packed_size = whole, len(whole)
+        self._bodies, self._read_page = array("Q"), None
+        self._recent = recent
+
+    def xSync(self, flags: int) -> None:
+        """Nothing to do: recovery never reads a journal."""
+
+    def xClose(self) -> None:
+        """Drop the content."""
+        self.xTruncate(0)
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: ARG002
+        """Know no file control."""
+        return False
+
+    def xSectorSize(self) -> int:
+        """Return a size that no decision depends on."""
+        return 512
+
+    def xDeviceCharacteristics(self) -> int:
+        """Promise nothing."""
+        return 0
+
+    def xLock(self, level: int) -> None:
+        """Journals are not locked."""
+
+    def xUnlock(self, level: int) -> None:
+        """Journals are not locked."""
+
+    def xCheckReservedLock(self) -> bool:
+        """Journals are not locked."""
+        return False

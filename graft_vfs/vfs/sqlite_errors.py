@@ -1,0 +1,29 @@
+"""One table from declared errors to SQLite's result codes."""
+
+from __future__ import annotations
+
+import apsw
+
+from graft_vfs import errors
+
+CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
+    errors.StaleSnapshotError: (apsw.BusyError, apsw.SQLITE_BUSY_SNAPSHOT),
+    errors.BusyError: (apsw.BusyError, apsw.SQLITE_BUSY),
+    errors.ReadOnlyError: (apsw.ReadOnlyError, apsw.SQLITE_READONLY),
+    errors.DamageError: (apsw.CorruptError, apsw.SQLITE_CORRUPT),
+    errors.LocalStorageError: (apsw.FullError, apsw.SQLITE_FULL),
+    errors.StoreError: (apsw.IOError, apsw.SQLITE_IOERR_READ),
+    errors.GraftError: (apsw.SQLError, apsw.SQLITE_ERROR),
+}
+
+
+def to_sqlite(error: errors.GraftError) -> apsw.Error:
+    """Return the APSW exception that makes SQLite report the right result code."""
+    for declared in type(error).__mro__:
+        if declared in CODES:
+            kind, code = CODES[declared]
+            translated = kind(str(error))
+            translated.result = code & 0xFF
+            translated.extendedresult = code
+            return translated
+    raise AssertionError("GraftError is in the table")

@@ -1,0 +1,268 @@
+"""The file that SQLite reads and writes: one connection's view of a volume.
+
+SQLite's page I/O arrives here, one Python call each, so this is the hot path: a transaction of one
+row makes about ten calls. Attributes that mirror the snapshot exist so that reading a page costs
+two dictionary look-ups and a slice.
+
+The order at a commit is: xWrite of each page, FCNTL_SYNC, xSync, xTruncate if the database shrank,
+FCNTL_COMMIT_PHASETWO, xUnlock. The transaction is committed at COMMIT_PHASETWO and nowhere else; an
+unlock without it drops what was staged. SQLite names the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import apsw
+
+from graft_vfs.errors import GraftError, ReadOnlyError
+from graft_vfs.vfs.sqlite_errors import to_sqlite
+from graft_vfs.volume.snapshot import Located, Snapshot
+from graft_vfs.volume.transaction import FULL, Transaction
+from graft_vfs.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from graft_vfs.local.locks import WriterLock
+
+_NONE = apsw.SQLITE_LOCK_NONE
+_SHARED = apsw.SQLITE_LOCK_SHARED
+_RESERVED = apsw.SQLITE_LOCK_RESERVED
+_COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
+_PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
+
+_CHARACTERISTICS = (
+    # A journal's name and order matter to nobody, because no journal is ever recovered from.
+    apsw.SQLITE_IOCAP_SAFE_APPEND
+    | apsw.SQLITE_IOCAP_SEQUENTIAL
+    # Keeps SQLite from writing the neighbours of a page with it.
+    | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
+    # Lets a connection in TRUNCATE or PERSIST mode keep its journal open between transactions.
+    | apsw.SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN
+)
+
+
+class VolumeFile:
+    """A volume as SQLite's main database file.
+
+    Owner: one SQLite pager. Thread rule: as its connection. With `fixed` the file shows that
+    snapshot for ever and takes no writes.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        read_only: bool,
+        fixed: Snapshot | None = None,
+        on_pragma: Callable[[str, str | None], str | None],
+        on_close: Callable[[VolumeFile], None],
+    ) -> None:
+        self.volume = volume
+        self.transaction: Transaction | None = None
+        self.durability = FULL
+        self._fixed = fixed
+        self._read_only = read_only or fixed is not None
+        self._on_pragma = on_pragma
+        self._on_close = on_close
+        self._lock: WriterLock | None = None if self._read_only else volume.open_writer_lock()
+        self._level = _NONE
+        self._staged: dict[int, bytes] | None = None
+        self.snapshot: Snapshot
+        self._page_size = 0
+        self._end = 0
+        self._view: memoryview
+        self._offset_of: Callable[[int], int | None]
+        self._located: Callable[[int], Located | None]
+        self._adopt(fixed or volume.begin())
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._page_size = snapshot.page_size
+        self._end = snapshot.end[0]
+        self._view = snapshot.view
+        self._offset_of = snapshot.branch.index.get
+        self._located = snapshot.remote.located.get
+
+    # Reading ----------------------------------------------------------------------------------
+
+    def xRead(self, amount: int, offset: int) -> bytes | memoryview:
+        """Return `amount` bytes at `offset`: a page, or the part of page 1 that SQLite probes."""
+        size = self._page_size
+        if amount == size and offset and self._staged is None:
+            page = offset // size + 1
+            at = self._offset_of(page)
+            if at is None:
+                located = self._located(page)
+                if located is not None:
+                    view, at = located
+                    return view[at : at + size]
+            elif 0 <= at < self._end:
+                return self._view[at : at + size]
+        return self._read(amount, offset)
+
+    def _read(self, amount: int, offset: int) -> bytes | memoryview:
+        try:
+            if self._level == _NONE and self._fixed is None:
+                self._adopt(self.volume.begin())
+            size, transaction = self._page_size, self.transaction
+            if transaction is None:
+                if offset == 24 and amount == 16:
+                    return self.snapshot.probe()
+                if offset >= self.snapshot.page_count * size:
+                    return b""
+            page, start = offset // size + 1 if size else 1, offset % size if size else 0
+            image: bytes | None = None
+            if transaction is not None:
+                if not size or page > transaction.page_count:
+                    return b""
+                image = transaction.read(page)
+            if image is None:
+                image = self.snapshot.read(page)
+            return image if amount == size else image[start : start + amount]
+        except GraftError as error:
+            raise to_sqlite(error) from error
+
+    def read_snapshot_page(self, page: int) -> bytes:
+        """Return a page as it was before the transaction, for the journal."""
+        return self.snapshot.read(page)
+
+    def xFileSize(self) -> int:
+        """Return the size in bytes that the database has in this view."""
+        transaction = self.transaction
+        if transaction is not None:
+            return transaction.page_count * self._page_size
+        if self._level == _NONE and self._fixed is None:
+            self._adopt(self.volume.begin())
+        return self.snapshot.page_count * self._page_size
+
+    # Locks ------------------------------------------------------------------------------------
+
+    def xLock(self, level: int) -> None:
+        """Take a snapshot at SHARED and the writer lock at RESERVED; more needs nothing more."""
+        if level == _SHARED:
+            # The pin comes first, so that no commit forgets an image that the snapshot has.
+            self.volume.pins.add(self)
+            try:
+                snapshot = self.volume.begin()
+            except GraftError as error:
+                self.volume.pins.discard(self)
+                raise to_sqlite(error) from error
+            if snapshot is not self.snapshot:
+                self._adopt(snapshot)
+        elif level == _RESERVED:
+            try:
+                self._begin_write()
+            except GraftError as error:
+                raise to_sqlite(error) from error
+        self._level = level
+
+    def _begin_write(self) -> None:
+        if self._lock is None:
+            raise ReadOnlyError("this connection is read-only")
+        transaction = self.volume.begin_write(self.snapshot, self._lock)
+        if transaction.snapshot is not self.snapshot:
+            self._adopt(transaction.snapshot)
+        self.transaction = transaction
+        self._staged = transaction.staged
+
+    def xUnlock(self, level: int) -> None:
+        """Drop an uncommitted transaction, and at NONE the snapshot."""
+        if self.transaction is not None and level <= _SHARED:
+            self._end_write()
+        if level == _NONE:
+            self.volume.pins.discard(self)
+        self._level = level
+
+    def _end_write(self) -> None:
+        self.transaction = None
+        self._staged = None
+        self._page_size = self.snapshot.page_size
+        if self._lock is not None:
+            self._lock.release()
+
+    def xCheckReservedLock(self) -> bool:
+        """Say that somebody writes: SQLite asks only to learn if a journal is hot; none ever is."""
+        return True
+
+    # Writing ----------------------------------------------------------------------------------
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """Stage one page."""
+        transaction, staged = self.transaction, self._staged
+        size = len(data)
+        try:
+            if transaction is None or staged is None:
+                raise ReadOnlyError("a page was written outside a transaction")
+            if size != self._page_size:
+                transaction.set_page_size(size)
+                self._page_size = size
+            page = offset // size + 1
+            staged[page] = data
+            if page > transaction.page_count:
+                transaction.page_count = page
+            if len(staged) >= transaction.staged_max:
+                transaction.spill()
+        except GraftError as error:
+            raise to_sqlite(error) from error
+
+    def xTruncate(self, size: int) -> None:
+        """Set the size in bytes that the database has after the transaction."""
+        if self.transaction is not None and self._page_size:
+            self.transaction.truncate(size // self._page_size)
+
+    def xSync(self, flags: int) -> None:
+        """Nothing yet: what the transaction must survive is decided at its commit."""
+
+    def _commit(self) -> None:
+        transaction = self.transaction
+        if transaction is None:
+            return
+        try:
+            self._adopt(transaction.commit(self.durability))
+        except GraftError as error:
+            raise to_sqlite(error) from error
+        finally:
+            self._end_write()
+
+    # The rest ---------------------------------------------------------------------------------
+
+    def xFileControl(self, op: int, pointer: int) -> bool:
+        """Commit at COMMIT_PHASETWO, answer pragmas, know nothing else."""
+        if op == _COMMIT_PHASETWO:
+            self._commit()
+            return True
+        if op == _PRAGMA:
+            return self._pragma(pointer)
+        return False
+
+    def _pragma(self, pointer: int) -> bool:
+        call = apsw.VFSFcntlPragma(pointer)
+        try:
+            answer = self._on_pragma(call.name, call.value)
+        except GraftError as error:
+            call.result = str(error)
+            raise to_sqlite(error) from error
+        if answer is None:
+            return False
+        call.result = answer
+        return True
+
+    def xSectorSize(self) -> int:
+        """Return 4096; see the characteristics for why it hardly matters."""
+        return 4096
+
+    def xDeviceCharacteristics(self) -> int:
+        """Return SQLITE_IOCAP bits."""
+        return _CHARACTERISTICS
+
+    def xClose(self) -> None:
+        """Give back locks and the snapshot."""
+        self.volume.pins.discard(self)
+        self.transaction = None
+        if self._lock is not None:
+            self._lock.close()
+        self._on_close(self)
+
+
+_ = Any

@@ -1,0 +1,113 @@
+"""A local branch in memory: where the newest image of each of its pages stands in its log.
+
+The log only grows, so an image is visible to a snapshot exactly when its offset is below the
+snapshot's end; no LSN is kept per page. An image that is superseded while another snapshot is open
+goes to the page's history, in ascending order of offset.
+
+A negative offset marks an image that this process has not proved: it was durable before the branch
+was opened, and reading all of it at open would cost more than the first query. Its chunk's checksum
+is checked when the image is first read, and the sign is dropped then.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from xxhash import xxh3_64_intdigest
+
+from graft_vfs.errors import CorruptLogError
+from graft_vfs.local.branch_log import BranchLog, Chunk
+from graft_vfs.local.catalog import BranchRow
+
+
+class Branch:
+    """The page index of one branch.
+
+    Owner: the volume while it is current, later the snapshots that still read it. Thread rule:
+    changed under the volume's mutex; read by anybody, because each step of a change leaves every
+    open snapshot readable.
+    """
+
+    __slots__ = ("_checksums", "_ends", "_proved", "_starts", "history", "index", "log", "row")
+
+    def __init__(self, row: BranchRow, log: BranchLog) -> None:
+        self.row = row
+        self.log = log
+        self.index: dict[int, int] = {}
+        self.history: dict[int, list[int]] = {}
+        self._starts = array("Q")
+        self._ends = array("Q")
+        self._checksums = array("Q")
+        self._proved = bytearray()
+
+    def apply(self, pages: Sequence[int], first_image: int, page_size: int) -> None:
+        """Add the images of one chunk, proved by the caller."""
+        index = self.index
+        offset = first_image
+        for page in pages:
+            index[page] = offset
+            offset += page_size
+
+    def apply_unproved(self, chunk: Chunk) -> None:
+        """Add the images of a chunk that only its header vouches for yet."""
+        self._starts.append(chunk.images)
+        self._ends.append(chunk.after.offset)
+        self._checksums.append(chunk.images_checksum)
+        self._proved.append(0)
+        index = self.index
+        offset = -chunk.images
+        for page in chunk.pages:
+            index[page] = offset
+            offset -= chunk.page_size
+
+    def keep_history(self, pages: Sequence[int]) -> None:
+        """Remember the present images of `pages` before a commit supersedes them."""
+        index, history = self.index, self.history
+        for page in pages:
+            offset = index.get(page)
+            if offset is not None:
+                history.setdefault(page, []).append(offset)
+
+    def offset_of(self, page: int, end: int) -> int | None:
+        """Return the offset of the page's newest proved image below `end`, if the branch has one.
+
+        Raises CorruptLogError if the image is not what was written.
+        """
+        offset = self.index.get(page)
+        if offset is None:
+            return None
+        if abs(offset) >= end:
+            older = (kept for kept in reversed(self.history.get(page, ())) if abs(kept) < end)
+            offset = next(older, None)
+            if offset is None:
+                return None
+        if offset < 0:
+            offset = self._prove(page, -offset)
+        return offset
+
+    def _prove(self, page: int, offset: int) -> int:
+        number = bisect_right(self._starts, offset) - 1
+        if not self._proved[number]:
+            images = self.log.view[self._starts[number] : self._ends[number]]
+            if xxh3_64_intdigest(images) != self._checksums[number]:
+                raise CorruptLogError(
+                    f"{self.log.path.name}: the images at byte {self._starts[number]} are damaged "
+                    f"(page {page})",
+                    next_step="restore the data directory, or clone the volume from its remote; "
+                    "other pages can still be read",
+                )
+            self._proved[number] = 1
+        if self.index.get(page) == -offset:
+            self.index[page] = offset
+        return offset
+
+    def fork_at(self, row: BranchRow) -> Branch:
+        """Return the branch of `row` in the same log, with the images from its start on."""
+        branch = Branch(row, self.log)
+        start = row.start.offset
+        branch.index = {page: at for page, at in self.index.items() if abs(at) >= start}
+        branch._starts, branch._ends = self._starts, self._ends  # noqa: SLF001
+        branch._checksums, branch._proved = self._checksums, self._proved  # noqa: SLF001
+        return branch

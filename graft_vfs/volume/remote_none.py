@@ -1,0 +1,21 @@
+"""The remote view of a branch that has no base."""
+
+from __future__ import annotations
+
+from graft_vfs.volume.snapshot import Located
+
+
+class EmptyRemoteView:
+    """A remote log before its first commit: no pages, and no page size yet."""
+
+    lsn = 0
+    page_size = 0
+    page_count = 0
+    change_counter = 0
+
+    def __init__(self) -> None:
+        self.located: dict[int, Located] = {}
+
+    def locate(self, page: int) -> None:  # noqa: ARG002
+        """Return None: no page has a remote image."""
+        return

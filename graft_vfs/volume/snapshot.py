@@ -1,0 +1,135 @@
+"""A snapshot: an immutable view of a volume, `local(first..lsn)` over `remote(1..base)`.
+
+All reads go through one. The newest local image wins, then the remote one, then zeros (a page that
+nobody ever wrote: the lock page).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from graft_vfs.local.branch_log import Position
+from graft_vfs.volume.branch import Branch
+
+Located = tuple[memoryview, int]
+
+
+class RemoteView(Protocol):
+    """A remote log as of one LSN, whose pages are fetched when they are read.
+
+    `located` maps pages to where their proved images are on this machine; it may forget.
+    """
+
+    lsn: int
+    page_size: int
+    page_count: int
+    change_counter: int
+    located: dict[int, Located]
+
+    def locate(self, page: int) -> Located | None:
+        """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
+
+        Requests: none for a page on this machine, else one range read and what reading ahead adds.
+        """
+        ...
+
+
+class Snapshot:
+    """One view. Owner: whoever reads; it keeps its files alive. Thread rule: any thread.
+
+    `counter` is what SQLite reads as the change counter. It identifies the content: two snapshots
+    of a volume have equal counters exactly if they show the same database.
+    """
+
+    __slots__ = (
+        "_first_page",
+        "_probe",
+        "branch",
+        "counter",
+        "end",
+        "lsn",
+        "page_count",
+        "page_size",
+        "remote",
+        "view",
+    )
+
+    def __init__(
+        self,
+        branch: Branch,
+        remote: RemoteView,
+        end: Position,
+        lsn: int,
+        page_size: int,
+        page_count: int,
+        counter: int,
+        first_page: bytes | None = None,
+    ) -> None:
+        self.branch = branch
+        self.remote = remote
+        self.end = end
+        self.lsn = lsn
+        self.page_size = page_size
+        self.page_count = page_count
+        self.counter = counter
+        self.view = branch.log.view
+        self._first_page = first_page
+        self._probe: bytes | None = None
+
+    @property
+    def local_commits(self) -> int:
+        """How many commits of the local branch the view holds."""
+        return self.lsn - self.branch.row.first_lsn + 1
+
+    def locate(self, page: int) -> Located | None:
+        """Return (bytes, offset) of the page's image as it was written; None if it has none.
+
+        Raises CorruptLogError, and for remote pages what fetching them raises.
+        """
+        offset = self.branch.offset_of(page, self.end.offset)
+        if offset is not None:
+            return self.view, offset
+        return self.remote.locate(page)
+
+    def stored(self, page: int) -> bytes:
+        """Return the page's image as it was written; zeros if it has none."""
+        located = self.locate(page)
+        if located is None:
+            return bytes(self.page_size)
+        view, offset = located
+        return bytes(view[offset : offset + self.page_size])
+
+    def read(self, page: int) -> bytes:
+        """Return the page as SQLite is to see it: page 1 carries the snapshot's counter."""
+        if page == 1:
+            return with_counter(self.first_page(), self.counter)
+        return self.stored(page)
+
+    def first_page(self) -> bytes:
+        """Return page 1 as it was written, read once per snapshot."""
+        if self._first_page is None:
+            self._first_page = self.stored(1)
+        return self._first_page
+
+    def probe(self) -> bytes:
+        """Return bytes 24..39 of page 1, by which SQLite decides whether its cache is valid."""
+        if self._probe is None:
+            if not self.page_count:
+                self._probe = b""
+            else:
+                self._probe = self.counter.to_bytes(4, "big") + self.first_page()[28:40]
+        return self._probe
+
+    def known_first_page(self) -> bytes | None:
+        """Return page 1 if it was read already, to hand it to a snapshot of equal content."""
+        return self._first_page
+
+
+def with_counter(first_page: bytes, counter: int) -> bytes:
+    """Return page 1 with `counter` as change counter and as version-valid-for.
+
+    SQLite believes the size at offset 28 only if both are equal, and drops its page cache when the
+    first differs from what it knew.
+    """
+    number = counter.to_bytes(4, "big")
+    return b"".join((first_page[:24], number, first_page[28:92], number, first_page[96:]))

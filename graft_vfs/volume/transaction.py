@@ -1,0 +1,138 @@
+"""A write transaction: staged pages, spilled to the branch log while it runs, committed at once.
+
+Owner: one connection that holds the volume's writer lock, used by one thread at a time. Memory is
+bounded: staged images go to the log in chunks without COMMIT, and of a spilled page only its index
+and offset stay.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from graft_vfs.errors import PageSizeError
+from graft_vfs.pages import check_page_size, lock_page
+from graft_vfs.volume.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from graft_vfs.volume.volume import Volume
+
+STAGED_BYTES_MAX = 1 << 20
+_COUNTER_MAX = 0xFFFF_FFFF
+
+
+class Durability(enum.IntEnum):
+    """SQLite's `synchronous` levels, by its own numbers."""
+
+    OFF = 0
+    NORMAL = 1
+    FULL = 2
+    EXTRA = 3
+
+
+FULL = int(Durability.FULL)  # Comparing plain integers costs a fraction of comparing members.
+
+
+class Transaction:
+    """Pages that SQLite wrote and has not committed.
+
+    `staged` maps page to image, `spilled` page to offset in the log; a page may be in both, and
+    then the staged image is the newer. `page_count` is the count that a commit would set.
+    """
+
+    __slots__ = (
+        "end",
+        "page_count",
+        "page_size",
+        "snapshot",
+        "spilled",
+        "staged",
+        "staged_max",
+        "volume",
+    )
+
+    def __init__(self, volume: Volume, snapshot: Snapshot) -> None:
+        self.volume = volume
+        self.snapshot = snapshot
+        self.staged: dict[int, bytes] = {}
+        self.spilled: dict[int, int] = {}
+        self.page_size = size = snapshot.page_size
+        self.page_count = snapshot.page_count
+        self.staged_max = STAGED_BYTES_MAX // size if size else 2
+        self.end = snapshot.end
+
+    def set_page_size(self, size: int) -> None:
+        """Fix the page size by the first page written, or raise PageSizeError if it differs."""
+        if self.page_size not in (0, size):
+            raise PageSizeError(
+                f"the volume has pages of {self.page_size} bytes and keeps them; "
+                f"nothing was changed to {size}",
+                next_step=f"run PRAGMA page_size={self.page_size} before VACUUM, or export the "
+                "volume and import it into a new one",
+            )
+        self.page_size = check_page_size(size)
+        self.staged_max = max(2, STAGED_BYTES_MAX // size)
+
+    def read(self, page: int) -> bytes | None:
+        """Return the page's image as this transaction wrote it, or None."""
+        image = self.staged.get(page)
+        if image is None:
+            offset = self.spilled.get(page)
+            if offset is not None:
+                image = bytes(self.volume.log.view[offset : offset + self.page_size])
+        return image
+
+    def truncate(self, page_count: int) -> None:
+        """Set the page count; pages beyond it are dropped now or at the commit."""
+        self.page_count = page_count
+        for page in [page for page in self.staged if page > page_count]:
+            del self.staged[page]
+
+    def spill(self) -> None:
+        """Write all staged pages to the log, not yet visible; raises LocalStorageError."""
+        pages = sorted(self.staged)
+        images = [self.staged[page] for page in pages]
+        first_image, self.end = self.volume.log.append(
+            self.end, self.snapshot.lsn + 1, pages, images, self.page_size, None
+        )
+        offset = first_image
+        for page in pages:
+            self.spilled[page] = offset
+            offset += self.page_size
+        self.staged.clear()
+
+    def commit(self, durability: int) -> Snapshot:
+        """Commit as one LSN and return the view of it.
+
+        On return the commit outlives the process; with FULL or EXTRA it is durable. Raises
+        LocalStorageError, and then the volume is as before. Costs one write call, plus one sync.
+        """
+        snapshot, staged = self.snapshot, self.staged
+        first_page = staged.get(1)
+        former = snapshot.known_first_page()
+        if first_page is None:
+            first_page = self.read(1) or former
+        elif (
+            former is not None
+            and first_page[28:92] == former[28:92]
+            and first_page[96:] == former[96:]
+            and first_page[:24] == former[:24]
+            and 1 not in self.spilled
+        ):
+            # The counter lives in the commit record, so the page need not be written.
+            del staged[1]
+            first_page = former
+        if self.page_count > snapshot.page_count:
+            self._fill_gap()
+        counter = (snapshot.counter + 1) & _COUNTER_MAX
+        return self.volume.commit(self, counter, first_page, durability)
+
+    def _fill_gap(self) -> None:
+        """Write zeros for new pages that SQLite left out, so that no older image shows there."""
+        staged, spilled = self.staged, self.spilled
+        omitted = lock_page(self.page_size)
+        for page in range(self.snapshot.page_count + 1, self.page_count + 1):
+            if page not in staged and page not in spilled and page != omitted:
+                staged[page] = bytes(self.page_size)
+                if len(staged) >= self.staged_max:
+                    self.spill()

@@ -1,0 +1,314 @@
+"""A volume: one database on this machine, its current branch and the snapshot of its newest commit.
+
+Invariants:
+ 1. `snapshot` is replaced, never changed. Its counter is one that the volume never showed before,
+    unless its content is the same as before.
+ 2. Content changes only under the volume's writer lock. Settling a push changes the branch without
+    it, because `local 1..k over base` and `the rest over base + 1` are the same content.
+ 3. What other processes do is seen at the begin of each transaction, by the head file's two words.
+
+Crash here: a commit is the write of one chunk. Before it nothing was committed; after it every
+process finds it in the log, whether or not the head file says so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from graft_vfs.errors import (
+    CorruptLogError,
+    LocalStorageError,
+    ReadOnlyError,
+    StaleSnapshotError,
+    WriterBusyError,
+)
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import head
+from graft_vfs.local.branch_log import (
+    DURABLE_BEFORE,
+    SYNC_INTERVAL_BYTES,
+    BranchLog,
+    Chunk,
+    Position,
+)
+from graft_vfs.local.catalog import BranchRow, Catalog
+from graft_vfs.local.head import HeadFile
+from graft_vfs.local.locks import WriterLock
+from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.snapshot import RemoteView, Snapshot
+from graft_vfs.volume.transaction import FULL, Transaction
+
+_SYNC_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
+
+
+class Volume:
+    """One open volume.
+
+    Owner: the engine, which has one per volume id. Thread rule: any thread; `mutex` guards changes
+    of the branch and of `snapshot`, readers take `snapshot` as it is.
+
+    `pins` counts open snapshots: whoever reads adds itself before it takes a snapshot, and commits
+    keep history while anybody but the writer is pinned.
+    """
+
+    def __init__(
+        self,
+        volume: VolumeId,
+        directory: Path,
+        catalog: Catalog,
+        remote_view: Callable[[LogId, int], RemoteView],
+        *,
+        writable: bool = True,
+    ) -> None:
+        """Open the volume and recover its log; raises CorruptLogError, LocalStorageError."""
+        self.id = volume
+        self.directory = directory
+        self.catalog = catalog
+        self.writable = writable
+        self.mutex = threading.RLock()
+        self.pins: set[object] = set()
+        self._remote_view = remote_view
+        self._head = HeadFile(directory / "head", writable=writable)
+        self.words = self._head.words
+        self._boot = head.boot_number()
+        self._epoch = 0
+        self._end = 0
+        self.log: BranchLog
+        self.snapshot: Snapshot
+        self._load()
+
+    # Reading ----------------------------------------------------------------------------------
+
+    def begin(self) -> Snapshot:
+        """Return the newest snapshot, with what other processes committed. No I/O if nothing."""
+        words = self.words
+        if words[0] != self._end or words[1] != self._epoch:
+            self.refresh()
+        return self.snapshot
+
+    def refresh(self) -> None:
+        """Take in what other processes committed or switched."""
+        with self.mutex:
+            published_end = self.words[head.END]
+            if self.words[head.EPOCH] != self._epoch:
+                row, branch = self.catalog.current(self.id)
+                if row.epoch != self._epoch:
+                    self._switch(branch, row.epoch)
+            self._scan_tail()
+            self._check_end(published_end)
+
+    def _load(self) -> None:
+        with self.mutex:
+            while True:
+                row, branch_row = self.catalog.current(self.id)
+                published_end = self.words[head.END]
+                try:
+                    self.log = self._open_log(branch_row)
+                except LocalStorageError:
+                    # Another process may have moved the volume to another file meanwhile.
+                    if self.catalog.volume(self.id).epoch == row.epoch:
+                        raise
+                    continue
+                break
+            self._epoch = row.epoch
+            self._build(branch_row)
+            self._check_end(published_end)
+            if self.writable and not self.words[head.EPOCH]:
+                self.words[head.EPOCH] = row.epoch
+
+    def _open_log(self, branch: BranchRow) -> BranchLog:
+        path = self.directory / branch.file
+        return BranchLog(path, volume=self.id, writable=self.writable)
+
+    def _switch(self, row: BranchRow, epoch: int) -> None:
+        """Follow another process to a branch; its content may be the same or not."""
+        if row.file != self.log.path.name:
+            self.log = self._open_log(row)
+        self._epoch = epoch
+        self._build(row)
+
+    def _build(self, row: BranchRow) -> None:
+        """Make the branch of `row` current by reading its part of the log.
+
+        Images behind the last chunk that found everything durable before it are proved here; the
+        ones before it when they are read first.
+        """
+        log = self.log
+        remote = self._remote_view(row.log, row.base)
+        branch = Branch(row, log)
+        transactions = list(log.transactions(row.start, row.first_lsn))
+        proved_from = max(
+            (
+                chunk.images
+                for chunks in transactions
+                for chunk in chunks
+                if chunk.flags & DURABLE_BEFORE
+            ),
+            default=0,
+        )
+        end, lsn = row.start, row.first_lsn - 1
+        page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
+        for chunks in transactions:
+            for chunk in chunks:
+                if chunk.images < proved_from:
+                    branch.apply_unproved(chunk)
+            late = [chunk for chunk in chunks if chunk.images >= proved_from]
+            if not all(log.images_are_sound(chunk) for chunk in late):
+                break
+            for chunk in late:
+                branch.apply(chunk.pages, chunk.images, chunk.page_size)
+            last = chunks[-1]
+            end, lsn, page_size = last.after, last.lsn, last.page_size
+            page_count, counter = last.page_count, last.change_counter
+        if log.damaged_before(end, lsn + 1):
+            raise self._damage(end.offset)
+        self._publish(
+            Snapshot(
+                branch,
+                remote,
+                end,
+                lsn,
+                page_size,
+                page_count,
+                counter,
+            )
+        )
+
+    def _scan_tail(self) -> None:
+        """Apply the transactions that others appended behind the end known here."""
+        snapshot = self.snapshot
+        branch = snapshot.branch
+        for chunks in self.log.transactions(snapshot.end, snapshot.lsn + 1):
+            if not all(self.log.images_are_sound(chunk) for chunk in chunks):
+                break
+            self._apply_foreign(branch, chunks)
+            snapshot = self.snapshot
+
+    def _apply_foreign(self, branch: Branch, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            if self.pins:
+                branch.keep_history(chunk.pages)
+            branch.apply(chunk.pages, chunk.images, chunk.page_size)
+        last = chunks[-1]
+        self._publish(
+            Snapshot(
+                branch,
+                self.snapshot.remote,
+                last.after,
+                last.lsn,
+                last.page_size,
+                last.page_count,
+                last.change_counter,
+            )
+        )
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._end = snapshot.end.offset
+
+    def _check_end(self, published_end: int) -> None:
+        """Raise CorruptLogError if a commit that was published in this boot cannot be read."""
+        if (
+            published_end > self._end
+            and self._boot
+            and self.words[head.BOOT] == self._boot
+            and self.words[head.EPOCH] == self._epoch
+            and self.words[head.END] == published_end
+        ):
+            raise self._damage(self._end)
+
+    def _damage(self, offset: int) -> CorruptLogError:
+        return CorruptLogError(
+            f"{self.log.path.name}: a committed transaction at byte {offset} is damaged",
+            next_step=_SYNC_STEP,
+        )
+
+    # Writing ----------------------------------------------------------------------------------
+
+    def open_writer_lock(self) -> WriterLock:
+        """Return a new handle on the writer lock, not held."""
+        if not self.writable:
+            raise ReadOnlyError(f"the data directory of volume {self.id} is read-only")
+        return WriterLock(self.directory / "writer.lock")
+
+    def begin_write(self, snapshot: Snapshot, lock: WriterLock) -> Transaction:
+        """Take the writer lock for a transaction that has read `snapshot`.
+
+        Raises WriterBusyError if somebody else writes, StaleSnapshotError if the content has moved
+        since; the lock is not held then.
+        """
+        if not lock.acquire():
+            raise WriterBusyError(
+                "another connection is writing to the volume",
+                next_step="end its transaction and try again, or set a busy timeout",
+            )
+        try:
+            newest = self.begin()
+            if self.words[4]:
+                # A process died between writing a commit and publishing it: only the log knows.
+                self.refresh()
+                newest = self.snapshot
+                self._publish_words(newest.end[0])
+            if newest.counter != snapshot.counter:
+                raise StaleSnapshotError(
+                    "the volume has moved since this transaction began to read",
+                    next_step="roll back and run the transaction again",
+                )
+            return Transaction(self, newest)
+        except BaseException:
+            lock.release()
+            raise
+
+    def commit(
+        self, transaction: Transaction, counter: int, first_page: bytes | None, durability: int
+    ) -> Snapshot:
+        """Append the last chunk of a transaction and publish it; see Transaction.commit.
+
+        `first_page` is page 1 after the commit, if known. The caller holds the writer lock.
+        """
+        staged, spilled, begin = transaction.staged, transaction.spilled, transaction.end
+        page_size, page_count = transaction.page_size, transaction.page_count
+        pages = [*staged]
+        log = self.log
+        words = self.words
+        with self.mutex:
+            current = self.snapshot
+            branch = current.branch
+            lsn = current.lsn + 1
+            words[4] = 1
+            try:
+                full = durability >= FULL
+                first_image, end = log.append(
+                    begin, lsn, pages, [*staged.values()], page_size, (page_count, counter), full
+                )
+                end_offset = end[0]
+                if durability and end_offset - log.durable > SYNC_INTERVAL_BYTES:
+                    log.sync(end_offset)
+            except LocalStorageError:
+                # The caller will report a failed transaction, so nobody may find it in the log.
+                log.erase(begin)
+                raise
+            if len(self.pins) > 1:
+                branch.keep_history(pages)
+                branch.keep_history(spilled)
+            elif branch.history:
+                branch.history.clear()
+            if spilled:
+                branch.index.update(spilled)
+            branch.apply(pages, first_image, page_size)
+            snapshot = Snapshot(
+                branch, current.remote, end, lsn, page_size, page_count, counter, first_page
+            )
+            self.snapshot = snapshot
+            self._end = end_offset
+            words[3] = self._boot
+            words[0] = end_offset
+            words[4] = 0
+        return snapshot
+
+    def _publish_words(self, end: int) -> None:
+        self.words[head.BOOT] = self._boot
+        self.words[head.END] = end
+        self.words[head.WRITING] = 0
