@@ -1,1 +1,28 @@
-"""graft_vfs."""
+"""SQLite databases that commit locally and synchronise with object storage.
+
+    import graft_vfs
+    connection = graft_vfs.connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    connection.pragma("graft_push")
+
+`connect` opens a tag through APSW, `register` gives the engine with the same verbs and typed
+results, `Config` is the configuration, and every declared error derives from `GraftError`.
+"""
+
+from graft_vfs.config import Config, RemoteConfig
+from graft_vfs.engine import Graft
+from graft_vfs.errors import GraftError
+from graft_vfs.version import __version__
+from graft_vfs.vfs.registry import connect, register, unregister, uri
+
+__all__ = [
+    "Config",
+    "Graft",
+    "GraftError",
+    "RemoteConfig",
+    "__version__",
+    "connect",
+    "register",
+    "unregister",
+    "uri",
+]

@@ -1,1 +1,30 @@
-"""."""
+"""Object stores: the one medium that a remote log is made of.
+
+A store keeps immutable or overwritten objects under text keys. `base` says what every store
+promises, `memory`, `directory` and `s3` keep those promises, `probe` finds out whether a store
+really refuses to create a key twice. Nothing here knows what the bytes mean.
+"""
+
+from graft_vfs.store.base import (
+    GET_LIMIT_BYTES,
+    ObjectStore,
+    PutOutcome,
+    StoreCounters,
+    StoreCounts,
+)
+from graft_vfs.store.directory import DirectoryStore
+from graft_vfs.store.memory import MemoryStore
+from graft_vfs.store.probe import check_conditional_writes
+from graft_vfs.store.s3 import S3Store
+
+__all__ = [
+    "GET_LIMIT_BYTES",
+    "DirectoryStore",
+    "MemoryStore",
+    "ObjectStore",
+    "PutOutcome",
+    "S3Store",
+    "StoreCounters",
+    "StoreCounts",
+    "check_conditional_writes",
+]

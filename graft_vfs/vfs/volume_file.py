@@ -12,7 +12,7 @@ unlock without it drops what was staged. SQLite names the methods.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import apsw
 
@@ -51,18 +51,20 @@ class VolumeFile:
 
     def __init__(
         self,
+        tag: str,
         volume: Volume,
         *,
-        read_only: bool,
+        read_only: bool = False,
         fixed: Snapshot | None = None,
-        on_pragma: Callable[[str, str | None], str | None],
+        on_pragma: Callable[[VolumeFile, str, str | None], str | None],
         on_close: Callable[[VolumeFile], None],
     ) -> None:
+        self.tag = tag
         self.volume = volume
         self.transaction: Transaction | None = None
         self.durability = FULL
         self._fixed = fixed
-        self._read_only = read_only or fixed is not None
+        self._read_only = read_only or fixed is not None or not volume.writable
         self._on_pragma = on_pragma
         self._on_close = on_close
         self._lock: WriterLock | None = None if self._read_only else volume.open_writer_lock()
@@ -83,6 +85,25 @@ class VolumeFile:
         self._view = snapshot.view
         self._offset_of = snapshot.branch.index.get
         self._located = snapshot.remote.located.get
+
+    @property
+    def read_only(self) -> bool:
+        """Tell whether writes are refused."""
+        return self._read_only
+
+    @property
+    def in_transaction(self) -> bool:
+        """Tell whether SQLite holds a lock, and so a snapshot, now."""
+        return self._level != _NONE
+
+    def move_to(self, volume: Volume) -> None:
+        """Show another volume from the next transaction on; not inside one."""
+        assert not self.in_transaction
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = volume.open_writer_lock()
+        self.volume = volume
+        self._adopt(volume.begin())
 
     # Reading ----------------------------------------------------------------------------------
 
@@ -140,7 +161,7 @@ class VolumeFile:
 
     def xLock(self, level: int) -> None:
         """Take a snapshot at SHARED and the writer lock at RESERVED; more needs nothing more."""
-        if level == _SHARED:
+        if level == _SHARED and self._fixed is None:
             # The pin comes first, so that no commit forgets an image that the snapshot has.
             self.volume.pins.add(self)
             try:
@@ -239,8 +260,9 @@ class VolumeFile:
     def _pragma(self, pointer: int) -> bool:
         call = apsw.VFSFcntlPragma(pointer)
         try:
-            answer = self._on_pragma(call.name, call.value)
+            answer = self._on_pragma(self, call.name, call.value)
         except GraftError as error:
+            # SQLite hands this text to every binding as the error's message.
             call.result = str(error)
             raise to_sqlite(error) from error
         if answer is None:
@@ -263,6 +285,3 @@ class VolumeFile:
         if self._lock is not None:
             self._lock.close()
         self._on_close(self)
-
-
-_ = Any

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -62,7 +62,7 @@ class Branch:
             index[page] = offset
             offset -= chunk.page_size
 
-    def keep_history(self, pages: Sequence[int]) -> None:
+    def keep_history(self, pages: Iterable[int]) -> None:
         """Remember the present images of `pages` before a commit supersedes them."""
         index, history = self.index, self.history
         for page in pages:
@@ -103,11 +103,12 @@ class Branch:
             self.index[page] = offset
         return offset
 
-    def fork_at(self, row: BranchRow) -> Branch:
-        """Return the branch of `row` in the same log, with the images from its start on."""
-        branch = Branch(row, self.log)
-        start = row.start.offset
-        branch.index = {page: at for page, at in self.index.items() if abs(at) >= start}
-        branch._starts, branch._ends = self._starts, self._ends  # noqa: SLF001
-        branch._checksums, branch._proved = self._checksums, self._proved  # noqa: SLF001
-        return branch
+    def pages_below(self, end: int, page_count: int) -> list[int]:
+        """Return, ascending, the pages up to `page_count` that have an image below `end`."""
+        pages = [page for page, offset in list(self.index.items()) if abs(offset) < end]
+        pages += [
+            page
+            for page, offsets in list(self.history.items())
+            if abs(self.index[page]) >= end and any(abs(offset) < end for offset in offsets)
+        ]
+        return sorted(page for page in pages if page <= page_count)

@@ -13,8 +13,9 @@ process finds it in the log, whether or not the head file says so.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from graft_vfs.errors import (
@@ -31,15 +32,15 @@ from graft_vfs.local.branch_log import (
     SYNC_INTERVAL_BYTES,
     BranchLog,
     Chunk,
-    Position,
 )
 from graft_vfs.local.catalog import BranchRow, Catalog
-from graft_vfs.local.head import HeadFile
-from graft_vfs.local.locks import WriterLock
+from graft_vfs.local.head import HeadFile, new_epoch
+from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import RemoteView, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
 
+_WRITER_TIMEOUT_SECONDS = 10.0
 _SYNC_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
 
 
@@ -224,6 +225,97 @@ class Volume:
             f"{self.log.path.name}: a committed transaction at byte {offset} is damaged",
             next_step=_SYNC_STEP,
         )
+
+    @contextlib.contextmanager
+    def pinned(self) -> Iterator[Snapshot]:
+        """Hold the newest snapshot inside the block, whatever is committed meanwhile."""
+        pin = object()
+        self.pins.add(pin)
+        try:
+            yield self.begin()
+        finally:
+            self.pins.discard(pin)
+
+    # Branches ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, *, timeout_seconds: float = _WRITER_TIMEOUT_SECONDS) -> Iterator[Snapshot]:
+        """Hold the writer lock inside the block; nobody else changes the content meanwhile."""
+        with held(self.directory / "writer.lock", timeout_seconds=timeout_seconds):
+            yield self.begin()
+
+    def try_writing(self) -> WriterLock | None:
+        """Return a held writer lock, or None if somebody writes."""
+        lock = self.open_writer_lock()
+        if lock.acquire():
+            return lock
+        lock.close()
+        return None
+
+    def switch_branch(
+        self,
+        row: BranchRow,
+        *,
+        expected: LogId,
+        synced: tuple[int, int] | None,
+        settled_push: bool = False,
+    ) -> bool:
+        """Make `row` the current branch if `expected` still is; durable on return.
+
+        The caller holds the writer lock if content or file change. Ordering: see the head file.
+        """
+        with self.mutex:
+            if row.file != self.log.path.name:
+                self.words[head.END] = 0
+            epoch = new_epoch()
+            self.words[head.EPOCH] = epoch
+            if not self.catalog.switch_branch(
+                self.id,
+                row,
+                expected=expected,
+                epoch=epoch,
+                synced=synced,
+                settled_push=settled_push,
+            ):
+                self.words[head.EPOCH] = self.catalog.volume(self.id).epoch
+                self.refresh()
+                return False
+            old_file = self.log.path
+            self._switch(row, epoch)
+            if self.log.path != old_file:
+                self._publish_words(self._end)
+                # Whoever reads the old file has it open, and its commits are on the remote.
+                old_file.unlink(missing_ok=True)
+            return True
+
+    def new_log_file(self) -> BranchLog:
+        """Make the next branch log file, empty."""
+        number = int(self.log.path.stem) + 1
+        return BranchLog.create(self.directory / f"{number:04d}.log", volume=self.id)
+
+    def write_pages(
+        self, snapshot: Snapshot, pages: Iterable[tuple[int, bytes]], *, page_count: int
+    ) -> Snapshot:
+        """Commit pages as one transaction; the caller holds the writer lock since `snapshot`.
+
+        Durable on return.
+        """
+        transaction = Transaction(self, snapshot)
+        for page, image in pages:
+            if not transaction.page_size:
+                transaction.set_page_size(len(image))
+            transaction.staged[page] = image
+            if len(transaction.staged) >= transaction.staged_max:
+                transaction.spill()
+        transaction.page_count = page_count
+        return transaction.commit(FULL)
+
+    def close(self) -> None:
+        """Make what was committed durable and close the log."""
+        with self.mutex:
+            if self.writable and self._end > self.log.durable:
+                self.log.sync(self._end)
+            self.log.close()
 
     # Writing ----------------------------------------------------------------------------------
 

@@ -1,0 +1,220 @@
+"""Configuration: `graft.toml`, GRAFT_… variables, defaults; checked before anything is opened.
+
+The file is the first of `$GRAFT_CONFIG`, `./graft.toml` and `$XDG_CONFIG_HOME/graft/graft.toml`. A
+variable wins over the file: `GRAFT_DATA_DIR` for `data_dir`, `GRAFT_REMOTE_BUCKET` for `bucket` in
+the table `[remote]`, and so on. With neither, volumes are local and there is no remote.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from graft_vfs.errors import ConfigError
+from graft_vfs.store.base import ObjectStore
+from graft_vfs.store.directory import DirectoryStore
+from graft_vfs.store.memory import MemoryStore
+from graft_vfs.store.none import NoStore
+
+REMOTE_TYPES = ("memory", "fs", "s3_compatible")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteConfig:
+    """The table `[remote]`; `type` None means that there is no remote."""
+
+    type: str | None = None
+    root: str | None = None
+    bucket: str | None = None
+    prefix: str = ""
+    endpoint: str | None = None
+
+    def open(self) -> ObjectStore:
+        """Open the store. No request for S3; raises StoreError for a directory that cannot be."""
+        if self.type == "memory":
+            return MemoryStore.named(self.root or "")
+        if self.type == "fs":
+            assert self.root is not None
+            return DirectoryStore(Path(self.root).expanduser())
+        if self.type == "s3_compatible":
+            from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
+
+            assert self.bucket is not None
+            return S3Store(self.bucket, prefix=self.prefix, endpoint=self.endpoint)
+        return NoStore()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, checked. `cache_max_bytes` None is unbounded."""
+
+    data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
+    cache_max_bytes: int | None = None
+    hydrate: str = "lazy"
+    log_file: Path | None = None
+    make_default: bool = False
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Config:
+        """Read file and variables; raises ConfigError that names the source and the key."""
+        environment = os.environ if environment is None else environment
+        path = find_file(environment)
+        values: dict[str, Any] = {}
+        source = "the environment"
+        if path is not None:
+            source = str(path)
+            values = _read(path)
+        remote = values.pop("remote", {})
+        if not isinstance(remote, dict):
+            raise ConfigError(
+                f"{source}: remote must be a table", next_step="write it as [remote]"
+            )
+        known = {*_CHECKS, *_LATER}
+        _refuse_unknown(values, known, source, "")
+        _refuse_unknown(remote, set(_REMOTE_KEYS), source, "remote.")
+        for key in known:
+            if (text := environment.get(f"GRAFT_{key.upper()}")) is not None:
+                values[key] = text
+        for key in _REMOTE_KEYS:
+            if (text := environment.get(f"GRAFT_REMOTE_{key.upper()}")) is not None:
+                remote[key] = text
+        checked = {key: _check(key, value, source) for key, value in values.items()}
+        checked = {key: value for key, value in checked.items() if key in _CHECKS}
+        checked.setdefault("data_dir", default_data_dir(environment))
+        return cls(**checked, remote=_check_remote(remote, source))
+
+
+def default_data_dir(environment: Mapping[str, str]) -> Path:
+    """Return `$XDG_DATA_HOME/graft`, by default `~/.local/share/graft`."""
+    base = environment.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "graft"
+
+
+def find_file(environment: Mapping[str, str]) -> Path | None:
+    """Return the configuration file that counts, or None; raises ConfigError if it is missing."""
+    named = environment.get("GRAFT_CONFIG")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"GRAFT_CONFIG names {path}, which is no file", next_step="correct or unset it"
+            )
+        return path
+    base = Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    for path in (Path("graft.toml"), base / "graft" / "graft.toml"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", next_step="correct the file") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", next_step="check its permissions"
+        ) from error
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: set[str], source: str, prefix: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ConfigError(
+                f"{source}: unknown key {prefix}{key}",
+                next_step="known are " + ", ".join(sorted(known)),
+            )
+
+
+def _check(key: str, value: Any, source: str) -> Any:
+    wanted, convert = {**_CHECKS, **_LATER}[key]
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{source}: {key} = {value!r} is not {wanted}", next_step="correct its value"
+        ) from error
+
+
+def _check_remote(values: Mapping[str, Any], source: str) -> RemoteConfig:
+    for key, value in values.items():
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"{source}: remote.{key} = {value!r} is not text", next_step="put it in quotes"
+            )
+    kind = values.get("type")
+    if kind is None:
+        if values:
+            raise ConfigError(
+                f"{source}: [remote] has no type", next_step="use " + ", ".join(REMOTE_TYPES)
+            )
+        return RemoteConfig()
+    if kind not in REMOTE_TYPES:
+        raise ConfigError(
+            f"{source}: remote.type = {kind!r} is unknown",
+            next_step="use " + ", ".join(REMOTE_TYPES),
+        )
+    needed = {"fs": "root", "s3_compatible": "bucket"}.get(kind)
+    if needed and not values.get(needed):
+        raise ConfigError(
+            f"{source}: a remote of type {kind} needs remote.{needed}", next_step="add it"
+        )
+    return RemoteConfig(**values)
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return Path(value).expanduser()
+
+
+def _size(value: Any) -> int | None:
+    if isinstance(value, bool):
+        raise TypeError
+    number = int(value)
+    if number < 0 or (isinstance(value, float) and value != number):
+        raise ValueError
+    return number
+
+
+def _switch(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in _SWITCHES:
+        raise ValueError
+    return _SWITCHES[text]
+
+
+_SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def _one_of(*choices: Any) -> Callable[[Any], Any]:
+    def convert(value: Any) -> Any:
+        if isinstance(value, bool) or value not in choices:
+            raise ValueError
+        return value
+
+    return convert
+
+
+_CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "data_dir": ("a path", _path),
+    "cache_max_bytes": ("a number of bytes", _size),
+    "hydrate": ('"lazy" or "background"', _one_of("lazy", "background")),
+    "log_file": ("a path", _path),
+    "make_default": ("true or false", _switch),
+}
+# Keys of which this version has only the default: another value would promise what is not there.
+_LATER: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "autosync": ("0 (this version has no autosync)", _one_of("0", 0)),
+    "durability": ('"local" (the only one in this version)', _one_of("local")),
+    "freshness": ('"local" (the only one in this version)', _one_of("local")),
+    "max_staleness": ("0 (the only one in this version)", _one_of("0", 0)),
+    "retention": ('"all" (the only one in this version)', _one_of("all")),
+}
+_REMOTE_KEYS = tuple(entry.name for entry in fields(RemoteConfig))

@@ -1,0 +1,656 @@
+"""The engine: opens a data directory and a remote, and does every verb on tags.
+
+The composition root: here stores, catalog, logs and volumes are put together. The VFS and the
+command line call it; so may any program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import getpass
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import apsw
+
+from graft_vfs.config import Config
+from graft_vfs.errors import (
+    ForkedProcessError,
+    GraftError,
+    InvalidTagError,
+    NoRemoteError,
+    NotFoundError,
+    UsageError,
+)
+from graft_vfs.format import commit as commit_format
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog import BranchRow, Catalog
+from graft_vfs.local.files import storage_errors
+from graft_vfs.remote_log import create_ref, list_refs, read_ref
+from graft_vfs.reports import (
+    Audit,
+    Info,
+    LogEntry,
+    Moved,
+    Status,
+    TagReport,
+    Versions,
+    VolumeReport,
+)
+from graft_vfs.store.none import NoStore
+from graft_vfs.store.probe import check_conditional_writes
+from graft_vfs.sync import clone as cloning
+from graft_vfs.sync import transfer
+from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
+from graft_vfs.sync.pull import Pulled, pull
+from graft_vfs.sync.push import Author, Progress, Pushed, push
+from graft_vfs.version import __version__
+from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.log_view import LogView
+from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
+
+TAG_CHARACTERS_MAX = 512
+_FETCH_THREADS = 16
+
+
+class Graft:
+    """One data directory with one remote.
+
+    Owner: the program, usually through `graft_vfs.register`. Thread rule: any thread. Processes may
+    share the data directory, each with an engine of its own; an engine does not survive fork.
+    """
+
+    def __init__(self, config: Config | None = None) -> None:
+        """Open, making the data directory if absent; raises ConfigError, LocalStorageError."""
+        self.config = config or Config.load()
+        self._process = os.getpid()
+        directory = self.config.data_dir.absolute()
+        self._volumes_directory = directory / "volumes"
+        self.writable = _make_directory(self._volumes_directory)
+        self.catalog = Catalog(directory / "catalog.db", writable=self.writable)
+        self.store = self.config.remote.open()
+        self._lock = threading.RLock()
+        self._volumes: dict[VolumeId, Volume] = {}
+        self._executor: Executor | None = None
+        self._author = Author(secrets.token_bytes(16), _author_name())
+        self.logs = Logs(
+            self.catalog,
+            self.store,
+            directory / "cache",
+            executor=self.executor,
+            cache_bytes_max=self.config.cache_max_bytes,
+            writable=self.writable,
+        )
+
+    def executor(self) -> Executor:
+        """Return the threads that fetch; they start with the first need of one."""
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(_FETCH_THREADS, "graft-fetch")
+            return self._executor
+
+    def close(self) -> None:
+        """Make everything durable and close it. Connections must be closed before."""
+        with self._lock:
+            if self._executor is not None:
+                self._executor.shutdown(wait=True, cancel_futures=True)
+                self._executor = None
+            for volume in self._volumes.values():
+                volume.close()
+            self._volumes.clear()
+            self.logs.close()
+            self.catalog.close()
+            self.store.close()
+
+    def check_process(self) -> None:
+        """Raise ForkedProcessError in a child of the process that made the engine."""
+        if os.getpid() != self._process:
+            raise ForkedProcessError(
+                "this engine belongs to the parent process",
+                next_step="open it, and its connections, after os.fork()",
+            )
+
+    # Volumes ----------------------------------------------------------------------------------
+
+    def volume(self, volume_id: VolumeId) -> Volume:
+        """Return an open volume; raises NotFoundError, CorruptLogError."""
+        self.check_process()
+        with self._lock:
+            volume = self._volumes.get(volume_id)
+            if volume is None:
+                volume = Volume(
+                    volume_id,
+                    self._volumes_directory / str(volume_id),
+                    self.catalog,
+                    self.logs.view,
+                    writable=self.writable,
+                )
+                self._volumes[volume_id] = volume
+                self._hydrate_in_background(volume)
+            return volume
+
+    def _hydrate_in_background(self, volume: Volume) -> None:
+        view = volume.snapshot.remote
+        if self.config.hydrate != "background" or not isinstance(view, LogView):
+            return
+
+        def hydrate() -> None:
+            try:
+                view.hydrate()
+            except GraftError as error:
+                _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
+
+        threading.Thread(target=hydrate, name="graft-hydrate", daemon=True).start()
+
+    def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
+        """Return the volume of a tag; with `create` make it, as a clone of `remote` if given.
+
+        Raises InvalidTagError; NotFoundError if the tag is absent and `create` is false.
+        """
+        check_tag(tag)
+        found = self.catalog.tag_volume(tag)
+        if found is None:
+            if not create:
+                raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+            base = cloning.clone_base(self.logs, remote) if remote else None
+            found = self._make(tag, replace_tag=False, base=base)
+        return self.volume(found)
+
+    def _make(
+        self,
+        tag: str,
+        *,
+        replace_tag: bool,
+        base: tuple[LogId, int] | None = None,
+        remote: LogId | None = None,
+        volume: VolumeId | None = None,
+        branch: LogId | None = None,
+    ) -> VolumeId:
+        return cloning.make_volume(
+            self.catalog,
+            self._volumes_directory,
+            tag=check_tag(tag),
+            replace_tag=replace_tag,
+            remote=remote or (base[0] if base else None),
+            base=base,
+            volume=volume,
+            branch=branch,
+            synced=base is not None,
+        )
+
+    def snapshot_at(
+        self, tag: str, *, lsn: int | None = None, as_of: str | None = None
+    ) -> Snapshot:
+        """Return the volume's remote log as it was at an LSN or a time; a read-only view.
+
+        Raises NotFoundError if there was no such commit.
+        """
+        volume = self.open(tag)
+        log = self.catalog.volume(volume.id).remote
+        if lsn is None:
+            lsn = self._lsn_as_of(log, parse_time(as_of or ""))
+        require_commits(self.logs, log, lsn)
+        return self._fixed(volume, log, lsn)
+
+    def _lsn_as_of(self, log: LogId, time_ms: int) -> int:
+        newest = require_commits(self.logs, log, None)
+        low, high = 0, newest
+        while low < high:
+            middle = (low + high + 1) // 2
+            header = self.logs.header(log, middle)
+            assert header is not None
+            if header.time_ms <= time_ms:
+                low = middle
+            else:
+                high = middle - 1
+        if low == 0:
+            raise NotFoundError(
+                f"log {log} had no commit at that time", next_step="see graft_log for its times"
+            )
+        return low
+
+    def _fixed(self, volume: Volume, log: LogId, lsn: int) -> Snapshot:
+        view = self.logs.log_view(log, lsn)
+        row = BranchRow(
+            id=LogId.new(),
+            volume=volume.id,
+            log=log,
+            base=lsn,
+            counter=view.change_counter,
+            first_lsn=1,
+            file=volume.log.path.name,
+            start=volume.log.start,
+            created_ms=0,
+        )
+        branch = Branch(row, volume.log)
+        return Snapshot(
+            branch,
+            view,
+            volume.log.start,
+            0,
+            view.page_size,
+            view.page_count,
+            view.change_counter,
+        )
+
+    # Reports ----------------------------------------------------------------------------------
+
+    def tags(self, current: str | None = None) -> list[TagReport]:
+        """Return all tags; `current` is marked."""
+        return [TagReport(tag, volume, tag == current) for tag, volume in self.catalog.tags()]
+
+    def volumes(self) -> list[VolumeReport]:
+        """Return all volumes, oldest first, with the tags that name them."""
+        tags: dict[VolumeId, list[str]] = {}
+        for tag, volume in self.catalog.tags():
+            tags.setdefault(volume, []).append(tag)
+        reports = []
+        for row in self.catalog.volumes():
+            snapshot = self.volume(row.id).begin()
+            branch = snapshot.branch.row
+            reports.append(
+                VolumeReport(
+                    row.id,
+                    branch.id,
+                    row.remote,
+                    snapshot.lsn,
+                    branch.base if branch.log == row.remote else 0,
+                    tuple(tags.get(row.id, ())),
+                )
+            )
+        return reports
+
+    def status(self, tag: str, volume: Volume | None = None) -> Status:
+        """Say how a volume stands to its remote, from what is known here. No request."""
+        volume = volume or self.open(tag)
+        snapshot = volume.begin()
+        row, branch = self.catalog.volume(volume.id), snapshot.branch.row
+        base = branch.base if branch.log == row.remote else 0
+        ahead = snapshot.local_commits
+        if branch.log != row.remote and branch.base:
+            # A fork's first push publishes where it was forked, too.
+            ahead += 1
+        return Status(
+            tag=tag,
+            volume=volume.id,
+            branch=branch.id,
+            remote=row.remote,
+            local_lsn=snapshot.lsn,
+            base_lsn=base,
+            ahead=ahead,
+            behind=max(0, self.catalog.newest_commit(row.remote)[0] - base),
+            attached=base > 0,
+            pending_push=self.catalog.pending_push(volume.id) is not None,
+            last_sync_ms=row.synced_ms,
+            last_error=row.last_error,
+        )
+
+    def info(self, tag: str, volume: Volume | None = None) -> Info:
+        """Describe a volume and its newest snapshot. No request."""
+        volume = volume or self.open(tag)
+        snapshot = volume.begin()
+        row = self.catalog.volume(volume.id)
+        return Info(
+            tag=tag,
+            volume=volume.id,
+            branch=snapshot.branch.row.id,
+            remote=row.remote,
+            synced_local=row.synced_local,
+            synced_remote=row.synced_remote,
+            synced_ms=row.synced_ms,
+            snapshot=snapshot_text(snapshot),
+            pages=snapshot.page_count,
+            page_size=snapshot.page_size,
+        )
+
+    def log(
+        self, tag: str, volume: Volume | None = None, *, limit: int | None = None
+    ) -> list[LogEntry]:
+        """Return local commits, then known remote ones, newest first. No request."""
+        volume = volume or self.open(tag)
+        snapshot = volume.begin()
+        branch = snapshot.branch.row
+        entries = [
+            LogEntry(
+                "local",
+                chunks[-1].lsn,
+                chunks[-1].time_ms,
+                len({page for chunk in chunks for page in chunk.pages}),
+                chunks[-1].page_count,
+                "",
+                1,
+            )
+            for chunks in volume.log.transactions(branch.start, branch.first_lsn)
+        ]
+        entries.reverse()
+        log, lsn = branch.log, branch.base
+        while lsn > 0 and (limit is None or len(entries) < limit):
+            header = self.logs.header(log, lsn)
+            if header is None:
+                break
+            entries.append(
+                LogEntry(
+                    "remote",
+                    lsn,
+                    header.time_ms,
+                    len(header.pages),
+                    header.page_count,
+                    header.author,
+                    header.local_commits,
+                )
+            )
+            lsn -= 1
+            if header.parent_log is not None:
+                log, lsn = header.parent_log, header.parent_lsn
+        return entries[:limit]
+
+    def audit(
+        self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> Audit:
+        """Count the remote pages that are here; if all are, prove and checksum the content."""
+        volume = volume or self.open(tag)
+        with volume.pinned() as snapshot:
+            present = total = 0
+            if isinstance(snapshot.remote, LogView):
+                present, total = snapshot.remote.pages_present()
+            checksum = None
+            if present == total:
+                checksum = transfer.checksum(snapshot, progress)
+            return Audit(present, total, checksum)
+
+    def versions(self) -> Versions:
+        """Return the versions of this program and of what it stands on."""
+        return Versions(
+            __version__, commit_format.VERSION, apsw.apsw_version(), apsw.sqlite_lib_version()
+        )
+
+    def refs(self) -> list[tuple[str, LogId]]:
+        """Return the remote's refs. One listing, and one request a ref."""
+        found = []
+        for name in list_refs(self.store):
+            log = read_ref(self.store, name)
+            if log is not None:
+                found.append((name, log))
+        return found
+
+    def dump_header(self, volume: Volume) -> str:
+        """Return the first 100 bytes of the database, for people who look for a fault."""
+        image = volume.begin().read(1)[:100]
+        return "\n".join(
+            f"{at:02x}: {image[at : at + 16].hex(' ')}" for at in range(0, len(image), 16)
+        )
+
+    def dump_commit(self, spec: str, volume: Volume | None = None) -> str:
+        """Describe a remote commit, given as `log:LSN`, or as `LSN` of the volume's own log."""
+        log, lsn = self._parse_commit(spec, volume)
+        require_commits(self.logs, log, lsn)
+        header = self.logs.header(log, lsn)
+        assert header is not None
+        facts = {
+            "log": header.log,
+            "lsn": header.lsn,
+            "hash": header.hash.hex(),
+            "previous": header.previous_hash.hex(),
+            "parent": f"{header.parent_log}:{header.parent_lsn}" if header.parent_log else "none",
+            "time_ms": header.time_ms,
+            "author": header.author,
+            "page_size": header.page_size,
+            "page_count": header.page_count,
+            "change_counter": header.change_counter,
+            "local_commits": header.local_commits,
+            "pages": len(header.pages),
+            "frames": len(header.frames),
+            "body": f"segment {header.segment}" if header.segment else "inline",
+            "body_bytes": header.frames.body_bytes,
+        }
+        return "\n".join(f"{name}: {value}" for name, value in facts.items())
+
+    def _parse_commit(self, spec: str, volume: Volume | None) -> tuple[LogId, int]:
+        log_text, _, lsn_text = spec.rpartition(":")
+        if not lsn_text.isascii() or not lsn_text.isdigit():
+            raise UsageError(f"{spec!r} names no commit", next_step="write it as LSN or log:LSN")
+        if log_text:
+            return LogId.parse(log_text), int(lsn_text)
+        if volume is None:
+            raise UsageError(f"{spec!r} names no log", next_step="write it as log:LSN")
+        return self.catalog.volume(volume.id).remote, int(lsn_text)
+
+    # Verbs that move a tag --------------------------------------------------------------------
+
+    def new(self, tag: str) -> Moved:
+        """Point the tag at a new, empty volume; what it named before stays."""
+        return self._moved(tag, self._make(tag, replace_tag=True), "Created volume")
+
+    def switch(self, tag: str, spec: str) -> Moved:
+        """Point the tag at `volume[:local[:remote]]`; a volume that is absent is made so."""
+        parts = spec.split(":")
+        if not 1 <= len(parts) <= 3:
+            raise UsageError(f"{spec!r} is not volume[:local[:remote]]")
+        volume = VolumeId.parse(parts[0])
+        branch = LogId.parse(parts[1]) if len(parts) > 1 and parts[1] else None
+        remote = LogId.parse(parts[2]) if len(parts) > 2 and parts[2] else None
+        rows = {row.id: row for row in self.catalog.volumes()}
+        if volume in rows:
+            if remote is not None and rows[volume].remote != remote:
+                raise UsageError(
+                    f"volume {volume} is attached to remote log {rows[volume].remote}",
+                    next_step="leave the remote out, or clone that log",
+                )
+            self.catalog.set_tag(check_tag(tag), volume)
+        else:
+            newest = fetch_log(self.logs, remote).newest if remote else 0
+            base = (remote, newest) if remote and newest else None
+            self._make(
+                tag, replace_tag=True, base=base, remote=remote, volume=volume, branch=branch
+            )
+        return self._moved(tag, volume, "Switched to volume")
+
+    def clone(self, name: str, tag: str) -> Moved:
+        """Point the tag at a new volume on the newest commit of a ref or log id.
+
+        Metadata only: one request for the ref, then one for each commit and one listing.
+        """
+        check_tag(tag)
+        base = cloning.clone_base(self.logs, name)
+        return self._moved(tag, self._make(tag, replace_tag=True, base=base), "Cloned to volume")
+
+    def checkout(self, tag: str, spec: str, volume: Volume | None = None) -> Moved:
+        """Point the tag at a new volume on `[log:]LSN`; what it named before stays."""
+        log, lsn = self._parse_commit(spec, volume or self.open(tag))
+        base = log, require_commits(self.logs, log, lsn)
+        made = self._make(tag, replace_tag=True, base=base)
+        return self._moved(tag, made, "Checked out volume")
+
+    def fork(self, tag: str, volume: Volume | None = None, *, new_tag: str | None = None) -> Moved:
+        """Point a tag at a new volume with the same content and a log of its own.
+
+        Pages that are not here stay lazy: the new log stands on the old one. No request.
+        """
+        source = volume or self.open(tag)
+        with source.pinned() as snapshot:
+            row = snapshot.branch.row
+            base = (row.log, row.base) if row.base else None
+            made = self._make(
+                new_tag or tag, replace_tag=True, base=base, remote=LogId.new()
+            )
+            if snapshot.local_commits:
+                target = self.volume(made)
+                pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
+                with target.writing() as empty:
+                    target.write_pages(
+                        empty,
+                        ((page, snapshot.read(page)) for page in pages),
+                        page_count=snapshot.page_count,
+                    )
+        return self._moved(new_tag or tag, made, "Forked to volume")
+
+    def _moved(self, tag: str, volume: VolumeId, verb: str) -> Moved:
+        row, branch = self.catalog.current(volume)
+        lsn = branch.base if branch.log == row.remote else 0
+        return Moved(tag, volume, row.remote, lsn, verb)
+
+    def remove_tag(self, tag: str) -> None:
+        """Remove a tag; its volume stays until it is collected."""
+        self.catalog.delete_tag(tag)
+
+    # Sync -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _syncing(self, volume: Volume) -> Iterator[None]:
+        """Keep the error of a sync for the volume's status, and clear it after a good one."""
+        if isinstance(self.store, NoStore):
+            raise NoRemoteError(
+                "no remote is configured",
+                next_step="add a [remote] table to graft.toml, or set GRAFT_REMOTE_TYPE and its "
+                "companions",
+            )
+        try:
+            yield
+        except GraftError as error:
+            self.catalog.note_sync_error(volume.id, error)
+            raise
+        if self.catalog.volume(volume.id).last_error is not None:
+            self.catalog.note_sync_error(volume.id, None)
+
+    def fetch(self, tag: str, volume: Volume | None = None) -> Fetched:
+        """Learn what the remote log has; moves nothing. One request if nothing is new."""
+        volume = volume or self.open(tag)
+        with self._syncing(volume):
+            return fetch_log(self.logs, self.catalog.volume(volume.id).remote)
+
+    def pull(self, tag: str, volume: Volume | None = None) -> Pulled:
+        """Fetch and fast-forward; raises DivergedError, with nothing moved."""
+        volume = volume or self.open(tag)
+        with self._syncing(volume):
+            return pull(volume, self.logs)
+
+    def push(
+        self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> Pushed:
+        """Publish all local commits as one remote commit; one request if it is small.
+
+        The first push to a remote makes sure that it honours conditional writes, and the first of a
+        log gives it the tag as a name, if that is free.
+        """
+        volume = volume or self.open(tag)
+        with self._syncing(volume):
+            self._probe_store()
+            pushed = push(volume, self.logs, self._author, progress=progress)
+            if pushed.lsn == 1 and pushed.claimed:
+                self._name_log(tag, pushed.log)
+            return pushed
+
+    def _probe_store(self) -> None:
+        name = self.store.describe()
+        if not self.catalog.is_probed(name):
+            check_conditional_writes(self.store)
+            self.catalog.set_probed(name)
+
+    def _name_log(self, tag: str, log: LogId) -> None:
+        winner = create_ref(self.store, tag, log)
+        if winner != log:
+            _logger.warning("ref %r names log %s, not this volume's %s", tag, winner, log)
+
+    def hydrate(
+        self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> int:
+        """Fetch all pages that are not here; returns how many."""
+        volume = volume or self.open(tag)
+        with self._syncing(volume), volume.pinned() as snapshot:
+            view = snapshot.remote
+            return view.hydrate(progress) if isinstance(view, LogView) else 0
+
+    # Files ------------------------------------------------------------------------------------
+
+    def export(
+        self, tag: str, path: Path, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> transfer.Transferred:
+        """Write the newest snapshot as a plain SQLite file that does not exist yet."""
+        volume = volume or self.open(tag)
+        with volume.pinned() as snapshot:
+            return transfer.export_snapshot(snapshot, path, progress=progress)
+
+    def import_(
+        self, path: Path, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> transfer.Transferred:
+        """Make a volume's first commit from a plain SQLite file."""
+        if volume is None and not path.is_file():
+            raise UsageError(f"there is no file {path}", next_step="check the path")
+        volume = volume or self.open(tag, create=True)
+        return transfer.import_file(volume, path, progress=progress)
+
+
+def check_tag(tag: str) -> str:
+    """Return the tag, or raise InvalidTagError."""
+    if not tag or "\0" in tag or len(tag) > TAG_CHARACTERS_MAX:
+        shown = tag if len(tag) <= 40 else tag[:40] + "…"
+        raise InvalidTagError(
+            f"{shown!r} is not a tag",
+            next_step=f"use 1 to {TAG_CHARACTERS_MAX} characters without NUL",
+        )
+    return tag
+
+
+def snapshot_text(snapshot: Snapshot) -> str:
+    """Return a snapshot as `log[1..base] + branch[first..lsn]`, without what is empty."""
+    branch = snapshot.branch.row
+    parts = []
+    if branch.base:
+        parts.append(f"{branch.log}[1..{branch.base}]")
+    if snapshot.local_commits:
+        parts.append(f"{branch.id}[{branch.first_lsn}..{snapshot.lsn}]")
+    return " + ".join(parts) or "empty"
+
+
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+
+
+def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
+    """Return milliseconds since 1970 of an ISO time (UTC if it names no zone) or `2 hours ago`."""
+    words = text.split()
+    if len(words) == 3 and words[2] == "ago" and words[1].rstrip("s") in _UNITS:
+        with contextlib.suppress(ValueError):
+            return int((now() - float(words[0]) * _UNITS[words[1].rstrip("s")]) * 1000)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no time", next_step='write 2026-01-31T12:00:00Z or "2 hours ago"'
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def _author_name() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"[:120]
+
+
+def _make_directory(path: Path) -> bool:
+    """Make the data directory; False if it is there and cannot be written."""
+    try:
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except GraftError:
+        if not path.is_dir():
+            raise
+    return os.access(path, os.W_OK)
+
+
+__all__ = ["Graft", "check_tag", "parse_time", "read_ref", "snapshot_text"]

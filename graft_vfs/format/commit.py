@@ -1,0 +1,469 @@
+"""Commit objects: the header that says what a remote LSN changed, and small bodies with it.
+
+This docstring is the normative text of format version 1. Little-endian throughout.
+
+      0   8  magic `GRAFTCMT`
+      8   2  format version, 1
+     10   1  kind: 1 = commit (others belong to later versions)
+     11   1  reserved, zero
+     12   4  header length in bytes, from the magic to the end of the hash
+     16  16  log id
+     32   8  remote LSN, 1-based
+     40  32  hash of the commit before (at LSN 1 of a forked log: of the parent's commit); zeros
+             at LSN 1 of a log without parent, and only there
+     72  16  parent log id: LSN 1 of a forked log stands on that log; else zeros
+     88   8  parent LSN; 0 without parent
+     96   4  page size in bytes
+    100   4  page count of the database after the commit
+    104   4  change counter that page 1 shows after the commit
+    108   4  number of local commits rolled up
+    112  16  segment id, or zeros: the frames follow the header in this object
+    128  16  writer id, random for each data directory
+    144  16  attempt id, random for each push
+    160   8  milliseconds since 1970, never less than in the commit before; the last is
+             253402300799999, the end of the year 9999
+    168   8  LSN of the newest checkpoint that the writer knew, less than this LSN; 0 = none
+    176   4  length a of the page set in bytes, at least 8
+    180   4  number f of frames: the pages divided by the pages in each frame, rounded up
+    184   2  pages in each frame but the last, 1..64
+    186   2  length b of the author in bytes, at most 255
+    188   4  reserved, zero
+    192   b  author, UTF-8
+     ..   a  page set: 1-based page indexes, portable Roaring format
+     ..  4f  compressed size of each frame in bytes, at least 1
+     ..  4f  last page index in each frame
+     .. 16f  XXH3-128 of each compressed frame
+     ..  32  BLAKE2b-256 of all of the above
+     ..      frames, if there is no segment
+
+A header has at most 64 MiB. Readers take any choice of containers in the page set that is in the
+portable format; writers choose the smallest.
+
+Invariants:
+ 1. Pages are numbered by slots: the rank of a page in the page set. Slot s is in frame
+    s // pages-per-frame. No page is 0, the lock page, or beyond the page count.
+ 2. Equal bytes are one attempt: the attempt id makes two pushes of equal pages differ.
+ 3. The header proves itself by its hash and every frame by its checksum, so each can be read alone.
+ 4. The hash is checked before anything behind byte 16 is interpreted; what it covers is checked all
+    the same, because whoever can write to the store can compute a hash.
+ 5. Whatever the bytes are, decoding raises CorruptObjectError or FutureVersionError and nothing
+    else, and takes memory in proportion to the bytes given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import struct
+import sys
+from array import array
+from dataclasses import dataclass, field, replace
+
+from pyroaring import BitMap
+
+from graft_vfs.errors import CorruptObjectError, FutureVersionError, InvalidIdError, UsageError
+from graft_vfs.format.frame import CHECKSUM_BYTES, FRAME_PAGES_MAX, compressed_bytes_max
+from graft_vfs.format.segment import SEGMENT_HEADER_BYTES
+from graft_vfs.ids import ID_BYTES, LogId, SegmentId
+from graft_vfs.pages import LSN_MAX, PAGE_COUNT_MAX, PAGE_SIZES, lock_page
+
+MAGIC = b"GRAFTCMT"
+VERSION = 1
+KIND_COMMIT = 1
+HASH_BYTES = 32
+HEAD_BYTES = 16_384
+"""What a reader asks for first: the header of all but large commits fits in it."""
+HEADER_BYTES_MAX = 64 << 20
+AUTHOR_BYTES_MAX = 255
+WRITER_BYTES = 16
+ATTEMPT_BYTES = 16
+TIME_MS_MAX = 253_402_300_799_999
+"""The last millisecond that Python's datetime can show."""
+NO_HASH = bytes(HASH_BYTES)
+
+_FIXED = struct.Struct("<8sHBxI16sQ32s16sQIIII16s16s16sQQIIHHI")
+_FIXED_BYTES = 192
+_PROLOGUE_BYTES = 16
+_FRAME_COLUMNS_BYTES = 4 + 4 + CHECKSUM_BYTES
+_PAGE_SET_BYTES_MIN = 8
+_U32_MAX = 0xFFFF_FFFF
+_NO_ID = bytes(ID_BYTES)
+_IS_BIG_ENDIAN = sys.byteorder == "big"
+
+assert _FIXED.size == _FIXED_BYTES
+assert array("I").itemsize == 4
+assert array("Q").itemsize == 8
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTable:
+    """The frames of a commit in columns: sizes in bytes, last page indexes, checksums.
+
+    Owner: a header. Thread rule: any thread may read it; nobody changes the arrays.
+    """
+
+    frame_pages: int
+    sizes: array[int]
+    last_pages: array[int]
+    checksums: bytes
+    offsets: array[int] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, frame_pages: int, sizes: array[int], last_pages: array[int], checksums: bytes
+    ) -> FrameTable:
+        """Make a table; offsets are computed, relative to the first frame."""
+        offsets = array("Q", itertools.accumulate(sizes, initial=0))
+        return cls(frame_pages, sizes, last_pages, checksums, offsets)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def byte_range(self, first: int, end: int) -> tuple[int, int]:
+        """Return (offset, length) in bytes of frames first..end (half-open) in the body."""
+        return self.offsets[first], self.offsets[end] - self.offsets[first]
+
+    def frame_of(self, slot: int) -> int:
+        """Return the 0-based frame that holds a 0-based slot."""
+        return slot // self.frame_pages
+
+    def checksum(self, frame: int) -> bytes:
+        """Return the XXH3-128 of a compressed frame."""
+        return self.checksums[frame * CHECKSUM_BYTES : (frame + 1) * CHECKSUM_BYTES]
+
+    @property
+    def body_bytes(self) -> int:
+        """Length of all frames together."""
+        return self.offsets[-1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommitHeader:
+    """One commit of a remote log; see the module's byte table for each field.
+
+    Make one to push with `build`, one from bytes with `decode_header`. Headers are equal only to
+    themselves; compare their hashes. Thread rule: any thread may read it.
+    """
+
+    log: LogId
+    lsn: int
+    previous_hash: bytes
+    parent_log: LogId | None
+    parent_lsn: int
+    page_size: int
+    page_count: int
+    change_counter: int
+    local_commits: int
+    segment: SegmentId | None
+    writer: bytes
+    attempt: bytes
+    time_ms: int
+    checkpoint_lsn: int
+    author: str
+    pages: BitMap
+    frames: FrameTable
+    hash: bytes = b""
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        log: LogId,
+        lsn: int,
+        previous_hash: bytes,
+        page_size: int,
+        page_count: int,
+        change_counter: int,
+        local_commits: int,
+        writer: bytes,
+        attempt: bytes,
+        time_ms: int,
+        pages: BitMap,
+        frames: FrameTable,
+        segment: SegmentId | None = None,
+        checkpoint_lsn: int = 0,
+        author: str = "",
+        parent_log: LogId | None = None,
+        parent_lsn: int = 0,
+    ) -> CommitHeader:
+        """Return a header with its hash.
+
+        Raises ValueError for facts that no reader would accept, UsageError if it gets too large.
+        """
+        header = cls(
+            log=log,
+            lsn=lsn,
+            previous_hash=previous_hash,
+            parent_log=parent_log,
+            parent_lsn=parent_lsn,
+            page_size=page_size,
+            page_count=page_count,
+            change_counter=change_counter,
+            local_commits=local_commits,
+            segment=segment,
+            writer=writer,
+            attempt=attempt,
+            time_ms=time_ms,
+            checkpoint_lsn=checkpoint_lsn,
+            author=author,
+            pages=pages,
+            frames=frames,
+        )
+        return replace(header, hash=header.encode()[-HASH_BYTES:])
+
+    def pages_in_frame(self, frame: int) -> int:
+        """Return how many pages a frame holds; only the last may have fewer."""
+        return min(self.frames.frame_pages, len(self.pages) - frame * self.frames.frame_pages)
+
+    def body_offset(self, header_length: int) -> int:
+        """Return where the first frame begins, in the object that holds the frames."""
+        return header_length if self.segment is None else SEGMENT_HEADER_BYTES
+
+    def encode(self) -> bytes:
+        """Return the header's bytes, the last 32 of which are its hash.
+
+        Raises ValueError for facts that no reader would accept, UsageError if it gets too large.
+        """
+        _check_facts(self)
+        author = self.author.encode()
+        smallest = BitMap(self.pages)
+        smallest.run_optimize()
+        page_set = smallest.serialize()
+        frames = self.frames
+        length = _FIXED_BYTES + len(author) + len(page_set)
+        length += _FRAME_COLUMNS_BYTES * len(frames) + HASH_BYTES
+        if length > HEADER_BYTES_MAX:
+            raise UsageError(
+                f"a commit of {len(self.pages)} pages needs a header of {length} bytes, more than "
+                f"the {HEADER_BYTES_MAX} that readers accept",
+                next_step="push more often, so that each push has fewer pages",
+            )
+        fixed = _FIXED.pack(
+            MAGIC,
+            VERSION,
+            KIND_COMMIT,
+            length,
+            self.log.raw,
+            self.lsn,
+            self.previous_hash,
+            self.parent_log.raw if self.parent_log else _NO_ID,
+            self.parent_lsn,
+            self.page_size,
+            self.page_count,
+            self.change_counter,
+            self.local_commits,
+            self.segment.raw if self.segment else _NO_ID,
+            self.writer,
+            self.attempt,
+            self.time_ms,
+            self.checkpoint_lsn,
+            len(page_set),
+            len(frames),
+            frames.frame_pages,
+            len(author),
+            0,
+        )
+        columns = _little_endian(frames.sizes), _little_endian(frames.last_pages)
+        head = b"".join((fixed, author, page_set, *columns, frames.checksums))
+        return head + hash_of(head)
+
+
+def hash_of(head: bytes | memoryview) -> bytes:
+    """Return the BLAKE2b-256 that links commits to a chain."""
+    return hashlib.blake2b(head, digest_size=HASH_BYTES).digest()
+
+
+def header_length(prefix: bytes, *, key: str) -> int:
+    """Return the whole header's length in bytes, from its first 16 bytes or more.
+
+    A reader that holds fewer bytes fetches the rest before it calls `decode_header`. Raises
+    FutureVersionError, or CorruptObjectError if this is no commit.
+    """
+    if prefix[: len(MAGIC)] != MAGIC or len(prefix) < _PROLOGUE_BYTES:
+        raise CorruptObjectError(
+            f"{key} is not a commit of graft-vfs", next_step="check the bucket and its prefix"
+        )
+    version, kind = int.from_bytes(prefix[8:10], "little"), prefix[10]
+    if version > VERSION or (version == VERSION and kind != KIND_COMMIT):
+        raise FutureVersionError(
+            f"{key} has format version {version} kind {kind}, this program reads version "
+            f"{VERSION} kind {KIND_COMMIT}",
+            next_step="upgrade graft-vfs",
+        )
+    if version != VERSION:
+        raise CorruptObjectError(f"{key}: there is no format version {version}")
+    length = int.from_bytes(prefix[12:16], "little")
+    shortest = _FIXED_BYTES + _PAGE_SET_BYTES_MIN + HASH_BYTES
+    if not shortest <= length <= HEADER_BYTES_MAX:
+        raise CorruptObjectError(f"{key}: no header has {length} bytes")
+    return length
+
+
+def decode_header(data: bytes, *, key: str) -> tuple[CommitHeader, int]:
+    """Return (header, its length) from bytes that begin with a whole header; `key` names it.
+
+    Raises CorruptObjectError or FutureVersionError, and nothing else, whatever the bytes are.
+    """
+    length = header_length(data[:_PROLOGUE_BYTES], key=key)
+    if len(data) < length:
+        raise CorruptObjectError(f"{key}: truncated, {len(data)} of {length} header bytes")
+    digest = data[length - HASH_BYTES : length]
+    if hash_of(memoryview(data)[: length - HASH_BYTES]) != digest:
+        raise CorruptObjectError(
+            f"{key}: the header's hash is wrong, the bytes are not what was pushed",
+            next_step="try again; if it stays, restore the object from a replica or a backup",
+        )
+    try:
+        header = _decode_proved(data, length, digest)
+        _check_facts(header)
+    except (InvalidIdError, ValueError) as error:
+        raise CorruptObjectError(f"{key}: {error}") from error
+    return header, length
+
+
+def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
+    """Decode a header whose hash is right; raises ValueError if its parts cannot be told apart."""
+    (
+        _magic,
+        _version,
+        _kind,
+        _length,
+        log,
+        lsn,
+        previous,
+        parent_log,
+        parent_lsn,
+        page_size,
+        page_count,
+        counter,
+        local_commits,
+        segment,
+        writer,
+        attempt,
+        time_ms,
+        checkpoint,
+        set_bytes,
+        frame_count,
+        frame_pages,
+        author_bytes,
+        reserved,
+    ) = _FIXED.unpack_from(data)
+    expected = _FIXED_BYTES + author_bytes + set_bytes + frame_count * _FRAME_COLUMNS_BYTES
+    _require(expected + HASH_BYTES == length, "the parts do not add up to the header's length")
+    _require(reserved == 0 and data[11] == 0, "reserved bytes are not zero")
+    set_at = _FIXED_BYTES + author_bytes
+    sizes_at = set_at + set_bytes
+    last_pages_at = sizes_at + 4 * frame_count
+    checksums_at = last_pages_at + 4 * frame_count
+    frames = FrameTable.of(
+        frame_pages,
+        _column(data[sizes_at:last_pages_at]),
+        _column(data[last_pages_at:checksums_at]),
+        data[checksums_at : length - HASH_BYTES],
+    )
+    return CommitHeader(
+        log=LogId(log),
+        lsn=lsn,
+        previous_hash=previous,
+        parent_log=LogId(parent_log) if parent_log != _NO_ID else None,
+        parent_lsn=parent_lsn,
+        page_size=page_size,
+        page_count=page_count,
+        change_counter=counter,
+        local_commits=local_commits,
+        segment=SegmentId(segment) if segment != _NO_ID else None,
+        writer=writer,
+        attempt=attempt,
+        time_ms=time_ms,
+        checkpoint_lsn=checkpoint,
+        author=data[_FIXED_BYTES:set_at].decode(),
+        pages=_page_set(data[set_at:sizes_at]),
+        frames=frames,
+        hash=digest,
+    )
+
+
+def _page_set(data: bytes) -> BitMap:
+    """Read a page set; raises ValueError if it is not in the portable format to the last byte."""
+    _require(len(data) >= _PAGE_SET_BYTES_MIN, "the page set is too short")
+    pages = BitMap.deserialize(data)
+    _require(pages.serialize() == data, "the page set is not in its portable form")
+    return pages
+
+
+def _check_facts(header: CommitHeader) -> None:
+    """Raise ValueError for what a writer must not write and a reader does not believe."""
+    _require(1 <= header.lsn <= LSN_MAX, f"LSN {header.lsn}")
+    _require(header.page_size in PAGE_SIZES, f"page size {header.page_size}")
+    _require(0 <= header.page_count <= PAGE_COUNT_MAX, f"page count {header.page_count}")
+    _require(0 <= header.change_counter <= _U32_MAX, f"change counter {header.change_counter}")
+    _require(0 <= header.local_commits <= _U32_MAX, f"{header.local_commits} local commits")
+    _require(0 <= header.time_ms <= TIME_MS_MAX, f"time {header.time_ms}")
+    _require(
+        0 <= header.checkpoint_lsn < header.lsn,
+        f"a checkpoint at LSN {header.checkpoint_lsn} before LSN {header.lsn}",
+    )
+    _require(len(header.author.encode()) <= AUTHOR_BYTES_MAX, "the author's name is too long")
+    _require(len(header.writer) == WRITER_BYTES, "the writer id has not 16 bytes")
+    _require(len(header.attempt) == ATTEMPT_BYTES, "the attempt id has not 16 bytes")
+    _check_lineage(header)
+    _check_pages(header)
+    _check_frames(header)
+
+
+def _check_lineage(header: CommitHeader) -> None:
+    has_parent = header.parent_log is not None
+    _require(0 <= header.parent_lsn <= LSN_MAX, f"parent LSN {header.parent_lsn}")
+    _require(has_parent == (header.parent_lsn > 0), "half a parent")
+    _require(not has_parent or header.lsn == 1, "a parent behind LSN 1")
+    _require(header.parent_log != header.log, "a log that is its own parent")
+    _require(len(header.previous_hash) == HASH_BYTES, "the previous hash has not 32 bytes")
+    is_first = header.lsn == 1 and not has_parent
+    _require(
+        (header.previous_hash == NO_HASH) == is_first,
+        f"the previous hash does not fit LSN {header.lsn}",
+    )
+
+
+def _check_pages(header: CommitHeader) -> None:
+    pages = header.pages
+    if pages:
+        _require(pages.min() >= 1, "page 0 in the page set")
+        _require(pages.max() <= header.page_count, f"page {pages.max()} of {header.page_count}")
+        _require(lock_page(header.page_size) not in pages, "the lock page in the page set")
+
+
+def _check_frames(header: CommitHeader) -> None:
+    frames, page_total = header.frames, len(header.pages)
+    size = frames.frame_pages
+    _require(1 <= size <= FRAME_PAGES_MAX, f"{size} pages in a frame")
+    _require(
+        len(frames) == -(-page_total // size),
+        f"{len(frames)} frames for {page_total} pages",
+    )
+    _require(len(frames.last_pages) == len(frames), "a column of last pages that is too short")
+    _require(len(frames.checksums) == len(frames) * CHECKSUM_BYTES, "too few checksums")
+    for frame, (length, last) in enumerate(zip(frames.sizes, frames.last_pages, strict=True)):
+        end_slot = min((frame + 1) * size, page_total)
+        bound = compressed_bytes_max(header.page_size, end_slot - frame * size)
+        _require(0 < length <= bound, f"frame {frame} of {length} bytes")
+        _require(header.pages[end_slot - 1] == last, f"frame {frame} ends with another page")
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(what)
+
+
+def _column(data: bytes) -> array[int]:
+    column = array("I", data)
+    if _IS_BIG_ENDIAN:
+        column.byteswap()
+    return column
+
+
+def _little_endian(column: array[int]) -> bytes:
+    if _IS_BIG_ENDIAN:
+        column = array("I", column)
+        column.byteswap()
+    return column.tobytes()

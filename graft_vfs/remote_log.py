@@ -1,0 +1,448 @@
+"""Remote logs: how objects in a store make an ordered, provable history, and the refs that name it.
+
+    refs/<name>                          names a log; create-only
+    logs/<log>/commits/<descending>      one commit; create-only, never deleted
+    logs/<log>/checkpoints/<descending>  the page table as of an LSN
+    segments/<segment>                   frames of commits too large to carry them
+
+`<descending>` is the ones-complement of the 64-bit LSN in 16 hexadecimal digits, so that an
+ascending listing starts with the newest. `<name>` is one key segment, whatever the ref is called:
+letters, digits, `_` and `-` stand for themselves, `.` too except in front, all other UTF-8 bytes
+are percent-encoded. A name that gets longer than 160 characters so, more than some stores take, is
+cut there and followed by `~` and the BLAKE2b-128 of the whole name.
+
+A ref object, at most 8192 bytes of ASCII:
+
+    graft-vfs ref 1 <newline>
+    <log id> <newline>
+    <the whole name, percent-encoded> <newline>
+
+Invariants:
+ 1. A commit that is handed out has proved itself by its hash, has the log and LSN of its key, and
+    stands on the commit before it wherever that one's hash is known.
+ 2. A log has no gaps. One that is found is damage, and said to be.
+ 3. A frame that is handed out has proved itself by the checksum in its header.
+ 4. A ref leads only to the log that its own name was given to: the name in it is compared, because
+    some stores take `Main` and `main` for one key.
+
+A crash here leaves at most a segment that no commit names. What this module does not do: decide who
+owns an LSN (`claim`), or remember anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from urllib.parse import quote, unquote_to_bytes
+
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    CorruptObjectError,
+    FutureVersionError,
+    InvalidIdError,
+    InvalidTagError,
+    ObjectMissingError,
+    StoreUnavailableError,
+)
+from graft_vfs.format.commit import HEAD_BYTES, CommitHeader, decode_header, header_length
+from graft_vfs.format.frame import decode_frame
+from graft_vfs.format.segment import segment_header
+from graft_vfs.ids import LogId, SegmentId
+from graft_vfs.pages import LSN_MAX
+from graft_vfs.store.base import ObjectStore, PutOutcome
+
+REFS_PREFIX = "refs/"
+LOGS_PREFIX = "logs/"
+SEGMENTS_PREFIX = "segments/"
+READ_WORKERS = 16
+REF_BYTES_MAX = 8192
+REF_NAME_CHARACTERS_MAX = 512
+
+_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+_DESCENDING = re.compile(r"[0-9a-f]{16}")
+_SEGMENT_CHARACTERS_MAX = 160
+_NAME_HASH_BYTES = 16
+_REF_MAGIC = b"graft-vfs ref "
+_REF_VERSION = 1
+_REF_LINES = 3
+_REF_ATTEMPTS = 5
+_REF_PAUSE_SECONDS = 0.1
+
+
+# Keys -----------------------------------------------------------------------------------------
+
+
+def descending(lsn: int) -> str:
+    """Return the key segment of an LSN: 16 digits that sort from the newest to the oldest."""
+    assert 0 < lsn <= LSN_MAX
+    return f"{_U64_MAX - lsn:016x}"
+
+
+def ascending(text: str, *, key: str) -> int:
+    """Return the LSN of a key segment; raises CorruptObjectError if it is none. `key` names it."""
+    lsn = _U64_MAX - int(text, 16) if _DESCENDING.fullmatch(text) else 0
+    if not 0 < lsn <= LSN_MAX:
+        raise CorruptObjectError(
+            f"{key} is foreign: its name is no LSN", next_step="check who else writes to the remote"
+        )
+    return lsn
+
+
+def commits_prefix(log: LogId) -> str:
+    """Return what the keys of a log's commits begin with."""
+    return f"{LOGS_PREFIX}{log}/commits/"
+
+
+def checkpoints_prefix(log: LogId) -> str:
+    """Return what the keys of a log's checkpoints begin with."""
+    return f"{LOGS_PREFIX}{log}/checkpoints/"
+
+
+def commit_key(log: LogId, lsn: int) -> str:
+    """Return the key of a commit."""
+    return commits_prefix(log) + descending(lsn)
+
+
+def checkpoint_key(log: LogId, lsn: int) -> str:
+    """Return the key of a checkpoint."""
+    return checkpoints_prefix(log) + descending(lsn)
+
+
+def segment_key(segment: SegmentId) -> str:
+    """Return the key of a segment."""
+    return f"{SEGMENTS_PREFIX}{segment}"
+
+
+def ref_key(name: str) -> str:
+    """Return the key of a ref; raises InvalidTagError for a name that no tag can have."""
+    encoded = _encode_name(name)
+    if len(encoded) > _SEGMENT_CHARACTERS_MAX:
+        digest = hashlib.blake2b(name.encode(), digest_size=_NAME_HASH_BYTES).hexdigest()
+        encoded = f"{encoded[:_SEGMENT_CHARACTERS_MAX]}~{digest}"
+    return REFS_PREFIX + encoded
+
+
+def _encode_name(name: str) -> str:
+    """Percent-encode a name; `~` is left to mark names that were cut, and no result is `..`."""
+    step = "use a text of 1 to 512 characters without NUL"
+    if not 0 < len(name) <= REF_NAME_CHARACTERS_MAX or "\0" in name:
+        raise InvalidTagError(f"{name[:64]!r} cannot name a ref", next_step=step)
+    try:
+        encoded = quote(name, safe="", errors="strict").replace("~", "%7E")
+    except UnicodeEncodeError as error:
+        raise InvalidTagError(f"{name[:64]!r} is no Unicode text", next_step=step) from error
+    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def _decode_name(encoded: str, *, key: str) -> str:
+    """Undo `_encode_name`; raises CorruptObjectError for what it never gives."""
+    try:
+        name = unquote_to_bytes(encoded).decode()
+        is_ours = _encode_name(name) == encoded
+    except (UnicodeDecodeError, InvalidTagError):
+        is_ours = False
+    if not is_ours:
+        raise CorruptObjectError(
+            f"{key} is foreign: no ref has such a name",
+            next_step="check who else writes to the remote",
+        )
+    return name
+
+
+# Logs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommitRecord:
+    """A commit that was read: its header, how long that is, and the bytes that prove it."""
+
+    header: CommitHeader
+    header_length: int
+    encoded: bytes
+
+
+class RemoteLog:
+    """The handle of one log in one store. It remembers nothing, so it is never out of date.
+
+    Owner: whoever made it; there is nothing to close. Thread rule: any thread.
+    """
+
+    def __init__(self, store: ObjectStore, log_id: LogId) -> None:
+        self.store = store
+        self.log_id = log_id
+
+    def __repr__(self) -> str:
+        return f"<RemoteLog {self.log_id} in {self.store.describe()}>"
+
+    def read_header(self, lsn: int, *, expect_previous: bytes | None = None) -> CommitRecord | None:
+        """Return the commit at `lsn`, or None if there is none yet.
+
+        One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
+        is not the commit of this key, or does not stand on the one whose hash is given.
+        """
+        key = commit_key(self.log_id, lsn)
+        try:
+            head = self.store.get_range(key, 0, HEAD_BYTES)
+            missing_bytes = header_length(head, key=key) - len(head)
+            if missing_bytes > 0 and len(head) == HEAD_BYTES:
+                head += self.store.get_range(key, len(head), missing_bytes)
+        except ObjectMissingError:
+            return None
+        header, length = decode_header(head, key=key)
+        if (header.log, header.lsn) != (self.log_id, lsn):
+            raise CorruptObjectError(
+                f"{key} holds LSN {header.lsn} of log {header.log}",
+                next_step="restore the object from a replica or a backup",
+            )
+        _check_chain(header, expect_previous, key=key)
+        return CommitRecord(header, length, head[:length])
+
+    def newest_lsn(self) -> int:
+        """Return the newest LSN, 0 for an empty log. One listing."""
+        prefix = commits_prefix(self.log_id)
+        for key in self.store.list(prefix, limit=1):
+            return ascending(key.removeprefix(prefix), key=key)
+        return 0
+
+    def read_headers(
+        self, first: int, last: int, *, previous_hash: bytes | None
+    ) -> Iterator[CommitRecord]:
+        """Yield the commits first..last (inclusive) in ascending order, as they arrive.
+
+        `previous_hash` is that of the commit before `first`, None if it is not known; every commit
+        is proved to stand on the one before. One request each, 16 at a time, which go on only as
+        far ahead as twice that. Raises CorruptObjectError at a gap.
+        """
+        read = self.read_header
+        for lsn, record in _in_parallel(read, range(first, last + 1)):
+            key = commit_key(self.log_id, lsn)
+            if record is None:
+                raise CorruptObjectError(
+                    f"log {self.log_id} has a gap: {key} (LSN {lsn}) is absent though a newer "
+                    f"commit exists",
+                    next_step="restore the object from a replica or a backup; a commit is never "
+                    "deleted by graft-vfs",
+                )
+            _check_chain(record.header, previous_hash, key=key)
+            previous_hash = record.header.hash
+            yield record
+
+    def probe_next(self, known_lsn: int, known_hash: bytes | None) -> list[CommitRecord]:
+        """Return all commits after `known_lsn`, ascending, proved to follow it.
+
+        `known_lsn` is 0 and `known_hash` None when nothing is known. One request when nothing is
+        new. Else that one, a listing, and one for each further commit, 16 at a time.
+        """
+        following = self.read_header(known_lsn + 1, expect_previous=known_hash)
+        if following is None:
+            return []
+        newest = self.newest_lsn()
+        rest = self.read_headers(known_lsn + 2, newest, previous_hash=following.header.hash)
+        return [following, *rest]
+
+    # Frames -----------------------------------------------------------------------------------
+
+    def read_frames(
+        self, header: CommitHeader, header_length: int, first: int, end: int
+    ) -> list[bytes]:
+        """Return the page images of frames first..end (half-open), one run of pages for each.
+
+        One range read. Raises CorruptObjectError if a frame is not what the header says, or
+        ObjectMissingError if the object is gone.
+        """
+        if first == end:
+            return []
+        key = self.body_key(header)
+        start, length = header.frames.byte_range(first, end)
+        body = self.store.get_range(key, header.body_offset(header_length) + start, length)
+        if len(body) != length:
+            raise CorruptObjectError(
+                f"{key}: truncated, {len(body)} bytes where frames {first} to {end - 1} have "
+                f"{length}",
+                next_step="restore the object from a replica or a backup",
+            )
+        return list(_decoded(header, memoryview(body), first, end, key=key))
+
+    def body_key(self, header: CommitHeader) -> str:
+        """Return the key of the object that holds a commit's frames."""
+        if header.segment is not None:
+            return segment_key(header.segment)
+        return commit_key(self.log_id, header.lsn)
+
+    def write_segment(
+        self, segment: SegmentId, frames: Iterable[bytes | bytearray | memoryview]
+    ) -> None:
+        """Write a segment of these frames; atomic, and durable on return. No commit names it yet.
+
+        One request, on S3 more above 8 MiB. Frames may be views of a mapped file, so that they need
+        not be in memory together. Raises StoreError.
+        """
+        self.store.put(segment_key(segment), [segment_header(segment), *frames])
+
+
+def _check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:
+    if expected is not None and header.previous_hash != expected:
+        raise CorruptObjectError(
+            f"{key}: LSN {header.lsn} does not stand on the commit known as the one before it; "
+            f"it names {header.previous_hash.hex()[:16]}, known is {expected.hex()[:16]}",
+            next_step="the history of this log was replaced: clone it anew, or restore the remote",
+        )
+
+
+def _decoded(
+    header: CommitHeader, body: memoryview, first: int, end: int, *, key: str
+) -> Iterator[bytes]:
+    base, _ = header.frames.byte_range(first, end)
+    for frame in range(first, end):
+        start, length = header.frames.byte_range(frame, frame + 1)
+        yield decode_frame(
+            body[start - base : start - base + length],
+            page_size=header.page_size,
+            page_count=header.pages_in_frame(frame),
+            checksum=header.frames.checksum(frame),
+            name=f"{key} frame {frame} of LSN {header.lsn}",
+        )
+
+
+def _in_parallel(
+    read: Callable[[int], CommitRecord | None], lsns: range
+) -> Iterator[tuple[int, CommitRecord | None]]:
+    """Yield (LSN, what `read` returns for it) in order, with a bounded number in flight."""
+    if len(lsns) <= 1:
+        for lsn in lsns:
+            yield lsn, read(lsn)
+        return
+    pending: deque[tuple[int, Future[CommitRecord | None]]] = deque()
+    waiting = iter(lsns)
+    workers = min(READ_WORKERS, len(lsns))
+    with ThreadPoolExecutor(workers, thread_name_prefix="graft-read") as executor:
+        try:
+            for lsn in islice(waiting, 2 * workers):
+                pending.append((lsn, executor.submit(read, lsn)))
+            while pending:
+                lsn, future = pending.popleft()
+                record = future.result()
+                for following in islice(waiting, 1):
+                    pending.append((following, executor.submit(read, following)))
+                yield lsn, record
+        finally:
+            # A caller who stops early waits only for the requests that are already on their way.
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+# Refs -----------------------------------------------------------------------------------------
+
+
+def create_ref(
+    store: ObjectStore, name: str, log: LogId, *, sleep: Callable[[float], None] = time.sleep
+) -> LogId:
+    """Make a ref for a log, unless it exists; returns the log that the ref names from now on.
+
+    Durable on return. One request, two if the ref exists. A ref has no attempt id: whoever made it
+    with the same log made the same ref. Raises StoreError, CommitOutcomeUnknownError.
+    """
+    key = ref_key(name)
+    content = b"%s%d\n%s\n%s\n" % (
+        _REF_MAGIC,
+        _REF_VERSION,
+        str(log).encode(),
+        _encode_name(name).encode(),
+    )
+    unknown: CommitOutcomeUnknownError | None = None
+    for attempt in range(_REF_ATTEMPTS):
+        if attempt:
+            sleep(_REF_PAUSE_SECONDS * attempt)
+        try:
+            outcome = store.put_if_absent(key, content)
+        except CommitOutcomeUnknownError as error:
+            # Writing the same bytes again is safe, and its answer is the one that was lost.
+            unknown = error
+            continue
+        if outcome is PutOutcome.CREATED:
+            return log
+        winner = read_ref(store, name)
+        if winner is not None:
+            return winner
+    if unknown is not None:
+        raise unknown
+    raise StoreUnavailableError(
+        f"the store neither makes {key} nor has it, after {_REF_ATTEMPTS} attempts",
+        next_step="try again",
+    )
+
+
+def read_ref(store: ObjectStore, name: str) -> LogId | None:
+    """Return the log that a ref names, None if there is no such ref. One request.
+
+    Raises CorruptObjectError if the object is no ref, or that of another name.
+    """
+    key = ref_key(name)
+    try:
+        content = _get_ref(store, key)
+    except ObjectMissingError:
+        return None
+    log, found = _decode_ref(content, key=key)
+    if found != name:
+        raise CorruptObjectError(
+            f"{key} is the ref {found!r}, not {name!r}",
+            next_step="this store does not tell upper from lower case, or the object was copied; "
+            "choose another name",
+        )
+    return log
+
+
+def list_refs(store: ObjectStore) -> Iterator[str]:
+    """Yield the names of all refs, in the order of their keys.
+
+    One request for each 1000, and one for each name that is too long for its key.
+    """
+    for key in store.list(REFS_PREFIX):
+        encoded = key.removeprefix(REFS_PREFIX)
+        if "~" not in encoded:
+            yield _decode_name(encoded, key=key)
+            continue
+        try:
+            content = _get_ref(store, key)
+        except ObjectMissingError:
+            # Somebody removed the ref by hand after it was listed.
+            continue
+        yield _decode_ref(content, key=key)[1]
+
+
+def _get_ref(store: ObjectStore, key: str) -> bytes:
+    """Read a ref object; a range read, so that a huge foreign object costs no more than a ref."""
+    content = store.get_range(key, 0, REF_BYTES_MAX + 1)
+    if len(content) > REF_BYTES_MAX:
+        raise CorruptObjectError(
+            f"{key} is larger than a ref can be", next_step="check who else writes to the remote"
+        )
+    return content
+
+
+def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
+    """Return (log, name) of a ref object; raises CorruptObjectError or FutureVersionError."""
+    version, *rest = content.split(b"\n")
+    digits = version.removeprefix(_REF_MAGIC)
+    if not version.startswith(_REF_MAGIC) or not digits.isdigit():
+        raise CorruptObjectError(
+            f"{key} is not a ref of graft-vfs", next_step="check the bucket and its prefix"
+        )
+    if digits != b"%d" % _REF_VERSION:
+        raise FutureVersionError(
+            f"{key} has format version {digits[:16].decode()}, this program reads {_REF_VERSION}",
+            next_step="upgrade graft-vfs",
+        )
+    try:
+        if len(rest) != _REF_LINES or rest[-1]:
+            raise CorruptObjectError(f"{key}: a ref has {_REF_LINES} lines")
+        log = LogId.parse(rest[0].decode("ascii"))
+        name = _decode_name(rest[1].decode("ascii"), key=key)
+    except (UnicodeDecodeError, InvalidIdError) as error:
+        raise CorruptObjectError(f"{key} does not name a log: {error}") from error
+    return log, name

@@ -1,0 +1,398 @@
+"""A store in a directory, for shared disks, backups and `type = "fs"`.
+
+An object `a/b/c` is the regular file `<root>/a/b/c`.
+
+Invariants:
+
+1. A name appears only for a file that is complete and synced: bytes go to a temporary file in the
+   same folder, which is then linked (create-only) or renamed (overwrite) to its name. link(2)
+   fails if the name exists, which makes the create-only write safe between processes.
+2. Ordering: the file's bytes are durable before its name is, and a folder's name before the names
+   inside it.
+3. Temporary names hold a `#`, which no key does: they are never listed and never in the way.
+4. No symbolic link below the root is followed, so that no name planted there leads out of it.
+
+Crash here: between writing and linking, a temporary file stays. It is harmless; it may be deleted
+when no writer is at work. Between linking and syncing the folder, a power cut may undo the link.
+
+What it does not do: lock, or work on file systems without hard links. Names that differ in case
+only are one name where the file system thinks so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from graft_vfs.errors import (
+    BucketMissingError,
+    CommitOutcomeUnknownError,
+    ConfigError,
+    GraftError,
+    ObjectMissingError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsafeStoreError,
+    UsageError,
+)
+from graft_vfs.store.base import (
+    GET_LIMIT_BYTES,
+    Buffer,
+    ObjectStore,
+    PutOutcome,
+    check_key,
+    check_limit,
+    check_prefix,
+    check_range,
+    is_segment,
+    oversized,
+)
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a pipe that somebody left in the directory would wait for ever.
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TEMPORARY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+
+_ERRORS: dict[int, tuple[type[GraftError], str]] = {
+    errno.ENOSPC: (StoreUnavailableError, "free some space there and try again"),
+    errno.EDQUOT: (StoreUnavailableError, "raise the disk quota and try again"),
+    errno.EFBIG: (StoreUnavailableError, "raise the file size limit (ulimit -f) and try again"),
+    errno.EMFILE: (StoreUnavailableError, "raise the limit of open files (ulimit -n)"),
+    errno.ENFILE: (StoreUnavailableError, "raise the system's limit of open files"),
+    errno.EROFS: (StoreDeniedError, "the file system is read-only; mount it for writing"),
+    errno.EACCES: (StoreDeniedError, "check the owner and the permissions of the directory"),
+    errno.EPERM: (StoreDeniedError, "check the owner and the permissions of the directory"),
+    errno.ENAMETOOLONG: (UsageError, "use a shorter name; this file system has no longer ones"),
+    errno.ENOTDIR: (StoreError, "a file or a symbolic link is where a folder must be; move it"),
+    errno.EISDIR: (StoreError, "a folder is where a file must be; move it"),
+    errno.ELOOP: (StoreError, "symbolic links are not followed; put the file itself there"),
+}
+
+
+def directory_error(path: str, error: OSError) -> GraftError:
+    """Translate an OSError about `path` into the declared error, with its next step."""
+    kind, step = _ERRORS.get(
+        error.errno or 0, (StoreUnavailableError, "check the disk and the mount, and try again")
+    )
+    return kind(f"{path}: {error.strerror or error}", next_step=step)
+
+
+class DirectoryStore(ObjectStore):
+    """A handle on a directory of objects.
+
+    Owned by whoever made it; holds no file open between calls. Any number of handles, threads and
+    processes may use one directory. The directory is created if it is absent.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Create the directory if needed.
+
+        Raises:
+            ConfigError: `root` is something else than a directory.
+            StoreError: it cannot be created.
+        """
+        super().__init__()
+        self._root = Path(root).absolute()
+        try:
+            self._make_root()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ConfigError(
+                f"{self._root} is not a directory", next_step="name a directory as root"
+            ) from error
+        except OSError as error:
+            raise directory_error(str(self._root), error) from error
+
+    def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
+        """Return the whole object; see ObjectStore.get."""
+        data = self._read(key, 0, limit_bytes + 1)
+        if data is not None and len(data) > limit_bytes:
+            self.counters.add("get")
+            raise oversized(key, self.describe(), limit_bytes)
+        self.counters.add("get", bytes_received=len(data or b""))
+        if data is None:
+            raise ObjectMissingError(key)
+        return data
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return part of an object; see ObjectStore.get_range."""
+        check_range(start, length)
+        data = self._read(key, start, length)
+        self.counters.add("get_range", bytes_received=len(data or b""))
+        if data is None:
+            raise ObjectMissingError(key)
+        return data
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        """Create an object unless its key exists; see ObjectStore.put_if_absent."""
+        self._check_open()
+        check_key(key)
+        self.counters.add("put_if_absent", bytes_sent=len(data))
+        with self._translated(key), self._folder_of(key, create=True) as (folder, name):
+            if _exists(folder, name):
+                return PutOutcome.EXISTS
+            with _temporary_file(folder, [data]) as temporary:
+                try:
+                    os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                except FileExistsError:
+                    return PutOutcome.EXISTS
+                except OSError as error:
+                    raise self._link_error(key, error) from error
+            try:
+                os.fsync(folder)
+            except OSError as error:
+                raise CommitOutcomeUnknownError(
+                    f"{self._path(key)} was created, but the disk did not confirm it:"
+                    f" {error.strerror or error}",
+                    next_step="check the disk, then push again; the record of this push is kept",
+                ) from error
+        return PutOutcome.CREATED
+
+    def put(self, key: str, data: Sequence[Buffer]) -> None:
+        """Write an object; see ObjectStore.put."""
+        self._check_open()
+        check_key(key)
+        self.counters.add("put", bytes_sent=sum(memoryview(part).nbytes for part in data))
+        with self._translated(key), self._folder_of(key, create=True) as (folder, name):
+            with _temporary_file(folder, data) as temporary:
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+
+    def list(
+        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> Iterator[str]:
+        """Yield keys in order, folder after folder; see ObjectStore.list."""
+        self._check_open()
+        check_prefix(prefix)
+        after = check_prefix(start_after or "")
+        if check_limit(limit) == 0:
+            return iter(())
+        folder = prefix[: prefix.rfind("/") + 1]
+        return self._counted_pages(itertools.islice(self._walk(folder, prefix, after), limit))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; see ObjectStore.delete. Folders stay."""
+        self._check_open()
+        check_key(key)
+        self.counters.add("delete")
+        with self._translated(key):
+            try:
+                with self._folder_of(key, create=False) as (folder, name):
+                    os.unlink(name, dir_fd=folder)
+                    os.fsync(folder)
+            except FileNotFoundError:
+                self._check_root()
+
+    def describe(self) -> str:
+        """Return `file://<root>`."""
+        return f"file://{self._root}"
+
+    def _make_root(self) -> None:
+        """Create the root and sync each name that leads to it, from the top down."""
+        absent = [path for path in (self._root, *self._root.parents) if not path.exists()]
+        self._root.mkdir(parents=True, exist_ok=True)
+        for path in reversed(absent):
+            _sync_folder(path.parent)
+
+    def _check_root(self) -> None:
+        """Tell an absent object from an absent store, which an unmounted disk looks like."""
+        if not self._root.is_dir():
+            raise BucketMissingError(
+                f"the directory {self._root} is gone", next_step="mount it or create it again"
+            )
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Raise the declared error for any OSError inside the block."""
+        try:
+            yield
+        except OSError as error:
+            raise directory_error(self._path(key), error) from error
+
+    def _link_error(self, key: str, error: OSError) -> GraftError:
+        """Tell a file system without hard links from a link whose outcome nobody saw."""
+        if error.errno in _NO_HARD_LINKS:
+            return UnsafeStoreError(
+                f"{self._path(key)}: the file system makes no hard links, so that two writers"
+                " could create one key",
+                next_step="use a directory on a file system with hard links, or S3",
+            )
+        if error.errno in _ERRORS:
+            return directory_error(self._path(key), error)
+        return CommitOutcomeUnknownError(
+            f"{self._path(key)}: {error.strerror or error}; it may have been created or not",
+            next_step="check the disk, then push again; the record of this push is kept",
+        )
+
+    @contextlib.contextmanager
+    def _folder_of(self, key: str, *, create: bool) -> Iterator[tuple[int, str]]:
+        """Open the folder of a key; gives its descriptor and the key's last segment."""
+        *folders, name = key.split("/")
+        descriptor = self._open_folder(folders, create=create)
+        try:
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
+
+    def _open_folder(self, folders: Sequence[str], *, create: bool) -> int:
+        """Open a folder below the root, segment by segment so that no link is followed."""
+        self._check_root()
+        # The root itself is the user's choice and may be a link.
+        descriptor = os.open(self._root, _FOLDER_FLAGS & ~os.O_NOFOLLOW)
+        for folder in folders:
+            parent = descriptor
+            try:
+                descriptor = _open_child(parent, folder, create=create)
+            finally:
+                os.close(parent)
+        return descriptor
+
+    def _read(self, key: str, start: int, length: int) -> bytes | None:
+        """Return up to `length` bytes at `start`, or None if the key is absent."""
+        self._check_open()
+        check_key(key)
+        with self._translated(key):
+            try:
+                with self._folder_of(key, create=False) as (folder, name):
+                    descriptor = os.open(name, _READ_FLAGS, dir_fd=folder)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
+                return None
+            try:
+                return _read_file(descriptor, start, length)
+            finally:
+                os.close(descriptor)
+
+    def _walk(self, folder: str, prefix: str, after: str) -> Iterator[str]:
+        """Yield the keys in and below `folder` ("" or text that ends in "/"), in key order."""
+        for name in self._names(folder):
+            key = folder + name
+            if not name.endswith("/"):
+                if key.startswith(prefix) and key > after:
+                    yield key
+            elif _may_hold(key, prefix, after):
+                yield from self._walk(key, prefix, after)
+
+    def _names(self, folder: str) -> Sequence[str]:
+        """Return the objects and folders in a folder, sorted as their keys are.
+
+        A folder counts as its name with a slash: `a.b` sorts before `a/b`, although `a` sorts
+        before `a.b`.
+        """
+        with self._translated(folder):
+            try:
+                descriptor = self._open_folder(folder.split("/")[:-1], create=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
+            try:
+                with os.scandir(descriptor) as entries:
+                    return sorted(filter(None, map(_listed_name, entries)))
+            finally:
+                os.close(descriptor)
+
+
+def _may_hold(folder: str, prefix: str, after: str) -> bool:
+    """Tell whether keys that begin with `folder` can begin with `prefix` and lie above `after`."""
+    meets_prefix = folder.startswith(prefix) or prefix.startswith(folder)
+    return meets_prefix and (folder > after or after.startswith(folder))
+
+
+def _listed_name(entry: os.DirEntry[str]) -> str | None:
+    """Return an object's name, a folder's with a slash, or None for what is neither."""
+    if not is_segment(entry.name):
+        return None
+    if entry.is_dir(follow_symlinks=False):
+        return f"{entry.name}/"
+    return entry.name if entry.is_file(follow_symlinks=False) else None
+
+
+def _open_child(parent: int, name: str, *, create: bool) -> int:
+    """Open the folder `name` in an open folder, making it durable if it is made."""
+    try:
+        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+    # Another writer may make the same folder at the same time.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    # Ordering: the folder's name must be durable before a name inside it is reported.
+    os.fsync(parent)
+    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+
+
+def _exists(folder: int, name: str) -> bool:
+    """Tell whether an object has this name; raises OSError if something else has it."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.ELOOP, "not a regular file")
+    return True
+
+
+@contextlib.contextmanager
+def _temporary_file(folder: int, data: Sequence[Buffer]) -> Iterator[str]:
+    """Give the name of a complete and synced file; the name is gone after the block."""
+    name = f"#{os.getpid()}-{secrets.token_hex(8)}"
+    descriptor = os.open(name, _TEMPORARY_FLAGS, 0o666, dir_fd=folder)
+    try:
+        try:
+            for part in data:
+                _write_fully(descriptor, memoryview(part).cast("B"))
+            _sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+        yield name
+    finally:
+        # A rename has taken the name away; a link, or a failure, has not.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _write_fully(descriptor: int, rest: memoryview) -> None:
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _read_file(descriptor: int, start: int, length: int) -> bytes | None:
+    """Return up to `length` bytes at `start`, or None if this is not a regular file."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return None
+    parts = []
+    while length > 0 and (part := os.pread(descriptor, min(length, 1 << 30), start)):
+        parts.append(part)
+        start, length = start + len(part), length - len(part)
+    return b"".join(parts)
+
+
+def _sync_file(descriptor: int) -> None:
+    """Make a file durable."""
+    full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is None:
+        os.fsync(descriptor)
+    else:  # On macOS only this empties the drive's own cache.
+        fcntl.fcntl(descriptor, full_sync)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

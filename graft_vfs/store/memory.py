@@ -1,0 +1,143 @@
+"""A store in the memory of this process, for tests, demonstrations and `type = "memory"`.
+
+Invariants:
+
+1. All changes of objects happen under their lock, so one key is created by one thread only.
+2. Stored bytes are private copies: nobody can change an object in place.
+
+Handles of one name share their objects as long as the process lives. A crash leaves nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+
+from graft_vfs.errors import ObjectMissingError
+from graft_vfs.store.base import (
+    GET_LIMIT_BYTES,
+    Buffer,
+    ObjectStore,
+    PutOutcome,
+    check_key,
+    check_limit,
+    check_prefix,
+    check_range,
+    oversized,
+)
+
+
+class MemoryObjects:
+    """The objects that handles share, guarded by `lock`.
+
+    Those of a name live as long as the process; others as long as a handle uses them.
+    """
+
+    __slots__ = ("by_key", "lock", "name")
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.lock = threading.Lock()
+        self.by_key: dict[str, bytes] = {}
+
+    @classmethod
+    def named(cls, name: str) -> MemoryObjects:
+        """Return the objects that this process keeps under `name`, the same each time."""
+        with _named_lock:
+            return _named.setdefault(name, cls(name))
+
+
+_named: dict[str, MemoryObjects] = {}
+_named_lock = threading.Lock()
+
+
+class MemoryStore(ObjectStore):
+    """A handle on objects in memory.
+
+    `MemoryStore()` makes objects of its own, `MemoryStore.named(name)` shares them with every other
+    handle of that name in the process. Each handle counts for itself. Any thread may use it.
+    """
+
+    def __init__(self, objects: MemoryObjects | None = None) -> None:
+        super().__init__()
+        self._objects = MemoryObjects() if objects is None else objects
+
+    @classmethod
+    def named(cls, name: str) -> MemoryStore:
+        """Return a new handle on the objects that this process keeps under `name`."""
+        return cls(MemoryObjects.named(name))
+
+    def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
+        """Return the whole object; see ObjectStore.get."""
+        data = self._find(check_key(key))
+        if data is not None and len(data) > limit_bytes:
+            self.counters.add("get")
+            raise oversized(key, self.describe(), limit_bytes)
+        self.counters.add("get", bytes_received=len(data or b""))
+        if data is None:
+            raise ObjectMissingError(key)
+        return data
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return part of an object; see ObjectStore.get_range."""
+        check_range(start, length)
+        data = self._find(check_key(key))
+        part = (data or b"")[start : start + length]
+        self.counters.add("get_range", bytes_received=len(part))
+        if data is None:
+            raise ObjectMissingError(key)
+        return part
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        """Create an object unless its key exists; see ObjectStore.put_if_absent."""
+        self._check_open()
+        check_key(key)
+        self.counters.add("put_if_absent", bytes_sent=len(data))
+        with self._objects.lock:
+            if key in self._objects.by_key:
+                return PutOutcome.EXISTS
+            self._objects.by_key[key] = bytes(data)
+        return PutOutcome.CREATED
+
+    def put(self, key: str, data: Sequence[Buffer]) -> None:
+        """Write an object; see ObjectStore.put."""
+        self._check_open()
+        check_key(key)
+        joined = b"".join(data)
+        with self._objects.lock:
+            self._objects.by_key[key] = joined
+        self.counters.add("put", bytes_sent=len(joined))
+
+    def list(
+        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> Iterator[str]:
+        """Yield keys in order, as they were at the first step; see ObjectStore.list."""
+        self._check_open()
+        check_prefix(prefix)
+        after = check_prefix(start_after or "")
+        if check_limit(limit) == 0:
+            return iter(())
+        return self._counted_pages(itertools.islice(self._sorted(prefix, after), limit))
+
+    def delete(self, key: str) -> None:
+        """Remove an object; see ObjectStore.delete."""
+        self._check_open()
+        check_key(key)
+        with self._objects.lock:
+            self._objects.by_key.pop(key, None)
+        self.counters.add("delete")
+
+    def describe(self) -> str:
+        """Return `memory://<name>`."""
+        return f"memory://{self._objects.name}"
+
+    def _find(self, key: str) -> bytes | None:
+        self._check_open()
+        with self._objects.lock:
+            return self._objects.by_key.get(key)
+
+    def _sorted(self, prefix: str, after: str) -> Iterator[str]:
+        with self._objects.lock:
+            keys = [key for key in self._objects.by_key if key.startswith(prefix) and key > after]
+        yield from sorted(keys)

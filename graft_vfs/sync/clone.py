@@ -1,0 +1,101 @@
+"""Making volumes: empty, cloned, forked, checked out. Each is a new volume beside the old one.
+
+A new volume starts with a random change counter, so that a connection that is moved to it never
+takes its cached pages for the new volume's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from graft_vfs.errors import NotFoundError
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.local.catalog import BranchRow, Catalog, VolumeRow
+from graft_vfs.local.files import storage_errors
+from graft_vfs.local.head import new_epoch
+from graft_vfs.remote_log import read_ref
+from graft_vfs.sync.fetch import require_commits
+from graft_vfs.volume.logs import Logs
+
+FIRST_FILE = "0001.log"
+
+
+def make_volume(
+    catalog: Catalog,
+    volumes_directory: Path,
+    *,
+    tag: str | None,
+    replace_tag: bool,
+    remote: LogId | None = None,
+    base: tuple[LogId, int] | None = None,
+    volume: VolumeId | None = None,
+    branch: LogId | None = None,
+    synced: bool = False,
+) -> VolumeId:
+    """Make a volume on `base` (log, LSN) that pushes to `remote`, and point `tag` at it.
+
+    Returns the volume that the tag names then: an existing one if `replace_tag` is false and the
+    tag is taken. Durable on return. Crash here: a directory that no catalog row names is left.
+    """
+    volume = volume or VolumeId.new()
+    branch = branch or LogId.new()
+    remote = remote or LogId.new()
+    log_id, lsn = base or (remote, 0)
+    directory = volumes_directory / str(volume)
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    path = directory / FIRST_FILE
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+    log = BranchLog.create(path, volume=volume)
+    log.close()
+    now = time.time_ns() // 1_000_000
+    row = VolumeRow(
+        id=volume,
+        created_ms=now,
+        remote=remote,
+        attached=lsn > 0,
+        branch=branch,
+        epoch=new_epoch(),
+        synced_local=0 if synced else None,
+        synced_remote=lsn if synced else None,
+        synced_ms=now if synced else None,
+        last_error=None,
+    )
+    first = BranchRow(
+        id=branch,
+        volume=volume,
+        log=log_id,
+        base=lsn,
+        counter=secrets.randbits(32),
+        first_lsn=1,
+        file=FIRST_FILE,
+        start=log.start,
+        created_ms=now,
+    )
+    return catalog.add_volume(row, first, tag=tag, replace_tag=replace_tag)
+
+
+def resolve_log(logs: Logs, name: str) -> LogId:
+    """Return the log that a ref or a log id names; one request for a ref.
+
+    Raises NotFoundError if the remote has no such ref.
+    """
+    if LogId.looks_like(name):
+        return LogId.parse(name)
+    log = read_ref(logs.store, name)
+    if log is None:
+        raise NotFoundError(
+            f"the remote ({logs.store.describe()}) has no ref {name!r}",
+            next_step="see `graft remote ls` for its refs",
+        )
+    return log
+
+
+def clone_base(logs: Logs, name: str, lsn: int | None = None) -> tuple[LogId, int]:
+    """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages."""
+    log = resolve_log(logs, name)
+    return log, require_commits(logs, log, lsn)

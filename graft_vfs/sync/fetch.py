@@ -1,0 +1,75 @@
+"""Fetch: learn which commits a remote log has. Moves no branch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graft_vfs.errors import CorruptObjectError, NotFoundError
+from graft_vfs.ids import LogId
+from graft_vfs.local.catalog import CommitRow
+from graft_vfs.remote_log import CommitRecord
+from graft_vfs.volume.logs import Logs
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a fetch found: the newest LSN known before and now."""
+
+    log: LogId
+    before: int
+    newest: int
+
+    @property
+    def commits(self) -> int:
+        """How many commits became known."""
+        return self.newest - self.before
+
+
+def fetch_log(logs: Logs, log: LogId) -> Fetched:
+    """Make all commits of a log known, or none if that fails.
+
+    One request if nothing is new. Raises StoreError, and CorruptObjectError for a broken chain.
+    """
+    before, digest = logs.catalog.newest_commit(log)
+    records = logs.log(log).probe_next(before, digest if before else None)
+    for record in records[:1]:
+        if record.header.parent_log is not None:
+            _fetch_parent(logs, record)
+    if records:
+        rows = [CommitRow(item.header.lsn, item.header.hash, item.encoded) for item in records]
+        logs.catalog.add_commits(log, rows)
+    return Fetched(log, before, before + len(records))
+
+
+def _fetch_parent(logs: Logs, record: CommitRecord) -> None:
+    """Fetch the log that a forked log stands on, and check that it still is that log."""
+    header = record.header
+    assert header.parent_log is not None
+    if logs.header(header.parent_log, header.parent_lsn) is None:
+        fetch_log(logs, header.parent_log)
+    parent = logs.header(header.parent_log, header.parent_lsn)
+    if parent is None or parent.hash != header.previous_hash:
+        raise CorruptObjectError(
+            f"log {header.log} was forked from {header.parent_log}:{header.parent_lsn}, "
+            "which the remote does not have as it was then",
+            next_step="restore the objects of the parent log",
+        )
+
+
+def require_commits(logs: Logs, log: LogId, lsn: int | None) -> int:
+    """Return `lsn`, or the newest one for None, once its commits are known.
+
+    No request if they are. Raises NotFoundError if the log has no such commit.
+    """
+    known, _ = logs.catalog.newest_commit(log)
+    if lsn is None or lsn > known:
+        known = fetch_log(logs, log).newest
+    wanted = known if lsn is None else lsn
+    if not 1 <= wanted <= known:
+        raise NotFoundError(
+            f"log {log} has no commit {wanted}, its newest is {known}"
+            if known
+            else f"the remote has no log {log}",
+            next_step="see `graft remote ls`, and graft_log for the LSNs",
+        )
+    return wanted

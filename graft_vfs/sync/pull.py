@@ -1,0 +1,73 @@
+"""Pull: fetch, then move an unchanged volume to the newest remote commit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from graft_vfs.errors import PageSizeError
+from graft_vfs.ids import LogId
+from graft_vfs.local.catalog import BranchRow
+from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.sync.push import diverged, settle_pending
+from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.volume import Volume
+
+_COUNTER_MAX = 0xFFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull did: the branch's base before and now."""
+
+    log: LogId
+    before: int
+    lsn: int
+
+    @property
+    def commits(self) -> int:
+        """How many remote commits became part of the view."""
+        return self.lsn - self.before
+
+
+def pull(volume: Volume, logs: Logs) -> Pulled:
+    """Fast-forward the volume. One request if nothing is new.
+
+    Raises DivergedError, with nothing moved, if the volume has commits that the newest remote
+    commit does not stand on.
+    """
+    settle_pending(volume, logs)
+    remote = volume.catalog.volume(volume.id).remote
+    newest = fetch_log(logs, remote).newest
+    with volume.writing() as snapshot:
+        branch = snapshot.branch.row
+        base = branch.base if branch.log == remote else 0
+        if newest == base:
+            return Pulled(remote, base, base)
+        if snapshot.lsn >= branch.first_lsn or branch.log != remote and branch.base > 0:
+            raise diverged(remote, base, newest)
+        move(volume, logs, remote, newest)
+        return Pulled(remote, base, newest)
+
+
+def move(volume: Volume, logs: Logs, log: LogId, lsn: int) -> None:
+    """Make a new empty branch on `lsn` current; the caller holds the writer lock."""
+    snapshot = volume.begin()
+    view = logs.log_view(log, lsn)
+    if snapshot.page_count and snapshot.page_size != view.page_size:
+        raise PageSizeError(
+            f"log {log} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",
+            next_step="clone the log under another tag",
+        )
+    row = BranchRow(
+        id=LogId.new(),
+        volume=volume.id,
+        log=log,
+        base=lsn,
+        counter=(snapshot.counter + 1) & _COUNTER_MAX,
+        first_lsn=snapshot.lsn + 1,
+        file=volume.log.path.name,
+        start=snapshot.end,
+        created_ms=time.time_ns() // 1_000_000,
+    )
+    volume.switch_branch(row, expected=snapshot.branch.row.id, synced=(snapshot.lsn, lsn))

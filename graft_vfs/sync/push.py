@@ -1,0 +1,309 @@
+"""Push: plan, build, upload, prepare, claim, settle.
+
+All local commits of the branch become one remote commit with the newest image of each page. What is
+committed while the push runs stays local, with its LSNs, on the branch that follows.
+
+    plan     which pages, on which base; refuse if the remote has moved
+    build    frames; with more than 1 MiB of them, upload a segment
+    prepare  keep the exact commit object in the catalog
+    claim    one conditional write
+    settle   keep the pushed pages as cached remote pages, switch the branch, forget the record
+
+Crash here: before `prepare` at most an unnamed segment is left over. From there to the end the
+record makes the next sync claim the same bytes again, which finds its own commit or a lost race.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from graft_vfs.claim import claim
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    CommitOutcomeUnknownError,
+    DivergedError,
+    StoreError,
+)
+from graft_vfs.format.body import BodyBuilder
+from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
+from graft_vfs.ids import LogId, SegmentId
+from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
+from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
+
+INLINE_BYTES_MAX = 1 << 20
+_ROTATE_BYTES = 16 << 20
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who pushes: an id for this data directory, and a name for people."""
+
+    writer: bytes
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push did. With nothing to push, `claimed` is false and no request was made."""
+
+    log: LogId
+    lsn: int
+    claimed: bool
+    local_commits: int
+    pages: int
+    bytes_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The remote commit to be made: on top of what, and from which view."""
+
+    snapshot: Snapshot
+    log: LogId
+    lsn: int
+    previous_hash: bytes
+    parent_log: LogId | None
+    parent_lsn: int
+    time_ms_min: int
+
+
+def push(
+    volume: Volume, logs: Logs, author: Author, *, progress: Progress | None = None
+) -> Pushed:
+    """Push all local commits. One request if they are small and nothing goes wrong.
+
+    On return the remote commit is durable and the branch stands on it. Raises DivergedError if
+    somebody else was first, CommitOutcomeUnknownError if no answer came: the push is settled by the
+    next sync then.
+    """
+    settle_pending(volume, logs)
+    with volume.pinned() as snapshot:
+        row = volume.catalog.volume(volume.id)
+        branch = snapshot.branch.row
+        forked = branch.log != row.remote and branch.base > 0
+        if snapshot.lsn < branch.first_lsn and not forked:
+            return Pushed(row.remote, branch.base, False, 0, 0, 0)
+        plan = _plan(snapshot, logs, row.remote)
+        pending, header = _build(plan, volume, logs, author, progress)
+        try:
+            volume.catalog.add_pending_push(pending)
+        except AlreadyExistsError as error:
+            raise CommitOutcomeUnknownError(
+                "another push of this volume is running", next_step="try again"
+            ) from error
+        _claim_and_settle(volume, logs, pending, header, snapshot)
+        return Pushed(
+            pending.log,
+            pending.lsn,
+            True,
+            header.local_commits,
+            len(header.pages),
+            len(pending.data) + (header.frames.body_bytes if header.segment else 0),
+        )
+
+
+def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
+    branch = snapshot.branch.row
+    newest, digest = logs.catalog.newest_commit(remote)
+    forked = branch.log != remote and branch.base > 0
+    base = 0 if branch.log != remote else branch.base
+    if newest > base:
+        raise diverged(remote, base, newest)
+    parent = logs.header(branch.log, branch.base) if branch.base else None
+    return _Plan(
+        snapshot=snapshot,
+        log=remote,
+        lsn=base + 1,
+        previous_hash=parent.hash if parent else (digest if base else NO_HASH),
+        parent_log=branch.log if forked else None,
+        parent_lsn=branch.base if forked else 0,
+        time_ms_min=parent.time_ms if parent else 0,
+    )
+
+
+def diverged(log: LogId, base: int, newest: int) -> DivergedError:
+    """Return the error for a volume whose base is no longer the newest remote commit."""
+    return DivergedError(
+        f"the volume has local commits on remote LSN {base}, but log {log} is at {newest}: "
+        "they have diverged; nothing was moved and nothing is lost",
+        next_step="export the local state with graft_export, or graft_fork it to a log of its own",
+    )
+
+
+# Build ------------------------------------------------------------------------------------------
+
+
+def _build(
+    plan: _Plan, volume: Volume, logs: Logs, author: Author, progress: Progress | None
+) -> tuple[PendingPush, CommitHeader]:
+    snapshot = plan.snapshot
+    builder = BodyBuilder()
+    frames = _frames(snapshot, builder, progress)
+    small, rest = _split(frames)
+    segment = None
+    if rest is not None:
+        segment = SegmentId.new()
+        logs.log(plan.log).write_segment(segment, itertools.chain(small, rest))
+        small = []
+    header = CommitHeader.build(
+        log=plan.log,
+        lsn=plan.lsn,
+        previous_hash=plan.previous_hash,
+        parent_log=plan.parent_log,
+        parent_lsn=plan.parent_lsn,
+        page_size=snapshot.page_size,
+        page_count=snapshot.page_count,
+        change_counter=snapshot.counter,
+        local_commits=min(snapshot.local_commits, 0xFFFF_FFFF),
+        segment=segment,
+        writer=author.writer,
+        attempt=secrets.token_bytes(16),
+        time_ms=max(plan.time_ms_min, time.time_ns() // 1_000_000),
+        checkpoint_lsn=0,
+        author=author.name,
+        pages=builder.pages,
+        frames=builder.table,
+    )
+    encoded = header.encode()
+    pending = PendingPush(
+        volume=volume.id,
+        log=plan.log,
+        lsn=plan.lsn,
+        hash=header.hash,
+        data=b"".join((encoded, *small)),
+        through_lsn=snapshot.lsn,
+        counter=snapshot.counter,
+        through=snapshot.end,
+    )
+    return pending, header
+
+
+def _frames(
+    snapshot: Snapshot, builder: BodyBuilder, progress: Progress | None
+) -> Iterator[bytes]:
+    """Yield the compressed frames of all local pages, ascending."""
+    pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
+    for number, page in enumerate(pages, 1):
+        frame = builder.add(page, snapshot.read(page))
+        if frame is not None:
+            yield frame
+            if progress is not None:
+                progress(number, len(pages))
+    last = builder.finish()
+    if last is not None:
+        yield last
+
+
+def _split(frames: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes] | None]:
+    """Take frames up to the inline limit; the rest is None if that was all."""
+    taken: list[bytes] = []
+    total = 0
+    for frame in frames:
+        taken.append(frame)
+        total += len(frame)
+        if total > INLINE_BYTES_MAX:
+            return taken, frames
+    return taken, None
+
+
+# Claim and settle -------------------------------------------------------------------------------
+
+
+def settle_pending(volume: Volume, logs: Logs) -> None:
+    """Finish a push whose end is not known: claim the same bytes again, then settle.
+
+    Nothing to do costs no request. A push that lost its race is forgotten; the volume has diverged
+    then, which the caller finds by itself.
+    """
+    pending = volume.catalog.pending_push(volume.id)
+    if pending is None:
+        return
+    header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
+    log = logs.log(pending.log)
+    if claim(log, pending.lsn, pending.data, pending.hash, in_doubt=True).won:
+        _settle(volume, logs, pending, header, None)
+    else:
+        volume.catalog.delete_pending_push(pending)
+
+
+def _claim_and_settle(
+    volume: Volume,
+    logs: Logs,
+    pending: PendingPush,
+    header: CommitHeader,
+    snapshot: Snapshot,
+) -> None:
+    try:
+        won = claim(logs.log(pending.log), pending.lsn, pending.data, pending.hash).won
+    except StoreError:
+        # The store surely did not take the write, so there is nothing to settle later.
+        volume.catalog.delete_pending_push(pending)
+        raise
+    if not won:
+        volume.catalog.delete_pending_push(pending)
+        newest = fetch_log(logs, pending.log).newest
+        raise diverged(pending.log, pending.lsn - 1, newest)
+    _settle(volume, logs, pending, header, snapshot)
+
+
+def _settle(
+    volume: Volume,
+    logs: Logs,
+    pending: PendingPush,
+    header: CommitHeader,
+    snapshot: Snapshot | None,
+) -> None:
+    """Make the branch stand on the commit that was claimed; safe to repeat."""
+    encoded = pending.data[: len(header.encode())]
+    row = CommitRow(header.lsn, header.hash, encoded)
+    logs.catalog.add_commits(pending.log, [row])
+    if snapshot is not None:
+        _keep_pages(logs, header, snapshot)
+    current = volume.catalog.current(volume.id)[1]
+    lock = volume.try_writing()
+    try:
+        file, start = current.file, pending.through
+        if lock is not None and start.offset > _ROTATE_BYTES:
+            if volume.begin().end == start:
+                log = volume.new_log_file()
+                file, start = log.path.name, log.start
+                log.close()
+        branch = BranchRow(
+            id=LogId.new(),
+            volume=volume.id,
+            log=pending.log,
+            base=pending.lsn,
+            counter=pending.counter,
+            first_lsn=pending.through_lsn + 1,
+            file=file,
+            start=start,
+            created_ms=time.time_ns() // 1_000_000,
+        )
+        volume.switch_branch(
+            branch,
+            expected=current.id,
+            synced=(pending.through_lsn, pending.lsn),
+            settled_push=True,
+        )
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
+    """Put the pushed pages into the page cache, so that reading them needs no request."""
+    cache = logs.cache(header.log)
+    ordered = header.pages.to_array()
+    step = header.frames.frame_pages
+    for frame in range(len(header.frames)):
+        pages = ordered[frame * step : (frame + 1) * step]
+        cache.add(header.lsn, frame, b"".join(snapshot.read(page) for page in pages))

@@ -1,0 +1,130 @@
+"""The virtual file system: names become tags, databases volumes, journals memory.
+
+Everything else that SQLite opens (sorts, statement journals, the database of a VACUUM) is temporary
+and goes to the built-in VFS.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import apsw
+
+from graft_vfs.engine import Graft
+from graft_vfs.errors import GraftError, NotFoundError, ReadOnlyError, UsageError
+from graft_vfs.vfs import pragmas
+from graft_vfs.vfs.journal import Journal
+from graft_vfs.vfs.sqlite_errors import to_sqlite
+from graft_vfs.vfs.volume_file import VolumeFile
+
+BUILTIN_VFS = "unix"
+_NAME_BYTES_MAX = 8192
+_JOURNAL_SUFFIX = "-journal"
+_MEMORY_JOURNALS = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL
+
+
+class FileSystem(apsw.VFS):
+    """The VFS named `graft`.
+
+    Owner: whoever registered it, for as long as connections use it. Thread rule: any thread.
+    """
+
+    def __init__(self, engine: Graft, *, name: str = "graft", make_default: bool = False) -> None:
+        self.engine = engine
+        self._lock = threading.Lock()
+        self._files: dict[str, list[VolumeFile]] = {}
+        super().__init__(name, BUILTIN_VFS, makedefault=make_default, maxpathname=_NAME_BYTES_MAX)
+
+    def xFullPathname(self, name: str) -> str:
+        """Return the name as it is: it is a tag, a key and not a path."""
+        return name
+
+    def xAccess(self, pathname: str, flags: int) -> bool:
+        """Tell whether a tag exists; journals never do."""
+        if pathname.endswith(("-journal", "-wal")):
+            return False
+        try:
+            return self.engine.catalog.tag_volume(pathname) is not None
+        except GraftError as error:
+            raise to_sqlite(error) from error
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        """Nothing to do: SQLite deletes only journals, and they are in memory."""
+
+    def xOpen(  # type: ignore[override]
+        self, name: str | apsw.URIFilename | None, flags: list[int]
+    ) -> VolumeFile | Journal | apsw.VFSFile:
+        """Open a volume, a journal, or a temporary file of the built-in VFS."""
+        if name is not None:
+            if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+                try:
+                    return self._open_volume(name, flags)
+                except GraftError as error:
+                    raise to_sqlite(error) from error
+            if flags[0] & _MEMORY_JOURNALS:
+                return self._open_journal(str(name))
+        return apsw.VFSFile(BUILTIN_VFS, name, flags)
+
+    def _open_volume(self, name: str | apsw.URIFilename, flags: list[int]) -> VolumeFile:
+        self.engine.check_process()
+        if isinstance(name, apsw.URIFilename):
+            tag = name.filename()
+            remote, lsn, as_of = (
+                name.uri_parameter(key) for key in ("remote", "lsn", "as_of")
+            )
+        else:
+            tag, remote, lsn, as_of = name, None, None, None
+        create = bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and self.engine.writable
+        read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
+        fixed = None
+        volume = self.engine.open(tag, create=create, remote=remote)
+        if lsn is not None or as_of is not None:
+            number = None if lsn is None else _parse_lsn(lsn)
+            fixed = self.engine.snapshot_at(tag, lsn=number, as_of=as_of)
+        file = VolumeFile(
+            tag,
+            volume,
+            read_only=read_only,
+            fixed=fixed,
+            on_pragma=self._answer,
+            on_close=self._forget,
+        )
+        flags[1] = flags[0]
+        if file.read_only:
+            flags[1] &= ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            flags[1] |= apsw.SQLITE_OPEN_READONLY
+        with self._lock:
+            self._files.setdefault(tag, []).append(file)
+        return file
+
+    def _open_journal(self, name: str) -> Journal:
+        """Open a journal for the connection that is writing to its database now.
+
+        Journals of one tag share a name. The one to be opened belongs to the file that has a
+        transaction; if more than one has (a tag that was moved), the journal keeps all bodies.
+        """
+        tag = name.removesuffix(_JOURNAL_SUFFIX)
+        with self._lock:
+            files = self._files.get(tag, ())
+            writing = [file for file in files if file.transaction is not None]
+        return Journal(writing[0].read_snapshot_page if len(writing) == 1 else None)
+
+    def _answer(self, file: VolumeFile, name: str, value: str | None) -> str | None:
+        return pragmas.answer(self.engine, file, name, value)
+
+    def _forget(self, file: VolumeFile) -> None:
+        with self._lock:
+            files = self._files.get(file.tag, [])
+            if file in files:
+                files.remove(file)
+            if not files:
+                self._files.pop(file.tag, None)
+
+
+def _parse_lsn(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"lsn={text} is no LSN", next_step="write a number from 1, see graft_log")
+    return int(text)
+
+
+__all__ = ["BUILTIN_VFS", "FileSystem", "NotFoundError", "ReadOnlyError"]

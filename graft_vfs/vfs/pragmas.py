@@ -1,0 +1,183 @@
+"""Pragmas: SQL's way to the engine's verbs, and the few of SQLite's own that need an answer here.
+
+Each answers with one text. They run when the statement is prepared, so that even EXPLAIN of one
+runs it. A verb that moves the connection to another volume is refused inside a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from graft_vfs.engine import Graft
+from graft_vfs.errors import UsageError
+from graft_vfs.reports import Moved, commits_text, size_text
+from graft_vfs.sync.fetch import Fetched
+from graft_vfs.sync.pull import Pulled
+from graft_vfs.sync.push import Pushed
+from graft_vfs.sync.transfer import Transferred
+from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.volume.transaction import Durability
+
+_Handler = Callable[[Graft, VolumeFile, "str | None"], str]
+
+_SYNCHRONOUS = {
+    "0": Durability.OFF,
+    "off": Durability.OFF,
+    "no": Durability.OFF,
+    "false": Durability.OFF,
+    "1": Durability.NORMAL,
+    "normal": Durability.NORMAL,
+    "on": Durability.NORMAL,
+    "yes": Durability.NORMAL,
+    "true": Durability.NORMAL,
+    "2": Durability.FULL,
+    "full": Durability.FULL,
+    "3": Durability.EXTRA,
+    "extra": Durability.EXTRA,
+}
+_REFUSED_JOURNAL_MODES = ("wal", "off")
+
+
+def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str | None:
+    """Return the answer to a pragma, or None for one that is SQLite's business."""
+    name = name.lower()
+    if name == "synchronous" and value is not None:
+        _note_synchronous(file, value)
+        return None
+    if name == "journal_mode" and value is not None:
+        return _journal_mode(value)
+    handler = _HANDLERS.get(name)
+    if handler is None:
+        if name.startswith("graft_"):
+            raise UsageError(
+                f"there is no pragma {name}", next_step="known are " + ", ".join(sorted(_HANDLERS))
+            )
+        return None
+    engine.check_process()
+    return handler(engine, file, value)
+
+
+def _note_synchronous(file: VolumeFile, value: str) -> None:
+    """Learn the durability that is asked for; SQLite refuses a change inside a transaction."""
+    if not file.in_transaction:
+        # SQLite reads a word that it does not know as NORMAL.
+        level = _SYNCHRONOUS.get(value.lower(), Durability.NORMAL)
+        file.durability = int(level)
+
+
+def _journal_mode(value: str) -> str | None:
+    """Answer for WAL and OFF with the mode that stays; the others are SQLite's business."""
+    return "truncate" if value.lower() in _REFUSED_JOURNAL_MODES else None
+
+
+def _moves(verb: Callable[[Graft, VolumeFile, str | None], Moved]) -> _Handler:
+    """Make a handler of a verb after which the connection shows another volume."""
+
+    def handler(engine: Graft, file: VolumeFile, value: str | None) -> str:
+        if file.in_transaction:
+            raise UsageError(
+                "the connection is inside a transaction", next_step="COMMIT or ROLLBACK it first"
+            )
+        if file.read_only:
+            raise UsageError(
+                "this connection is read-only", next_step="open the tag without lsn= and mode=ro"
+            )
+        moved = verb(engine, file, value)
+        file.move_to(engine.volume(moved.volume))
+        return str(moved)
+
+    return handler
+
+
+def _needed(value: str | None, what: str) -> str:
+    if not value:
+        raise UsageError(f"the pragma needs a value: {what}")
+    return value
+
+
+def _fetched(done: Fetched) -> str:
+    if not done.commits:
+        return f"Nothing new on remote log {done.log} (LSN {done.newest})."
+    return f"Fetched {commits_text(done.commits)} of remote log {done.log}, now at LSN {done.newest}."
+
+
+def _pulled(done: Pulled) -> str:
+    if not done.commits:
+        return f"Already up to date with remote log {done.log} (LSN {done.lsn})."
+    return f"Pulled {commits_text(done.commits)} of remote log {done.log}, now at LSN {done.lsn}."
+
+
+def _pushed(done: Pushed) -> str:
+    if not done.claimed:
+        return "Everything is on the remote already."
+    return (
+        f"Pushed {commits_text(done.local_commits)} as remote LSN {done.lsn} of log {done.log}: "
+        f"{done.pages} pages, {size_text(done.bytes_sent)}."
+    )
+
+
+def _transferred(verb: str, done: Transferred) -> str:
+    return f"{verb} {done.path}: {done.pages} pages, {size_text(done.bytes)}."
+
+
+def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
+    if value:
+        raise UsageError(
+            f"this version has no strategy {value!r} for a diverged volume",
+            next_step="use graft_pull without a value, and graft_fork or graft_export to keep "
+            "local commits",
+        )
+    return _pulled(engine.pull(file.tag, file.volume))
+
+
+def _clone(engine: Graft, file: VolumeFile, value: str | None) -> Moved:
+    name = value or str(engine.catalog.volume(file.volume.id).remote)
+    return engine.clone(name, file.tag)
+
+
+def _lines(items: list[object]) -> str:
+    return "\n".join(str(item) for item in items)
+
+
+_HANDLERS: dict[str, _Handler] = {
+    "graft_tags": lambda engine, file, _: _lines([*engine.tags(file.tag)]),
+    "graft_volumes": lambda engine, _, __: _lines([*engine.volumes()]),
+    "graft_info": lambda engine, file, _: str(engine.info(file.tag, file.volume)),
+    "graft_status": lambda engine, file, _: str(engine.status(file.tag, file.volume)),
+    "graft_snapshot": lambda engine, file, _: engine.info(file.tag, file.volume).snapshot,
+    "graft_version": lambda engine, _, __: str(engine.versions()),
+    "graft_log": lambda engine, file, _: _lines([*engine.log(file.tag, file.volume)]),
+    "graft_new": _moves(lambda engine, file, _: engine.new(file.tag)),
+    "graft_switch": _moves(
+        lambda engine, file, value: engine.switch(
+            file.tag, _needed(value, "volume[:local[:remote]]")
+        )
+    ),
+    "graft_clone": _moves(_clone),
+    "graft_fork": _moves(lambda engine, file, _: engine.fork(file.tag, file.volume)),
+    "graft_checkout": _moves(
+        lambda engine, file, value: engine.checkout(
+            file.tag, _needed(value, "[log:]LSN"), file.volume
+        )
+    ),
+    "graft_fetch": lambda engine, file, _: _fetched(engine.fetch(file.tag, file.volume)),
+    "graft_pull": _pull,
+    "graft_push": lambda engine, file, _: _pushed(engine.push(file.tag, file.volume)),
+    "graft_hydrate": lambda engine, file, _: (
+        f"Fetched {engine.hydrate(file.tag, file.volume)} pages."
+    ),
+    "graft_audit": lambda engine, file, _: str(engine.audit(file.tag, file.volume)),
+    "graft_export": lambda engine, file, value: _transferred(
+        "Exported to", engine.export(file.tag, Path(_needed(value, "a path")), file.volume)
+    ),
+    "graft_import": lambda engine, file, value: _transferred(
+        "Imported", engine.import_(Path(_needed(value, "a path")), file.tag, file.volume)
+    ),
+    "graft_dump_header": lambda engine, file, _: engine.dump_header(file.volume),
+    "graft_dump_commit": lambda engine, file, value: engine.dump_commit(
+        _needed(value, "log:LSN"), file.volume
+    ),
+}
+
+NAMES = tuple(sorted(_HANDLERS))

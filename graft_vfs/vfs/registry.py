@@ -1,0 +1,84 @@
+"""Registering the VFS, and connections that are set up for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from graft_vfs.config import Config
+from graft_vfs.engine import Graft, check_tag
+from graft_vfs.vfs.file_system import FileSystem
+
+VFS_NAME = "graft"
+_lock = threading.Lock()
+_registered: FileSystem | None = None
+
+
+def register(config: Config | None = None) -> Graft:
+    """Register the VFS `graft` with APSW's SQLite and return its engine.
+
+    With no `config`, it is loaded from graft.toml and the environment. A second call without one
+    returns the engine that is registered; with one, it replaces it for connections opened from then
+    on. Raises ConfigError, StoreError, LocalStorageError.
+    """
+    global _registered  # noqa: PLW0603 - SQLite's list of VFSs is global, too
+    with _lock:
+        if _registered is not None and config is None:
+            _registered.engine.check_process()
+            return _registered.engine
+        config = config or Config.load()
+        engine = Graft(config)
+        if _registered is None and _set_up not in apsw.connection_hooks:
+            apsw.connection_hooks.append(_set_up)
+        _registered = FileSystem(engine, name=VFS_NAME, make_default=config.make_default)
+        return engine
+
+
+def unregister() -> None:
+    """Take the VFS out of APSW's SQLite and close its engine; connections must be closed before."""
+    global _registered  # noqa: PLW0603
+    with _lock:
+        if _registered is not None:
+            _registered.unregister()
+            _registered.engine.close()
+            _registered = None
+
+
+def connect(name: str, **arguments: Any) -> apsw.Connection:
+    """Open a tag, or a URI such as `file:main?vfs=graft&lsn=7`, with the VFS registered.
+
+    `arguments` are apsw.Connection's. Raises what register raises, and apsw.Error.
+    """
+    register()
+    flags = arguments.pop(
+        "flags",
+        apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
+    )
+    if name.startswith("file:"):
+        flags |= apsw.SQLITE_OPEN_URI
+        if "vfs=" not in name:
+            arguments.setdefault("vfs", VFS_NAME)
+    else:
+        arguments.setdefault("vfs", VFS_NAME)
+        check_tag(name)
+    return apsw.Connection(name, flags=flags, **arguments)
+
+
+def uri(tag: str, **parameters: str) -> str:
+    """Return the URI that opens a tag with URI parameters, such as `lsn` or `remote`."""
+    check_tag(tag)
+    query = "".join(f"&{key}={quote(value, safe='')}" for key, value in parameters.items())
+    return f"file:{quote(tag, safe='/')}?vfs={VFS_NAME}{query}"
+
+
+def _set_up(connection: apsw.Connection) -> None:
+    """Choose the journal mode that costs least; a connection to another VFS stays as it is.
+
+    TRUNCATE lets the connection keep its journal open, where the default opens one for each
+    transaction. It changes nothing about what a crash leaves.
+    """
+    if connection.open_vfs == VFS_NAME:
+        connection.pragma("journal_mode", "truncate")

@@ -1,0 +1,280 @@
+"""A view of a remote log as of one LSN: finds pages, fetches their frames, reads ahead.
+
+A page that is missing here costs one range read of its frame. When the pages asked for follow one
+another, more frames are fetched with it, twice as many each time, in ranges that run in parallel;
+the next window is requested when half of the last was used, so that a scan seldom waits. Point
+queries never pay for that: a miss elsewhere starts a stream of one frame.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+
+from graft_vfs.errors import CorruptObjectError, GraftError
+from graft_vfs.format.commit import CommitHeader
+from graft_vfs.ids import LogId
+from graft_vfs.local.page_cache import PageCache, Place
+from graft_vfs.page_table import PageTable
+from graft_vfs.remote_log import RemoteLog
+from graft_vfs.volume.snapshot import Located
+
+_logger = logging.getLogger(__name__)
+
+WINDOW_FRAMES_MAX = 128
+RANGE_FRAMES_MAX = 16
+_STREAMS_MAX = 4
+_LOCATED_MAX = 262_144
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommitSource:
+    """A remote commit as a source of frames: where to fetch them, and where they are kept."""
+
+    log: RemoteLog
+    cache: PageCache
+    header: CommitHeader
+    header_length: int
+
+    @property
+    def lsn(self) -> int:
+        """The commit's remote LSN."""
+        return self.header.lsn
+
+    def pages_in_frame(self, frame: int) -> int:
+        """Return how many pages a frame holds; only the last may be shorter."""
+        frame_pages = self.header.frames.frame_pages
+        return min(frame_pages, len(self.header.pages) - frame * frame_pages)
+
+    def fetch(self, first: int, end: int) -> None:
+        """Fetch frames first..end (half-open) into the cache. One range read."""
+        frames = self.log.read_frames(self.header, self.header_length, first, end)
+        for frame, images in enumerate(frames, first):
+            self.cache.add(self.lsn, frame, images)
+
+
+FrameRange = tuple[CommitSource, int, int]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A run of pages being read in order: fetched up to `ahead`, more wanted at `trigger`."""
+
+    ahead: int
+    trigger: int
+    window_frames: int
+
+
+class LogView:
+    """A remote log as of one LSN; immutable but for what it remembers of fetching.
+
+    Owner: the snapshots on it. Thread rule: any thread; two that miss one frame fetch it once.
+    """
+
+    def __init__(
+        self,
+        log: LogId,
+        newest: CommitHeader,
+        table: PageTable[CommitSource],
+        executor: Callable[[], Executor],
+    ) -> None:
+        self.log = log
+        self.lsn = newest.lsn
+        self.hash = newest.hash
+        self.page_size = newest.page_size
+        self.page_count = newest.page_count
+        self.change_counter = newest.change_counter
+        self.time_ms = newest.time_ms
+        self.table = table
+        self.located: dict[int, Located] = {}
+        self._executor = executor
+        self._lock = threading.Lock()
+        self._in_flight: dict[tuple[LogId, int, int], Future[None]] = {}
+        self._streams: list[_Stream] = []
+
+    def locate(self, page: int) -> Located | None:
+        """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
+
+        Raises StoreError if it cannot be fetched, CorruptObjectError if it is not what was pushed.
+        """
+        known = self.located.get(page)
+        if known is not None:
+            return known
+        found = self.table.find(page)
+        if found is None:
+            return None
+        source, slot = found
+        frame_pages = source.header.frames.frame_pages
+        frame = slot // frame_pages
+        place = source.cache.find(source.lsn, frame)
+        if place is None:
+            place = self._fetch(page, source, frame)
+        else:
+            self._read_on(page)
+        view, offset = place
+        located = view, offset + slot % frame_pages * self.page_size
+        if len(self.located) >= _LOCATED_MAX:
+            self.located.clear()
+        self.located[page] = located
+        return located
+
+    # Fetching ---------------------------------------------------------------------------------
+
+    def _fetch(self, page: int, source: CommitSource, frame: int) -> Place:
+        """Fetch one frame, and what follows it if pages are read in order."""
+        key = (source.log.log_id, source.lsn, frame)
+        with self._lock:
+            future = self._in_flight.get(key)
+            if future is None:
+                self._request(self._open_window(page))
+                future = self._in_flight.get(key)
+        if future is not None:
+            future.result()
+        place = source.cache.find(source.lsn, frame)
+        if place is None:
+            source.fetch(frame, frame + 1)
+            place = source.cache.find(source.lsn, frame)
+        if place is None:
+            raise CorruptObjectError(f"frame {frame} of remote LSN {source.lsn} cannot be kept")
+        return place
+
+    def _read_on(self, page: int) -> None:
+        """Request the next window when reading in order has come half through the last."""
+        for stream in self._streams:
+            if stream.trigger <= page < stream.ahead and stream.window_frames > 1:
+                with self._lock:
+                    self._request(self._extend(stream))
+                return
+
+    def _open_window(self, page: int) -> Iterator[FrameRange]:
+        """Choose the stream that a missing page goes on, or begin a new one."""
+        slack = 4 * 16
+        for stream in self._streams:
+            if stream.ahead <= page <= stream.ahead + slack:
+                stream.ahead = page
+                return self._extend(stream)
+        stream = _Stream(ahead=page, trigger=page, window_frames=0)
+        self._streams = [stream, *self._streams[: _STREAMS_MAX - 1]]
+        return self._extend(stream)
+
+    def _extend(self, stream: _Stream) -> Iterator[FrameRange]:
+        stream.window_frames = min(WINDOW_FRAMES_MAX, max(1, stream.window_frames * 2))
+        first = stream.ahead
+        frames: dict[tuple[CommitSource, int], None] = {}
+        page = first
+        while page <= self.page_count and len(frames) < stream.window_frames:
+            found = self.table.find(page)
+            if found is not None:
+                source, slot = found
+                frame = slot // source.header.frames.frame_pages
+                frames.setdefault((source, frame))
+            page += 1
+        # The last frame ends where its pages do, else its rest would look like a new miss.
+        while page <= self.page_count:
+            found = self.table.find(page)
+            if found is None:
+                break
+            source, slot = found
+            if (source, slot // source.header.frames.frame_pages) not in frames:
+                break
+            page += 1
+        stream.ahead = page
+        stream.trigger = first + (page - first) // 2
+        missing = [key for key in frames if key[0].cache.find(key[0].lsn, key[1]) is None]
+        return ranges_of_frames(missing)
+
+    def _request(self, ranges: Iterable[FrameRange]) -> None:
+        """Start fetching ranges of frames; the caller holds the lock."""
+        for source, first, end in ranges:
+            keys = [(source.log.log_id, source.lsn, frame) for frame in range(first, end)]
+            if any(key in self._in_flight for key in keys):
+                continue
+            future = self._executor().submit(source.fetch, first, end)
+            for key in keys:
+                self._in_flight[key] = future
+            future.add_done_callback(lambda done, keys=keys: self._landed(keys, done))
+
+    def _landed(self, keys: list[tuple[LogId, int, int]], future: Future[None]) -> None:
+        for key in keys:
+            self._in_flight.pop(key, None)
+        error = future.exception()
+        if error is not None:
+            # Whoever needs the frame waits for this future or asks again, and gets the error.
+            _logger.debug("fetching %d frames failed: %s", len(keys), error)
+
+    # Whole logs -------------------------------------------------------------------------------
+
+    def frames(self) -> dict[tuple[CommitSource, int], int]:
+        """Return every (source, frame) that holds a live page, with the number of such pages."""
+        counts: dict[tuple[CommitSource, int], int] = {}
+        for first, end, source, slot in self.table.runs():
+            frame_pages = source.header.frames.frame_pages
+            page, last = first, min(end, self.page_count + 1)
+            while page < last:
+                at = slot + page - first
+                step = min(last - page, frame_pages - at % frame_pages)
+                key = (source, at // frame_pages)
+                counts[key] = counts.get(key, 0) + step
+                page += step
+        return counts
+
+    def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Fetch every frame that is not here; returns how many pages that made present.
+
+        `progress` is called with (frames done, frames to do). Raises the first fetch's error, after
+        which what has arrived stays.
+        """
+        counts = self.frames()
+        missing = [key for key in counts if key[0].cache.find(key[0].lsn, key[1]) is None]
+        done = 0
+        pending: set[Future[None]] = set()
+        sizes: dict[Future[None], int] = {}
+        for source, first, end in ranges_of_frames(missing):
+            future = self._executor().submit(source.fetch, first, end)
+            sizes[future] = end - first
+            pending.add(future)
+        try:
+            while pending:
+                finished, pending = wait(pending, return_when="FIRST_COMPLETED")
+                for future in finished:
+                    future.result()
+                    done += sizes[future]
+                    if progress is not None:
+                        progress(done, len(missing))
+        except GraftError:
+            for future in pending:
+                future.cancel()
+            raise
+        return sum(counts[key] for key in missing)
+
+    def pages_present(self) -> tuple[int, int]:
+        """Return (pages that are on this machine, pages that have an image). No request."""
+        counts = self.frames()
+        present: dict[PageCache, set[tuple[int, int]]] = {}
+        here = 0
+        for (source, frame), pages in counts.items():
+            if source.cache not in present:
+                present[source.cache] = source.cache.present()
+            if (source.lsn, frame) in present[source.cache]:
+                here += pages
+        return here, sum(counts.values())
+
+
+def ranges_of_frames(frames: Iterable[tuple[CommitSource, int]]) -> Iterator[FrameRange]:
+    """Join neighbouring frames of one source into half-open ranges of at most 16 frames."""
+    by_source: dict[CommitSource, list[int]] = {}
+    for source, frame in frames:
+        by_source.setdefault(source, []).append(frame)
+    for source, numbers in by_source.items():
+        numbers.sort()
+        first = end = numbers[0]
+        for frame in numbers:
+            if frame != end or end - first == RANGE_FRAMES_MAX:
+                if end > first:
+                    yield source, first, end
+                first = frame
+            end = frame + 1
+        yield source, first, end
