@@ -71,9 +71,7 @@ class Config:
             values = _read(path)
         remote = values.pop("remote", {})
         if not isinstance(remote, dict):
-            raise ConfigError(
-                f"{source}: remote must be a table", next_step="write it as [remote]"
-            )
+            raise ConfigError(f"{source}: remote must be a table", next_step="write it as [remote]")
         known = {*_CHECKS, *_LATER}
         _refuse_unknown(values, known, source, "")
         _refuse_unknown(remote, set(_REMOTE_KEYS), source, "remote.")

@@ -7,7 +7,7 @@ command line call it; so may any program.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import getpass
 import logging
 import os
@@ -482,9 +482,7 @@ class Graft:
         with source.pinned() as snapshot:
             row = snapshot.branch.row
             base = (row.log, row.base) if row.base else None
-            made = self._make(
-                new_tag or tag, replace_tag=True, base=base, remote=LogId.new()
-            )
+            made = self._make(new_tag or tag, replace_tag=True, base=base, remote=LogId.new())
             if snapshot.local_commits:
                 target = self.volume(made)
                 pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
@@ -575,7 +573,12 @@ class Graft:
     # Files ------------------------------------------------------------------------------------
 
     def export(
-        self, tag: str, path: Path, volume: Volume | None = None, *, progress: Progress | None = None
+        self,
+        tag: str,
+        path: Path,
+        volume: Volume | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> transfer.Transferred:
         """Write the newest snapshot as a plain SQLite file that does not exist yet."""
         volume = volume or self.open(tag)
@@ -583,7 +586,12 @@ class Graft:
             return transfer.export_snapshot(snapshot, path, progress=progress)
 
     def import_(
-        self, path: Path, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+        self,
+        path: Path,
+        tag: str,
+        volume: Volume | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> transfer.Transferred:
         """Make a volume's first commit from a plain SQLite file."""
         if volume is None and not path.is_file():
@@ -624,13 +632,13 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
         with contextlib.suppress(ValueError):
             return int((now() - float(words[0]) * _UNITS[words[1].rstrip("s")]) * 1000)
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        moment = dt.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
             f"{text!r} is no time", next_step='write 2026-01-31T12:00:00Z or "2 hours ago"'
         ) from None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
+        moment = moment.replace(tzinfo=dt.UTC)
     return int(moment.timestamp() * 1000)
 
 

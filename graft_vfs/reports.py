@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 
 from graft_vfs.ids import LogId, VolumeId
@@ -12,7 +12,7 @@ def time_text(time_ms: int | None) -> str:
     """Return a time as ISO 8601 in UTC, `never` for None."""
     if time_ms is None:
         return "never"
-    moment = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+    moment = dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC)
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -91,8 +91,10 @@ class Status:
     def __str__(self) -> str:
         lines = [
             f"On tag {self.tag}",
-            f"Local branch {self.branch} is grafted on remote log {self.remote} "
-            f"at LSN {self.base_lsn}.",
+            (
+                f"Local branch {self.branch} is grafted on remote log {self.remote} "
+                f"at LSN {self.base_lsn}."
+            ),
             "",
             *self._position(),
         ]

@@ -16,8 +16,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -34,7 +34,8 @@ REGION = "us-east-1"
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 3.0
+"""Their data is thrown away, so a server that wants to end in good order need not."""
 _STARTS_MAX = 3
 
 
@@ -127,11 +128,12 @@ class Ports:
 
 @dataclass(frozen=True)
 class Launch:
-    """How one server is started: its command, its S3 port, and variables besides our own."""
+    """How one server is started, and what it leaves outside of its directory."""
 
     command: list[str]
     port: int
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    leftovers: Sequence[Path] = ()
 
 
 def _seaweedfs(directory: Path) -> Launch:
@@ -167,7 +169,13 @@ def _seaweedfs(directory: Path) -> Launch:
         "s3.config": identities,
     }
     flags = [f"-{name}={value}" for name, value in options.items()]
-    return Launch([executable("weed"), "server", *flags, "-filer", "-s3"], port, {})
+    # It makes these sockets beside the ports, wherever its directory is.
+    sockets = [
+        Path(f"/tmp/seaweedfs-{part}-grpc-{options[f'{part}.port.grpc']}.sock")
+        for part in ("master", "volume", "filer", "s3")
+    ]
+    command = [executable("weed"), "server", *flags, "-filer", "-s3"]
+    return Launch(command, port, leftovers=sockets)
 
 
 def _ministack(directory: Path) -> Launch:
@@ -179,57 +187,53 @@ def _ministack(directory: Path) -> Launch:
 def _moto(directory: Path) -> Launch:
     port = Ports(1).take()
     command = [executable("moto_server"), "--host", "127.0.0.1", "--port", str(port)]
-    return Launch(command, port, {})
+    return Launch(command, port)
 
 
 def _rclone(directory: Path) -> Launch:
     port = Ports(1).take()
     command = [executable("rclone"), "serve", "s3", str(directory), "--config", os.devnull]
     command += ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS_KEY},{SECRET_KEY}"]
-    return Launch(command, port, {})
+    return Launch(command, port)
 
 
 @contextlib.contextmanager
 def _running(plan: Callable[[Path], Launch], directory: Path) -> Iterator[S3Endpoint]:
-    """Run a server inside the block."""
-    process, endpoint = _start(plan, directory)
-    try:
-        yield endpoint
-    finally:
-        _stop(process)
-
-
-def _start(
-    plan: Callable[[Path], Launch], directory: Path
-) -> tuple[subprocess.Popen[bytes], S3Endpoint]:
-    """Start a server, on other ports if somebody else took one of ours meanwhile."""
+    """Run a server inside the block; on other ports if somebody else took one meanwhile."""
     for number in range(_STARTS_MAX):
         home = directory / f"start-{number}"
         home.mkdir()
         launch = plan(home)
-        log = home / "output.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                launch.command,
-                cwd=home,
-                env={**os.environ, "HOME": str(home), **launch.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
         endpoint = S3Endpoint(f"http://127.0.0.1:{launch.port}")
-        try:
+        with _process(launch, home) as process:
             if _becomes_ready(process, endpoint):
-                return process, endpoint
-        except BaseException:
-            _stop(process)
-            raise
-        tail = log.read_text(errors="replace")[-2000:]
-        ended = process.poll()
-        _stop(process)
+                yield endpoint
+                return
+            ended = process.poll()
         if ended is None:
-            pytest.fail(f"{launch.command[0]} was not up after {_READY_SECONDS} s:\n{tail}")
-    pytest.fail(f"{launch.command[0]} ended {_STARTS_MAX} times with {ended}:\n{tail}")
+            break
+    output = (home / "output.log").read_text(errors="replace")[-2000:]
+    pytest.fail(f"{launch.command[0]} did not come up (exit status {ended}):\n{output}")
+
+
+@contextlib.contextmanager
+def _process(launch: Launch, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program inside the block, with its output in a file."""
+    with (home / "output.log").open("wb") as output:
+        process = subprocess.Popen(
+            launch.command,
+            cwd=home,
+            env={**os.environ, "HOME": str(home), **launch.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+        for path in launch.leftovers:
+            path.unlink(missing_ok=True)
 
 
 def _becomes_ready(process: subprocess.Popen[bytes], endpoint: S3Endpoint) -> bool:

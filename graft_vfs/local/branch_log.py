@@ -213,7 +213,8 @@ class BranchLog:
         if len(fixed) < _CHUNK_HEADER_BYTES or fixed[:4] != _CHUNK_MAGIC_BYTES:
             return None
         unpacked = _CHUNK_HEADER.unpack(fixed)
-        _, flags, reserved, lsn, page_count, counter, count, size, time_ms, *sums = unpacked
+        _, flags, reserved, lsn, page_count, counter, count, size, *rest = unpacked
+        time_ms, images_checksum, previous = rest
         if reserved or count > CHUNK_PAGES_MAX or size not in PAGE_SIZES:
             return None
         indexes_end = offset + _CHUNK_HEADER_BYTES + 4 * count
@@ -229,7 +230,17 @@ class BranchLog:
         pages = struct.unpack_from(f"<{count}I", head, _CHUNK_HEADER_BYTES)
         after = Position(images + count * size, checksum)
         return Chunk(
-            flags, lsn, page_count, counter, size, time_ms, *sums, pages, images, after
+            flags=flags,
+            lsn=lsn,
+            page_count=page_count,
+            change_counter=counter,
+            page_size=size,
+            time_ms=time_ms,
+            images_checksum=images_checksum,
+            previous=previous,
+            pages=pages,
+            images=images,
+            after=after,
         )
 
     def images_are_sound(self, chunk: Chunk) -> bool:
@@ -279,7 +290,7 @@ class BranchLog:
 
     # Writing ----------------------------------------------------------------------------------
 
-    def append(
+    def append(  # noqa: PLR0917 - keywords would cost time at each commit
         self,
         position: Position,
         lsn: int,
@@ -287,13 +298,13 @@ class BranchLog:
         images: Sequence[bytes],
         page_size: int,
         commit: tuple[int, int] | None,
-        sync: bool = False,  # noqa: FBT001, FBT002 - a keyword costs time at each commit
+        sync: bool = False,
     ) -> tuple[int, Position]:
         """Write one chunk at `position`; `commit` is (page count, change counter) or None.
 
         Returns the offset of the first image and the position behind the chunk. With `sync` all of
-        the log up to there is durable then, else only after `sync`. Raises LocalStorageError, after which the chunk may stand there
-        in part: the next append at `position` overwrites it.
+        the log up to there is durable then, else only after `sync`. Raises LocalStorageError, after
+        which the chunk may stand there in part: the next append at `position` overwrites it.
         """
         count = len(pages)
         body = images[0] if count == 1 else b"".join(images)
@@ -340,7 +351,7 @@ class BranchLog:
         return first_image, tuple.__new__(Position, (after, checksum))
 
     def _make_room(self, offset: int, needed: int) -> None:
-        """Extend the file and its mapping to `needed` bytes, and zero some space for small chunks."""
+        """Extend the file and its mapping to `needed` bytes, and zero space for small chunks."""
         with storage_errors(self.path):
             if needed > self._capacity:
                 step = min(_CAPACITY_STEP_BYTES, max(_CAPACITY_MIN_BYTES, self._capacity))

@@ -1,8 +1,8 @@
 """The catalog: what this machine knows of volumes, tags, branches, remote commits and pushes.
 
-A small SQLite database on the built-in VFS, in WAL mode with synchronous=FULL: what a method says it
-wrote is durable when it returns, whole or not at all. Only sync verbs write here; transactions of
-applications never do.
+A small SQLite database on the built-in VFS, in WAL mode with synchronous=FULL: what a method says
+it wrote is durable when it returns, whole or not at all. Only sync verbs write here; transactions
+of applications never do.
 
 Invariants:
  1. A branch row's base never changes.
@@ -40,9 +40,9 @@ _BUSY_TIMEOUT_MS = 10_000
 
 _SCHEMA = """
 CREATE TABLE volumes(
-    id BLOB PRIMARY KEY, created_ms INTEGER NOT NULL, remote BLOB NOT NULL, attached INTEGER NOT NULL,
-    branch BLOB NOT NULL, epoch INTEGER NOT NULL, synced_local INTEGER, synced_remote INTEGER,
-    synced_ms INTEGER, last_error TEXT
+    id BLOB PRIMARY KEY, created_ms INTEGER NOT NULL, remote BLOB NOT NULL,
+    attached INTEGER NOT NULL, branch BLOB NOT NULL, epoch INTEGER NOT NULL,
+    synced_local INTEGER, synced_remote INTEGER, synced_ms INTEGER, last_error TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE tags(tag TEXT PRIMARY KEY, volume BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX tags_by_volume ON tags(volume);
@@ -266,9 +266,7 @@ class Catalog:
         """
         with self._errors(), self._transaction():
             if tag is not None and not replace_tag:
-                found = self._connection.execute(
-                    "SELECT volume FROM tags WHERE tag = ?", (tag,)
-                ).fetchall()
+                found = self._rows("SELECT volume FROM tags WHERE tag = ?", tag)
                 if found:
                     return VolumeId(found[0][0])
             taken = self._connection.execute(

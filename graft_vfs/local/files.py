@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import mmap
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from graft_vfs.errors import LocalStorageError
@@ -78,7 +81,36 @@ def data_sync(descriptor: int) -> None:
     else:  # On macOS only this call empties the drive's own cache.
         import fcntl  # noqa: PLC0415
 
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+
+
+@contextlib.contextmanager
+def spooled(directory: Path, parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
+    """Give parts as views of a mapped temporary file, so that they are never in memory together.
+
+    The file has no name, so nothing is left of it whatever happens.
+    """
+    with storage_errors(directory), tempfile.TemporaryFile(dir=directory) as file:
+        lengths = [file.write(part) for part in parts]
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        view = memoryview(mapped)
+        ends = list(itertools.accumulate(lengths))
+        starts = [0, *ends[:-1]]
+    try:
+        yield [view[first:end] for first, end in zip(starts, ends, strict=True)]
+    finally:
+        forget_resident(view)
+
+
+def forget_resident(view: memoryview) -> None:
+    """Let go of the pages of a mapped file that this process has touched.
+
+    They stay in the system's page cache and are mapped again when they are read; without this a
+    scan of a large file would count as memory of this process.
+    """
+    if isinstance(view.obj, mmap.mmap):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 _IN_PLACE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})

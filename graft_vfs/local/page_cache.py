@@ -32,7 +32,12 @@ from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
-from graft_vfs.local.files import read_exactly, storage_errors, write_fully
+from graft_vfs.local.files import (
+    forget_resident,
+    read_exactly,
+    storage_errors,
+    write_fully,
+)
 
 _RECORD = struct.Struct("<QIIQQQ")
 RECORD_BYTES = 40
@@ -88,9 +93,7 @@ class _Arena:
                 size = os.fstat(self.pages_file).st_size
                 if size < end:
                     return False
-                self.view = memoryview(
-                    mmap.mmap(self.pages_file, size, access=mmap.ACCESS_READ)
-                )
+                self.view = memoryview(mmap.mmap(self.pages_file, size, access=mmap.ACCESS_READ))
         return True
 
     def append(self, lsn: int, frame: int, images: bytes) -> int:
@@ -98,11 +101,11 @@ class _Arena:
         offset, length = self.tail, len(images)
         with storage_errors(self.pages_path):
             if os.fstat(self.pages_file).st_size < offset + length:
-                os.ftruncate(self.pages_file, -(-(offset + length) // _GROWTH_BYTES) * _GROWTH_BYTES)
+                os.ftruncate(
+                    self.pages_file, -(-(offset + length) // _GROWTH_BYTES) * _GROWTH_BYTES
+                )
             write_fully(self.pages_file, images, offset)
-            summed = struct.pack(
-                "<QIIQQ", lsn, frame, length, offset, xxh3_64_intdigest(images)
-            )
+            summed = struct.pack("<QIIQQ", lsn, frame, length, offset, xxh3_64_intdigest(images))
             record = summed + xxh3_64_intdigest(summed).to_bytes(8, "little")
             write_fully(self.frames_file, record, self._records_read)
         self._records_read += RECORD_BYTES
@@ -251,6 +254,12 @@ class PageCache:
         with self._lock:
             self._refresh()
             return {*self._frames, *self._memory}
+
+    def forget_resident(self) -> None:
+        """Let go of mapped pages that were read; they are mapped again when they are needed."""
+        with self._lock:
+            for arena in self._arenas.values():
+                forget_resident(arena.view)
 
     def close(self) -> None:
         """Close the files; maps live on as long as snapshots hold them."""

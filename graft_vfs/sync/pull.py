@@ -44,7 +44,7 @@ def pull(volume: Volume, logs: Logs) -> Pulled:
         base = branch.base if branch.log == remote else 0
         if newest == base:
             return Pulled(remote, base, base)
-        if snapshot.lsn >= branch.first_lsn or branch.log != remote and branch.base > 0:
+        if snapshot.lsn >= branch.first_lsn or (branch.log != remote and branch.base):
             raise diverged(remote, base, newest)
         move(volume, logs, remote, newest)
         return Pulled(remote, base, newest)

@@ -32,6 +32,7 @@ from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
+from graft_vfs.local.files import spooled
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -39,6 +40,8 @@ from graft_vfs.volume.volume import Volume
 
 INLINE_BYTES_MAX = 1 << 20
 _ROTATE_BYTES = 16 << 20
+_PAGES_RESIDENT_MAX = 8192
+_FRAMES_RESIDENT_MAX = 512
 
 Progress = Callable[[int, int], None]
 
@@ -76,9 +79,7 @@ class _Plan:
     time_ms_min: int
 
 
-def push(
-    volume: Volume, logs: Logs, author: Author, *, progress: Progress | None = None
-) -> Pushed:
+def push(volume: Volume, logs: Logs, author: Author, *, progress: Progress | None = None) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
     On return the remote commit is durable and the branch stands on it. Raises DivergedError if
@@ -152,7 +153,8 @@ def _build(
     segment = None
     if rest is not None:
         segment = SegmentId.new()
-        logs.log(plan.log).write_segment(segment, itertools.chain(small, rest))
+        with spooled(volume.directory, itertools.chain(small, rest)) as parts:
+            logs.log(plan.log).write_segment(segment, parts)
         small = []
     header = CommitHeader.build(
         log=plan.log,
@@ -187,12 +189,12 @@ def _build(
     return pending, header
 
 
-def _frames(
-    snapshot: Snapshot, builder: BodyBuilder, progress: Progress | None
-) -> Iterator[bytes]:
+def _frames(snapshot: Snapshot, builder: BodyBuilder, progress: Progress | None) -> Iterator[bytes]:
     """Yield the compressed frames of all local pages, ascending."""
     pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
     for number, page in enumerate(pages, 1):
+        if number % _PAGES_RESIDENT_MAX == 0:
+            snapshot.forget_resident()
         frame = builder.add(page, snapshot.read(page))
         if frame is not None:
             yield frame
@@ -272,11 +274,11 @@ def _settle(
     lock = volume.try_writing()
     try:
         file, start = current.file, pending.through
-        if lock is not None and start.offset > _ROTATE_BYTES:
-            if volume.begin().end == start:
-                log = volume.new_log_file()
-                file, start = log.path.name, log.start
-                log.close()
+        is_idle = lock is not None and volume.begin().end == start
+        if is_idle and start.offset > _ROTATE_BYTES:
+            log = volume.new_log_file()
+            file, start = log.path.name, log.start
+            log.close()
         branch = BranchRow(
             id=LogId.new(),
             volume=volume.id,
@@ -307,3 +309,6 @@ def _keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
     for frame in range(len(header.frames)):
         pages = ordered[frame * step : (frame + 1) * step]
         cache.add(header.lsn, frame, b"".join(snapshot.read(page) for page in pages))
+        if frame % _FRAMES_RESIDENT_MAX == 0:
+            snapshot.forget_resident()
+    snapshot.forget_resident()

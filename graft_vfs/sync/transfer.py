@@ -29,6 +29,7 @@ from graft_vfs.volume.volume import Volume
 _MAGIC = b"SQLite format 3\0"
 _BUILTIN_VFS = "unix"
 _REPORT_PAGES = 256
+_PAGES_RESIDENT_MAX = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ def export_snapshot(
         with storage_errors(path), temporary.open("xb") as file:
             for page in range(1, snapshot.page_count + 1):
                 file.write(snapshot.read(page))
+                if page % _PAGES_RESIDENT_MAX == 0:
+                    snapshot.forget_resident()
                 if progress is not None and page % _REPORT_PAGES == 0:
                     progress(page, snapshot.page_count)
             file.flush()
@@ -73,13 +76,11 @@ def export_snapshot(
     return Transferred(str(path), snapshot.page_count, snapshot.page_size)
 
 
-def import_file(
-    volume: Volume, path: Path, *, progress: Progress | None = None
-) -> Transferred:
+def import_file(volume: Volume, path: Path, *, progress: Progress | None = None) -> Transferred:
     """Make the first commit of a volume from a plain SQLite file, in one transaction.
 
-    The file is read under SQLite's own read lock, with what its WAL holds. Durable on return; memory
-    stays bounded. Raises UsageError if the volume has commits or the file is no database.
+    The file is read under SQLite's own read lock, with what its WAL holds. Durable on return;
+    memory stays bounded. Raises UsageError if the volume has commits or the file is no database.
     """
     path = path.absolute()
     with volume.writing() as snapshot, _readable(volume.directory, path) as source:
@@ -203,6 +204,8 @@ def checksum(snapshot: Snapshot, progress: Progress | None = None) -> str:
         if page == 1:
             image = b"".join((image[:24], bytes(4), image[28:92], bytes(4), image[96:]))
         digest.update(image)
+        if page % _PAGES_RESIDENT_MAX == 0:
+            snapshot.forget_resident()
         if progress is not None and page % _REPORT_PAGES == 0:
             progress(page, snapshot.page_count)
     return digest.hexdigest()

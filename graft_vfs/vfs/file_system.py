@@ -39,7 +39,7 @@ class FileSystem(apsw.VFS):
         """Return the name as it is: it is a tag, a key and not a path."""
         return name
 
-    def xAccess(self, pathname: str, flags: int) -> bool:
+    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: ARG002
         """Tell whether a tag exists; journals never do."""
         if pathname.endswith(("-journal", "-wal")):
             return False
@@ -69,9 +69,7 @@ class FileSystem(apsw.VFS):
         self.engine.check_process()
         if isinstance(name, apsw.URIFilename):
             tag = name.filename()
-            remote, lsn, as_of = (
-                name.uri_parameter(key) for key in ("remote", "lsn", "as_of")
-            )
+            remote, lsn, as_of = (name.uri_parameter(key) for key in ("remote", "lsn", "as_of"))
         else:
             tag, remote, lsn, as_of = name, None, None, None
         create = bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and self.engine.writable

@@ -1,9 +1,9 @@
 """Rollback journals, kept in memory without the page bodies.
 
 SQLite writes the old image of each page it is about to change to a journal and reads it back for
-ROLLBACK. Recovery never needs it here: an uncommitted transaction is not in the branch log. The body
-of a record equals the page in the transaction's snapshot, so a long journal drops the bodies and
-keeps 16 bytes a page, and a transaction of any size stays within memory.
+ROLLBACK. Recovery never needs it here: an uncommitted transaction is not in the branch log. The
+body of a record equals the page in the transaction's snapshot, so a long journal drops the bodies
+and keeps 16 bytes a page, and a transaction of any size stays within memory.
 
 A journal is a run of writes, each behind the one before. The newest of them are kept as they come,
 because most transactions are small and this is the hot path; from time to time they are packed.

@@ -99,7 +99,9 @@ def _needed(value: str | None, what: str) -> str:
 def _fetched(done: Fetched) -> str:
     if not done.commits:
         return f"Nothing new on remote log {done.log} (LSN {done.newest})."
-    return f"Fetched {commits_text(done.commits)} of remote log {done.log}, now at LSN {done.newest}."
+    return (
+        f"Fetched {commits_text(done.commits)} of remote log {done.log}, now at LSN {done.newest}."
+    )
 
 
 def _pulled(done: Pulled) -> str:

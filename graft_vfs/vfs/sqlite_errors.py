@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import apsw
 
 from graft_vfs import errors
@@ -22,8 +24,8 @@ def to_sqlite(error: errors.GraftError) -> apsw.Error:
     for declared in type(error).__mro__:
         if declared in CODES:
             kind, code = CODES[declared]
-            translated = kind(str(error))
+            translated: Any = kind(str(error))
             translated.result = code & 0xFF
             translated.extendedresult = code
-            return translated
+            return cast("apsw.Error", translated)
     raise AssertionError("GraftError is in the table")

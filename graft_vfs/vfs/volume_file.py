@@ -31,6 +31,9 @@ _RESERVED = apsw.SQLITE_LOCK_RESERVED
 _COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
 _PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 
+_READS_RESIDENT_MAX = 8192
+"""After so many reads the mapped pages are let go, so that a scan does not fill memory."""
+
 _CHARACTERISTICS = (
     # A journal's name and order matter to nobody, because no journal is ever recovered from.
     apsw.SQLITE_IOCAP_SAFE_APPEND
@@ -70,6 +73,7 @@ class VolumeFile:
         self._lock: WriterLock | None = None if self._read_only else volume.open_writer_lock()
         self._level = _NONE
         self._staged: dict[int, bytes] | None = None
+        self._reads_left = _READS_RESIDENT_MAX
         self.snapshot: Snapshot
         self._page_size = 0
         self._end = 0
@@ -110,7 +114,8 @@ class VolumeFile:
     def xRead(self, amount: int, offset: int) -> bytes | memoryview:
         """Return `amount` bytes at `offset`: a page, or the part of page 1 that SQLite probes."""
         size = self._page_size
-        if amount == size and offset and self._staged is None:
+        self._reads_left -= 1
+        if amount == size and offset and self._staged is None and self._reads_left:
             page = offset // size + 1
             at = self._offset_of(page)
             if at is None:
@@ -124,6 +129,9 @@ class VolumeFile:
 
     def _read(self, amount: int, offset: int) -> bytes | memoryview:
         try:
+            if self._reads_left <= 0:
+                self._reads_left = _READS_RESIDENT_MAX
+                self.snapshot.forget_resident()
             if self._level == _NONE and self._fixed is None:
                 self._adopt(self.volume.begin())
             size, transaction = self._page_size, self.transaction
@@ -220,7 +228,7 @@ class VolumeFile:
                 self._page_size = size
             page = offset // size + 1
             staged[page] = data
-            if page > transaction.page_count:
+            if page > transaction.page_count:  # noqa: PLR1730 - max() costs more
                 transaction.page_count = page
             if len(staged) >= transaction.staged_max:
                 transaction.spill()

@@ -8,6 +8,7 @@ queries never pay for that: a miss elsewhere starts a stream of one frame.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -79,6 +80,7 @@ class LogView:
         log: LogId,
         newest: CommitHeader,
         table: PageTable[CommitSource],
+        caches: tuple[PageCache, ...],
         executor: Callable[[], Executor],
     ) -> None:
         self.log = log
@@ -91,6 +93,7 @@ class LogView:
         self.table = table
         self.located: dict[int, Located] = {}
         self._executor = executor
+        self.caches = caches
         self._lock = threading.Lock()
         self._in_flight: dict[tuple[LogId, int, int], Future[None]] = {}
         self._streams: list[_Stream] = []
@@ -120,6 +123,11 @@ class LogView:
             self.located.clear()
         self.located[page] = located
         return located
+
+    def forget_resident(self) -> None:
+        """Let go of mapped pages of the page cache that were read."""
+        for cache in self.caches:
+            cache.forget_resident()
 
     # Fetching ---------------------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class LogView:
             future = self._executor().submit(source.fetch, first, end)
             for key in keys:
                 self._in_flight[key] = future
-            future.add_done_callback(lambda done, keys=keys: self._landed(keys, done))
+            future.add_done_callback(functools.partial(self._landed, keys))
 
     def _landed(self, keys: list[tuple[LogId, int, int]], future: Future[None]) -> None:
         for key in keys:

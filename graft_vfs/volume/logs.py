@@ -100,10 +100,12 @@ class Logs:
         if len({source.header.page_size for source in sources}) > 1:
             raise CorruptObjectError(f"log {log} changes its page size on the way to LSN {lsn}")
         oldest = sources[0].header
+        caches = (self.cache(log),) if base is None else base.caches
         if first == 1 and oldest.parent_log is not None:
-            table = self.log_view(oldest.parent_log, oldest.parent_lsn).table
+            parent = self.log_view(oldest.parent_log, oldest.parent_lsn)
+            table, caches = parent.table, (*caches, *parent.caches)
         table = table.advance((source, source.header.pages) for source in sources)
-        return LogView(log, sources[-1].header, table, self._executor)
+        return LogView(log, sources[-1].header, table, caches, self._executor)
 
     def _source(self, log: LogId, row: CommitRow) -> CommitSource:
         header, length = decode_header(row.header, key=f"catalog commit {log}:{row.lsn}")

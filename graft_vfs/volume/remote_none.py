@@ -19,3 +19,6 @@ class EmptyRemoteView:
     def locate(self, page: int) -> None:  # noqa: ARG002
         """Return None: no page has a remote image."""
         return
+
+    def forget_resident(self) -> None:
+        """Nothing is mapped."""

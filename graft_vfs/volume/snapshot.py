@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from graft_vfs.local.branch_log import Position
+from graft_vfs.local.files import forget_resident
 from graft_vfs.volume.branch import Branch
 
 Located = tuple[memoryview, int]
@@ -33,6 +34,10 @@ class RemoteView(Protocol):
         """
         ...
 
+    def forget_resident(self) -> None:
+        """Let go of mapped pages that were read."""
+        ...
+
 
 class Snapshot:
     """One view. Owner: whoever reads; it keeps its files alive. Thread rule: any thread.
@@ -54,7 +59,7 @@ class Snapshot:
         "view",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - keywords would cost time at each commit
         self,
         branch: Branch,
         remote: RemoteView,
@@ -119,6 +124,11 @@ class Snapshot:
             else:
                 self._probe = self.counter.to_bytes(4, "big") + self.first_page()[28:40]
         return self._probe
+
+    def forget_resident(self) -> None:
+        """Let go of mapped pages that were read; they are mapped again when they are needed."""
+        forget_resident(self.view)
+        self.remote.forget_resident()
 
     def known_first_page(self) -> bytes | None:
         """Return page 1 if it was read already, to hand it to a snapshot of equal content."""

@@ -6,6 +6,7 @@ new format version: what these files hold is on people's remotes.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 from commit_samples import LOG, OTHER_LOG, SEGMENT, body, header_of, image
 
-from graft_vfs.format.commit import CommitHeader, FrameTable, decode_header
+from graft_vfs.errors import CorruptObjectError, FutureVersionError
+from graft_vfs.format.commit import (
+    CommitHeader,
+    FrameTable,
+    decode_header,
+    hash_of,
+    header_length,
+)
 from graft_vfs.format.frame import decode_frame
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header, segment_header
 from graft_vfs.ids import SegmentId
@@ -121,6 +129,34 @@ def test_a_golden_ref_is_what_is_written_and_read() -> None:
     fresh = MemoryStore()
     fresh.put(key, [read(REF_FILE)])
     assert read_ref(fresh, REF_NAME) == LOG
+
+
+def reseal(data: bytes, length: int) -> bytes:
+    """Give a changed header the right hash, so that the checks behind the hash see the change."""
+    return data[: length - 32] + hash_of(data[: length - 32]) + data[length:]
+
+
+@pytest.mark.parametrize("name", COMMITS)
+def test_golden_commits_with_any_byte_changed_raise_only_declared_errors(name: str) -> None:
+    data = read(name)
+    length = header_length(data, key=name)
+    for at, value in itertools.product(range(len(data)), (0, 1, 0x7F, 0x80, 0xFF)):
+        changed = data[:at] + bytes([value]) + data[at + 1 :]
+        for attempt in (changed, reseal(changed, length)):
+            try:
+                header, header_bytes = decode_header(attempt, key=name)
+                frames_of(header, attempt, header.body_offset(header_bytes))
+            except (CorruptObjectError, FutureVersionError):
+                continue
+            assert len(header.pages) <= header.page_count
+
+
+@pytest.mark.parametrize("name", COMMITS)
+def test_golden_commits_cut_anywhere_raise_only_the_declared_error(name: str) -> None:
+    data = read(name)
+    for kept in range(header_length(data, key=name)):
+        with pytest.raises(CorruptObjectError):
+            decode_header(data[:kept], key=name)
 
 
 def write() -> None:

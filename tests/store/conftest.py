@@ -1,0 +1,28 @@
+"""Fixtures of the store tests: servers that only they use, and a scripted one."""
+
+from __future__ import annotations
+
+import pytest
+import servers
+
+from .scripted import ScriptedServer
+
+pytest.register_assert_rewrite("store.contract", "store.races")
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory):
+    with servers.moto(tmp_path_factory.mktemp("moto")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory):
+    with servers.rclone(tmp_path_factory.mktemp("rclone")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def scripted():
+    with ScriptedServer() as server:
+        yield server

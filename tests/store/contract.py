@@ -1,0 +1,335 @@
+"""What every object store must do: one suite, inherited for each store.
+
+A subclass supplies `store` (a fresh, empty one) and `again` (another handle on the same objects).
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from graft_vfs.errors import CorruptObjectError, ObjectMissingError, UsageError
+from graft_vfs.store import ObjectStore, PutOutcome, StoreCounts
+
+BAD_KEYS = [
+    "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a/./b", "../a", "a b", "a\n", "a\0b", "ä",
+    "a\\b", "a#b", "a?b", "a+b", "k" * 1025,
+]  # fmt: skip
+MIXED_KEYS = ["a-b/c", "a.b/c", "a/b", "a/b-c", "a/c", "a0", "a~", "aa/b", "b", "b-/%20"]
+"""Every key that a walk through folders is likely to misplace; sorted as bytes."""
+
+
+class StoreContract:
+    """Tests of one store, from one process and without races."""
+
+    deep_order = True
+    """Whether the server lists across folders in the order of whole keys."""
+
+    # Single objects
+
+    def test_an_object_is_read_as_it_was_written(self, store: ObjectStore):
+        data = bytes(range(256)) * 9
+        store.put("logs/a/commits/0f", [data])
+        assert store.get("logs/a/commits/0f") == data
+
+    def test_buffers_become_one_object_in_their_order(self, store: ObjectStore):
+        store.put("k", [b"one", memoryview(b"-two-"), b"", bytearray(b"three")])
+        assert store.get("k") == b"one-two-three"
+
+    def test_wide_memory_views_are_taken_as_bytes(self, store: ObjectStore):
+        store.put("k", [memoryview(b"12345678").cast("I")])
+        assert store.get("k") == b"12345678"
+
+    def test_an_object_may_be_empty(self, store: ObjectStore):
+        store.put("k", [])
+        assert store.get("k") == b""
+        assert store.get_range("k", 0, 10) == b""
+
+    def test_put_overwrites(self, store: ObjectStore):
+        store.put("k", [b"a longer first version"])
+        store.put("k", [b"second"])
+        assert store.get("k") == b"second"
+
+    def test_keys_hold_all_allowed_characters(self, store: ObjectStore):
+        key = "A-Z/a.z/0_9/~%2F%25/...hidden"
+        store.put(key, [b"x"])
+        assert store.get(key) == b"x"
+        assert list(store.list("")) == [key]
+
+    def test_another_handle_sees_the_same_objects(self, store: ObjectStore, again: ObjectStore):
+        assert store.put_if_absent("k", b"x") is PutOutcome.CREATED
+        assert again.get("k") == b"x"
+        assert again.put_if_absent("k", b"y") is PutOutcome.EXISTS
+        again.delete("k")
+        with pytest.raises(ObjectMissingError):
+            store.get("k")
+
+    def test_a_changed_buffer_does_not_change_the_object(self, store: ObjectStore):
+        buffer = bytearray(b"before")
+        store.put("k", [buffer])
+        buffer[:] = b"after!"
+        assert store.get("k") == b"before"
+
+    def test_absent_objects_are_missing_by_name(self, store: ObjectStore):
+        store.put("k/there", [b"x"])
+        for key in ("absent", "k", "k/absent", "k/there/below"):
+            with pytest.raises(ObjectMissingError) as caught:
+                store.get(key)
+            assert caught.value.key == key
+            with pytest.raises(ObjectMissingError):
+                store.get_range(key, 0, 1)
+
+    @pytest.mark.parametrize("key", BAD_KEYS)
+    def test_what_is_no_key_is_refused_before_any_request(self, store: ObjectStore, key: str):
+        before = store.counters.snapshot()
+        for call in (
+            lambda: store.get(key),
+            lambda: store.get_range(key, 0, 1),
+            lambda: store.put_if_absent(key, b""),
+            lambda: store.put(key, []),
+            lambda: store.delete(key),
+        ):
+            with pytest.raises(UsageError):
+                call()
+        assert store.counters.snapshot() == before
+
+    # Bounded reads
+
+    def test_ranges(self, store: ObjectStore):
+        store.put("k", [b"0123456789"])
+        assert store.get_range("k", 0, 1) == b"0"
+        assert store.get_range("k", 0, 10) == b"0123456789"
+        assert store.get_range("k", 0, 11) == b"0123456789"
+        assert store.get_range("k", 3, 4) == b"3456"
+        assert store.get_range("k", 9, 1) == b"9"
+        assert store.get_range("k", 8, 100) == b"89"
+        assert store.get_range("k", 10, 1) == b""
+        assert store.get_range("k", 1000, 1000) == b""
+
+    @pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, 0), (0, -1)])
+    def test_what_is_no_range_is_refused(self, store: ObjectStore, start: int, length: int):
+        with pytest.raises(UsageError):
+            store.get_range("k", start, length)
+
+    def test_an_object_above_the_limit_is_not_read(self, store: ObjectStore):
+        store.put("some/key", [b"x" * 1000])
+        assert len(store.get("some/key", limit_bytes=1000)) == 1000
+        with pytest.raises(CorruptObjectError, match="some/key"):
+            store.get("some/key", limit_bytes=999)
+        assert store.get("some/key") == b"x" * 1000, "the handle is usable afterwards"
+
+    def test_large_objects(self, store: ObjectStore):
+        # Three parts on S3, with buffers that end inside, at and across the borders of parts.
+        mib = 1024 * 1024
+        sizes = [1, 8 * mib - 1, 3 * mib + 7, 0, 5 * mib - 7, 12345]
+        buffers = [bytes([number + 65]) * size for number, size in enumerate(sizes)]
+        store.put("large", buffers)
+        whole = b"".join(buffers)
+        assert store.get("large") == whole
+        assert store.get_range("large", 8 * mib - 5, 10) == whole[8 * mib - 5 : 8 * mib + 5]
+        assert store.get_range("large", len(whole) - 3, 10) == whole[-3:]
+        store.put("large", [b"small again"])
+        assert store.get("large") == b"small again"
+
+    # Create-only writes
+
+    def test_a_key_is_created_once(self, store: ObjectStore):
+        assert store.put_if_absent("claims/1", b"first") is PutOutcome.CREATED
+        assert store.put_if_absent("claims/1", b"second") is PutOutcome.EXISTS
+        assert store.put_if_absent("claims/1", b"first") is PutOutcome.EXISTS
+        assert store.get("claims/1") == b"first"
+
+    def test_a_key_that_was_put_exists(self, store: ObjectStore):
+        store.put("k", [b"x"])
+        assert store.put_if_absent("k", b"y") is PutOutcome.EXISTS
+        assert store.get("k") == b"x"
+
+    def test_an_empty_object_is_created_once(self, store: ObjectStore):
+        assert store.put_if_absent("k", b"") is PutOutcome.CREATED
+        assert store.put_if_absent("k", b"") is PutOutcome.EXISTS
+
+    def test_a_deleted_key_can_be_created_again(self, store: ObjectStore):
+        store.put_if_absent("k", b"x")
+        store.delete("k")
+        assert store.put_if_absent("k", b"y") is PutOutcome.CREATED
+        assert store.get("k") == b"y"
+
+    # Deleting
+
+    def test_delete_removes_one_object(self, store: ObjectStore):
+        store.put("d/a", [b"x"])
+        store.put("d/ab", [b"x"])
+        store.delete("d/a")
+        assert list(store.list("d/")) == ["d/ab"]
+
+    def test_absent_objects_may_be_deleted(self, store: ObjectStore):
+        store.delete("absent")
+        store.delete("absent/below")
+        store.delete("absent")
+
+    # Listing
+
+    def test_nothing_lists_as_nothing(self, store: ObjectStore):
+        assert list(store.list("")) == []
+        assert list(store.list("absent/")) == []
+
+    def test_keys_are_listed_in_order_of_their_bytes(self, store: ObjectStore):
+        if not self.deep_order:
+            pytest.fail("overridden where a server cannot")
+        for key in reversed(MIXED_KEYS):
+            store.put(key, [b"x"])
+        assert list(store.list("")) == MIXED_KEYS
+        for after in [*MIXED_KEYS, "a", "a/", "a/b.", "a.", "aa", "~"]:
+            expected = [key for key in MIXED_KEYS if key > after]
+            assert list(store.list("", start_after=after)) == expected
+
+    def test_a_folder_is_listed_in_order(self, store: ObjectStore):
+        keys = [f"logs/x/commits/{number:016x}" for number in range(20)]
+        for key in reversed(keys):
+            store.put(key, [b"x"])
+        store.put("logs/y/commits/0", [b"x"])
+        assert list(store.list("logs/x/commits/")) == keys
+        assert list(store.list("logs/x/commits/", start_after=keys[4])) == keys[5:]
+        assert list(store.list("logs/x/commits/", start_after=keys[4], limit=3)) == keys[5:8]
+        assert list(store.list("logs/x/commits/", start_after=keys[-1])) == []
+        assert list(store.list("logs/x/commits/", start_after="logs/x/commits/")) == keys
+
+    def test_a_prefix_may_end_inside_a_segment(self, store: ObjectStore):
+        for key in ("refs/main", "refs/main2", "refs/mai/n", "refs/other", "main"):
+            store.put(key, [b"x"])
+        assert list(store.list("refs/main")) == ["refs/main", "refs/main2"]
+        assert list(store.list("refs/mai/")) == ["refs/mai/n"]
+        assert list(store.list("refs/main/")) == []
+        assert list(store.list("r", start_after="refs/main2")) == ["refs/other"]
+
+    def test_limits(self, store: ObjectStore):
+        for number in range(5):
+            store.put(f"k/{number}", [b"x"])
+        for limit in range(7):
+            before = store.counters.snapshot()
+            assert list(store.list("k/", limit=limit)) == [f"k/{n}" for n in range(min(limit, 5))]
+            requests = (store.counters.snapshot() - before).requests
+            assert requests == (1 if limit else 0)
+        with pytest.raises(UsageError):
+            store.list("", limit=-1)
+
+    @pytest.mark.parametrize("prefix", ["/", "a//", "../", "a/../b", "ä", "a b"])
+    def test_what_no_key_begins_with_is_refused(self, store: ObjectStore, prefix: str):
+        with pytest.raises(UsageError):
+            store.list(prefix)
+        with pytest.raises(UsageError):
+            store.list("", start_after=prefix)
+
+    def fill(self, store: ObjectStore, keys: list[str]) -> None:
+        """Make many objects."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: store.put(key, [b"x"]), keys))
+
+    def test_pages_are_asked_for_when_they_are_needed(self, store: ObjectStore):
+        keys = [f"many/{number:04}" for number in range(1003)]
+        self.fill(store, keys)
+        before = store.counters.snapshot()
+        found = store.list("many/")
+        assert store.counters.snapshot() == before
+        assert next(found) == keys[0]
+        assert (store.counters.snapshot() - before).list == 1
+        assert list(found) == keys[1:]
+        assert (store.counters.snapshot() - before).list == 2
+        assert list(store.list("many/", limit=1001)) == keys[:1001]
+        assert (store.counters.snapshot() - before).list == 4
+        assert list(store.list("many/", limit=1000)) == keys[:1000]
+        assert (store.counters.snapshot() - before).list == 5
+
+    # The handle
+
+    def test_requests_and_bytes_are_counted(self, store: ObjectStore):
+        before = store.counters.snapshot()
+        store.put_if_absent("k", b"12345")
+        store.put_if_absent("k", b"123")
+        store.put("j", [b"1234", b"56"])
+        store.get("k")
+        store.get_range("k", 3, 100)
+        store.get_range("k", 30, 100)
+        with pytest.raises(ObjectMissingError):
+            store.get("absent")
+        list(store.list(""))
+        store.delete("j")
+        difference = store.counters.snapshot() - before
+        assert difference == StoreCounts(
+            get=2,
+            get_range=2,
+            put=1,
+            put_if_absent=2,
+            list=1,
+            delete=1,
+            bytes_sent=14,
+            bytes_received=7,
+        )
+        assert difference.requests == 9
+
+    def test_threads_may_share_a_handle(self, store: ObjectStore):
+        before = store.counters.snapshot()
+
+        def work(thread: int) -> None:
+            for number in range(5):
+                key = f"t/{thread}-{number}"
+                data = f"{thread} {number}".encode()
+                assert store.put_if_absent(key, data) is PutOutcome.CREATED
+                assert store.get(key) == data
+                assert store.get_range(key, 2, 10) == data[2:]
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        assert len(list(store.list("t/"))) == 40
+        difference = store.counters.snapshot() - before
+        assert (difference.put_if_absent, difference.get, difference.get_range) == (40, 40, 40)
+
+    def test_a_store_says_what_it_is(self, store: ObjectStore):
+        assert "://" in store.describe()
+        assert store.describe() in repr(store)
+
+    def test_a_closed_store_refuses_calls(self, store: ObjectStore):
+        store.close()
+        store.close()
+        for call in (
+            lambda: store.get("k"),
+            lambda: store.get_range("k", 0, 1),
+            lambda: store.put_if_absent("k", b""),
+            lambda: store.put("k", []),
+            lambda: store.list(""),
+            lambda: store.delete("k"),
+        ):
+            with pytest.raises(UsageError, match="closed"):
+                call()
+
+    def test_a_store_is_closed_at_the_end_of_its_block(self, store: ObjectStore):
+        with store as same:
+            assert same is store
+        with pytest.raises(UsageError, match="closed"):
+            store.get("k")
+
+
+class ThreadRaces:
+    """Races between threads of one process; only for stores that claim to decide them."""
+
+    THREADS = 16
+    ROUNDS = 20
+
+    def test_one_thread_creates_a_key(self, store: ObjectStore):
+        start = threading.Barrier(self.THREADS, timeout=60)
+
+        def race(thread: int) -> list[PutOutcome]:
+            outcomes = []
+            for number in range(self.ROUNDS):
+                start.wait()
+                outcomes.append(store.put_if_absent(f"race/{number}", b"%d" % thread))
+            return outcomes
+
+        with ThreadPoolExecutor(self.THREADS) as pool:
+            rounds = list(zip(*pool.map(race, range(self.THREADS)), strict=True))
+        for number, outcomes in enumerate(rounds):
+            winners = [n for n, outcome in enumerate(outcomes) if outcome is PutOutcome.CREATED]
+            assert len(winners) == 1, f"round {number}: {outcomes}"
+            assert store.get(f"race/{number}") == b"%d" % winners[0]

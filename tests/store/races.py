@@ -1,0 +1,70 @@
+"""Races between processes: what one racing process does, and who starts and judges them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable
+
+from graft_vfs.store import ObjectStore, PutOutcome
+
+PROCESSES = 4
+THREADS = 4
+ROUNDS = 10
+_PATIENCE_SECONDS = 100
+
+
+def _racer(open_store: Callable[[], ObjectStore], barrier, results, process: int) -> None:
+    """Race with `THREADS` threads in each round; report (round, racer, outcome)."""
+    with open_store() as store:
+
+        def race(thread: int) -> None:
+            racer = process * THREADS + thread
+            for number in range(ROUNDS):
+                barrier.wait()
+                outcome = store.put_if_absent(f"race/{number}", b"%d" % racer)
+                results.put((number, racer, outcome.name))
+
+        threads = [threading.Thread(target=race, args=(thread,)) for thread in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def winners_of_process_race(open_store: Callable[[], ObjectStore]) -> list[list[int]]:
+    """Race processes against each other; returns the winners of each round.
+
+    `open_store` is called in each process and must be picklable.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(PROCESSES * THREADS, timeout=_PATIENCE_SECONDS)
+    results = context.Queue()
+    racers = [
+        context.Process(target=_racer, args=(open_store, barrier, results, number))
+        for number in range(PROCESSES)
+    ]
+    for racer in racers:
+        racer.start()
+    winners: list[list[int]] = [[] for _ in range(ROUNDS)]
+    try:
+        for _ in range(PROCESSES * THREADS * ROUNDS):
+            number, racer_number, outcome = results.get(timeout=_PATIENCE_SECONDS)
+            if outcome == PutOutcome.CREATED.name:
+                winners[number].append(racer_number)
+    finally:
+        for racer in racers:
+            racer.join(_PATIENCE_SECONDS)
+            racer.close()
+        results.close()
+        results.join_thread()
+    return winners
+
+
+def check_process_race(open_store: Callable[[], ObjectStore]) -> None:
+    """Fail unless exactly one racer wins each round, and the object is the winner's."""
+    winners = winners_of_process_race(open_store)
+    with open_store() as store:
+        for number, of_round in enumerate(winners):
+            assert len(of_round) == 1, f"round {number} has the winners {of_round}"
+            assert store.get(f"race/{number}") == b"%d" % of_round[0]
