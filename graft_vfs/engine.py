@@ -370,7 +370,8 @@ class Graft:
                 checksum = transfer.checksum(snapshot, progress)
             return Audit(present, total, checksum)
 
-    def versions(self) -> Versions:
+    @staticmethod
+    def versions() -> Versions:
         """Return the versions of this program and of what it stands on."""
         return Versions(
             __version__, commit_format.VERSION, apsw.apsw_version(), apsw.sqlite_lib_version()
@@ -394,11 +395,16 @@ class Graft:
 
     def dump_commit(self, spec: str, volume: Volume | None = None) -> str:
         """Describe a remote commit, given as `log:LSN`, or as `LSN` of the volume's own log."""
+        facts = self.commit_facts(spec, volume)
+        return "\n".join(f"{name}: {value}" for name, value in facts.items())
+
+    def commit_facts(self, spec: str, volume: Volume | None = None) -> dict[str, LogId | int | str]:
+        """Return what `dump_commit` describes, by name."""
         log, lsn = self._parse_commit(spec, volume)
         require_commits(self.logs, log, lsn)
         header = self.logs.header(log, lsn)
         assert header is not None
-        facts = {
+        return {
             "log": header.log,
             "lsn": header.lsn,
             "hash": header.hash.hex(),
@@ -415,7 +421,6 @@ class Graft:
             "body": f"segment {header.segment}" if header.segment else "inline",
             "body_bytes": header.frames.body_bytes,
         }
-        return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
     def _parse_commit(self, spec: str, volume: Volume | None) -> tuple[LogId, int]:
         log_text, _, lsn_text = spec.rpartition(":")
@@ -602,11 +607,13 @@ class Graft:
 
 def check_tag(tag: str) -> str:
     """Return the tag, or raise InvalidTagError."""
-    if not tag or "\0" in tag or len(tag) > TAG_CHARACTERS_MAX:
+    # Python decodes an argument that is no UTF-8 to lone surrogates, which no catalog can hold.
+    text = tag.isascii() or not any("\ud800" <= character <= "\udfff" for character in tag)
+    if not tag or "\0" in tag or len(tag) > TAG_CHARACTERS_MAX or not text:
         shown = tag if len(tag) <= 40 else tag[:40] + "…"
         raise InvalidTagError(
             f"{shown!r} is not a tag",
-            next_step=f"use 1 to {TAG_CHARACTERS_MAX} characters without NUL",
+            next_step=f"use 1 to {TAG_CHARACTERS_MAX} characters of Unicode without NUL",
         )
     return tag
 

@@ -207,6 +207,16 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Hydrated:
+    """How many pages a hydrate brought here."""
+
+    pages: int
+
+    def __str__(self) -> str:
+        return f"Fetched {self.pages} pages."
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """A tag that names another volume now, and where that stands."""
 

@@ -443,11 +443,20 @@ def _check_frames(header: CommitHeader) -> None:
     )
     _require(len(frames.last_pages) == len(frames), "a column of last pages that is too short")
     _require(len(frames.checksums) == len(frames) * CHECKSUM_BYTES, "too few checksums")
-    for frame, (length, last) in enumerate(zip(frames.sizes, frames.last_pages, strict=True)):
-        end_slot = min((frame + 1) * size, page_total)
-        bound = compressed_bytes_max(header.page_size, end_slot - frame * size)
-        _require(0 < length <= bound, f"frame {frame} of {length} bytes")
-        _require(header.pages[end_slot - 1] == last, f"frame {frame} ends with another page")
+    if not frames.sizes:
+        return
+    # A slice of the set takes memory for the frames alone, and no step of Python for each of them.
+    last_pages = header.pages[size - 1 :: size].to_array()
+    if page_total % size:
+        last_pages.append(header.pages.max())
+    _require(last_pages == frames.last_pages, "a frame ends with another page")
+    full, last = (
+        compressed_bytes_max(header.page_size, header.pages_in_frame(frame))
+        for frame in (0, len(frames) - 1)
+    )
+    smallest, largest = min(frames.sizes), max(frames.sizes)
+    _require(smallest > 0, "a frame of 0 bytes")
+    _require(largest <= full and frames.sizes[-1] <= last, f"a frame of {largest} bytes")
 
 
 def _require(condition: bool, what: str) -> None:

@@ -48,12 +48,12 @@ layout follows the ideas of SQLite's own WAL.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
@@ -96,7 +96,11 @@ SYNC_INTERVAL_BYTES = 64 << 20
 assert _LOG_HEADER.size == LOG_HEADER_BYTES
 assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
 
-_packers = tuple(struct.Struct(f"<IHHQIIIIQQQ{count}I") for count in range(65))
+
+@functools.lru_cache(maxsize=256)
+def _packer(count: int) -> struct.Struct:
+    """Return the packer of a chunk header with so many page indexes."""
+    return struct.Struct(f"<IHHQIIIIQQQ{count}I")
 
 
 class Position(NamedTuple):
@@ -106,8 +110,7 @@ class Position(NamedTuple):
     checksum: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The header of one chunk. `images` is the file offset of its first page image."""
 
     flags: int
@@ -209,38 +212,38 @@ class BranchLog:
     def _parse_chunk(self, offset: int) -> Chunk | None:
         if offset + _CHUNK_HEADER_BYTES > len(self.view):
             self.remap()
-        fixed = bytes(self.view[offset : offset + _CHUNK_HEADER_BYTES])
-        if len(fixed) < _CHUNK_HEADER_BYTES or fixed[:4] != _CHUNK_MAGIC_BYTES:
-            return None
-        unpacked = _CHUNK_HEADER.unpack(fixed)
-        _, flags, reserved, lsn, page_count, counter, count, size, *rest = unpacked
-        time_ms, images_checksum, previous = rest
-        if reserved or count > CHUNK_PAGES_MAX or size not in PAGE_SIZES:
+            if offset + _CHUNK_HEADER_BYTES > len(self.view):
+                return None
+        fixed = _CHUNK_HEADER.unpack_from(self.view, offset)
+        magic, flags, reserved, lsn, page_count, counter, count, size = fixed[:8]
+        if magic != _CHUNK_MAGIC or reserved or count > CHUNK_PAGES_MAX or size not in PAGE_SIZES:
             return None
         indexes_end = offset + _CHUNK_HEADER_BYTES + 4 * count
         images = indexes_end + _CHECKSUM.size
-        if images + count * size > len(self.view):
+        after = images + count * size
+        if after > len(self.view):
             self.remap()
-            if images + count * size > len(self.view):
+            if after > len(self.view):
                 return None
-        head = bytes(self.view[offset:indexes_end])
-        (checksum,) = _CHECKSUM.unpack(self.view[indexes_end:images])
-        if xxh3_64_intdigest(head, self.start.checksum) != checksum:
+        view = self.view
+        (checksum,) = _CHECKSUM.unpack_from(view, indexes_end)
+        if xxh3_64_intdigest(view[offset:indexes_end], self.start.checksum) != checksum:
             return None
-        pages = struct.unpack_from(f"<{count}I", head, _CHUNK_HEADER_BYTES)
-        after = Position(images + count * size, checksum)
+        pages = _packer(count).unpack_from(view, offset)[len(fixed) :]
+        end = Position(after, checksum)
+        time_ms, images_checksum, previous = fixed[8:]
         return Chunk(
-            flags=flags,
-            lsn=lsn,
-            page_count=page_count,
-            change_counter=counter,
-            page_size=size,
-            time_ms=time_ms,
-            images_checksum=images_checksum,
-            previous=previous,
-            pages=pages,
-            images=images,
-            after=after,
+            flags,
+            lsn,
+            page_count,
+            counter,
+            size,
+            time_ms,
+            images_checksum,
+            previous,
+            pages,
+            images,
+            end,
         )
 
     def images_are_sound(self, chunk: Chunk) -> bool:
@@ -317,8 +320,7 @@ class BranchLog:
             page_count, counter = commit
         if self.durable >= offset:
             flags |= DURABLE_BEFORE
-        packer = _packers[count] if count < 65 else struct.Struct(f"<IHHQIIIIQQQ{count}I")
-        head = packer.pack(
+        head = _packer(count).pack(
             _CHUNK_MAGIC,
             flags,
             0,

@@ -3,12 +3,11 @@
 Invariants:
 
 1. A create-only write is one PutObject with `If-None-Match: *` on a client that never retries: a
-   retry that finds its own first try would see 412 and hide that the write had landed. (When S3
-   names another region, nothing was written, and the same write is sent there.)
+   retry that finds its own first try would see 412 and hide that the write had landed.
 2. An answer is read by one pure function, `classify`; a request without an answer by another,
    `classify_failure`. Everything else in this module acts on their results.
-3. No text that a server sends reaches an error or a log, except a well-formed error code, because
-   servers repeat credentials in their messages.
+3. No text that a server sends reaches an error or a log, except a well-formed error code and the
+   name of a region, because servers repeat credentials in their messages.
 4. boto3 is imported when the first store is made, not with this module: it costs more time than
    opening a database.
 
@@ -62,6 +61,7 @@ from graft_vfs.store.base import (
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
+    from botocore.model import OperationModel
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
@@ -81,7 +81,8 @@ _RETRY_PAUSE_SECONDS = 0.1
 _EMPTY_PAGES_MAX = 16
 
 _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
-_CODE = re.compile(r"[A-Z][A-Za-z]{2,63}", re.ASCII)
+_CODE = re.compile(r"[A-Z][a-z][A-Za-z]{1,62}", re.ASCII)
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]{2,12}){1,3}-[0-9]{1,2}", re.ASCII)
 
 
 class Answer(enum.Enum):
@@ -203,14 +204,23 @@ class _Reply:
 
     answer: Answer
     shown: str
+    region: str
+    """Where the server says the bucket is; "" if it says nothing."""
 
     @classmethod
     def of(cls, response: Any) -> _Reply:
         """Read the parsed response of a botocore ClientError; foreign, so nothing is assumed."""
-        code = str(response.get("Error", {}).get("Code", ""))
-        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
+        code = str(error.get("Code", ""))
+        status = int(metadata.get("HTTPStatusCode", 0))
         label = code if _CODE.fullmatch(code) else "no S3 error code"
-        return cls(classify(code, status), f"HTTP {status}, {label}")
+        headers = metadata.get("HTTPHeaders", {})
+        region = str(headers.get("x-amz-bucket-region") or error.get("Region") or "")
+        return cls(
+            classify(code, status),
+            f"HTTP {status}, {label}",
+            region if _REGION.fullmatch(region) else "",
+        )
 
 
 class S3Store(ObjectStore):
@@ -258,6 +268,8 @@ class S3Store(ObjectStore):
                 endpoint, region, settings, attempts_max
             )
         self._endpoint: str = self._client.meta.endpoint_url
+        for client in (self._client, self._claim_client):
+            client.meta.events.register("before-call.s3", _prepare_call)
         self._count_requests(self._client, put="put")
         self._count_requests(self._claim_client, put="put_if_absent")
 
@@ -607,6 +619,8 @@ class S3Store(ObjectStore):
                 " s3:ListBucket, S3 answers this for absent objects too, so grant both",
             )
         kind, what, step = _ERROR_OF_ANSWER[answer]
+        if answer is Answer.WRONG_REGION and reply.region:
+            step = f"set the region {reply.region}, in the configuration or as AWS_DEFAULT_REGION"
         return kind(f"{where} {what}", next_step=step)
 
     def _failure_error(
@@ -777,6 +791,18 @@ def _make_clients(
             next_step="leave it out; credentials belong into the AWS variables or a profile",
         )
     return client, make(1, "path" if endpoint else addressing)
+
+
+def _prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> None:
+    """Change two of boto3's habits, just before it makes a request of a call."""
+    if model.name == "PutObject":
+        # With this header a client waits for the server's consent before it sends the body, which
+        # costs a round trip for each push, and a second where a server does not answer it.
+        params["headers"].pop("Expect", None)
+    # When an answer names another region, boto3 asks for the bucket's and repeats the request. That
+    # is more than the one request of a claim, and a server that always answers so makes it recurse
+    # until the stack ends. A request that counts as redirected already is left alone.
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _read_up_to(body: StreamingBody, length: int) -> bytes:

@@ -8,6 +8,7 @@ from graft_vfs.errors import CorruptObjectError, NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import CommitRow
 from graft_vfs.remote_log import CommitRecord
+from graft_vfs.reports import commits_text
 from graft_vfs.volume.logs import Logs
 
 
@@ -23,6 +24,14 @@ class Fetched:
     def commits(self) -> int:
         """How many commits became known."""
         return self.newest - self.before
+
+    def __str__(self) -> str:
+        if not self.commits:
+            return f"Nothing new on remote log {self.log} (LSN {self.newest})."
+        return (
+            f"Fetched {commits_text(self.commits)} of remote log {self.log}, "
+            f"now at LSN {self.newest}."
+        )
 
 
 def fetch_log(logs: Logs, log: LogId) -> Fetched:

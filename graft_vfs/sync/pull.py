@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from graft_vfs.errors import PageSizeError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import BranchRow
+from graft_vfs.reports import commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import diverged, settle_pending
 from graft_vfs.volume.logs import Logs
@@ -28,6 +29,13 @@ class Pulled:
     def commits(self) -> int:
         """How many remote commits became part of the view."""
         return self.lsn - self.before
+
+    def __str__(self) -> str:
+        if not self.commits:
+            return f"Already up to date with remote log {self.log} (LSN {self.lsn})."
+        return (
+            f"Pulled {commits_text(self.commits)} of remote log {self.log}, now at LSN {self.lsn}."
+        )
 
 
 def pull(volume: Volume, logs: Logs) -> Pulled:

@@ -29,10 +29,11 @@ from graft_vfs.errors import (
     StoreError,
 )
 from graft_vfs.format.body import BodyBuilder
-from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
+from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.files import spooled
+from graft_vfs.reports import commits_text, size_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -64,6 +65,14 @@ class Pushed:
     local_commits: int
     pages: int
     bytes_sent: int
+
+    def __str__(self) -> str:
+        if not self.claimed:
+            return "Everything is on the remote already."
+        return (
+            f"Pushed {commits_text(self.local_commits)} as remote LSN {self.lsn} of log "
+            f"{self.log}: {self.pages} pages, {size_text(self.bytes_sent)}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +274,7 @@ def _settle(
     snapshot: Snapshot | None,
 ) -> None:
     """Make the branch stand on the commit that was claimed; safe to repeat."""
-    encoded = pending.data[: len(header.encode())]
+    encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)
     logs.catalog.add_commits(pending.log, [row])
     if snapshot is not None:

@@ -22,6 +22,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.pages import PAGE_SIZES, lock_page
+from graft_vfs.reports import size_text
 from graft_vfs.sync.push import Progress
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -34,16 +35,20 @@ _PAGES_RESIDENT_MAX = 8192
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """What an export or import moved."""
+    """What an export or import moved; `verb` says which, for people."""
 
     path: str
     pages: int
     page_size: int
+    verb: str
 
     @property
     def bytes(self) -> int:
         """Size of the plain database in bytes."""
         return self.pages * self.page_size
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.path}: {self.pages} pages, {size_text(self.bytes)}."
 
 
 def export_snapshot(
@@ -73,7 +78,7 @@ def export_snapshot(
             fsync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    return Transferred(str(path), snapshot.page_count, snapshot.page_size)
+    return Transferred(str(path), snapshot.page_count, snapshot.page_size, "Exported to")
 
 
 def import_file(volume: Volume, path: Path, *, progress: Progress | None = None) -> Transferred:
@@ -94,7 +99,7 @@ def import_file(volume: Volume, path: Path, *, progress: Progress | None = None)
             file.seek(0)
             pages = _pages(file, size, count, progress)
             volume.write_pages(snapshot, pages, page_count=count)
-    return Transferred(str(path), count, size)
+    return Transferred(str(path), count, size, "Imported")
 
 
 @contextlib.contextmanager

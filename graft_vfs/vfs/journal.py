@@ -75,7 +75,7 @@ class Journal:
                 stop = min(end, body + self._page_bytes)
                 parts.append(self._body(number)[offset - body : stop - body])
             else:
-                stop = min(end, *self._bodies[number + 1 : number + 2])
+                stop = min([end, *self._bodies[number + 1 : number + 2]])
                 first = offset - (number + 1) * self._page_bytes
                 parts.append(bytes(self._packed[first : first + stop - offset]))
             offset = stop

@@ -11,11 +11,7 @@ from pathlib import Path
 
 from graft_vfs.engine import Graft
 from graft_vfs.errors import UsageError
-from graft_vfs.reports import Moved, commits_text, size_text
-from graft_vfs.sync.fetch import Fetched
-from graft_vfs.sync.pull import Pulled
-from graft_vfs.sync.push import Pushed
-from graft_vfs.sync.transfer import Transferred
+from graft_vfs.reports import Hydrated, Moved
 from graft_vfs.vfs.volume_file import VolumeFile
 from graft_vfs.volume.transaction import Durability
 
@@ -96,33 +92,6 @@ def _needed(value: str | None, what: str) -> str:
     return value
 
 
-def _fetched(done: Fetched) -> str:
-    if not done.commits:
-        return f"Nothing new on remote log {done.log} (LSN {done.newest})."
-    return (
-        f"Fetched {commits_text(done.commits)} of remote log {done.log}, now at LSN {done.newest}."
-    )
-
-
-def _pulled(done: Pulled) -> str:
-    if not done.commits:
-        return f"Already up to date with remote log {done.log} (LSN {done.lsn})."
-    return f"Pulled {commits_text(done.commits)} of remote log {done.log}, now at LSN {done.lsn}."
-
-
-def _pushed(done: Pushed) -> str:
-    if not done.claimed:
-        return "Everything is on the remote already."
-    return (
-        f"Pushed {commits_text(done.local_commits)} as remote LSN {done.lsn} of log {done.log}: "
-        f"{done.pages} pages, {size_text(done.bytes_sent)}."
-    )
-
-
-def _transferred(verb: str, done: Transferred) -> str:
-    return f"{verb} {done.path}: {done.pages} pages, {size_text(done.bytes)}."
-
-
 def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
     if value:
         raise UsageError(
@@ -130,7 +99,7 @@ def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
             next_step="use graft_pull without a value, and graft_fork or graft_export to keep "
             "local commits",
         )
-    return _pulled(engine.pull(file.tag, file.volume))
+    return str(engine.pull(file.tag, file.volume))
 
 
 def _clone(engine: Graft, file: VolumeFile, value: str | None) -> Moved:
@@ -163,18 +132,16 @@ _HANDLERS: dict[str, _Handler] = {
             file.tag, _needed(value, "[log:]LSN"), file.volume
         )
     ),
-    "graft_fetch": lambda engine, file, _: _fetched(engine.fetch(file.tag, file.volume)),
+    "graft_fetch": lambda engine, file, _: str(engine.fetch(file.tag, file.volume)),
     "graft_pull": _pull,
-    "graft_push": lambda engine, file, _: _pushed(engine.push(file.tag, file.volume)),
-    "graft_hydrate": lambda engine, file, _: (
-        f"Fetched {engine.hydrate(file.tag, file.volume)} pages."
-    ),
+    "graft_push": lambda engine, file, _: str(engine.push(file.tag, file.volume)),
+    "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.tag, file.volume))),
     "graft_audit": lambda engine, file, _: str(engine.audit(file.tag, file.volume)),
-    "graft_export": lambda engine, file, value: _transferred(
-        "Exported to", engine.export(file.tag, Path(_needed(value, "a path")), file.volume)
+    "graft_export": lambda engine, file, value: str(
+        engine.export(file.tag, Path(_needed(value, "a path")), file.volume)
     ),
-    "graft_import": lambda engine, file, value: _transferred(
-        "Imported", engine.import_(Path(_needed(value, "a path")), file.tag, file.volume)
+    "graft_import": lambda engine, file, value: str(
+        engine.import_(Path(_needed(value, "a path")), file.tag, file.volume)
     ),
     "graft_dump_header": lambda engine, file, _: engine.dump_header(file.volume),
     "graft_dump_commit": lambda engine, file, value: engine.dump_commit(

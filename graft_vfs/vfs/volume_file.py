@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import apsw
 
 from graft_vfs.errors import GraftError, ReadOnlyError
+from graft_vfs.vfs import moved
 from graft_vfs.vfs.sqlite_errors import to_sqlite
 from graft_vfs.volume.snapshot import Located, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
@@ -31,6 +32,7 @@ _RESERVED = apsw.SQLITE_LOCK_RESERVED
 _COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
 _PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 
+_HEADER_BYTES_MAX = 65536
 _READS_RESIDENT_MAX = 8192
 """After so many reads the mapped pages are let go, so that a scan does not fill memory."""
 
@@ -72,6 +74,9 @@ class VolumeFile:
         self._on_close = on_close
         self._lock: WriterLock | None = None if self._read_only else volume.open_writer_lock()
         self._level = _NONE
+        # Set when a pragma moves the connection; see the module `moved`.
+        self._shift = 0
+        self._empty_page_size = _HEADER_BYTES_MAX
         self._staged: dict[int, bytes] | None = None
         self._reads_left = _READS_RESIDENT_MAX
         self.snapshot: Snapshot
@@ -107,6 +112,8 @@ class VolumeFile:
             self._lock.close()
             self._lock = volume.open_writer_lock()
         self.volume = volume
+        self._shift = moved.new_shift()
+        self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
         self._adopt(volume.begin())
 
     # Reading ----------------------------------------------------------------------------------
@@ -132,38 +139,55 @@ class VolumeFile:
             if self._reads_left <= 0:
                 self._reads_left = _READS_RESIDENT_MAX
                 self.snapshot.forget_resident()
-            if self._level == _NONE and self._fixed is None:
-                self._adopt(self.volume.begin())
-            size, transaction = self._page_size, self.transaction
-            if transaction is None:
-                if offset == 24 and amount == 16:
-                    return self.snapshot.probe()
-                if offset >= self.snapshot.page_count * size:
-                    return b""
-            page, start = offset // size + 1 if size else 1, offset % size if size else 0
-            image: bytes | None = None
-            if transaction is not None:
-                if not size or page > transaction.page_count:
-                    return b""
-                image = transaction.read(page)
-            if image is None:
-                image = self.snapshot.read(page)
-            return image if amount == size else image[start : start + amount]
+            self._follow()
+            if offset == 24 and amount == 16 and self.transaction is None and not self._shift:
+                return self.snapshot.probe()
+            size = self._page_size or self._empty_page_size
+            page, start = divmod(offset, size)
+            image = self._image(page + 1)
+            return image if len(image) == amount else image[start : start + amount]
         except GraftError as error:
             raise to_sqlite(error) from error
 
+    def _follow(self) -> None:
+        """Outside a lock show the newest snapshot: SQLite looks at a file when it opens it."""
+        if self._level == _NONE and self._fixed is None:
+            self._adopt(self.volume.begin())
+
+    def _image(self, page: int) -> bytes:
+        """Return a page as this connection is to see it now; empty beyond the end."""
+        transaction = self.transaction
+        if transaction is not None:
+            image = transaction.read(page)
+            if image is not None:
+                return moved.shifted(image, self._shift) if page == 1 and self._shift else image
+            if page > max(1, transaction.page_count):
+                return b""
+        return self.read_snapshot_page(page)
+
     def read_snapshot_page(self, page: int) -> bytes:
-        """Return a page as it was before the transaction, for the journal."""
-        return self.snapshot.read(page)
+        """Return a page as it was before the transaction; empty beyond the end."""
+        snapshot = self.snapshot
+        if page > snapshot.page_count:
+            is_shown_empty = page == 1 and self._shift
+            if not is_shown_empty:
+                return b""
+            image = moved.empty_first_page(self._empty_page_size, snapshot.counter)
+        else:
+            image = snapshot.read(page)
+        return moved.shifted(image, self._shift) if page == 1 and self._shift else image
 
     def xFileSize(self) -> int:
         """Return the size in bytes that the database has in this view."""
         transaction = self.transaction
         if transaction is not None:
-            return transaction.page_count * self._page_size
-        if self._level == _NONE and self._fixed is None:
-            self._adopt(self.volume.begin())
-        return self.snapshot.page_count * self._page_size
+            count = transaction.page_count
+        else:
+            self._follow()
+            count = self.snapshot.page_count
+        if not count and self._shift:
+            return self._empty_page_size
+        return count * self._page_size
 
     # Locks ------------------------------------------------------------------------------------
 
@@ -195,10 +219,21 @@ class VolumeFile:
         self.transaction = transaction
         self._staged = transaction.staged
 
+    def _begin_another_write(self) -> tuple[Transaction, dict[int, bytes]]:
+        """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it."""
+        if self._level < _RESERVED:
+            raise ReadOnlyError("a page was written outside a transaction")
+        self._adopt(self.volume.begin())
+        self.transaction = transaction = Transaction(self.volume, self.snapshot)
+        self._staged = staged = transaction.staged
+        return transaction, staged
+
     def xUnlock(self, level: int) -> None:
-        """Drop an uncommitted transaction, and at NONE the snapshot."""
-        if self.transaction is not None and level <= _SHARED:
-            self._end_write()
+        """Drop an uncommitted transaction and the writer lock, and at NONE the snapshot."""
+        if self._level >= _RESERVED and self._lock is not None:
+            if self.transaction is not None:
+                self._end_write()
+            self._lock.release()
         if level == _NONE:
             self.volume.pins.discard(self)
         self._level = level
@@ -207,8 +242,6 @@ class VolumeFile:
         self.transaction = None
         self._staged = None
         self._page_size = self.snapshot.page_size
-        if self._lock is not None:
-            self._lock.release()
 
     def xCheckReservedLock(self) -> bool:
         """Say that somebody writes: SQLite asks only to learn if a journal is hot; none ever is."""
@@ -222,11 +255,13 @@ class VolumeFile:
         size = len(data)
         try:
             if transaction is None or staged is None:
-                raise ReadOnlyError("a page was written outside a transaction")
+                transaction, staged = self._begin_another_write()
             if size != self._page_size:
                 transaction.set_page_size(size)
                 self._page_size = size
             page = offset // size + 1
+            if not offset and self._shift:
+                data = moved.shifted(data, -self._shift)
             staged[page] = data
             if page > transaction.page_count:  # noqa: PLR1730 - max() costs more
                 transaction.page_count = page

@@ -431,14 +431,14 @@ def test_refuses_impossible_pages_in_a_frame(frame_pages: int) -> None:
 def test_refuses_frames_that_end_with_another_page() -> None:
     encoded = commit([1, 5, 9], author="")[0].encode()
     last_page_at = len(encoded) - 32 - 16 - 4
-    refuse(patched(encoded, last_page_at, b"\x08"), "ends with another page")
+    refuse(patched(encoded, last_page_at, b"\x08"), "another page")
 
 
 @pytest.mark.parametrize("size", [0, compressed_bytes_max(512, 3) + 1, 2**32 - 1])
 def test_refuses_a_frame_size_that_zstd_never_gives(size: int) -> None:
     encoded = commit([1, 5, 9], author="")[0].encode()
     size_at = len(encoded) - 32 - 16 - 8
-    refuse(patched(encoded, size_at, size.to_bytes(4, "little")), "frame 0 of")
+    refuse(patched(encoded, size_at, size.to_bytes(4, "little")), "a frame of")
 
 
 # What a writer may not ask for ----------------------------------------------------------------

@@ -87,6 +87,8 @@ class ScriptedServer:
         while (field := stream.readline().decode().strip()) != "":
             name, _, value = field.partition(":")
             headers[name.lower()] = value.strip()
+        if headers.get("expect") == "100-continue":
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = stream.read(int(headers.get("content-length", 0)))
         request = Request(line[0], line[1], headers, body)
         reply = self.script[min(len(self.requests), len(self.script) - 1)]

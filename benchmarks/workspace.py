@@ -1,0 +1,154 @@
+"""Where benchmarks run: scratch directories, engines, a store that is as slow as the real one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import graft_vfs
+from graft_vfs import Config, Graft, RemoteConfig
+from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectStore, PutOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for."""
+
+    directory: Path
+    pairs: int = 5
+    quick: bool = False
+    large: bool = False
+    database: Path | None = None
+    peer_python: Path | None = None
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def choose(self, normal: int, quick: int, large: int | None = None) -> int:
+        """Return the size of some work for this kind of run."""
+        return quick if self.quick else large if self.large and large is not None else normal
+
+    @contextlib.contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """Give an empty directory, which is gone after the block."""
+        path = self.directory / f"{name}-{next(self._numbers)}"
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class DelayedStore(ObjectStore):
+    """A store whose every request takes `delay_seconds` longer; counts the longest chain of them.
+
+    Owner: the engine, which closes it. Thread rule: any thread. Uploads of several parts are
+    delayed once, as their parts run in parallel.
+    """
+
+    def __init__(self, inner: ObjectStore, delay_seconds: float) -> None:
+        super().__init__()
+        self.counters = inner.counters
+        self._inner = inner
+        self._delay_seconds = delay_seconds
+        self._lock = threading.Lock()
+        self._chain = 0
+        self._running = 0
+
+    def round_trips(self) -> int:
+        """Return the length of the longest run of requests so far that went one after another.
+
+        A request counts as one behind each that had been answered when it was sent, whether it
+        needed that answer or not.
+        """
+        with self._lock:
+            return self._chain
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[None]:
+        with self._lock:
+            place = self._chain + 1
+            self._running += 1
+        time.sleep(self._delay_seconds)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._chain = max(self._chain, place)
+                self._running -= 1
+
+    def wait_until_idle(self) -> None:
+        """Return when no request has been under way for 10 ms."""
+        quiet = 0
+        while quiet < 2:
+            time.sleep(0.005)
+            with self._lock:
+                quiet = 0 if self._running else quiet + 1
+
+    def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
+        """Pass on, later."""
+        with self._request():
+            return self._inner.get(key, limit_bytes=limit_bytes)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Pass on, later."""
+        with self._request():
+            return self._inner.get_range(key, start, length)
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        """Pass on, later."""
+        with self._request():
+            return self._inner.put_if_absent(key, data)
+
+    def put(self, key: str, data: Sequence[Buffer]) -> None:
+        """Pass on, later."""
+        with self._request():
+            self._inner.put(key, data)
+
+    def list(
+        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> Iterator[str]:
+        """Pass on, later; no listing here has more than one page."""
+        with self._request():
+            keys = list(self._inner.list(prefix, start_after=start_after, limit=limit))
+        yield from keys
+
+    def delete(self, key: str) -> None:
+        """Pass on, later."""
+        with self._request():
+            self._inner.delete(key)
+
+    def describe(self) -> str:
+        """Return what the store behind is called."""
+        return self._inner.describe()
+
+    def close(self) -> None:
+        """Close the store behind."""
+        self._inner.close()
+        super().close()
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedRemote(RemoteConfig):
+    """A remote whose store is slowed down; the package itself knows nothing of it."""
+
+    delay_seconds: float = 0.0
+
+    def open(self) -> ObjectStore:
+        """Open the store and wrap it."""
+        # Without arguments, super() finds no class cell in a dataclass with slots.
+        return DelayedStore(RemoteConfig.open(self), self.delay_seconds)
+
+
+@contextlib.contextmanager
+def engine(data_dir: Path, remote: RemoteConfig | None = None) -> Iterator[Graft]:
+    """Register the VFS on a data directory inside the block; connections are closed before it."""
+    made = graft_vfs.register(Config(data_dir=data_dir, remote=remote or RemoteConfig()))
+    try:
+        yield made
+    finally:
+        graft_vfs.unregister()

@@ -1,0 +1,48 @@
+"""The one table from errors to the exit codes of the command line.
+
+0    done                        5    somebody else was first, or diverged
+1    any other failure           6    a push whose outcome is unknown
+2    the call is wrong           7    the remote store
+3    the configuration           8    damaged bytes
+4    busy, try again             9    the local disk
+                                 130  interrupted by Ctrl-C
+"""
+
+from __future__ import annotations
+
+from graft_vfs.errors import (
+    BusyError,
+    CommitOutcomeUnknownError,
+    ConfigError,
+    ConflictError,
+    DamageError,
+    ForkedProcessError,
+    GraftError,
+    LocalStorageError,
+    StoreError,
+    UsageError,
+)
+
+OTHER = 1
+USAGE = 2
+INTERRUPTED = 130
+
+EXIT_CODES: dict[type[GraftError], int] = {
+    UsageError: USAGE,
+    ConfigError: 3,
+    BusyError: 4,
+    ConflictError: 5,
+    CommitOutcomeUnknownError: 6,
+    StoreError: 7,
+    DamageError: 8,
+    LocalStorageError: 9,
+    ForkedProcessError: OTHER,
+}
+
+
+def exit_code(error: GraftError) -> int:
+    """Return the code of the nearest class in the table, `OTHER` if none is there."""
+    for kind in type(error).__mro__:
+        if kind in EXIT_CODES:
+            return EXIT_CODES[kind]
+    return OTHER

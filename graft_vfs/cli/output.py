@@ -1,0 +1,96 @@
+"""What commands print: a report as text or as JSON, and errors.
+
+Tags, refs and messages may come from a hostile remote or a strange file name. So control characters
+are shown and not sent to the terminal, and characters that the terminal's encoding lacks are
+escaped instead of failing the command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from graft_vfs.errors import GraftError
+from graft_vfs.ids import Id
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_USER_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
+
+json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON."
+)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text that is safe for the terminal."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(printable(text, stream), err=err)
+
+
+def printable(text: str, stream: TextIO) -> str:
+    """Return text with control characters, and what the stream cannot encode, as escapes."""
+    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def without_credentials(text: str) -> str:
+    """Return text in which a URL shows no user and no password."""
+    return _USER_IN_URL.sub("***@", text)
+
+
+def echo_error(message: str, next_step: str | None) -> None:
+    """Print an error as one line, and the next step, if there is one, as another."""
+    echo(f"error: {_one_line(message)}", err=True)
+    if next_step:
+        echo(f"hint: {_one_line(next_step)}", err=True)
+
+
+def _one_line(text: str) -> str:
+    return without_credentials(" ".join(text.split("\n")))
+
+
+def echo_graft_error(error: GraftError) -> None:
+    """Print a declared error."""
+    echo_error(error.message, error.next_step)
+
+
+def emit(result: object, *, as_json: bool) -> None:
+    """Print a report: its own text, a line each for a sequence, or JSON."""
+    if as_json:
+        echo(json.dumps(to_json(result), indent=2))
+    elif isinstance(result, list | tuple):
+        for item in result:
+            echo(str(item))
+    else:
+        echo(str(result))
+
+
+def to_json(value: Any) -> Any:
+    """Return what JSON can hold: ids and paths as text, enums as their value, bytes as hex.
+
+    A dataclass becomes an object with its fields and its properties; their names are the keys.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        names += [name for name, item in vars(type(value)).items() if isinstance(item, property)]
+        return {name: to_json(getattr(value, name)) for name in names}
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, Id | Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [to_json(item) for item in value]
+    return value

@@ -1,0 +1,152 @@
+"""Commands that speak with the remote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from graft_vfs.cli.group import command
+from graft_vfs.cli.output import echo, emit, json_option
+from graft_vfs.cli.progress import progress
+from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
+from graft_vfs.engine import check_tag
+from graft_vfs.ids import LogId
+from graft_vfs.reports import Hydrated
+
+
+@dataclass(frozen=True, slots=True)
+class _Ref:
+    """A name on the remote, and the log that it names."""
+
+    ref: str
+    log: LogId
+
+    def __str__(self) -> str:
+        return f"{self.ref}  {self.log}"
+
+
+@command("clone", "graft clone main", "graft clone 74ggc1B6R4-2kkvcy9fi4CHJ replica")
+@click.argument("ref")
+@click.argument("tag", type=TAG, required=False)
+@force_option
+@json_option
+def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
+    """Make a volume from a remote log, given as a ref or a log id.
+
+    TAG names it; without one, REF does. Pages come when they are read.
+    """
+    tag = tag or check_tag(ref)
+    with opened() as engine:
+        refuse_existing(engine, tag, force=force)
+        emit(engine.clone(ref, tag), as_json=as_json)
+
+
+@command("checkout", "graft checkout main 7")
+@tag_argument
+@click.argument("lsn", metavar="[LOG:]LSN")
+@json_option
+def checkout(tag: str, lsn: str, as_json: bool) -> None:
+    """Point TAG at a new volume on an earlier remote commit.
+
+    The volume that TAG named before stays.
+    """
+    with opened() as engine:
+        emit(engine.checkout(tag, lsn), as_json=as_json)
+
+
+@command("fetch", "graft fetch main")
+@tag_argument
+@json_option
+def fetch(tag: str, as_json: bool) -> None:
+    """Learn what the remote log has; the volume does not move."""
+    with opened() as engine:
+        emit(engine.fetch(tag), as_json=as_json)
+
+
+@command("pull", "graft pull main")
+@tag_argument
+@json_option
+def pull(tag: str, as_json: bool) -> None:
+    """Fetch, and move the volume to the newest remote commit.
+
+    A volume with local commits that the remote does not know stays as it is.
+    """
+    with opened() as engine:
+        emit(engine.pull(tag), as_json=as_json)
+
+
+@command("push", "graft push main")
+@tag_argument
+@json_option
+def push(tag: str, as_json: bool) -> None:
+    """Publish the local commits as one remote commit."""
+    with opened() as engine:
+        with progress("Pushing pages") as show:
+            pushed = engine.push(tag, progress=show)
+        emit(pushed, as_json=as_json)
+
+
+@command("hydrate", "graft hydrate main")
+@tag_argument
+@json_option
+def hydrate(tag: str, as_json: bool) -> None:
+    """Fetch all pages that are not on this machine."""
+    with opened() as engine:
+        with progress("Fetching frames") as show:
+            pages = engine.hydrate(tag, progress=show)
+        emit(Hydrated(pages), as_json=as_json)
+
+
+@command("audit", "graft audit main")
+@tag_argument
+@json_option
+def audit(tag: str, as_json: bool) -> None:
+    """Count the remote pages that are here; if all are, checksum the content."""
+    with opened() as engine:
+        with progress("Checking pages") as show:
+            found = engine.audit(tag, progress=show)
+        emit(found, as_json=as_json)
+
+
+@command("dump-commit", "graft dump-commit 74ggc1B6R4-2kkvcy9fi4CHJ:7")
+@click.argument("spec", metavar="LOG:LSN")
+@json_option
+def dump_commit(spec: str, as_json: bool) -> None:
+    """Describe a remote commit."""
+    with opened() as engine:
+        if as_json:
+            emit(engine.commit_facts(spec), as_json=True)
+        else:
+            echo(engine.dump_commit(spec))
+
+
+@click.group("remote", invoke_without_command=True, epilog="\b\nExample:\n  graft remote ls")
+@click.pass_context
+def remote(context: click.Context) -> None:
+    """Look at the remote itself."""
+    if context.invoked_subcommand is None:
+        echo(context.get_help())
+
+
+@command("ls", "graft remote ls")
+@json_option
+def ls(as_json: bool) -> None:
+    """List the refs of the remote and the logs that they name."""
+    with opened() as engine:
+        emit([_Ref(name, log) for name, log in engine.refs()], as_json=as_json)
+
+
+remote.add_command(ls)
+
+COMMANDS: tuple[click.Command, ...] = (
+    clone,
+    checkout,
+    fetch,
+    pull,
+    push,
+    hydrate,
+    audit,
+    dump_commit,
+    remote,
+)

@@ -1,0 +1,167 @@
+"""Commands about tags and volumes on this machine; none of them sends a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+from graft_vfs.cli.group import command
+from graft_vfs.cli.output import echo, emit, json_option
+from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
+from graft_vfs.errors import NotFoundError
+from graft_vfs.ids import VolumeId
+
+
+@dataclass(frozen=True, slots=True)
+class _Removed:
+    """A tag that is gone, and the volume that it named."""
+
+    tag: str
+    volume: VolumeId
+
+    def __str__(self) -> str:
+        return f"Removed tag {self.tag}; volume {self.volume} stays."
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What a volume shows now, as ranges of logs."""
+
+    tag: str
+    snapshot: str
+
+    def __str__(self) -> str:
+        return self.snapshot
+
+
+@command("new", "graft new main")
+@tag_argument
+@force_option
+@json_option
+def new(tag: str, force: bool, as_json: bool) -> None:
+    """Make an empty volume and name it TAG."""
+    with opened() as engine:
+        refuse_existing(engine, tag, force=force)
+        emit(engine.new(tag), as_json=as_json)
+
+
+@command("switch", "graft switch main 5rMJkf2zHE-2xMqqKcN8RLZh")
+@tag_argument
+@click.argument("spec", metavar="VOLUME[:LOCAL[:REMOTE]]")
+@json_option
+def switch(tag: str, spec: str, as_json: bool) -> None:
+    """Point TAG at a volume by its id; one that does not exist is made."""
+    with opened() as engine:
+        emit(engine.switch(tag, spec), as_json=as_json)
+
+
+@command("fork", "graft fork main experiment", "graft fork main")
+@tag_argument
+@click.argument("new_tag", type=TAG, required=False)
+@force_option
+@json_option
+def fork(tag: str, new_tag: str | None, force: bool, as_json: bool) -> None:
+    """Make a volume with the same content and a log of its own.
+
+    NEW_TAG names it; without one, TAG itself moves to the fork.
+    """
+    with opened() as engine:
+        if new_tag is not None and new_tag != tag:
+            refuse_existing(engine, new_tag, force=force)
+        emit(engine.fork(tag, new_tag=new_tag), as_json=as_json)
+
+
+@command("rm", "graft rm main")
+@tag_argument
+@json_option
+def rm(tag: str, as_json: bool) -> None:
+    """Remove TAG; the volume stays, and `graft switch` names it again."""
+    with opened() as engine:
+        volume = engine.catalog.tag_volume(tag)
+        if volume is None:
+            raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+        engine.remove_tag(tag)
+        emit(_Removed(tag, volume), as_json=as_json)
+
+
+@command("tags", "graft tags", "graft tags --json")
+@json_option
+def tags(as_json: bool) -> None:
+    """List the tags and the volumes that they name."""
+    with opened() as engine:
+        emit(engine.tags(), as_json=as_json)
+
+
+@command("volumes", "graft volumes")
+@json_option
+def volumes(as_json: bool) -> None:
+    """List all volumes, those without a tag, too."""
+    with opened() as engine:
+        emit(engine.volumes(), as_json=as_json)
+
+
+@command("status", "graft status main")
+@tag_argument
+@json_option
+def status(tag: str, as_json: bool) -> None:
+    """Say how a volume stands to its remote log, as far as it was fetched."""
+    with opened() as engine:
+        emit(engine.status(tag), as_json=as_json)
+
+
+@command("info", "graft info main")
+@tag_argument
+@json_option
+def info(tag: str, as_json: bool) -> None:
+    """Describe a volume: ids, last sync, snapshot, size."""
+    with opened() as engine:
+        emit(engine.info(tag), as_json=as_json)
+
+
+@command("snapshot", "graft snapshot main")
+@tag_argument
+@json_option
+def snapshot(tag: str, as_json: bool) -> None:
+    """Print the logs and LSNs that a reader sees now."""
+    with opened() as engine:
+        emit(_Snapshot(tag, engine.info(tag).snapshot), as_json=as_json)
+
+
+@command("log", "graft log main", "graft log main --limit 10")
+@tag_argument
+@click.option("--limit", type=click.IntRange(min=1), help="Show at most so many commits.")
+@json_option
+def log(tag: str, limit: int | None, as_json: bool) -> None:
+    """List commits, newest first: local ones, then those of the remote log."""
+    with opened() as engine:
+        emit(engine.log(tag, limit=limit), as_json=as_json)
+
+
+@command("dump-header", "graft dump-header main")
+@tag_argument
+@json_option
+def dump_header(tag: str, as_json: bool) -> None:
+    """Print the first 100 bytes of the database in hexadecimal."""
+    with opened() as engine:
+        volume = engine.open(tag)
+        if as_json:
+            image = volume.begin().read(1)[:100] if volume.begin().page_count else b""
+            emit({"tag": tag, "header": image}, as_json=True)
+        else:
+            echo(engine.dump_header(volume))
+
+
+COMMANDS: tuple[click.Command, ...] = (
+    new,
+    switch,
+    fork,
+    rm,
+    tags,
+    volumes,
+    status,
+    info,
+    snapshot,
+    log,
+    dump_header,
+)

@@ -1,0 +1,269 @@
+"""Every command once, with its effect, as text and as JSON."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+import pytest
+
+import graft_vfs
+from graft_vfs.cli import main
+from graft_vfs.ids import LogId, VolumeId
+
+
+def all_commands(group: click.Group = main, path: tuple[str, ...] = ()):
+    for name, command in sorted(group.commands.items()):
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from all_commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [(), *all_commands()], ids=" ".join)
+def test_help_of_every_command_has_an_example(cli, path):
+    text = cli.ok(*path, "--help")
+    assert "Example" in text
+    assert " ".join(("graft", *path[:1])) in text.split("Example")[1]
+
+
+def test_the_commands_are_those_of_the_design():
+    assert {" ".join(path) for path in all_commands()} == {
+        *("audit", "checkout", "clone", "demo", "doctor", "dump-commit", "dump-header", "export"),
+        *("fetch", "fork", "hydrate", "import", "info", "log", "new", "pull", "push", "remote"),
+        *("remote ls", "rm", "snapshot", "status", "switch", "tags", "volumes"),
+    }
+
+
+@pytest.mark.parametrize("path", list(all_commands()), ids=" ".join)
+def test_every_command_that_reports_takes_json(path):
+    command = main
+    for name in path:
+        command = command.commands[name]
+    if not isinstance(command, click.Group):
+        assert "--json" in {option for item in command.params for option in item.opts}
+
+
+def test_without_a_command_help_is_shown(cli):
+    assert "Commands:" in cli.ok()
+    assert "ls" in cli.ok("remote")
+
+
+def test_version_is_what_the_engine_says(cli):
+    assert cli.ok("--version") == f"{graft_vfs.Graft.versions()}\n"
+    assert not (cli.root / "home" / ".local").exists()
+
+
+def test_without_any_configuration_volumes_are_local(cli):
+    assert "Created volume" in cli.ok("new", "main")
+    cli.sql("main", "CREATE TABLE t(x)")
+    assert (cli.root / "home/.local/share/graft/catalog.db").is_file()
+    assert "no remote is configured" in cli.fails(2, "push", "main")
+
+
+def test_new_makes_an_empty_volume(cli):
+    made = cli.json("new", "main")
+    assert made["tag"] == "main"
+    VolumeId.parse(made["volume"])
+    assert cli.json("info", "main")["pages"] == 0
+
+
+def test_new_refuses_a_tag_that_exists_and_force_keeps_the_old_volume(cli):
+    first = cli.json("new", "main")["volume"]
+    assert "exists already" in cli.fails(2, "new", "main")
+    second = cli.json("new", "main", "--force")["volume"]
+    assert first != second
+    assert [row["volume"] for row in cli.json("volumes")] == sorted((first, second))
+
+
+def test_import_and_export_give_the_same_rows(cli, plain):
+    assert cli.ok("import", str(plain), "main").startswith(f"Imported {plain}: ")
+    target = cli.root / "copy.db"
+    done = cli.json("export", "main", str(target))
+    assert done["path"] == str(target)
+    assert done["bytes"] == done["pages"] * done["page_size"] == target.stat().st_size
+    with closing(graft_vfs.vfs.registry.apsw.Connection(str(target))) as connection:
+        assert connection.pragma("integrity_check") == "ok"
+        assert connection.execute("SELECT count(*) FROM t").get == 2000
+
+
+def test_export_never_replaces_a_file(cli, plain):
+    cli.ok("import", str(plain), "main")
+    before = plain.read_bytes()
+    assert "exists already" in cli.fails(2, "export", "main", str(plain))
+    assert plain.read_bytes() == before
+
+
+def test_import_into_a_volume_with_commits_is_refused(cli, plain):
+    cli.ok("import", str(plain), "main")
+    cli.fails(2, "import", str(plain), "main")
+    assert cli.sql("main", "SELECT count(*) FROM t") == [(2000,)]
+
+
+def test_an_import_that_fails_leaves_no_tag(cli):
+    foreign = cli.root / "foreign.txt"
+    foreign.write_text("not a database at all, but long enough to be read as one" * 10)
+    cli.fails(8, "import", str(foreign), "main")
+    assert cli.json("tags") == []
+    cli.fails(2, "import", str(cli.root / "absent.db"), "main")
+    assert cli.json("tags") == []
+
+
+def test_an_import_that_fails_keeps_a_tag_that_was_there(cli):
+    cli.ok("new", "main")
+    cli.fails(2, "import", str(cli.root / "absent.db"), "main")
+    assert [row["tag"] for row in cli.json("tags")] == ["main"]
+
+
+def test_tags_and_volumes(cli):
+    made = cli.json("new", "main")
+    assert cli.json("tags") == [{"tag": "main", "volume": made["volume"], "current": False}]
+    (row,) = cli.json("volumes")
+    assert (row["tags"], row["local_lsn"], row["base_lsn"]) == (["main"], 0, 0)
+    assert f"main  {made['volume']}" in cli.ok("tags")
+    assert "(main)" in cli.ok("volumes")
+
+
+def test_rm_keeps_the_volume_and_switch_names_it_again(cli):
+    volume = cli.json("new", "main")["volume"]
+    cli.sql("main", "CREATE TABLE t(x)", "INSERT INTO t VALUES(7)")
+    assert cli.ok("rm", "main") == f"Removed tag main; volume {volume} stays.\n"
+    assert cli.json("tags") == []
+    cli.fails(2, "rm", "main")
+    assert cli.json("switch", "again", volume)["volume"] == volume
+    assert cli.sql("again", "SELECT x FROM t") == [(7,)]
+
+
+def test_status_ahead_up_to_date_and_behind(pushed):
+    assert "is up to date" in pushed.ok("status", "main")
+    pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
+    text = pushed.ok("status", "main")
+    assert text.startswith("On tag main\n")
+    assert "is ahead of the remote by 1 commit." in text
+    found = pushed.json("status", "main")
+    assert (found["ahead"], found["behind"], found["diverged"]) == (1, 0, False)
+    pushed.ok("push", "main")
+    pushed.ok("checkout", "main", "1")
+    assert pushed.json("status", "main")["behind"] == 1
+
+
+def test_info_and_snapshot(pushed):
+    found = pushed.json("info", "main")
+    assert found["size_bytes"] == found["pages"] * found["page_size"]
+    assert found["snapshot"] == f"{found['remote']}[1..1]"
+    assert pushed.ok("snapshot", "main") == found["snapshot"] + "\n"
+    assert pushed.json("snapshot", "main") == {"tag": "main", "snapshot": found["snapshot"]}
+    assert "Last sync:" in pushed.ok("info", "main")
+
+
+def test_log_lists_local_commits_before_remote_ones(pushed):
+    pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
+    assert [row["where"] for row in pushed.json("log", "main")] == ["local", "remote"]
+    assert len(pushed.json("log", "main", "--limit", "1")) == 1
+    assert len(pushed.ok("log", "main").splitlines()) == 2
+    pushed.fails(2, "log", "main", "--limit", "0")
+
+
+def test_push_says_what_the_pragma_says(pushed):
+    pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
+    done = pushed.json("push", "main")
+    assert (done["lsn"], done["claimed"], done["local_commits"], done["pages"]) == (2, True, 1, 1)
+    LogId.parse(done["log"])
+    nothing = pushed.ok("push", "main")
+    assert nothing == "Everything is on the remote already.\n"
+    assert pushed.sql("main", "PRAGMA graft_push") == [(nothing.strip(),)]
+
+
+def test_clone_fetch_and_pull(pushed):
+    pushed.machine("b")
+    cloned = pushed.json("clone", "main")
+    assert (cloned["tag"], cloned["lsn"]) == ("main", 1)
+    pushed.machine("a")
+    pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
+    pushed.ok("push", "main")
+    pushed.machine("b")
+    assert pushed.json("fetch", "main")["commits"] == 1
+    assert pushed.sql("main", "SELECT count(*) FROM t") == [(2000,)]
+    text = pushed.ok("pull", "main")
+    assert text == f"Pulled 1 commit of remote log {cloned['log']}, now at LSN 2.\n"
+    assert pushed.sql("main", "SELECT count(*) FROM t") == [(2001,)]
+    again = pushed.ok("pull", "main")
+    assert pushed.sql("main", "PRAGMA graft_pull") == [(again.strip(),)]
+    assert pushed.ok("fetch", "main").startswith("Nothing new on remote log")
+
+
+def test_clone_by_log_id_under_another_tag(pushed):
+    log = pushed.json("info", "main")["remote"]
+    assert pushed.json("clone", log, "replica")["log"] == log
+    assert {row["tag"] for row in pushed.json("tags")} == {"main", "replica"}
+
+
+def test_clone_refuses_a_tag_that_exists_unless_forced(pushed):
+    before = pushed.json("info", "main")["volume"]
+    assert "exists already" in pushed.fails(2, "clone", "main")
+    assert pushed.json("info", "main")["volume"] == before
+    assert pushed.json("clone", "main", "--force")["volume"] != before
+
+
+def test_clone_of_an_absent_ref_makes_no_tag(pushed):
+    assert "no ref 'nothing'" in pushed.fails(2, "clone", "nothing")
+    assert [row["tag"] for row in pushed.json("tags")] == ["main"]
+
+
+def test_hydrate_and_audit(pushed):
+    pushed.machine("b")
+    pushed.ok("clone", "main")
+    cold = pushed.json("audit", "main")
+    assert cold["present"] == 0
+    assert cold["checksum"] is None
+    assert pushed.json("hydrate", "main") == {"pages": cold["total"]}
+    assert pushed.ok("hydrate", "main") == "Fetched 0 pages.\n"
+    assert "(100.00%)" in pushed.ok("audit", "main")
+    checksum = pushed.json("audit", "main")["checksum"]
+    pushed.machine("a")
+    assert pushed.json("audit", "main")["checksum"] == checksum
+
+
+def test_fork_moves_the_tag_or_makes_another(pushed):
+    old = pushed.json("info", "main")
+    made = pushed.json("fork", "main", "side")
+    assert made["log"] != old["remote"]
+    assert pushed.json("info", "main") == old
+    pushed.fails(2, "fork", "main", "side")
+    pushed.ok("fork", "main", "side", "--force")
+    pushed.ok("fork", "main")
+    assert pushed.json("info", "main")["volume"] != old["volume"]
+    assert pushed.sql("side", "SELECT count(*) FROM t") == [(2000,)]
+
+
+def test_checkout_shows_an_earlier_commit(pushed):
+    pushed.sql("main", "DELETE FROM t")
+    pushed.ok("push", "main")
+    log = pushed.json("info", "main")["remote"]
+    assert pushed.json("checkout", "main", "1")["lsn"] == 1
+    assert pushed.sql("main", "SELECT count(*) FROM t") == [(2000,)]
+    assert pushed.json("checkout", "main", f"{log}:2")["lsn"] == 2
+    assert pushed.sql("main", "SELECT count(*) FROM t") == [(0,)]
+    pushed.fails(2, "checkout", "main", "3")
+    pushed.fails(2, "checkout", "main", "one")
+
+
+def test_dump_header_and_commit(pushed):
+    assert pushed.ok("dump-header", "main").startswith("00: 53 51 4c 69 74 65")
+    assert bytes.fromhex(pushed.json("dump-header", "main")["header"]).startswith(b"SQLite format 3")
+    log = pushed.json("info", "main")["remote"]
+    facts = pushed.json("dump-commit", f"{log}:1")
+    assert (facts["log"], facts["lsn"], facts["local_commits"]) == (log, 1, 1)
+    assert f"hash: {facts['hash']}" in pushed.ok("dump-commit", f"{log}:1")
+    pushed.fails(2, "dump-commit", "1")
+
+
+def test_dump_header_of_an_empty_volume(cli):
+    cli.ok("new", "main")
+    assert cli.json("dump-header", "main") == {"tag": "main", "header": ""}
+    cli.ok("dump-header", "main")
+
+
+def test_remote_ls(pushed):
+    log = pushed.json("info", "main")["remote"]
+    assert pushed.json("remote", "ls") == [{"ref": "main", "log": log}]
+    assert pushed.ok("remote", "ls") == f"main  {log}\n"

@@ -1,0 +1,62 @@
+"""Replicas for tests: an engine with a VFS of its own name, so that one process can hold several."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import apsw
+
+from graft_vfs.config import Config, RemoteConfig
+from graft_vfs.engine import Graft
+from graft_vfs.store.base import ObjectStore, StoreCounts
+from graft_vfs.vfs.file_system import FileSystem
+
+_numbers = itertools.count()
+
+
+class Replica:
+    """One machine, as far as the remote can tell: a data directory and an engine."""
+
+    def __init__(
+        self, data_dir: Path, remote: RemoteConfig, *, store: ObjectStore | None = None
+    ) -> None:
+        self.engine = Graft(Config(data_dir=data_dir, remote=remote))
+        if store is not None:
+            self.engine.store = self.engine.logs.store = store
+        self.vfs = f"graft-test-{next(_numbers)}"
+        self._file_system = FileSystem(self.engine, name=self.vfs)
+        self._connections: list[apsw.Connection] = []
+
+    def connect(self, tag: str = "main", **parameters: str) -> apsw.Connection:
+        query = "".join(f"&{key}={value}" for key, value in parameters.items())
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        connection = apsw.Connection(f"file:{tag}?vfs={self.vfs}{query}", flags=flags)
+        self._connections.append(connection)
+        return connection
+
+    def counts(self) -> StoreCounts:
+        return self.engine.store.counters.snapshot()
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._file_system.unregister()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def rows(connection: apsw.Connection, sql: str = "SELECT * FROM t ORDER BY 1") -> list[tuple]:
+    return connection.execute(sql).fetchall()

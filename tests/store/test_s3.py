@@ -1,0 +1,583 @@
+"""The S3 store on scripted answers: every outcome, and what must not leak."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import traceback
+
+import botocore.exceptions
+import pytest
+from servers import S3Endpoint
+
+from graft_vfs.errors import (
+    BucketMissingError,
+    CommitOutcomeUnknownError,
+    ConfigError,
+    CorruptObjectError,
+    GraftError,
+    ObjectMissingError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsafeStoreError,
+    UsageError,
+)
+from graft_vfs.store import PutOutcome, S3Store
+from graft_vfs.store.s3 import Answer, Failure, classify, classify_failure
+
+from .scripted import Request, answer, error
+
+# Classification
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "meaning"),
+    [
+        ("NoSuchKey", 404, Answer.OBJECT_MISSING),
+        ("404", 404, Answer.OBJECT_MISSING),
+        ("NoSuchBucket", 404, Answer.BUCKET_MISSING),
+        ("NoSuchUpload", 404, Answer.UPLOAD_MISSING),
+        ("AccessDenied", 403, Answer.DENIED),
+        ("SignatureDoesNotMatch", 403, Answer.DENIED),
+        ("InvalidAccessKeyId", 403, Answer.DENIED),
+        ("RequestTimeTooSkewed", 403, Answer.DENIED),
+        ("ExpiredToken", 400, Answer.DENIED),
+        ("InvalidToken", 400, Answer.DENIED),
+        ("", 401, Answer.DENIED),
+        ("", 403, Answer.DENIED),
+        ("ConditionalRequestConflict", 409, Answer.RACING),
+        ("OperationAborted", 409, Answer.RACING),
+        ("", 409, Answer.RACING),
+        ("PreconditionFailed", 412, Answer.EXISTS),
+        ("", 412, Answer.EXISTS),
+        ("InvalidRange", 416, Answer.BEYOND_END),
+        ("", 416, Answer.BEYOND_END),
+        ("InternalError", 500, Answer.UNAVAILABLE),
+        ("PreconditionFailed", 500, Answer.UNAVAILABLE),
+        ("SlowDown", 503, Answer.UNAVAILABLE),
+        ("SlowDown", 429, Answer.UNAVAILABLE),
+        ("RequestTimeout", 400, Answer.UNAVAILABLE),
+        ("", 502, Answer.UNAVAILABLE),
+        ("", 504, Answer.UNAVAILABLE),
+        ("PermanentRedirect", 301, Answer.WRONG_REGION),
+        ("", 301, Answer.WRONG_REGION),
+        ("TemporaryRedirect", 307, Answer.WRONG_REGION),
+        ("AuthorizationHeaderMalformed", 400, Answer.WRONG_REGION),
+        ("NotImplemented", 501, Answer.UNSUPPORTED),
+        ("", 501, Answer.UNSUPPORTED),
+        ("KeyTooLongError", 400, Answer.REFUSED),
+        ("", 400, Answer.REFUSED),
+        ("", 0, Answer.REFUSED),
+    ],
+)
+def test_answers_are_classified(code, status, meaning):
+    assert classify(code, status) is meaning
+
+
+URL = {"endpoint_url": "http://host"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "meaning"),
+    [
+        (botocore.exceptions.NoCredentialsError(), Failure.DENIED),
+        (
+            botocore.exceptions.PartialCredentialsError(provider="env", cred_var="x"),
+            Failure.DENIED,
+        ),
+        (
+            botocore.exceptions.CredentialRetrievalError(provider="process", error_msg="x"),
+            Failure.DENIED,
+        ),
+        (botocore.exceptions.UnauthorizedSSOTokenError(), Failure.DENIED),
+        (botocore.exceptions.EndpointConnectionError(**URL, error="x"), Failure.NOT_SENT),
+        (botocore.exceptions.ConnectTimeoutError(**URL, error="x"), Failure.NOT_SENT),
+        (
+            botocore.exceptions.ProxyConnectionError(proxy_url="http://p", error="x"),
+            Failure.NOT_SENT,
+        ),
+        (
+            botocore.exceptions.SSLError(
+                **URL, error=ssl.SSLCertVerificationError(1, "CERTIFICATE_VERIFY_FAILED")
+            ),
+            Failure.NOT_SENT,
+        ),
+        (botocore.exceptions.SSLError(**URL, error=ssl.SSLError(1, "BAD_MAC")), Failure.LOST),
+        (botocore.exceptions.ReadTimeoutError(**URL, error="x"), Failure.LOST),
+        (botocore.exceptions.ConnectionClosedError(**URL, error="x"), Failure.LOST),
+        (botocore.exceptions.HTTPClientError(error="x"), Failure.LOST),
+        (
+            botocore.exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+            Failure.LOST,
+        ),
+        (botocore.exceptions.ParamValidationError(report="x"), Failure.WRONG_CALL),
+        (ValueError("never seen before"), Failure.LOST),
+    ],
+)
+def test_failures_are_classified(failure, meaning):
+    assert classify_failure(failure) is meaning
+
+
+# Outcomes of a create-only write
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [
+        (answer(200, etag='"x"'), PutOutcome.CREATED),
+        (error(412, "PreconditionFailed"), PutOutcome.EXISTS),
+        (answer(412), PutOutcome.EXISTS),
+        (error(409, "ConditionalRequestConflict"), PutOutcome.RACING),
+        (error(409, "SomeOtherConflict"), PutOutcome.RACING),
+    ],
+)
+def test_a_claim_with_a_known_outcome(scripted, reply, outcome):
+    scripted.script = [reply]
+    with scripted.store() as store:
+        assert store.put_if_absent("k", b"data") is outcome
+        assert store.counters.snapshot().put_if_absent == 1
+    (request,) = scripted.requests
+    assert (request.method, request.target, request.body) == ("PUT", "/bucket/k", b"data")
+    assert request.headers["if-none-match"] == "*"
+    assert not [name for name in request.headers if "checksum" in name or "crc" in name]
+
+
+@pytest.mark.parametrize(
+    ("reply", "declared"),
+    [
+        (None, CommitOutcomeUnknownError),
+        (b"HTTP/1.1 2", CommitOutcomeUnknownError),
+        (b"this is no HTTP\r\n\r\n", CommitOutcomeUnknownError),
+        (error(500, "InternalError"), CommitOutcomeUnknownError),
+        (answer(502, b"<html>bad gateway</html>"), CommitOutcomeUnknownError),
+        (error(503, "SlowDown"), CommitOutcomeUnknownError),
+        (error(400, "RequestTimeout"), CommitOutcomeUnknownError),
+        (error(403, "AccessDenied"), StoreDeniedError),
+        (error(403, "SignatureDoesNotMatch"), StoreDeniedError),
+        (error(404, "NoSuchBucket"), BucketMissingError),
+        (answer(404, b"<html>not found</html>"), BucketMissingError),
+        (error(501, "NotImplemented"), UnsafeStoreError),
+        (error(400, "EntityTooLarge"), StoreError),
+    ],
+)
+def test_a_claim_that_is_sent_once_and_fails(scripted, reply, declared):
+    scripted.script = [reply]
+    with scripted.store() as store, pytest.raises(GraftError) as caught:
+        store.put_if_absent("k", b"data")
+    assert type(caught.value) is declared
+    assert caught.value.next_step
+    assert len(scripted.requests) == 1
+    assert store.counters.snapshot().requests == 1
+
+
+def test_a_claim_that_is_not_answered_in_time_is_unknown(scripted):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = S3Endpoint(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with endpoint.store("bucket", read_timeout_seconds=0.2) as store:
+            with pytest.raises(CommitOutcomeUnknownError, match="ReadTimeoutError"):
+                store.put_if_absent("k", b"data")
+            assert store.counters.snapshot().requests == 1
+
+
+def test_a_claim_at_a_closed_door_is_known_not_to_have_landed():
+    with socket.socket() as reserved:
+        # A port that is bound but does not listen refuses connections, and nobody else gets it.
+        reserved.bind(("127.0.0.1", 0))
+        endpoint = S3Endpoint(f"http://127.0.0.1:{reserved.getsockname()[1]}")
+        with endpoint.store("bucket", attempts_max=1) as store:
+            for call in (
+                lambda: store.put_if_absent("k", b"data"),
+                lambda: store.get("k"),
+                lambda: store.put("k", [b"data"]),
+                lambda: store.delete("k"),
+                lambda: list(store.list("")),
+            ):
+                with pytest.raises(StoreUnavailableError, match="cannot be reached"):
+                    call()
+
+
+def test_without_credentials_nothing_is_sent(scripted, monkeypatch):
+    with scripted.endpoint.identity():
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        with S3Store("bucket", endpoint=scripted.endpoint.url) as store:
+            for call in (
+                lambda: store.put_if_absent("k", b"data"),
+                lambda: store.get("k"),
+            ):
+                with pytest.raises(StoreDeniedError, match="AWS_ACCESS_KEY_ID"):
+                    call()
+    assert scripted.requests == []
+
+
+# Outcomes of the other requests
+
+
+@pytest.mark.parametrize(
+    ("reply", "declared"),
+    [
+        (error(404, "NoSuchKey"), ObjectMissingError),
+        (error(404, "NoSuchBucket"), BucketMissingError),
+        (error(403, "AccessDenied"), StoreDeniedError),
+        (error(500, "InternalError"), StoreUnavailableError),
+        (error(503, "SlowDown"), StoreUnavailableError),
+        (error(409, "OperationAborted"), StoreUnavailableError),
+        (error(412, "PreconditionFailed"), StoreError),
+        (error(416, "InvalidRange"), StoreError),
+        (error(400, "AuthorizationHeaderMalformed"), StoreError),
+        (error(400, "Whatever"), StoreError),
+        (None, StoreUnavailableError),
+    ],
+)
+def test_a_read_that_fails(scripted, reply, declared):
+    scripted.script = [reply]
+    with scripted.store() as store, pytest.raises(GraftError) as caught:
+        store.get("k")
+    assert type(caught.value) is declared
+
+
+def test_a_bucket_in_another_region_is_named(scripted):
+    scripted.script = [
+        answer(301, x_amz_bucket_region="eu-west-1"),
+        error(301, "PermanentRedirect"),
+        error(400, "AuthorizationHeaderMalformed"),
+        answer(301, x_amz_bucket_region="no region"),
+    ]
+    with scripted.store() as store:
+        with pytest.raises(StoreError, match="another region; set the region eu-west-1"):
+            store.get("k")
+        for _ in scripted.script[1:]:
+            with pytest.raises(StoreError, match="another region; set the bucket's region"):
+                store.put_if_absent("k", b"x")
+    assert len(scripted.requests) == 4, "a server must not make boto3 ask again"
+
+
+def test_small_objects_are_sent_without_waiting_for_consent(scripted):
+    scripted.script = [answer(200)]
+    with scripted.store() as store:
+        store.put_if_absent("k", b"x")
+        store.put("k", [b"x"])
+    assert [request.headers.get("expect") for request in scripted.requests] == [None, None]
+
+
+def test_a_denied_read_says_that_the_permission_to_list_may_be_missing(scripted):
+    scripted.script = [error(403, "AccessDenied")]
+    with scripted.store() as store:
+        for read in (lambda: store.get("k"), lambda: store.get_range("k", 0, 1)):
+            with pytest.raises(StoreDeniedError, match="s3:ListBucket"):
+                read()
+
+
+def test_a_range_beyond_the_end_is_empty(scripted):
+    scripted.script = [error(416, "InvalidRange")]
+    with scripted.store() as store:
+        assert store.get_range("k", 100, 10) == b""
+    assert scripted.requests[0].headers["range"] == "bytes=100-109"
+
+
+def test_reads_and_writes_are_retried(scripted):
+    scripted.script = [error(500, "InternalError"), answer(200, b"data")]
+    with scripted.store() as store:
+        assert store.get("k") == b"data"
+        assert store.counters.snapshot().get == 2
+        scripted.requests.clear()
+        scripted.script = [error(500, "InternalError"), answer(200)]
+        store.put("k", [b"data"])
+        assert store.counters.snapshot().put == 2
+        assert store.counters.snapshot().bytes_sent == 8
+
+
+def test_a_body_cut_short_is_read_again(scripted):
+    cut = answer(200, b"dat", content_length="4")
+    scripted.script = [cut, answer(200, b"data")]
+    with scripted.store() as store:
+        assert store.get("k") == b"data"
+        assert store.counters.snapshot().get == 2
+        assert store.counters.snapshot().bytes_received == 4
+
+
+@pytest.mark.parametrize("headers", [{}, {"transfer_encoding": "chunked"}])
+def test_a_body_always_cut_short_is_unavailable(scripted, headers):
+    body = b"5\r\nda" if headers else b"da"
+    scripted.script = [answer(200, body, **(headers or {"content_length": "4"}))]
+    with scripted.store() as store:
+        with pytest.raises(StoreUnavailableError, match="in full"):
+            store.get("k")
+        with pytest.raises(StoreUnavailableError, match="in full"):
+            store.get_range("k", 0, 100)
+    assert len(scripted.requests) == 4
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_without_bounds_is_not_read(scripted, chunked):
+    if chunked:
+        reply = answer(200, b"ffffff\r\n" + b"x" * 5000, transfer_encoding="chunked")
+        reply = reply.replace(b"content-length: 5008\r\n", b"")
+    else:
+        reply = answer(200, b"x" * 5000, content_length=str(1 << 50))
+    scripted.script = [reply]
+    with scripted.store() as store, pytest.raises(CorruptObjectError, match="'k'"):
+        store.get("k", limit_bytes=1000)
+    assert len(scripted.requests) == 1
+
+
+def test_a_server_that_knows_no_ranges(scripted):
+    scripted.script = [answer(200, b"0123456789")]
+    with scripted.store() as store:
+        assert store.get_range("k", 0, 4) == b"0123"
+        assert store.get_range("k", 0, 40) == b"0123456789"
+        with pytest.raises(StoreError, match="ignores range requests"):
+            store.get_range("k", 3, 4)
+
+
+def test_a_server_that_answers_another_range(scripted):
+    scripted.script = [answer(206, b"0123", content_range="bytes 0-3/10")]
+    with scripted.store() as store, pytest.raises(StoreError, match="another range"):
+        store.get_range("k", 3, 4)
+
+
+def test_a_server_that_answers_too_much(scripted):
+    scripted.script = [answer(206, b"0123456789", content_range="bytes 3-12/20")]
+    with scripted.store() as store, pytest.raises(StoreError, match="more bytes"):
+        store.get_range("k", 3, 4)
+
+
+def test_an_absent_object_may_be_deleted_where_that_is_answered_404(scripted):
+    scripted.script = [error(404, "NoSuchKey")]
+    with scripted.store() as store:
+        store.delete("k")
+        scripted.script = [error(404, "NoSuchBucket")]
+        with pytest.raises(BucketMissingError):
+            store.delete("k")
+
+
+# Listings
+
+
+def listing(*names: str, token: str = "") -> bytes:
+    contents = "".join(f"<Contents><Key>{name}</Key></Contents>" for name in names)
+    more = f"<IsTruncated>{'true' if token else 'false'}</IsTruncated>"
+    next_token = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    body = f"<ListBucketResult>{more}{next_token}{contents}</ListBucketResult>"
+    return answer(200, body.encode(), content_type="application/xml")
+
+
+def test_pages_follow_their_token_and_shrink_to_the_limit(scripted):
+    scripted.script = [listing("p/a", "p/b", token="next"), listing(token="third"), listing("p/c")]
+    with scripted.store(prefix="p") as store:
+        assert list(store.list("", limit=5)) == ["a", "b", "c"]
+    targets = [request.target for request in scripted.requests]
+    assert "max-keys=5" in targets[0]
+    assert "start-after" not in targets[0]
+    assert "max-keys=3" in targets[1]
+    assert "continuation-token=next" in targets[1]
+    assert "continuation-token=third" in targets[2]
+
+
+def test_a_listing_starts_after_a_key(scripted):
+    scripted.script = [listing()]
+    with scripted.store(prefix="p") as store:
+        assert list(store.list("refs/", start_after="refs/m")) == []
+    assert "start-after=p%2Frefs%2Fm" in scripted.requests[0].target
+    assert "max-keys=1000" in scripted.requests[0].target
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["p/b", "p/a"], "does not list keys in order"),
+        (["p/c", "p/c"], "does not list keys in order"),
+        (["p/a"], "does not list keys in order"),
+        (["q/a"], "not asked for"),
+    ],
+)
+def test_a_listing_that_would_mislead_is_refused(scripted, names, complaint):
+    scripted.script = [listing(*names)]
+    with scripted.store(prefix="p") as store, pytest.raises(StoreError, match=complaint):
+        list(store.list("", start_after="a"))
+
+
+def test_a_listing_that_repeats_its_pages_is_refused(scripted):
+    scripted.script = [listing("a", token="again")]
+    with scripted.store() as store, pytest.raises(StoreError, match="in order"):
+        list(store.list(""))
+
+
+def test_a_listing_without_an_end_is_refused(scripted):
+    scripted.script = [listing(token="again")]
+    with scripted.store() as store, pytest.raises(StoreError, match="without an end"):
+        list(store.list(""))
+    assert len(scripted.requests) < 20
+
+
+@pytest.mark.parametrize("reply", [answer(200, b"<html>welcome</html>"), answer(200, b"\0\1\2")])
+def test_what_is_no_listing_is_no_crash(scripted, reply):
+    scripted.script = [reply]
+    with scripted.store() as store:
+        try:
+            assert list(store.list("")) == []
+        except StoreError:
+            pass
+
+
+# Uploads in parts
+
+
+MIB = 1024 * 1024
+OPENED = answer(
+    200, b"<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>"
+)
+COMPLETED = answer(200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
+PART = answer(200, etag='"tag"')
+
+
+def uploads(**replies):
+    """Answer the steps of uploads: `part`, `complete`, `abort`."""
+
+    def reply(request: Request):
+        if request.method == "POST" and "uploads" in request.target:
+            return OPENED
+        if request.method == "PUT":
+            return replies.get("part", PART)
+        if request.method == "POST":
+            done = replies.get("complete", COMPLETED)
+            return done.pop(0) if isinstance(done, list) else done
+        return replies.get("abort", answer(204))
+
+    return reply
+
+
+def steps(scripted) -> list[str]:
+    return [request.method for request in scripted.requests]
+
+
+def test_an_upload_that_fails_is_aborted(scripted):
+    scripted.script = [uploads(part=error(403, "AccessDenied"))]
+    with scripted.store() as store, pytest.raises(StoreDeniedError):
+        store.put("k", [b"x" * MIB] * 100)
+    assert steps(scripted)[-1] == "DELETE"
+    assert steps(scripted).count("DELETE") == 1
+    assert steps(scripted).count("PUT") < 13, "parts that had not begun are not sent"
+
+
+def test_an_upload_that_cannot_be_aborted_says_why_it_failed(scripted):
+    scripted.script = [
+        uploads(complete=error(400, "InvalidPart"), abort=error(403, "AccessDenied"))
+    ]
+    with scripted.store() as store, pytest.raises(StoreError, match="InvalidPart"):
+        store.put("k", [b"x" * MIB] * 9)
+
+
+def test_a_forgotten_upload_is_sent_again(scripted):
+    # What S3 answers when the first completion landed and only its answer was lost.
+    scripted.script = [uploads(complete=[error(404, "NoSuchUpload"), COMPLETED])]
+    with scripted.store() as store:
+        store.put("k", [b"x" * MIB] * 9)
+    assert steps(scripted) == ["POST", "PUT", "PUT", "POST"] * 2
+
+
+def test_an_upload_that_is_always_forgotten_fails(scripted):
+    scripted.script = [uploads(complete=error(404, "NoSuchUpload"))]
+    with scripted.store() as store, pytest.raises(StoreUnavailableError, match="twice"):
+        store.put("k", [b"x" * MIB] * 9)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("bucket", ["", "a/b", "a b", "-a", "a" * 300, "s3://a"])
+def test_what_is_no_bucket_is_a_mistake_of_the_configuration(bucket):
+    with pytest.raises(ConfigError, match="no name of a bucket"):
+        S3Store(bucket)
+
+
+@pytest.mark.parametrize("prefix", ["a//b", "..", "a b", "a/../b"])
+def test_what_is_no_prefix_is_a_mistake_of_the_configuration(prefix):
+    with pytest.raises(ConfigError, match="no prefix"):
+        S3Store("bucket", prefix=prefix)
+
+
+@pytest.mark.parametrize("endpoint", ["nowhere", "http://", "http://a b"])
+def test_what_is_no_endpoint_is_a_mistake_of_the_configuration(endpoint):
+    with pytest.raises(ConfigError, match="no URL"):
+        S3Store("bucket", endpoint=endpoint)
+
+
+def test_an_unknown_profile_is_a_mistake_of_the_configuration(scripted, monkeypatch):
+    with scripted.endpoint.identity():
+        monkeypatch.setenv("AWS_PROFILE", "absent")
+        with pytest.raises(ConfigError, match="ProfileNotFound"):
+            S3Store("bucket")
+        monkeypatch.delenv("AWS_PROFILE")
+
+
+def test_half_of_the_credentials_are_denied(scripted, monkeypatch):
+    with scripted.endpoint.identity():
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        with pytest.raises(StoreDeniedError, match="PartialCredentialsError"):
+            S3Store("bucket")
+
+
+def test_a_key_too_long_with_its_prefix_is_refused(scripted):
+    with scripted.store(prefix="p" * 1000) as store, pytest.raises(UsageError, match="too long"):
+        store.get("k" * 100)
+    assert scripted.requests == []
+
+
+def test_amazon_is_addressed_by_the_name_of_the_bucket(scripted):
+    with scripted.endpoint.identity(), S3Store("bucket", region="eu-west-1") as store:
+        assert store.describe() == "s3://bucket at https://s3.eu-west-1.amazonaws.com"
+
+
+# Credentials
+
+SECRET = "marker-secret-7f3a"
+TOKEN = "marker-token-91cc"
+ACCESS = "MARKERACCESS55"
+
+
+def test_no_credential_reaches_an_error_a_log_or_a_repr(scripted, monkeypatch, caplog):
+    monkeypatch.setattr("servers.ACCESS_KEY", ACCESS)
+    endpoint = S3Endpoint(scripted.endpoint.url, ACCESS, SECRET)
+    caplog.set_level(logging.DEBUG, logger="graft_vfs")
+    with endpoint.identity():
+        monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+        store = S3Store("bucket", endpoint=endpoint.url, attempts_max=1)
+        monkeypatch.delenv("AWS_SESSION_TOKEN")
+    message = f"{ACCESS} {SECRET} {TOKEN}"
+    replies = [
+        error(status, code, message)
+        for status, code in [(403, "InvalidAccessKeyId"), (404, "NoSuchBucket"), (500, ACCESS),
+                             (400, SECRET), (409, TOKEN), (412, ACCESS), (301, TOKEN)]
+    ]  # fmt: skip
+    texts = [repr(store), store.describe()]
+    with store:
+        for reply in [*replies, None, answer(200, message.encode(), content_length="999")]:
+            scripted.script = [reply]
+            for call in (
+                lambda: store.get("k"),
+                lambda: store.put_if_absent("k", b"x"),
+                lambda: store.put("k", [b"x"]),
+                lambda: list(store.list("")),
+                lambda: store.delete("k"),
+            ):
+                try:
+                    call()
+                except GraftError as caught:
+                    texts += [str(caught), repr(caught), *traceback.format_exception(caught)]
+    texts.append(caplog.text)
+    assert "graft_vfs.store.s3" in caplog.text
+    assert len(texts) > 50
+    for secret in (SECRET, TOKEN, ACCESS):
+        # Tracebacks quote this test's own lines, which name the markers by their variables only.
+        assert secret not in "\n".join(texts)
+
+
+def test_an_endpoint_with_a_password_is_refused_without_repeating_it(scripted):
+    with scripted.endpoint.identity():
+        for endpoint in (f"http://user:{SECRET}@127.0.0.1:1", f"http://user:{SECRET}@a b"):
+            with pytest.raises(ConfigError) as caught:
+                S3Store("bucket", endpoint=endpoint)
+            assert SECRET not in "".join(traceback.format_exception(caught.value))

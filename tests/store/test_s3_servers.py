@@ -1,0 +1,135 @@
+"""The S3 store on S3 servers."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import pytest
+from servers import S3Endpoint
+
+from graft_vfs.errors import BucketMissingError, StoreDeniedError, StoreError
+from graft_vfs.store import S3Store
+
+from .contract import StoreContract, ThreadRaces
+from .races import check_process_race
+
+
+class S3Contract(StoreContract):
+    """The contract on a server that the subclass gives as `endpoint`."""
+
+    @pytest.fixture
+    def bucket(self, endpoint):
+        return endpoint.fresh_bucket()
+
+    @pytest.fixture
+    def store(self, endpoint, bucket):
+        with endpoint.store(bucket, prefix="a/prefix") as store:
+            yield store
+
+    @pytest.fixture
+    def again(self, endpoint, bucket):
+        with endpoint.store(bucket, prefix="/a/prefix/") as store:
+            yield store
+
+    def test_prefixes_keep_stores_apart(self, endpoint, bucket, store):
+        with endpoint.store(bucket) as whole, endpoint.store(bucket, prefix="a/pre") as other:
+            store.put("k", [b"x"])
+            assert list(whole.list("")) == ["a/prefix/k"]
+            assert list(other.list("")) == []
+            assert whole.describe() == f"s3://{bucket} at {endpoint.url}"
+            assert store.describe() == f"s3://{bucket}/a/prefix at {endpoint.url}"
+
+    def test_names_that_are_no_keys_are_not_listed(self, endpoint, bucket, store):
+        store.put("d/k", [b"x"])
+        with endpoint.client() as client:
+            for name in ("a/prefix/d/with space", "a/prefix/d/ä", "a/prefix/d/z#"):
+                client.put_object(Bucket=bucket, Key=name, Body=b"foreign")
+        assert list(store.list("d/")) == ["d/k"]
+        assert list(store.list("d/", limit=1)) == ["d/k"]
+
+    def test_large_objects_are_counted_by_parts(self, store):
+        store.put("large", [b"x" * (8 * 1024 * 1024)])
+        assert store.counters.snapshot().put == 1
+        store.put("large", [b"x" * (8 * 1024 * 1024), b"y"])
+        counts = store.counters.snapshot()
+        assert counts.put == 1 + 2 + 2
+        assert counts.bytes_sent == 2 * 8 * 1024 * 1024 + 1
+        assert counts.requests == counts.put
+
+    def test_the_bucket_must_exist(self, endpoint):
+        with endpoint.store("absent-bucket") as store:
+            with pytest.raises(BucketMissingError, match="absent-bucket"):
+                store.get("k")
+            with pytest.raises(BucketMissingError):
+                list(store.list(""))
+
+
+class TestMoto(S3Contract):
+    @pytest.fixture
+    def endpoint(self, moto):
+        return moto
+
+
+def open_store(endpoint: S3Endpoint, bucket: str) -> S3Store:
+    """Open a store in any process; at the top of the module to be picklable."""
+    return endpoint.store(bucket)
+
+
+class RacingS3Contract(S3Contract, ThreadRaces):
+    """The contract with races."""
+
+    def test_one_process_creates_a_key(self, endpoint, bucket):
+        check_process_race(partial(open_store, endpoint, bucket))
+
+
+class TestMinistack(RacingS3Contract):
+    @pytest.fixture
+    def endpoint(self, ministack):
+        return ministack
+
+
+class TestSeaweedFS(RacingS3Contract):
+    @pytest.fixture
+    def endpoint(self, seaweedfs):
+        return seaweedfs
+
+    def test_keys_are_listed_in_order_of_their_bytes(self, store):
+        # It lists folder after folder, so that `a/b` comes before `a.b/c`. Within one folder, which
+        # is all that a remote log lists, this is no difference; else it must not go unnoticed.
+        for key in ("a.b/c", "a/b"):
+            store.put(key, [b"x"])
+        with pytest.raises(StoreError, match="does not list keys in order"):
+            list(store.list(""))
+
+    def test_wrong_credentials_are_denied(self, seaweedfs, bucket):
+        for access_key, secret_key in [
+            (seaweedfs.access_key, "marker-of-a-wrong-secret"),
+            ("NOSUCHKEY", seaweedfs.secret_key),
+        ]:
+            stranger = S3Endpoint(seaweedfs.url, access_key, secret_key)
+            with stranger.store(bucket) as store:
+                for call in (
+                    lambda store=store: store.get("k"),
+                    lambda store=store: store.put_if_absent("k", b"x"),
+                    lambda store=store: store.put("k", [b"x"]),
+                    lambda store=store: list(store.list("")),
+                    lambda store=store: store.delete("k"),
+                ):
+                    with pytest.raises(StoreDeniedError) as caught:
+                        call()
+                    assert access_key not in str(caught.value)
+                    assert secret_key not in str(caught.value)
+
+
+def test_the_endpoint_may_come_from_the_aws_variables(ministack, monkeypatch):
+    bucket = ministack.fresh_bucket()
+    with ministack.identity():
+        monkeypatch.setenv("AWS_ENDPOINT_URL", ministack.url)
+        store = S3Store(bucket)
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+    assert "AWS_ENDPOINT_URL" not in os.environ
+    with store:
+        store.put("k", [b"x"])
+        assert store.get("k") == b"x"
+        assert store.describe() == f"s3://{bucket} at {ministack.url}"

@@ -1,0 +1,57 @@
+"""Fixtures of the VFS tests: an engine behind `vfs=graft`, and further machines on its remote."""
+
+from __future__ import annotations
+
+import itertools
+
+import graft_vfs
+import pytest
+from graft_vfs import Config
+from support import engines
+from support.sql import stock
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "deep: takes long; run with -m deep")
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(data_dir=tmp_path / "data", remote=engines.memory_remote())
+
+
+@pytest.fixture
+def engine(config):
+    with engines.registered(config) as engine:
+        yield engine
+
+
+@pytest.fixture
+def connect(engine):
+    return graft_vfs.connect
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Open plain SQLite files beside the engine."""
+
+    def opened(name="plain.db"):
+        return stock(tmp_path / name)
+
+    return opened
+
+
+@pytest.fixture
+def machine(engine, config, tmp_path):
+    """Make further machines on the same remote."""
+    made = []
+    numbers = itertools.count(2)
+
+    def make():
+        made.append(engines.Machine(tmp_path / f"machine-{next(numbers)}", config.remote))
+        return made[-1]
+
+    yield make
+    engines.close_connections()
+    for each in made:
+        each.close()
