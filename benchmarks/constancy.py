@@ -9,9 +9,10 @@ from pathlib import Path
 import apsw
 
 import graft_vfs
-from benchmarks.local import Sample, alternate, graft_connection, rows_of, timed
+from benchmarks.local import alternate, graft_connection, rows_of
 from benchmarks.remote import costing, slow
 from benchmarks.rows import Row, as_before, at_most
+from benchmarks.workload import Sample, timed
 from benchmarks.workspace import Options, engine
 from graft_vfs import Graft, RemoteConfig
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import apsw
 
 import graft_vfs
-from benchmarks.local import Sample, alternate, rows_of, timed
+from benchmarks.local import alternate, rows_of
 from benchmarks.rows import Budget, Row, skipped
+from benchmarks.workload import Sample, timed
 from benchmarks.workspace import Options, engine
 
 CAPTION = "stock = the plain file (for the import: a copy of it, synced)"

@@ -8,6 +8,7 @@ to the `test` extra.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -37,6 +38,12 @@ _POLL_SECONDS = 0.05
 _STOP_SECONDS = 3.0
 """Their data is thrown away, so a server that wants to end in good order need not."""
 _STARTS_MAX = 3
+
+
+@functools.cache
+def _session() -> boto3.session.Session:
+    """Return a session whose descriptions of services are read once; no thread shares it."""
+    return boto3.session.Session()
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,6 @@ class S3Endpoint:
     @contextlib.contextmanager
     def client(self) -> Iterator:
         """Give a boto3 client for what a store cannot do, such as making buckets."""
-        session = boto3.session.Session(
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            region_name=REGION,
-        )
         config = Config(
             connect_timeout=2,
             read_timeout=10,
@@ -82,7 +84,14 @@ class S3Endpoint:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        client = session.client("s3", endpoint_url=self.url, config=config)
+        client = _session().client(
+            "s3",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+            endpoint_url=self.url,
+            config=config,
+        )
         try:
             yield client
         finally:

@@ -12,13 +12,24 @@ from typing import Any
 
 import click
 
-from graft_vfs.cli.exit_codes import INTERRUPTED, exit_code
-from graft_vfs.cli.output import echo_error, echo_graft_error
-from graft_vfs.errors import GraftError
+from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, exit_code
+from graft_vfs.cli.output import echo, echo_error, echo_graft_error
+from graft_vfs.errors import GraftError, LocalStorageError
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error, as KeyboardInterrupt is none
+    """Ctrl-C, under a name for which click does not print an empty line."""
 
 
 class GraftGroup(click.Group):
     """A group whose failures look the same, whoever finds them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was chosen; raises Interrupted for KeyboardInterrupt."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted from error
 
     def main(
         self,
@@ -56,7 +67,15 @@ def _exit_code_of(run: Callable[[], Any]) -> int:
     except GraftError as error:
         echo_graft_error(error)
         return exit_code(error)
-    except click.Abort:
+    except OSError as error:
+        # A path that an argument names, or standard output: this machine refused it.
+        where = f"{error.filename}: " if error.filename else ""
+        echo_error(f"{where}{error.strerror or error}", "check the path and the disk")
+        return EXIT_CODES[LocalStorageError]
+    except (Interrupted, click.Abort):
+        if sys.stderr.isatty():
+            # The terminal has just shown ^C.
+            echo("", err=True)
         echo_error("interrupted; what was committed before is safe", None)
         return INTERRUPTED
     except click.ClickException as error:

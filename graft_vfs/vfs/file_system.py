@@ -7,20 +7,22 @@ and goes to the built-in VFS.
 from __future__ import annotations
 
 import threading
+import weakref
 
 import apsw
 
 from graft_vfs.engine import Graft
 from graft_vfs.errors import GraftError, NotFoundError, ReadOnlyError, UsageError
 from graft_vfs.vfs import pragmas
-from graft_vfs.vfs.journal import Journal
+from graft_vfs.vfs.journal import Journal, SuperJournal
 from graft_vfs.vfs.sqlite_errors import to_sqlite
 from graft_vfs.vfs.volume_file import VolumeFile
 
 BUILTIN_VFS = "unix"
 _NAME_BYTES_MAX = 8192
 _JOURNAL_SUFFIX = "-journal"
-_MEMORY_JOURNALS = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL
+
+_file_systems: weakref.WeakSet[FileSystem] = weakref.WeakSet()
 
 
 class FileSystem(apsw.VFS):
@@ -33,6 +35,7 @@ class FileSystem(apsw.VFS):
         self.engine = engine
         self._lock = threading.Lock()
         self._files: dict[str, list[VolumeFile]] = {}
+        _file_systems.add(self)
         super().__init__(name, BUILTIN_VFS, makedefault=make_default, maxpathname=_NAME_BYTES_MAX)
 
     def xFullPathname(self, name: str) -> str:
@@ -53,7 +56,7 @@ class FileSystem(apsw.VFS):
 
     def xOpen(  # type: ignore[override]
         self, name: str | apsw.URIFilename | None, flags: list[int]
-    ) -> VolumeFile | Journal | apsw.VFSFile:
+    ) -> VolumeFile | Journal | SuperJournal | apsw.VFSFile:
         """Open a volume, a journal, or a temporary file of the built-in VFS."""
         if name is not None:
             if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
@@ -61,8 +64,11 @@ class FileSystem(apsw.VFS):
                     return self._open_volume(name, flags)
                 except GraftError as error:
                     raise to_sqlite(error) from error
-            if flags[0] & _MEMORY_JOURNALS:
+            if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
                 return self._open_journal(str(name))
+            if flags[0] & apsw.SQLITE_OPEN_SUPER_JOURNAL:
+                return SuperJournal(_is_journal_of_a_volume)
+            raise apsw.CantOpenError(f"a volume has no file {str(name)!r}, such as a WAL")
         return apsw.VFSFile(BUILTIN_VFS, name, flags)
 
     def _open_volume(self, name: str | apsw.URIFilename, flags: list[int]) -> VolumeFile:
@@ -95,6 +101,10 @@ class FileSystem(apsw.VFS):
             self._files.setdefault(tag, []).append(file)
         return file
 
+    def has_open(self, tag: str) -> bool:
+        """Tell whether a connection has this tag open."""
+        return tag in self._files
+
     def _open_journal(self, name: str) -> Journal:
         """Open a journal for the connection that is writing to its database now.
 
@@ -117,6 +127,11 @@ class FileSystem(apsw.VFS):
                 files.remove(file)
             if not files:
                 self._files.pop(file.tag, None)
+
+
+def _is_journal_of_a_volume(name: str) -> bool:
+    tag = name.removesuffix(_JOURNAL_SUFFIX)
+    return any(file_system.has_open(tag) for file_system in list(_file_systems))
 
 
 def _parse_lsn(text: str) -> int:

@@ -15,6 +15,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 
+import apsw
+
 _NUMBER_BYTES = 4
 _RECENT_MAX = 400
 
@@ -26,10 +28,19 @@ class Journal:
     transaction's snapshot; without it bodies are kept as they are.
     """
 
-    __slots__ = ("_bodies", "_packed", "_packed_size", "_page_bytes", "_read_page", "_recent")
+    __slots__ = (
+        "_bodies",
+        "_is_whole",
+        "_packed",
+        "_packed_size",
+        "_page_bytes",
+        "_read_page",
+        "_recent",
+    )
 
     def __init__(self, read_page: Callable[[int], bytes] | None) -> None:
         self._read_page = read_page
+        self._is_whole = read_page is None
         self._recent: dict[int, bytes] = {}
         self._packed = bytearray()
         self._packed_size = 0
@@ -57,6 +68,7 @@ class Journal:
             self._packed = bytearray()
             self._bodies = array("Q")
             self._packed_size = 0
+            self._is_whole = self._read_page is None
 
     def xFileSize(self) -> int:
         """Return the size that SQLite believes the file has."""
@@ -91,9 +103,13 @@ class Journal:
     def _pack(self) -> None:
         """Move the recent writes to the packed part, without bodies where that is possible."""
         for offset, data in self._recent.items():
-            if offset != self._packed_size:
+            if offset < self._packed_size:
                 self._overwrite(data, offset)
                 continue
+            gap = offset - self._packed_size
+            if gap:  # The name of a super-journal begins a new sector.
+                self._packed += bytes(gap)
+                self._packed_size = offset
             if len(data) < 512 or not self._drop(len(data), offset):
                 self._packed += data
             self._packed_size += len(data)
@@ -101,7 +117,7 @@ class Journal:
 
     def _drop(self, length: int, offset: int) -> bool:
         """Leave out a body of `length` bytes at `offset`; False if it has to be kept."""
-        if self._read_page is None or not offset or self._page_bytes not in (0, length):
+        if self._is_whole or not offset or self._page_bytes not in (0, length):
             return False
         page = int.from_bytes(self._packed[-_NUMBER_BYTES:], "big")
         if page in (0, 0x4000_0000 // length + 1):
@@ -111,13 +127,12 @@ class Journal:
         return True
 
     def _overwrite(self, data: bytes, offset: int) -> None:
-        """Write elsewhere than at the end: from now on this journal is kept as it is."""
+        """Write elsewhere than at the end: until it is cut, the journal is kept as it is."""
         recent, self._recent = self._recent, {}
         whole = bytearray(self.xRead(self._packed_size, 0))
-        whole.extend(bytes(max(0, offset - len(whole))))
         whole[offset : offset + len(data)] = data
         self._packed, self._packed_size = whole, len(whole)
-        self._bodies, self._read_page = array("Q"), None
+        self._bodies, self._is_whole = array("Q"), True
         self._recent = recent
 
     def xSync(self, flags: int) -> None:
@@ -148,3 +163,28 @@ class Journal:
     def xCheckReservedLock(self) -> bool:
         """Journals are not locked."""
         return False
+
+
+class SuperJournal(Journal):
+    """The file that names the journals of a transaction over several databases.
+
+    A plain file that takes part would, after a crash, look for it on disk, not find it, and take
+    its half-written transaction for committed. So such a transaction is refused.
+    """
+
+    __slots__ = ("_is_volume",)
+
+    def __init__(self, is_volume: Callable[[str], bool]) -> None:
+        super().__init__(None)
+        self._is_volume = is_volume
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """Note the name of one journal, which must be a volume's."""
+        name = bytes(data).rstrip(b"\0").decode(errors="replace")
+        if not self._is_volume(name):
+            raise apsw.IOError(
+                f"a transaction over a volume and the plain file {name.removesuffix('-journal')!r} "
+                "would not survive a crash; set its journal_mode to WAL, or write to one of them "
+                "at a time"
+            )
+        super().xWrite(data, offset)

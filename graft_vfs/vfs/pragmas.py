@@ -6,6 +6,7 @@ runs it. A verb that moves the connection to another volume is refused inside a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,21 +18,12 @@ from graft_vfs.volume.transaction import Durability
 
 _Handler = Callable[[Graft, VolumeFile, "str | None"], str]
 
-_SYNCHRONOUS = {
-    "0": Durability.OFF,
-    "off": Durability.OFF,
-    "no": Durability.OFF,
-    "false": Durability.OFF,
-    "1": Durability.NORMAL,
-    "normal": Durability.NORMAL,
-    "on": Durability.NORMAL,
-    "yes": Durability.NORMAL,
-    "true": Durability.NORMAL,
-    "2": Durability.FULL,
+_SYNCHRONOUS_WORDS = {
+    **dict.fromkeys(("off", "no", "false"), Durability.OFF),
     "full": Durability.FULL,
-    "3": Durability.EXTRA,
     "extra": Durability.EXTRA,
 }
+_JOURNAL_MODES = ("delete", "persist", "off", "truncate", "memory", "wal")
 _REFUSED_JOURNAL_MODES = ("wal", "off")
 
 
@@ -42,7 +34,7 @@ def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str
         _note_synchronous(file, value)
         return None
     if name == "journal_mode" and value is not None:
-        return _journal_mode(value)
+        return _journal_mode(file, value)
     handler = _HANDLERS.get(name)
     if handler is None:
         if name.startswith("graft_"):
@@ -55,16 +47,27 @@ def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str
 
 
 def _note_synchronous(file: VolumeFile, value: str) -> None:
-    """Learn the durability that is asked for; SQLite refuses a change inside a transaction."""
-    if not file.in_transaction:
-        # SQLite reads a word that it does not know as NORMAL.
-        level = _SYNCHRONOUS.get(value.lower(), Durability.NORMAL)
-        file.durability = int(level)
+    """Learn the durability that is asked for, reading the value as SQLite does."""
+    digits = re.match("[0-9]+", value)
+    if digits:
+        level = max(0, (int(digits[0]) + 1) % 8 - 1)
+    else:
+        level = int(_SYNCHRONOUS_WORDS.get(value.lower(), Durability.NORMAL))
+    # SQLite refuses a change inside a transaction, and with locking_mode=EXCLUSIVE a connection
+    # always looks as if it were inside one; more than was asked for is never wrong.
+    if level > file.durability or not file.in_transaction:
+        file.durability = level
 
 
-def _journal_mode(value: str) -> str | None:
+def _journal_mode(file: VolumeFile, value: str) -> str | None:
     """Answer for WAL and OFF with the mode that stays; the others are SQLite's business."""
-    return "truncate" if value.lower() in _REFUSED_JOURNAL_MODES else None
+    # SQLite takes any beginning of a name for the first mode that it fits.
+    mode = next((mode for mode in _JOURNAL_MODES if mode.startswith(value.lower())), None)
+    if mode in _REFUSED_JOURNAL_MODES:
+        return file.journal_mode
+    if mode is not None and file.transaction is None:
+        file.journal_mode = mode
+    return None
 
 
 def _moves(verb: Callable[[Graft, VolumeFile, str | None], Moved]) -> _Handler:

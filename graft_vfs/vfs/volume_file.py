@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from graft_vfs.errors import GraftError, ReadOnlyError
+from graft_vfs.errors import GraftError, LocalStorageError, ReadOnlyError
+from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.sqlite_errors import to_sqlite
 from graft_vfs.volume.snapshot import Located, Snapshot
-from graft_vfs.volume.transaction import FULL, Transaction
+from graft_vfs.volume.transaction import FULL, Transaction, page_format
 from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ _CHARACTERISTICS = (
     | apsw.SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN
 )
 
+_FORMATS = {size: page_format(size) for size in PAGE_SIZES}
+
 
 class VolumeFile:
     """A volume as SQLite's main database file.
@@ -68,6 +71,7 @@ class VolumeFile:
         self.volume = volume
         self.transaction: Transaction | None = None
         self.durability = FULL
+        self.journal_mode = "delete"
         self._fixed = fixed
         self._read_only = read_only or fixed is not None or not volume.writable
         self._on_pragma = on_pragma
@@ -259,6 +263,8 @@ class VolumeFile:
             if size != self._page_size:
                 transaction.set_page_size(size)
                 self._page_size = size
+            if not offset and data[16:20] != _FORMATS[size]:
+                data = transaction.as_kept(data)
             page = offset // size + 1
             if not offset and self._shift:
                 data = moved.shifted(data, -self._shift)
@@ -267,6 +273,10 @@ class VolumeFile:
                 transaction.page_count = page
             if len(staged) >= transaction.staged_max:
                 transaction.spill()
+        except LocalStorageError as error:
+            # SQLite gives the transaction up, and under locking_mode=EXCLUSIVE no unlock says so.
+            self._end_write()
+            raise to_sqlite(error) from error
         except GraftError as error:
             raise to_sqlite(error) from error
 

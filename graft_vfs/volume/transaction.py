@@ -33,6 +33,11 @@ class Durability(enum.IntEnum):
 FULL = int(Durability.FULL)  # Comparing plain integers costs a fraction of comparing members.
 
 
+def page_format(page_size: int) -> bytes:
+    """Return bytes 16..19 of a database header: the page size, and no WAL mode."""
+    return (1 if page_size == 65536 else page_size).to_bytes(2, "big") + b"\1\1"
+
+
 class Transaction:
     """Pages that SQLite wrote and has not committed.
 
@@ -44,6 +49,7 @@ class Transaction:
         "end",
         "page_count",
         "page_size",
+        "reformatted",
         "snapshot",
         "spilled",
         "staged",
@@ -60,6 +66,7 @@ class Transaction:
         self.page_count = snapshot.page_count
         self.staged_max = STAGED_BYTES_MAX // size if size else 2
         self.end = snapshot.end
+        self.reformatted = False
 
     def set_page_size(self, size: int) -> None:
         """Fix the page size by the first page written, or raise PageSizeError if it differs."""
@@ -72,6 +79,19 @@ class Transaction:
             )
         self.page_size = check_page_size(size)
         self.staged_max = max(2, STAGED_BYTES_MAX // size)
+
+    def as_kept(self, first_page: bytes) -> bytes:
+        """Return page 1 in the form that a volume keeps: with its page size and no WAL mode.
+
+        VACUUM and a backup build a database of another page size from pages of this one, which
+        only page 1 tells: that is refused with PageSizeError.
+        """
+        kept = page_format(self.page_size)
+        if first_page[16:18] != kept[:2]:
+            claimed = int.from_bytes(first_page[16:18], "big")
+            self.set_page_size(65536 if claimed == 1 else claimed)
+        self.reformatted = True
+        return b"".join((first_page[:16], kept, first_page[20:]))
 
     def read(self, page: int) -> bytes | None:
         """Return the page's image as this transaction wrote it, or None."""
@@ -124,7 +144,8 @@ class Transaction:
             first_page = former
         if self.page_count > snapshot.page_count:
             self._fill_gap()
-        counter = (snapshot.counter + 1) & _COUNTER_MAX
+        # SQLite counts by one; where page 1 is not what it wrote, it must not trust its cache.
+        counter = (snapshot.counter + (2 if self.reformatted else 1)) & _COUNTER_MAX
         return self.volume.commit(self, counter, first_page, durability)
 
     def _fill_gap(self) -> None:

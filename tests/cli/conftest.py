@@ -16,8 +16,6 @@ import pytest
 import graft_vfs
 from graft_vfs.cli import main
 
-CLOSED_PORT = "http://127.0.0.1:9"
-
 
 class CommandLine:
     """Runs commands in this process, as one machine."""
@@ -110,9 +108,3 @@ def pushed(cli: CommandLine, plain: Path) -> CommandLine:
     cli.ok("import", str(plain), "main")
     cli.ok("push", "main")
     return cli
-
-
-def count_rows(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        return int(connection.execute("SELECT count(*) FROM t").fetchone()[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import click
 import pytest
@@ -10,6 +12,12 @@ import pytest
 import graft_vfs
 from graft_vfs.cli import main
 from graft_vfs.ids import LogId, VolumeId
+
+
+def count_rows(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return int(connection.execute("SELECT count(*) FROM t").fetchone()[0])
 
 
 def all_commands(group: click.Group = main, path: tuple[str, ...] = ()):
@@ -81,9 +89,7 @@ def test_import_and_export_give_the_same_rows(cli, plain):
     done = cli.json("export", "main", str(target))
     assert done["path"] == str(target)
     assert done["bytes"] == done["pages"] * done["page_size"] == target.stat().st_size
-    with closing(graft_vfs.vfs.registry.apsw.Connection(str(target))) as connection:
-        assert connection.pragma("integrity_check") == "ok"
-        assert connection.execute("SELECT count(*) FROM t").get == 2000
+    assert count_rows(target) == 2000
 
 
 def test_export_never_replaces_a_file(cli, plain):
@@ -166,7 +172,7 @@ def test_log_lists_local_commits_before_remote_ones(pushed):
 def test_push_says_what_the_pragma_says(pushed):
     pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
     done = pushed.json("push", "main")
-    assert (done["lsn"], done["claimed"], done["local_commits"], done["pages"]) == (2, True, 1, 1)
+    assert (done["lsn"], done["claimed"], done["local_commits"]) == (2, True, 1)
     LogId.parse(done["log"])
     nothing = pushed.ok("push", "main")
     assert nothing == "Everything is on the remote already.\n"
@@ -249,7 +255,9 @@ def test_checkout_shows_an_earlier_commit(pushed):
 
 def test_dump_header_and_commit(pushed):
     assert pushed.ok("dump-header", "main").startswith("00: 53 51 4c 69 74 65")
-    assert bytes.fromhex(pushed.json("dump-header", "main")["header"]).startswith(b"SQLite format 3")
+    assert bytes.fromhex(pushed.json("dump-header", "main")["header"]).startswith(
+        b"SQLite format 3"
+    )
     log = pushed.json("info", "main")["remote"]
     facts = pushed.json("dump-commit", f"{log}:1")
     assert (facts["log"], facts["lsn"], facts["local_commits"]) == (log, 1, 1)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+
+import botocore.session
 import pytest
 import servers
 
 from .scripted import ScriptedServer
 
 pytest.register_assert_rewrite("store.contract", "store.races")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def descriptions_of_services_are_read_once():
+    """Save the tests, which make a store each, most of the time that making one takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            botocore.session, "create_loader", functools.cache(botocore.session.create_loader)
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

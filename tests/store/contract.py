@@ -78,18 +78,18 @@ class StoreContract:
             with pytest.raises(ObjectMissingError):
                 store.get_range(key, 0, 1)
 
-    @pytest.mark.parametrize("key", BAD_KEYS)
-    def test_what_is_no_key_is_refused_before_any_request(self, store: ObjectStore, key: str):
+    def test_what_is_no_key_is_refused_before_any_request(self, store: ObjectStore):
         before = store.counters.snapshot()
-        for call in (
-            lambda: store.get(key),
-            lambda: store.get_range(key, 0, 1),
-            lambda: store.put_if_absent(key, b""),
-            lambda: store.put(key, []),
-            lambda: store.delete(key),
-        ):
-            with pytest.raises(UsageError):
-                call()
+        for key in BAD_KEYS:
+            for call in (
+                lambda key=key: store.get(key),
+                lambda key=key: store.get_range(key, 0, 1),
+                lambda key=key: store.put_if_absent(key, b""),
+                lambda key=key: store.put(key, []),
+                lambda key=key: store.delete(key),
+            ):
+                with pytest.raises(UsageError):
+                    call()
         assert store.counters.snapshot() == before
 
     # Bounded reads
@@ -105,10 +105,10 @@ class StoreContract:
         assert store.get_range("k", 10, 1) == b""
         assert store.get_range("k", 1000, 1000) == b""
 
-    @pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, 0), (0, -1)])
-    def test_what_is_no_range_is_refused(self, store: ObjectStore, start: int, length: int):
-        with pytest.raises(UsageError):
-            store.get_range("k", start, length)
+    def test_what_is_no_range_is_refused(self, store: ObjectStore):
+        for start, length in [(-1, 1), (0, 0), (0, -1)]:
+            with pytest.raises(UsageError):
+                store.get_range("k", start, length)
 
     def test_an_object_above_the_limit_is_not_read(self, store: ObjectStore):
         store.put("some/key", [b"x" * 1000])
@@ -210,12 +210,12 @@ class StoreContract:
         with pytest.raises(UsageError):
             store.list("", limit=-1)
 
-    @pytest.mark.parametrize("prefix", ["/", "a//", "../", "a/../b", "ä", "a b"])
-    def test_what_no_key_begins_with_is_refused(self, store: ObjectStore, prefix: str):
-        with pytest.raises(UsageError):
-            store.list(prefix)
-        with pytest.raises(UsageError):
-            store.list("", start_after=prefix)
+    def test_what_no_key_begins_with_is_refused(self, store: ObjectStore):
+        for prefix in ["/", "a//", "../", "a/../b", "ä", "a b"]:
+            with pytest.raises(UsageError):
+                store.list(prefix)
+            with pytest.raises(UsageError):
+                store.list("", start_after=prefix)
 
     def fill(self, store: ObjectStore, keys: list[str]) -> None:
         """Make many objects."""

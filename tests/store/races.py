@@ -10,17 +10,16 @@ from graft_vfs.store import ObjectStore, PutOutcome
 
 PROCESSES = 4
 THREADS = 4
-ROUNDS = 10
 _PATIENCE_SECONDS = 100
 
 
-def _racer(open_store: Callable[[], ObjectStore], barrier, results, process: int) -> None:
+def _racer(open_store: Callable[[], ObjectStore], rounds: int, barrier, results, process: int):
     """Race with `THREADS` threads in each round; report (round, racer, outcome)."""
     with open_store() as store:
 
         def race(thread: int) -> None:
             racer = process * THREADS + thread
-            for number in range(ROUNDS):
+            for number in range(rounds):
                 barrier.wait()
                 outcome = store.put_if_absent(f"race/{number}", b"%d" % racer)
                 results.put((number, racer, outcome.name))
@@ -32,23 +31,20 @@ def _racer(open_store: Callable[[], ObjectStore], barrier, results, process: int
             thread.join()
 
 
-def winners_of_process_race(open_store: Callable[[], ObjectStore]) -> list[list[int]]:
-    """Race processes against each other; returns the winners of each round.
-
-    `open_store` is called in each process and must be picklable.
-    """
+def _winners(open_store: Callable[[], ObjectStore], rounds: int) -> list[list[int]]:
+    """Race processes against each other; returns the winners of each round."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES * THREADS, timeout=_PATIENCE_SECONDS)
     results = context.Queue()
     racers = [
-        context.Process(target=_racer, args=(open_store, barrier, results, number))
+        context.Process(target=_racer, args=(open_store, rounds, barrier, results, number))
         for number in range(PROCESSES)
     ]
     for racer in racers:
         racer.start()
-    winners: list[list[int]] = [[] for _ in range(ROUNDS)]
+    winners: list[list[int]] = [[] for _ in range(rounds)]
     try:
-        for _ in range(PROCESSES * THREADS * ROUNDS):
+        for _ in range(PROCESSES * THREADS * rounds):
             number, racer_number, outcome = results.get(timeout=_PATIENCE_SECONDS)
             if outcome == PutOutcome.CREATED.name:
                 winners[number].append(racer_number)
@@ -61,9 +57,12 @@ def winners_of_process_race(open_store: Callable[[], ObjectStore]) -> list[list[
     return winners
 
 
-def check_process_race(open_store: Callable[[], ObjectStore]) -> None:
-    """Fail unless exactly one racer wins each round, and the object is the winner's."""
-    winners = winners_of_process_race(open_store)
+def check_process_race(open_store: Callable[[], ObjectStore], *, rounds: int = 10) -> None:
+    """Fail unless exactly one racer wins each round, and the object is the winner's.
+
+    `open_store` is called in each process and must be picklable.
+    """
+    winners = _winners(open_store, rounds)
     with open_store() as store:
         for number, of_round in enumerate(winners):
             assert len(of_round) == 1, f"round {number} has the winners {of_round}"

@@ -172,23 +172,24 @@ def failing(number: int):
     return fail
 
 
-@pytest.mark.parametrize(
-    ("call", "number", "declared"),
-    [
-        ("write", errno.ENOSPC, StoreUnavailableError),
-        ("write", errno.EDQUOT, StoreUnavailableError),
-        ("write", errno.EIO, StoreUnavailableError),
-        ("fsync", errno.EIO, StoreUnavailableError),
-        ("open", errno.EACCES, StoreDeniedError),
-        ("open", errno.EROFS, StoreDeniedError),
-        ("open", errno.EMFILE, StoreUnavailableError),
-        ("link", errno.EPERM, UnsafeStoreError),
-        ("link", errno.ENOTSUP, UnsafeStoreError),
-        ("link", errno.ENOSPC, StoreUnavailableError),
-        ("link", errno.EIO, CommitOutcomeUnknownError),
-    ],
-)
-def test_failing_claims_say_what_is_known(store, root, monkeypatch, call, number, declared):
+FAILING_CLAIMS = [
+    ("write", errno.ENOSPC, StoreUnavailableError),
+    ("write", errno.EDQUOT, StoreUnavailableError),
+    ("write", errno.EIO, StoreUnavailableError),
+    ("fsync", errno.EIO, StoreUnavailableError),
+    ("open", errno.EACCES, StoreDeniedError),
+    ("open", errno.EROFS, StoreDeniedError),
+    ("open", errno.EMFILE, StoreUnavailableError),
+    ("link", errno.EPERM, UnsafeStoreError),
+    ("link", errno.ENOTSUP, UnsafeStoreError),
+    ("link", errno.ENOSPC, StoreUnavailableError),
+    ("link", errno.EIO, CommitOutcomeUnknownError),
+]
+
+
+@pytest.mark.parametrize("case", FAILING_CLAIMS)
+def test_failing_claims_say_what_is_known(store, root, monkeypatch, case):
+    call, number, declared = case
     store.put("k/other", [b"x"])
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(number))

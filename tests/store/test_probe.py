@@ -38,7 +38,7 @@ def test_a_safe_store_passes_with_three_requests_and_keeps_nothing():
 
 def test_a_store_that_ignores_the_condition_is_unsafe():
     store = RehearsedStore(PutOutcome.CREATED, PutOutcome.CREATED)
-    with pytest.raises(UnsafeStoreError, match="memory://.*If-None-Match"):
+    with pytest.raises(UnsafeStoreError, match=r"memory://.*If-None-Match"):
         check_conditional_writes(store)
     assert list(store.list("")) == []
 

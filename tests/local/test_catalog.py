@@ -1,0 +1,137 @@
+"""The catalog: all or nothing, shared, and a named error for what it cannot read."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    CorruptCatalogError,
+    FutureVersionError,
+    NotFoundError,
+)
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.branch_log import Position
+from graft_vfs.local.catalog import BranchRow, Catalog, CommitRow, PendingPush, VolumeRow
+
+
+@pytest.fixture
+def catalog(tmp_path: Path):
+    catalog = Catalog(tmp_path / "catalog.db")
+    yield catalog
+    catalog.close()
+
+
+def make(catalog: Catalog, tag: str = "main") -> tuple[VolumeRow, BranchRow]:
+    volume, branch, remote = VolumeId.new(), LogId.new(), LogId.new()
+    row = VolumeRow(volume, 1, remote, False, branch, 11, None, None, None, None)
+    first = BranchRow(branch, volume, remote, 0, 5, 1, "0001.log", Position(64, 2**64 - 1), 1)
+    catalog.add_volume(row, first, tag=tag)
+    return row, first
+
+
+def test_volumes_branches_and_tags_come_back_as_they_were(catalog: Catalog) -> None:
+    row, branch = make(catalog)
+    assert catalog.tags() == [("main", row.id)]
+    assert catalog.current(row.id) == (row, branch)
+    assert catalog.volumes() == [row]
+    assert catalog.branches(row.id) == [branch]
+    assert catalog.volume_with_branch(branch.id) == row.id
+    catalog.delete_tag("main")
+    assert catalog.tag_volume("main") is None
+    assert catalog.volumes() == [row]
+    with pytest.raises(NotFoundError, match="no tag 'main'"):
+        catalog.delete_tag("main")
+
+
+def test_of_two_that_make_a_tag_both_get_the_first(catalog: Catalog) -> None:
+    row, _ = make(catalog)
+    other = VolumeId.new()
+    taken = VolumeRow(other, 1, LogId.new(), False, LogId.new(), 1, None, None, None, None)
+    branch = BranchRow(taken.branch, other, taken.remote, 0, 0, 1, "f", Position(64, 0), 1)
+    assert catalog.add_volume(taken, branch, tag="main") == row.id
+    assert catalog.volumes() == [row]
+    assert catalog.add_volume(taken, branch, tag="main", replace_tag=True) == other
+    with pytest.raises(AlreadyExistsError):
+        catalog.add_volume(taken, branch, tag="third")
+
+
+def test_switching_a_branch_needs_the_expected_one(catalog: Catalog) -> None:
+    row, branch = make(catalog)
+    following = BranchRow(
+        LogId.new(), row.id, row.remote, 1, 6, 2, "0001.log", Position(100, 3), 2
+    )
+    refused = catalog.switch_branch(
+        row.id, following, expected=LogId.new(), epoch=12, synced=(1, 1)
+    )
+    assert not refused
+    assert catalog.current(row.id) == (row, branch)
+    assert catalog.switch_branch(row.id, following, expected=branch.id, epoch=12, synced=(1, 1))
+    current, now = catalog.current(row.id)
+    assert now == following
+    assert (current.epoch, current.attached, current.synced_remote) == (12, True, 1)
+
+
+def test_one_push_is_pending_at_a_time(catalog: Catalog) -> None:
+    row, branch = make(catalog)
+    push = PendingPush(
+        row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 2**64 - 2)
+    )
+    catalog.add_pending_push(push)
+    assert catalog.pending_push(row.id) == push
+    with pytest.raises(AlreadyExistsError):
+        catalog.add_pending_push(push)
+    following = BranchRow(LogId.new(), row.id, row.remote, 1, 6, 5, "f", Position(999, 0), 2)
+    catalog.switch_branch(
+        row.id, following, expected=branch.id, epoch=2, synced=(4, 1), settled_push=True
+    )
+    assert catalog.pending_push(row.id) is None
+
+
+def test_commits_are_kept_once_and_in_order(catalog: Catalog) -> None:
+    log = LogId.new()
+    assert catalog.newest_commit(log) == (0, bytes(32))
+    rows = [CommitRow(lsn, bytes([lsn]) * 32, b"header") for lsn in (1, 2, 3)]
+    catalog.add_commits(log, rows)
+    catalog.add_commits(log, [CommitRow(2, b"x" * 32, b"another")])
+    assert catalog.commits(log, 1, 9) == rows
+    assert catalog.newest_commit(log) == (3, bytes([3]) * 32)
+
+
+def test_two_handles_see_each_other(catalog: Catalog) -> None:
+    row, _ = make(catalog)
+    other = Catalog(catalog.path)
+    assert other.tag_volume("main") == row.id
+    other.set_tag("second", row.id)
+    assert catalog.tag_volume("second") == row.id
+    other.close()
+
+
+def test_a_damaged_catalog_is_a_named_error_and_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    path.write_bytes(b"garbage" * 1000)
+    with pytest.raises(CorruptCatalogError, match="branch logs"):
+        Catalog(path)
+    assert path.read_bytes() == b"garbage" * 1000
+
+
+def test_another_database_is_not_taken_for_a_catalog(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE mine(x)")
+        connection.execute("PRAGMA user_version = 1")
+    with pytest.raises(CorruptCatalogError, match="not a catalog"):
+        Catalog(path)
+
+
+def test_a_future_catalog_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    Catalog(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(FutureVersionError, match="upgrade"):
+        Catalog(path)
