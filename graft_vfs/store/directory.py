@@ -189,7 +189,8 @@ class DirectoryStore(ObjectStore):
                 with self._folder_of(key, create=False) as (folder, name):
                     os.unlink(name, dir_fd=folder)
                     os.fsync(folder)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                # No object has this key, whatever else has its name or that of its folder.
                 self._check_root()
 
     def describe(self) -> str:

@@ -165,6 +165,10 @@ class StoreContract:
         store.delete("absent")
         store.delete("absent/below")
         store.delete("absent")
+        store.put("k/there", [b"x"])
+        store.delete("k")
+        store.delete("k/there/below")
+        assert store.get("k/there") == b"x"
 
     # Listing
 

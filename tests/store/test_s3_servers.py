@@ -114,8 +114,8 @@ class TestMinistack(RacingS3Contract):
 
 class TestSeaweedFS(RacingS3Contract):
     # A loser waits about a second for its answer, so as many rounds as elsewhere take too long.
-    ROUNDS = 8
-    PROCESS_ROUNDS = 5
+    ROUNDS = 5
+    PROCESS_ROUNDS = 4
 
     @pytest.fixture
     def endpoint(self, seaweedfs):
