@@ -48,7 +48,6 @@ layout follows the ideas of SQLite's own WAL.
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
 import secrets
@@ -97,10 +96,15 @@ assert _LOG_HEADER.size == LOG_HEADER_BYTES
 assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
 
 
-@functools.lru_cache(maxsize=256)
+_packers: dict[int, struct.Struct] = {}
+
+
 def _packer(count: int) -> struct.Struct:
     """Return the packer of a chunk header with so many page indexes."""
-    return struct.Struct(f"<IHHQIIIIQQQ{count}I")
+    packer = struct.Struct(f"<IHHQIIIIQQQ{count}I")
+    if count <= 64:
+        _packers[count] = packer
+    return packer
 
 
 class Position(NamedTuple):
@@ -229,7 +233,7 @@ class BranchLog:
         (checksum,) = _CHECKSUM.unpack_from(view, indexes_end)
         if xxh3_64_intdigest(view[offset:indexes_end], self.start.checksum) != checksum:
             return None
-        pages = _packer(count).unpack_from(view, offset)[len(fixed) :]
+        pages = (_packers.get(count) or _packer(count)).unpack_from(view, offset)[len(fixed) :]
         end = Position(after, checksum)
         time_ms, images_checksum, previous = fixed[8:]
         return Chunk(
@@ -320,7 +324,7 @@ class BranchLog:
             page_count, counter = commit
         if self.durable >= offset:
             flags |= DURABLE_BEFORE
-        head = _packer(count).pack(
+        head = (_packers.get(count) or _packer(count)).pack(
             _CHUNK_MAGIC,
             flags,
             0,

@@ -57,8 +57,9 @@ def connect(name: str, **arguments: Any) -> apsw.Connection:
         "flags",
         apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
     )
+    # Else ATTACH and VACUUM INTO would take 'file:/x.db?vfs=unix' for the name of a tag.
+    flags |= apsw.SQLITE_OPEN_URI
     if name.startswith("file:"):
-        flags |= apsw.SQLITE_OPEN_URI
         if "vfs=" not in name:
             arguments.setdefault("vfs", VFS_NAME)
     else:

@@ -126,16 +126,20 @@ class VolumeFile:
         """Return `amount` bytes at `offset`: a page, or the part of page 1 that SQLite probes."""
         size = self._page_size
         self._reads_left -= 1
-        if amount == size and offset and self._staged is None and self._reads_left:
+        if amount == size and offset and self._reads_left:
             page = offset // size + 1
-            at = self._offset_of(page)
-            if at is None:
-                located = self._located(page)
-                if located is not None:
-                    view, at = located
-                    return view[at : at + size]
-            elif 0 <= at < self._end:
-                return self._view[at : at + size]
+            transaction = self.transaction
+            if transaction is None or not transaction.has(page):
+                at = self._offset_of(page)
+                if at is None:
+                    located = self._located(page)
+                    if located is not None:
+                        view, at = located
+                        return view[at : at + size]
+                elif 0 <= at < self._end:
+                    return self._view[at : at + size]
+        elif offset == 24 and amount == 16 and self._level == _SHARED and not self._shift:
+            return self.snapshot.probe()
         return self._read(amount, offset)
 
     def _read(self, amount: int, offset: int) -> bytes | memoryview:
@@ -144,8 +148,6 @@ class VolumeFile:
                 self._reads_left = _READS_RESIDENT_MAX
                 self.snapshot.forget_resident()
             self._follow()
-            if offset == 24 and amount == 16 and self.transaction is None and not self._shift:
-                return self.snapshot.probe()
             size = self._page_size or self._empty_page_size
             page, start = divmod(offset, size)
             image = self._image(page + 1)

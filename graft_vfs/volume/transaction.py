@@ -93,6 +93,10 @@ class Transaction:
         self.reformatted = True
         return b"".join((first_page[:16], kept, first_page[20:]))
 
+    def has(self, page: int) -> bool:
+        """Tell whether this transaction wrote the page."""
+        return page in self.staged or page in self.spilled
+
     def read(self, page: int) -> bytes | None:
         """Return the page's image as this transaction wrote it, or None."""
         image = self.staged.get(page)

@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 
+from graft_vfs.errors import GraftError
 from graft_vfs.store import ObjectStore, PutOutcome
 
 PROCESSES = 4
@@ -21,8 +22,12 @@ def _racer(open_store: Callable[[], ObjectStore], rounds: int, barrier, results,
             racer = process * THREADS + thread
             for number in range(rounds):
                 barrier.wait()
-                outcome = store.put_if_absent(f"race/{number}", b"%d" % racer)
-                results.put((number, racer, outcome.name))
+                try:
+                    outcome = store.put_if_absent(f"race/{number}", b"%d" % racer).name
+                except GraftError as error:
+                    # Reported and judged by the parent; ending here would only stall the others.
+                    outcome = str(error)
+                results.put((number, racer, outcome))
 
         threads = [threading.Thread(target=race, args=(thread,)) for thread in range(THREADS)]
         for thread in threads:
@@ -46,6 +51,7 @@ def _winners(open_store: Callable[[], ObjectStore], rounds: int) -> list[list[in
     try:
         for _ in range(PROCESSES * THREADS * rounds):
             number, racer_number, outcome = results.get(timeout=_PATIENCE_SECONDS)
+            assert outcome in PutOutcome.__members__, f"round {number}: {outcome}"
             if outcome == PutOutcome.CREATED.name:
                 winners[number].append(racer_number)
     finally:

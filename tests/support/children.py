@@ -62,7 +62,12 @@ class Child:
         return lines
 
     def _rest(self) -> list[str]:
-        out, _ = self.process.communicate()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        out = self.process.stdout.read()
+        self.process.wait()
         whole, _, _ = out.rpartition("\n")  # A line that was cut by the kill was not said.
         return whole.splitlines()
 

@@ -11,8 +11,9 @@ BUILTIN_VFS = "unix"
 
 
 def stock(path: Path | str) -> apsw.Connection:
-    """Open a plain SQLite file through the built-in VFS."""
-    return apsw.Connection(str(path), vfs=BUILTIN_VFS)
+    """Open a plain SQLite file through the built-in VFS, with URIs in ATTACH."""
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(str(path), flags=flags, vfs=BUILTIN_VFS)
 
 
 def content(connection: apsw.Connection, schema: str = "main") -> dict[str, list[Any]]:

@@ -148,9 +148,7 @@ def test_vacuum_into_a_plain_file(connect, tmp_path):
 
 
 def test_vacuum_into_a_volume_from_stock_sqlite(config, connect, tmp_path):
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-    source = apsw.Connection(f"file:{tmp_path}/plain.db?vfs=unix", flags=flags)
-    filled(source, 8192)
+    source = filled(stock(tmp_path / "plain.db"), 8192)
     source.pragma("journal_mode", "wal")
     source.execute("VACUUM INTO 'file:main?vfs=graft'")
     expected = content(source)
