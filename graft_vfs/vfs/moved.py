@@ -1,6 +1,6 @@
 """What page 1 has to look like to a connection that was moved to another volume.
 
-SQLite forgets the schema that it knows when the schema cookie in page 1 differs from the one it saw.
+SQLite forgets its schema when the schema cookie in page 1 differs from the one that it saw last.
 Two volumes may well carry equal cookies and different schemas, so a connection that a pragma moved
 sees every cookie shifted by a random number, and what it writes is shifted back.
 

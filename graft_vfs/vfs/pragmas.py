@@ -95,7 +95,16 @@ def _needed(value: str | None, what: str) -> str:
     return value
 
 
+def _refuse_inside_write(file: VolumeFile) -> None:
+    """Refuse what needs the writer lock while this very connection holds it."""
+    if file.transaction is not None:
+        raise UsageError(
+            "the connection is inside a write transaction", next_step="COMMIT or ROLLBACK it first"
+        )
+
+
 def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
+    _refuse_inside_write(file)
     if value:
         raise UsageError(
             f"this version has no strategy {value!r} for a diverged volume",
@@ -103,6 +112,11 @@ def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
             "local commits",
         )
     return str(engine.pull(file.tag, file.volume))
+
+
+def _import(engine: Graft, file: VolumeFile, value: str | None) -> str:
+    _refuse_inside_write(file)
+    return str(engine.import_(Path(_needed(value, "a path")), file.tag, file.volume))
 
 
 def _clone(engine: Graft, file: VolumeFile, value: str | None) -> Moved:
@@ -143,9 +157,7 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_export": lambda engine, file, value: str(
         engine.export(file.tag, Path(_needed(value, "a path")), file.volume)
     ),
-    "graft_import": lambda engine, file, value: str(
-        engine.import_(Path(_needed(value, "a path")), file.tag, file.volume)
-    ),
+    "graft_import": _import,
     "graft_dump_header": lambda engine, file, _: engine.dump_header(file.volume),
     "graft_dump_commit": lambda engine, file, value: engine.dump_commit(
         _needed(value, "log:LSN"), file.volume

@@ -191,15 +191,17 @@ class LogView:
             page += 1
         stream.ahead = page
         stream.trigger = first + (page - first) // 2
-        missing = [key for key in frames if key[0].cache.find(key[0].lsn, key[1]) is None]
-        return ranges_of_frames(missing)
+        return ranges_of_frames(key for key in frames if self._is_missing(*key))
+
+    def _is_missing(self, source: CommitSource, frame: int) -> bool:
+        """Tell whether a frame is neither here nor on its way; the caller holds the lock."""
+        is_on_its_way = (source.log.log_id, source.lsn, frame) in self._in_flight
+        return not is_on_its_way and source.cache.find(source.lsn, frame) is None
 
     def _request(self, ranges: Iterable[FrameRange]) -> None:
         """Start fetching ranges of frames; the caller holds the lock."""
         for source, first, end in ranges:
             keys = [(source.log.log_id, source.lsn, frame) for frame in range(first, end)]
-            if any(key in self._in_flight for key in keys):
-                continue
             future = self._executor().submit(source.fetch, first, end)
             for key in keys:
                 self._in_flight[key] = future

@@ -27,8 +27,7 @@ def test_wal_and_off_are_answered_with_the_mode_that_stays(
     assert connection.pragma("journal_mode") == staying
     connection.execute("INSERT INTO t VALUES(1)")
     # The file format at bytes 18 and 19 is 2 in WAL mode.
-    header = value(connection, "SELECT data FROM sqlite_dbpage WHERE pgno = 1")
-    assert header[18:20] == b"\1\1"
+    assert connection.serialize("main")[18:20] == b"\1\1"
 
 
 def test_statements_are_undone_after_journal_mode_off_was_refused(connect):

@@ -1,0 +1,160 @@
+"""The rollback journal in memory, against an array of bytes."""
+
+from __future__ import annotations
+
+import pytest
+from graft_vfs.vfs import journal
+from graft_vfs.vfs.journal import Journal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SIZE = 512
+PAGES = {number: number.to_bytes(4, "big") * (SIZE // 4) for number in range(1, 40)}
+HEADER = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7".ljust(SIZE, b"\0")
+
+
+def record(page):
+    return [page.to_bytes(4, "big"), PAGES[page], b"sum."]
+
+
+class Both:
+    """A journal and the bytes that a file would hold."""
+
+    def __init__(self, read_page=PAGES.get):
+        self.journal = Journal(read_page)
+        self.file = bytearray()
+
+    def write(self, data, offset):
+        if offset == 0 and self.file:
+            self.file.clear()  # SQLite begins anew; what stood behind is never read.
+        self.journal.xWrite(data, offset)
+        self.file.extend(bytes(max(0, offset - len(self.file))))
+        self.file[offset : offset + len(data)] = data
+
+    def append(self, parts):
+        for part in parts:
+            self.write(part, len(self.file))
+
+    def check(self):
+        assert self.journal.xFileSize() == len(self.file)
+        assert self.journal.xRead(len(self.file) + 10, 0) == self.file
+
+
+def held_bytes(kept):
+    return len(kept._packed) + sum(map(len, kept._recent.values()))
+
+
+@pytest.mark.parametrize("records", [1, 30, 133, 134, 500, 5000])
+def test_records_read_back_as_they_were_written(records):
+    both = Both()
+    both.append([HEADER])
+    for number in range(records):
+        both.append(record(number % 39 + 1))
+    both.check()
+    for number in (0, records // 2, records - 1):
+        offset = SIZE + number * (SIZE + 8)
+        assert both.journal.xRead(4, offset) == both.file[offset : offset + 4]
+        assert both.journal.xRead(SIZE, offset + 4) == PAGES[number % 39 + 1]
+
+
+def test_a_long_journal_keeps_no_page_bodies():
+    both = Both()
+    both.append([HEADER])
+    for number in range(20_000):
+        both.append(record(number % 39 + 1))
+    limit = journal._RECENT_MAX * SIZE + 20_000 * 8 + SIZE
+    assert held_bytes(both.journal) <= limit
+    both.check()
+
+
+def test_without_a_snapshot_to_read_from_bodies_are_kept():
+    both = Both(None)
+    both.append([HEADER])
+    for number in range(500):
+        both.append(record(number % 39 + 1))
+    both.check()
+
+
+def test_the_name_of_a_super_journal_behind_a_gap_costs_no_bodies():
+    both = Both()
+    both.append([HEADER])
+    for number in range(1000):
+        both.append(record(number % 39 + 1))
+    both.journal.xFileSize()
+    before = held_bytes(both.journal)
+    at = -(-len(both.file) // SIZE) * SIZE
+    both.write((0x4000_0000 // SIZE + 1).to_bytes(4, "big"), at)
+    both.append([b"main-mj0123456789".ljust(600, b"x"), b"\0\0\0\x11", b"sum.", HEADER[:8]])
+    both.check()
+    assert held_bytes(both.journal) < before + 2000
+
+
+def test_an_overwritten_header_makes_the_journal_whole_until_it_is_cut():
+    both = Both()
+    both.append([HEADER])
+    for number in range(500):
+        both.append(record(number % 39 + 1))
+    both.journal.xFileSize()
+    both.write(b"\0\0\1\xf4", 8)
+    both.check()
+    both.journal.xTruncate(0)
+    both.file.clear()
+    both.check()
+    both.append([HEADER])
+    for number in range(1000):
+        both.append(record(number % 39 + 1))
+    both.check()
+    assert held_bytes(both.journal) < 1000 * 8 + 2 * SIZE
+
+
+def test_a_write_at_the_begin_ends_the_journal_before():
+    both = Both()
+    both.append([HEADER])
+    for number in range(300):
+        both.append(record(number % 39 + 1))
+    both.write(bytes(28), 0)
+    both.check()
+
+
+@pytest.mark.parametrize("size", [1, 100, SIZE, SIZE + 4, SIZE + 300, 5 * SIZE])
+def test_cutting_in_the_middle_keeps_the_begin(size):
+    both = Both()
+    both.append([HEADER])
+    for number in range(20):
+        both.append(record(number + 1))
+    both.journal.xTruncate(size)
+    del both.file[size:]
+    both.check()
+    both.append([b"more"])
+    both.check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("records"), st.integers(1, 200)),
+            st.tuples(st.just("overwrite"), st.integers(1, 3000)),
+            st.tuples(st.just("read"), st.integers(0, 60_000)),
+            st.tuples(st.just("begin"), st.just(0)),
+            st.tuples(st.just("gap"), st.integers(1, 700)),
+        ),
+        max_size=8,
+    )
+)
+def test_any_order_of_writes_and_reads_is_that_of_a_file(steps):
+    both = Both()
+    both.append([HEADER])
+    for kind, number in steps:
+        if kind == "records":
+            for page in range(number):
+                both.append(record(page % 39 + 1))
+        elif kind == "overwrite":
+            both.write(b"over", min(number, len(both.file)))
+        elif kind == "read":
+            assert both.journal.xRead(700, number) == both.file[number : number + 700]
+        elif kind == "begin":
+            both.write(HEADER, 0)
+        else:
+            both.write(b"gap!", len(both.file) + number)
+    both.check()

@@ -1,0 +1,224 @@
+"""Names: tags, URIs, the VFS as SQLite's default, and views that take no writes."""
+
+from __future__ import annotations
+
+import datetime
+
+import apsw
+import graft_vfs
+import pytest
+from support.children import child
+from support.sql import content, rows, stock, value
+
+TAGS = ["main", "a b", "/srv/app/../x.db", "../../etc/passwd", "ünï/☃", "x-journal", "q?a=1&b", "%41"]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_is_a_key_and_never_a_path(engine, connect, tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    connection = connect(tag)
+    connection.execute("CREATE TABLE t(x)")
+    connection.execute("INSERT INTO t VALUES(?)", (tag,))
+    assert [report.tag for report in engine.tags()] == [tag]
+    assert rows(connect(tag), "SELECT x FROM t") == [(tag,)]
+    assert rows(connect(graft_vfs.uri(tag)), "SELECT x FROM t") == [(tag,)]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 513, "x" * 1000])
+def test_a_tag_that_is_too_short_or_long_is_refused_by_name(engine, connect, tag):
+    with pytest.raises(graft_vfs.GraftError, match="is not a tag; use 1 to 512 characters"):
+        connect(tag)
+    if tag:
+        with pytest.raises(apsw.Error, match="is not a tag; use 1 to 512 characters"):
+            apsw.Connection(tag, vfs="graft")
+    assert engine.tags() == []
+
+
+def test_the_longest_tag_works(connect):
+    tag = "☃" * 512
+    connect(tag).execute("CREATE TABLE t(x)")
+    assert rows(connect(tag), "SELECT name FROM sqlite_schema") == [("t",)]
+
+
+def test_as_the_default_vfs_every_name_is_a_tag(config, tmp_path):
+    program = """
+        connection = apsw.Connection("x.db")
+        connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+        say(connection.open_vfs, connection.pragma("journal_mode"))
+        other = apsw.Connection("/srv/app/../x.db")
+        other.execute("CREATE TABLE u(x)")
+        other.execute("ATTACH 'x.db' AS x; INSERT INTO x.t VALUES(2)")
+        say(*sorted(report.tag for report in engine.tags()))
+        say(connection.execute("SELECT sum(x) FROM t").fetchall()[0][0])
+        memory = apsw.Connection(":memory:")
+        memory.execute("CREATE TABLE t(x)")
+        temporary = apsw.Connection("")
+        temporary.execute("PRAGMA cache_size=2; CREATE TABLE t(x)").fetchall()
+        temporary.execute("INSERT INTO t VALUES(zeroblob(1000000))")
+        connection.execute("VACUUM; REINDEX")
+        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+        plain = apsw.Connection("file:plain.db?vfs=unix", flags=flags)
+        plain.execute("CREATE TABLE p(x)")
+        say(*sorted(report.tag for report in engine.tags()))
+        engine.push
+        graft_vfs.connect("x.db")
+    """
+    directory = tmp_path / "work"
+    directory.mkdir()
+    with child(config.data_dir, program, make_default=True, cwd=directory) as process:
+        assert process.hear() == "graft truncate"
+        assert process.hear() == "/srv/app/../x.db x.db"
+        assert process.hear() == "3"
+        assert process.hear() == "/srv/app/../x.db x.db"
+        process.end()
+    assert [path.name for path in directory.iterdir()] == ["plain.db"]
+
+
+def test_without_make_default_other_connections_are_none_of_the_vfs(engine, tmp_path):
+    connection = apsw.Connection(str(tmp_path / "x.db"))
+    connection.execute("CREATE TABLE t(x)")
+    assert (tmp_path / "x.db").exists()
+    assert engine.tags() == []
+
+
+# Read-only --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pushed(connect):
+    """A volume of three remote LSNs, and the times between them."""
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    moments = []
+    for n in (1, 2, 3):
+        connection.execute("INSERT INTO t VALUES(?)", (n,))
+        connection.pragma("graft_push")
+        text = rows(connection, "PRAGMA graft_dump_commit=" + str(n))[0][0]
+        facts = dict(line.split(": ") for line in text.splitlines())
+        moments.append(int(facts["time_ms"]))
+    return connection, moments
+
+
+def refuses_writes(connection):
+    """Tell that no way to write works, and that the content stays."""
+    before = content(connection)
+    for statement in (
+        "INSERT INTO t VALUES(9)",
+        "CREATE TABLE u(x)",
+        "BEGIN IMMEDIATE",
+        "VACUUM",
+        "PRAGMA user_version=7",
+    ):
+        with pytest.raises(apsw.ReadOnlyError):
+            connection.execute(statement).fetchall()
+    for pragma in ("graft_new", "graft_fork", "graft_checkout=1"):
+        with pytest.raises(apsw.SQLError, match="this connection is read-only"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    assert connection.readonly("main")
+    assert content(connection) == before
+
+
+def test_mode_ro_reads_what_is_committed_and_refuses_to_write(connect, pushed):
+    writer, _ = pushed
+    reader = connect("file:main?vfs=graft&mode=ro")
+    refuses_writes(reader)
+    writer.execute("INSERT INTO t VALUES(4)")
+    assert value(reader, "SELECT count(*) FROM t") == 4
+
+
+def test_mode_ro_does_not_make_a_tag(engine, connect):
+    with pytest.raises(apsw.Error, match="there is no tag 'absent'"):
+        connect("file:absent?vfs=graft&mode=ro")
+    with pytest.raises(apsw.Error, match="there is no tag 'absent'"):
+        connect("file:absent?vfs=graft&mode=rw")
+    assert engine.tags() == []
+
+
+@pytest.mark.parametrize("lsn", [1, 2, 3])
+def test_lsn_opens_the_database_as_it_was_and_stays_there(connect, pushed, lsn):
+    writer, _ = pushed
+    past = connect(f"file:main?vfs=graft&lsn={lsn}")
+    wanted = [(n,) for n in range(1, lsn + 1)]
+    assert rows(past, "SELECT x FROM t") == wanted
+    refuses_writes(past)
+    writer.execute("DELETE FROM t")
+    writer.pragma("graft_push")
+    assert rows(past, "SELECT x FROM t") == wanted
+
+
+def test_several_lsns_are_open_at_once(connect, pushed):
+    opened = {lsn: connect(f"file:main?vfs=graft&lsn={lsn}") for lsn in (3, 1, 2)}
+    for lsn, connection in opened.items():
+        assert value(connection, "SELECT max(x) FROM t") == lsn
+
+
+def test_as_of_opens_the_newest_commit_that_is_not_later(connect, pushed):
+    _, moments = pushed
+    for lsn, moment in enumerate(moments, 1):
+        if lsn < 3 and moments[lsn] == moment:
+            continue
+        at = datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC)
+        past = connect(graft_vfs.uri("main", as_of=at.isoformat()))
+        assert value(past, "SELECT max(x) FROM t") == lsn
+        refuses_writes(past)
+    now = connect(graft_vfs.uri("main", as_of="0 seconds ago"))
+    assert value(now, "SELECT max(x) FROM t") == 3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"lsn": "9"}, "LSN"),
+        ({"lsn": "0"}, "LSN"),
+        ({"lsn": "one"}, "lsn=one is no LSN"),
+        ({"lsn": "-1"}, "lsn=-1 is no LSN"),
+        ({"as_of": "2 hours ago"}, "had no commit at that time"),
+        ({"as_of": "yesterday-ish"}, "is no time"),
+    ],
+)
+def test_a_time_or_lsn_that_is_not_there_is_refused_by_name(connect, pushed, parameters, message):
+    with pytest.raises(apsw.Error, match=message):
+        connect(graft_vfs.uri("main", **parameters))
+
+
+def test_remote_clones_at_the_first_open_only(connect, machine, pushed):
+    writer, _ = pushed
+    elsewhere = machine()
+    clone = elsewhere.connect("copy", remote="main")
+    assert value(clone, "SELECT max(x) FROM t") == 3
+    clone.execute("INSERT INTO t VALUES(10)")
+    again = elsewhere.connect("copy", remote="main")
+    assert value(again, "SELECT max(x) FROM t") == 10
+
+
+def test_a_remote_that_is_absent_makes_no_tag(engine, connect):
+    with pytest.raises(apsw.Error, match="has no ref 'nobody'"):
+        connect("file:new?vfs=graft&remote=nobody")
+    assert engine.tags() == []
+
+
+def test_a_plain_file_of_the_tag_s_name_is_left_alone(connect, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = stock("main")
+    plain.execute("CREATE TABLE here(x)")
+    connection = connect("main")
+    connection.execute("CREATE TABLE there(x)")
+    assert rows(plain, "SELECT name FROM sqlite_schema") == [("here",)]
+    assert rows(connection, "SELECT name FROM sqlite_schema") == [("there",)]
+
+
+def test_a_connection_keeps_its_engine_when_another_is_registered(config, tmp_path, engine):
+    first = graft_vfs.connect("main")
+    first.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    other = graft_vfs.Config(data_dir=tmp_path / "other", remote=config.remote)
+    newer = graft_vfs.register(other)
+    second = graft_vfs.connect("main")
+    assert rows(second, "SELECT * FROM sqlite_schema") == []
+    first.execute("INSERT INTO t VALUES(2)")
+    assert value(first, "SELECT sum(x) FROM t") == 3
+    assert graft_vfs.register() is newer
+    for connection in (first, second):
+        connection.close()
+    engine.close()
