@@ -69,9 +69,9 @@ def any_queries(path: Path) -> dict[str, Query]:
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%VIRTUAL%'"
         tables = [
-            name.replace('"', '""')
+            str(name).replace('"', '""')
             for (name,) in connection.execute(query).fetchall()
-            if not name.startswith("sqlite_")
+            if not str(name).startswith("sqlite_")
         ]
 
     def count(connection: apsw.Connection) -> object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class RemoteConfig:
     root: str | None = None
     bucket: str | None = None
     prefix: str = ""
-    endpoint: str | None = None
+    # Somebody may have written a password into it; opening the store refuses that by name.
+    endpoint: str | None = field(default=None, repr=False)
 
     def open(self) -> ObjectStore:
         """Open the store. No request for S3; raises StoreError for a directory that cannot be."""
@@ -39,7 +40,7 @@ class RemoteConfig:
             return MemoryStore.named(self.root or "")
         if self.type == "fs":
             assert self.root is not None
-            return DirectoryStore(Path(self.root).expanduser())
+            return DirectoryStore(_expanded(self.root))
         if self.type == "s3_compatible":
             from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
 
@@ -75,35 +76,46 @@ class Config:
         known = {*_CHECKS, *_LATER}
         _refuse_unknown(values, known, source, "")
         _refuse_unknown(remote, set(_REMOTE_KEYS), source, "remote.")
-        for key in known:
-            if (text := environment.get(f"GRAFT_{key.upper()}")) is not None:
-                values[key] = text
-        for key in _REMOTE_KEYS:
-            if (text := environment.get(f"GRAFT_REMOTE_{key.upper()}")) is not None:
-                remote[key] = text
-        checked = {key: _check(key, value, source) for key, value in values.items()}
+        sources = _overridden(values, known, environment, "GRAFT_", source)
+        remote_sources = _overridden(remote, _REMOTE_KEYS, environment, "GRAFT_REMOTE_", source)
+        checked = {key: _check(key, value, sources[key]) for key, value in values.items()}
         checked = {key: value for key, value in checked.items() if key in _CHECKS}
         checked.setdefault("data_dir", default_data_dir(environment))
-        return cls(**checked, remote=_check_remote(remote, source))
+        return cls(**checked, remote=_check_remote(remote, remote_sources, source))
+
+
+def _overridden(
+    values: dict[str, Any],
+    keys: Iterable[str],
+    environment: Mapping[str, str],
+    prefix: str,
+    source: str,
+) -> dict[str, str]:
+    """Put variables over the file's values; returns where the value of each key is from."""
+    sources = dict.fromkeys(values, source)
+    for key in keys:
+        variable = f"{prefix}{key.upper()}"
+        if (text := environment.get(variable)) is not None:
+            values[key], sources[key] = text, variable
+    return sources
 
 
 def default_data_dir(environment: Mapping[str, str]) -> Path:
     """Return `$XDG_DATA_HOME/graft`, by default `~/.local/share/graft`."""
-    base = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "graft"
+    return _expanded(environment.get("XDG_DATA_HOME") or "~/.local/share") / "graft"
 
 
 def find_file(environment: Mapping[str, str]) -> Path | None:
     """Return the configuration file that counts, or None; raises ConfigError if it is missing."""
     named = environment.get("GRAFT_CONFIG")
     if named:
-        path = Path(named).expanduser()
+        path = _expanded(named)
         if not path.is_file():
             raise ConfigError(
                 f"GRAFT_CONFIG names {path}, which is no file", next_step="correct or unset it"
             )
         return path
-    base = Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
+    base = _expanded(environment.get("XDG_CONFIG_HOME") or "~/.config")
     for path in (Path("graft.toml"), base / "graft" / "graft.toml"):
         if path.is_file():
             return path
@@ -113,7 +125,7 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}", next_step="correct the file") from error
     except OSError as error:
         raise ConfigError(
@@ -134,28 +146,32 @@ def _check(key: str, value: Any, source: str) -> Any:
     wanted, convert = {**_CHECKS, **_LATER}[key]
     try:
         return convert(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"{source}: {key} = {value!r} is not {wanted}", next_step="correct its value"
         ) from error
 
 
-def _check_remote(values: Mapping[str, Any], source: str) -> RemoteConfig:
+def _check_remote(
+    values: Mapping[str, Any], sources: Mapping[str, str], source: str
+) -> RemoteConfig:
     for key, value in values.items():
         if not isinstance(value, str):
             raise ConfigError(
-                f"{source}: remote.{key} = {value!r} is not text", next_step="put it in quotes"
+                f"{sources[key]}: remote.{key} = {value!r} is not text",
+                next_step="put it in quotes",
             )
     kind = values.get("type")
     if kind is None:
         if values:
             raise ConfigError(
-                f"{source}: [remote] has no type", next_step="use " + ", ".join(REMOTE_TYPES)
+                f"{sources[min(values)]}: [remote] has no type",
+                next_step="use " + ", ".join(REMOTE_TYPES),
             )
         return RemoteConfig()
     if kind not in REMOTE_TYPES:
         raise ConfigError(
-            f"{source}: remote.type = {kind!r} is unknown",
+            f"{sources['type']}: remote.type = {kind!r} is unknown",
             next_step="use " + ", ".join(REMOTE_TYPES),
         )
     needed = {"fs": "root", "s3_compatible": "bucket"}.get(kind)
@@ -169,7 +185,20 @@ def _check_remote(values: Mapping[str, Any], source: str) -> RemoteConfig:
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError
-    return Path(value).expanduser()
+    return _expanded(value)
+
+
+def _expanded(text: str) -> Path:
+    """Return a path with `~` resolved; raises ConfigError if that or the path cannot be."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"there is no home directory for {text!r}", next_step="write the path out"
+        ) from error
+    if "\0" in text:
+        raise ConfigError(f"{text!r} is not a path", next_step="leave the NUL out")
+    return path
 
 
 def _size(value: Any) -> int | None:

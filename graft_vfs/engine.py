@@ -34,7 +34,7 @@ from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import BranchRow, Catalog
 from graft_vfs.local.files import storage_errors
-from graft_vfs.remote_log import create_ref, list_refs, read_ref
+from graft_vfs.remote_log import list_refs, read_ref
 from graft_vfs.reports import (
     Audit,
     Info,
@@ -170,7 +170,7 @@ class Graft:
 
     def _make(
         self,
-        tag: str,
+        tag: str | None,
         *,
         replace_tag: bool,
         base: tuple[LogId, int] | None = None,
@@ -181,7 +181,7 @@ class Graft:
         return cloning.make_volume(
             self.catalog,
             self._volumes_directory,
-            tag=check_tag(tag),
+            tag=None if tag is None else check_tag(tag),
             replace_tag=replace_tag,
             remote=remote or (base[0] if base else None),
             base=base,
@@ -481,13 +481,15 @@ class Graft:
     def fork(self, tag: str, volume: Volume | None = None, *, new_tag: str | None = None) -> Moved:
         """Point a tag at a new volume with the same content and a log of its own.
 
-        Pages that are not here stay lazy: the new log stands on the old one. No request.
+        Pages that are not here stay lazy: the new log stands on the old one. No request. Crash
+        here: a volume without a tag is left, and the tag where it was.
         """
+        new_tag = check_tag(new_tag or tag)
         source = volume or self.open(tag)
         with source.pinned() as snapshot:
             row = snapshot.branch.row
             base = (row.log, row.base) if row.base else None
-            made = self._make(new_tag or tag, replace_tag=True, base=base, remote=LogId.new())
+            made = self._make(None, replace_tag=False, base=base, remote=LogId.new())
             if snapshot.local_commits:
                 target = self.volume(made)
                 pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
@@ -497,7 +499,8 @@ class Graft:
                         ((page, snapshot.read(page)) for page in pages),
                         page_count=snapshot.page_count,
                     )
-        return self._moved(new_tag or tag, made, "Forked to volume")
+        self.catalog.set_tag(new_tag, made)
+        return self._moved(new_tag, made, "Forked to volume")
 
     def _moved(self, tag: str, volume: VolumeId, verb: str) -> Moved:
         row, branch = self.catalog.current(volume)
@@ -537,7 +540,7 @@ class Graft:
         """Fetch and fast-forward; raises DivergedError, with nothing moved."""
         volume = volume or self.open(tag)
         with self._syncing(volume):
-            return pull(volume, self.logs)
+            return pull(volume, self.logs, name=tag)
 
     def push(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
@@ -550,21 +553,13 @@ class Graft:
         volume = volume or self.open(tag)
         with self._syncing(volume):
             self._probe_store()
-            pushed = push(volume, self.logs, self._author, progress=progress)
-            if pushed.lsn == 1 and pushed.claimed:
-                self._name_log(tag, pushed.log)
-            return pushed
+            return push(volume, self.logs, self._author, name=tag, progress=progress)
 
     def _probe_store(self) -> None:
         name = self.store.describe()
         if not self.catalog.is_probed(name):
             check_conditional_writes(self.store)
             self.catalog.set_probed(name)
-
-    def _name_log(self, tag: str, log: LogId) -> None:
-        winner = create_ref(self.store, tag, log)
-        if winner != log:
-            _logger.warning("ref %r names log %s, not this volume's %s", tag, winner, log)
 
     def hydrate(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
@@ -636,7 +631,7 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
     """Return milliseconds since 1970 of an ISO time (UTC if it names no zone) or `2 hours ago`."""
     words = text.split()
     if len(words) == 3 and words[2] == "ago" and words[1].rstrip("s") in _UNITS:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return int((now() - float(words[0]) * _UNITS[words[1].rstrip("s")]) * 1000)
     try:
         moment = dt.datetime.fromisoformat(text)

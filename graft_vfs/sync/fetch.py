@@ -11,6 +11,9 @@ from graft_vfs.remote_log import CommitRecord
 from graft_vfs.reports import commits_text
 from graft_vfs.volume.logs import Logs
 
+_FORKS_MAX = 128
+"""A log and its parents are read one inside the other, so that the stack bounds how many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -39,23 +42,34 @@ def fetch_log(logs: Logs, log: LogId) -> Fetched:
 
     One request if nothing is new. Raises StoreError, and CorruptObjectError for a broken chain.
     """
+    return _fetch(logs, log, ())
+
+
+def _fetch(logs: Logs, log: LogId, forks: tuple[LogId, ...]) -> Fetched:
+    """Fetch a log that `forks` stand on, one on the other."""
     before, digest = logs.catalog.newest_commit(log)
     records = logs.log(log).probe_next(before, digest if before else None)
     for record in records[:1]:
         if record.header.parent_log is not None:
-            _fetch_parent(logs, record)
+            _fetch_parent(logs, record, (*forks, log))
     if records:
         rows = [CommitRow(item.header.lsn, item.header.hash, item.encoded) for item in records]
         logs.catalog.add_commits(log, rows)
     return Fetched(log, before, before + len(records))
 
 
-def _fetch_parent(logs: Logs, record: CommitRecord) -> None:
+def _fetch_parent(logs: Logs, record: CommitRecord, forks: tuple[LogId, ...]) -> None:
     """Fetch the log that a forked log stands on, and check that it still is that log."""
     header = record.header
     assert header.parent_log is not None
+    if header.parent_log in forks or len(forks) > _FORKS_MAX:
+        raise CorruptObjectError(
+            f"log {forks[0]} claims to be forked from itself, or through more than {_FORKS_MAX} "
+            "logs",
+            next_step="check who else writes to the remote, or clone another log",
+        )
     if logs.header(header.parent_log, header.parent_lsn) is None:
-        fetch_log(logs, header.parent_log)
+        _fetch(logs, header.parent_log, forks)
     parent = logs.header(header.parent_log, header.parent_lsn)
     if parent is None or parent.hash != header.previous_hash:
         raise CorruptObjectError(

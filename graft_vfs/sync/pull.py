@@ -38,24 +38,29 @@ class Pulled:
         )
 
 
-def pull(volume: Volume, logs: Logs) -> Pulled:
+def pull(volume: Volume, logs: Logs, *, name: str) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
-    Raises DivergedError, with nothing moved, if the volume has commits that the newest remote
+    `name` is for the ref of a log whose first push is settled here. Raises DivergedError, with nothing moved, if the volume has commits that the newest remote
     commit does not stand on.
     """
-    settle_pending(volume, logs)
-    remote = volume.catalog.volume(volume.id).remote
-    newest = fetch_log(logs, remote).newest
-    with volume.writing() as snapshot:
-        branch = snapshot.branch.row
-        base = branch.base if branch.log == remote else 0
-        if newest == base:
-            return Pulled(remote, base, base)
-        if snapshot.lsn >= branch.first_lsn or (branch.log != remote and branch.base):
-            raise diverged(remote, base, newest)
-        move(volume, logs, remote, newest)
-        return Pulled(remote, base, newest)
+    while True:
+        settle_pending(volume, logs, name)
+        remote = volume.catalog.volume(volume.id).remote
+        newest = fetch_log(logs, remote).newest
+        # Another process here may be pushing, and its commit look foreign until it is settled.
+        # Ordering: the record goes with the settling, so this is asked before the branch is.
+        is_pushing = volume.catalog.pending_push(volume.id) is not None
+        with volume.writing() as snapshot:
+            branch = snapshot.branch.row
+            base = branch.base if branch.log == remote else 0
+            if newest <= base:
+                return Pulled(remote, base, base)
+            if snapshot.lsn < branch.first_lsn and (branch.log == remote or not branch.base):
+                move(volume, logs, remote, newest)
+                return Pulled(remote, base, newest)
+            if not is_pushing:
+                raise diverged(remote, base, newest)
 
 
 def move(volume: Volume, logs: Logs, log: LogId, lsn: int) -> None:

@@ -7,6 +7,7 @@ committed while the push runs stays local, with its LSNs, on the branch that fol
     build    frames; with more than 1 MiB of them, upload a segment
     prepare  keep the exact commit object in the catalog
     claim    one conditional write
+    name     give a log with its first commit a ref, if the name is free
     settle   keep the pushed pages as cached remote pages, switch the branch, forget the record
 
 Crash here: before `prepare` at most an unnamed segment is left over. From there to the end the
@@ -16,6 +17,7 @@ record makes the next sync claim the same bytes again, which finds its own commi
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,8 @@ from dataclasses import dataclass
 from graft_vfs.claim import claim
 from graft_vfs.errors import (
     AlreadyExistsError,
-    CommitOutcomeUnknownError,
+    BusyError,
+    DamageError,
     DivergedError,
     StoreError,
 )
@@ -32,12 +35,15 @@ from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
-from graft_vfs.local.files import spooled
+from graft_vfs.local.files import spooled, storage_errors
+from graft_vfs.remote_log import create_ref
 from graft_vfs.reports import commits_text, size_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
 
 INLINE_BYTES_MAX = 1 << 20
 _ROTATE_BYTES = 16 << 20
@@ -88,37 +94,57 @@ class _Plan:
     time_ms_min: int
 
 
-def push(volume: Volume, logs: Logs, author: Author, *, progress: Progress | None = None) -> Pushed:
+def push(
+    volume: Volume, logs: Logs, author: Author, *, name: str, progress: Progress | None = None
+) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
-    On return the remote commit is durable and the branch stands on it. Raises DivergedError if
+    The first push of a log makes the ref `name` for it, if that is free. On return the remote commit is durable and the branch stands on it. Raises DivergedError if
     somebody else was first, CommitOutcomeUnknownError if no answer came: the push is settled by the
-    next sync then.
+    next sync then; BusyError if another process here is pushing.
     """
-    settle_pending(volume, logs)
-    with volume.pinned() as snapshot:
-        row = volume.catalog.volume(volume.id)
-        branch = snapshot.branch.row
-        forked = branch.log != row.remote and branch.base > 0
-        if snapshot.lsn < branch.first_lsn and not forked:
-            return Pushed(row.remote, branch.base, False, 0, 0, 0)
-        plan = _plan(snapshot, logs, row.remote)
-        pending, header = _build(plan, volume, logs, author, progress)
-        try:
-            volume.catalog.add_pending_push(pending)
-        except AlreadyExistsError as error:
-            raise CommitOutcomeUnknownError(
-                "another push of this volume is running", next_step="try again"
-            ) from error
-        _claim_and_settle(volume, logs, pending, header, snapshot)
-        return Pushed(
-            pending.log,
-            pending.lsn,
-            True,
-            header.local_commits,
-            len(header.pages),
-            len(pending.data) + (header.frames.body_bytes if header.segment else 0),
-        )
+    while True:
+        settle_pending(volume, logs, name)
+        with volume.pinned() as snapshot:
+            try:
+                return _push(volume, logs, author, snapshot, name, progress)
+            except DivergedError:
+                # The rival may be another process here that pushes the same commits: then they are
+                # settled, or will be in the next turn. Ordering: the record goes with the settling.
+                is_own = volume.catalog.pending_push(volume.id) is not None
+                is_own |= volume.begin().branch is not snapshot.branch
+                if not is_own:
+                    raise
+
+
+def _push(
+    volume: Volume,
+    logs: Logs,
+    author: Author,
+    snapshot: Snapshot,
+    name: str,
+    progress: Progress | None,
+) -> Pushed:
+    row = volume.catalog.volume(volume.id)
+    branch = snapshot.branch.row
+    forked = branch.log != row.remote and branch.base > 0
+    if snapshot.lsn < branch.first_lsn and not forked:
+        return Pushed(row.remote, branch.base, False, 0, 0, 0)
+    plan = _plan(snapshot, logs, row.remote)
+    pending, header = _build(plan, volume, logs, author, progress)
+    try:
+        volume.catalog.add_pending_push(pending)
+    except AlreadyExistsError as error:
+        raise BusyError("another push of this volume is running", next_step="try again") from error
+    _claim_and_settle(volume, logs, pending, header, snapshot, name)
+    return Pushed(
+        pending.log,
+        pending.lsn,
+        True,
+        header.local_commits,
+        len(header.pages),
+        len(pending.data) + (header.frames.body_bytes if header.segment else 0),
+    )
 
 
 def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
@@ -229,8 +255,8 @@ def _split(frames: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes] | None
 # Claim and settle -------------------------------------------------------------------------------
 
 
-def settle_pending(volume: Volume, logs: Logs) -> None:
-    """Finish a push whose end is not known: claim the same bytes again, then settle.
+def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
+    """Finish a push whose end is not known: claim the same bytes again, name, then settle.
 
     Nothing to do costs no request. A push that lost its race is forgotten; the volume has diverged
     then, which the caller finds by itself.
@@ -241,6 +267,7 @@ def settle_pending(volume: Volume, logs: Logs) -> None:
     header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
     log = logs.log(pending.log)
     if claim(log, pending.lsn, pending.data, pending.hash, in_doubt=True).won:
+        _name_log(logs, header, name)
         _settle(volume, logs, pending, header, None)
     else:
         volume.catalog.delete_pending_push(pending)
@@ -252,6 +279,7 @@ def _claim_and_settle(
     pending: PendingPush,
     header: CommitHeader,
     snapshot: Snapshot,
+    name: str,
 ) -> None:
     try:
         won = claim(logs.log(pending.log), pending.lsn, pending.data, pending.hash).won
@@ -263,7 +291,25 @@ def _claim_and_settle(
         volume.catalog.delete_pending_push(pending)
         newest = fetch_log(logs, pending.log).newest
         raise diverged(pending.log, pending.lsn - 1, newest)
+    _name_log(logs, header, name)
     _settle(volume, logs, pending, header, snapshot)
+
+
+def _name_log(logs: Logs, header: CommitHeader, name: str) -> None:
+    """Make a ref for a log that has its first commit now, unless the name is taken.
+
+    Ordering: before the push is settled, so that one that ends here is named by the next sync.
+    """
+    if header.lsn != 1:
+        return
+    try:
+        winner = create_ref(logs.store, name, header.log)
+    except DamageError as error:
+        # The name is taken by something else, which must not keep the push from being settled.
+        _logger.warning("log %s gets no ref: %s", header.log, error)
+        return
+    if winner != header.log:
+        _logger.warning("ref %r names log %s, not this volume's %s", name, winner, header.log)
 
 
 def _settle(
@@ -279,12 +325,16 @@ def _settle(
     logs.catalog.add_commits(pending.log, [row])
     if snapshot is not None:
         _keep_pages(logs, header, snapshot)
-    current = volume.catalog.current(volume.id)[1]
     lock = volume.try_writing()
     try:
+        current = volume.catalog.current(volume.id)[1]
+        if current.log == pending.log and current.base >= pending.lsn:
+            # Another process found the record and settled it while the claim was under way.
+            return
         file, start = current.file, pending.through
         is_idle = lock is not None and volume.begin().end == start
         if is_idle and start.offset > _ROTATE_BYTES:
+            _remove_unused_files(volume, file)
             log = volume.new_log_file()
             file, start = log.path.name, log.start
             log.close()
@@ -308,6 +358,17 @@ def _settle(
     finally:
         if lock is not None:
             lock.close()
+
+
+def _remove_unused_files(volume: Volume, current: str) -> None:
+    """Remove log files that a process made here and was killed before it switched to them.
+
+    The caller holds the writer lock, without which nobody makes one.
+    """
+    for path in volume.directory.glob("[0-9]*.log"):
+        if path.name > current:
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
 
 
 def _keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:

@@ -110,6 +110,9 @@ def _readable(scratch: Path, path: Path) -> Iterator[Path]:
     wal = path.with_name(path.name + "-wal")
     connection = _open(path)
     try:
+        if wal.exists() and wal.stat().st_size:
+            # The last connection to a file moves its WAL into it, which is not for an import to do.
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.execute("BEGIN; SELECT count(*) FROM sqlite_schema").fetchall()
         if wal.exists() and wal.stat().st_size:
             with _copied(connection, scratch) as copy:

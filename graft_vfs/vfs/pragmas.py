@@ -78,10 +78,7 @@ def _moves(verb: Callable[[Graft, VolumeFile, str | None], Moved]) -> _Handler:
             raise UsageError(
                 "the connection is inside a transaction", next_step="COMMIT or ROLLBACK it first"
             )
-        if file.read_only:
-            raise UsageError(
-                "this connection is read-only", next_step="open the tag without lsn= and mode=ro"
-            )
+        _refuse_read_only(file)
         moved = verb(engine, file, value)
         file.move_to(engine.volume(moved.volume))
         return str(moved)
@@ -95,11 +92,19 @@ def _needed(value: str | None, what: str) -> str:
     return value
 
 
+def _refuse_read_only(file: VolumeFile) -> None:
+    if file.read_only:
+        raise UsageError(
+            "this connection is read-only", next_step="open the tag without lsn= and mode=ro"
+        )
+
+
 def _refuse_inside_write(file: VolumeFile) -> None:
     """Refuse what needs the writer lock while this very connection holds it."""
-    if file.transaction is not None:
+    if file.holds_writer_lock:
         raise UsageError(
-            "the connection is inside a write transaction", next_step="COMMIT or ROLLBACK it first"
+            "the connection is inside a write transaction",
+            next_step="COMMIT or ROLLBACK it first, and leave locking_mode=EXCLUSIVE",
         )
 
 
@@ -115,6 +120,7 @@ def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
 
 
 def _import(engine: Graft, file: VolumeFile, value: str | None) -> str:
+    _refuse_read_only(file)
     _refuse_inside_write(file)
     return str(engine.import_(Path(_needed(value, "a path")), file.tag, file.volume))
 

@@ -11,8 +11,10 @@ import apsw
 from graft_vfs.config import Config
 from graft_vfs.engine import Graft, check_tag
 from graft_vfs.vfs.file_system import FileSystem
+from graft_vfs.vfs.volume_file import VolumeFile
 
 VFS_NAME = "graft"
+_FILE_NAME = f"{VolumeFile.__module__}.{VolumeFile.__qualname__}"
 _lock = threading.Lock()
 _registered: FileSystem | None = None
 
@@ -81,5 +83,6 @@ def _set_up(connection: apsw.Connection) -> None:
     TRUNCATE lets the connection keep its journal open, where the default opens one for each
     transaction. It changes nothing about what a crash leaves.
     """
-    if connection.open_vfs == VFS_NAME:
+    # `open_vfs` is what the caller named, which a URI's `vfs=` overrides.
+    if connection.vfsname("main") == _FILE_NAME:
         connection.pragma("journal_mode", "truncate")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from graft_vfs.errors import GraftError, LocalStorageError, ReadOnlyError
+from graft_vfs.errors import GraftError, ReadOnlyError
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.sqlite_errors import to_sqlite
@@ -108,6 +108,11 @@ class VolumeFile:
     def in_transaction(self) -> bool:
         """Tell whether SQLite holds a lock, and so a snapshot, now."""
         return self._level != _NONE
+
+    @property
+    def holds_writer_lock(self) -> bool:
+        """Tell whether nobody else can write now."""
+        return self._level >= _RESERVED
 
     def move_to(self, volume: Volume) -> None:
         """Show another volume from the next transaction on; not inside one."""
@@ -275,10 +280,6 @@ class VolumeFile:
                 transaction.page_count = page
             if len(staged) >= transaction.staged_max:
                 transaction.spill()
-        except LocalStorageError as error:
-            # SQLite gives the transaction up, and under locking_mode=EXCLUSIVE no unlock says so.
-            self._end_write()
-            raise to_sqlite(error) from error
         except GraftError as error:
             raise to_sqlite(error) from error
 
@@ -295,7 +296,9 @@ class VolumeFile:
         if transaction is None:
             return
         try:
-            self._adopt(transaction.commit(self.durability))
+            # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
+            if transaction.staged or not transaction.is_empty():
+                self._adopt(transaction.commit(self.durability))
         except GraftError as error:
             raise to_sqlite(error) from error
         finally:

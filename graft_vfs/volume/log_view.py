@@ -8,6 +8,7 @@ queries never pay for that: a miss elsewhere starts a stream of one frame.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -136,11 +137,14 @@ class LogView:
         key = (source.log.log_id, source.lsn, frame)
         with self._lock:
             future = self._in_flight.get(key)
-            if future is None:
+            if future is None or future.done():
+                # One that is done and still listed may have failed; this miss asks anew.
                 self._request(self._open_window(page))
                 future = self._in_flight.get(key)
         if future is not None:
-            future.result()
+            # Damage may be that of another frame in the range, so this one is asked for alone then.
+            with contextlib.suppress(CorruptObjectError):
+                future.result()
         place = source.cache.find(source.lsn, frame)
         if place is None:
             source.fetch(frame, frame + 1)
@@ -209,7 +213,8 @@ class LogView:
 
     def _landed(self, keys: list[tuple[LogId, int, int]], future: Future[None]) -> None:
         for key in keys:
-            self._in_flight.pop(key, None)
+            if self._in_flight.get(key) is future:
+                self._in_flight.pop(key, None)
         error = future.exception()
         if error is not None:
             # Whoever needs the frame waits for this future or asks again, and gets the error.

@@ -97,13 +97,20 @@ class Logs:
                 next_step="run graft_fetch, or clone the volume again",
             )
         sources = [self._source(log, row) for row in rows]
-        if len({source.header.page_size for source in sources}) > 1:
-            raise CorruptObjectError(f"log {log} changes its page size on the way to LSN {lsn}")
+        page_sizes = {source.header.page_size for source in sources}
+        if first > 1 and base is not None:
+            page_sizes.add(base.page_size)
         oldest = sources[0].header
         caches = (self.cache(log),) if base is None else base.caches
         if first == 1 and oldest.parent_log is not None:
             parent = self.log_view(oldest.parent_log, oldest.parent_lsn)
             table, caches = parent.table, (*caches, *parent.caches)
+            page_sizes.add(parent.page_size)
+        if len(page_sizes) > 1:
+            raise CorruptObjectError(
+                f"log {log} changes its page size on the way to LSN {lsn}",
+                next_step="open an older LSN, or restore the log from a replica",
+            )
         table = table.advance((source, source.header.pages) for source in sources)
         return LogView(log, sources[-1].header, table, caches, self._executor)
 

@@ -97,6 +97,11 @@ class Transaction:
         """Tell whether this transaction wrote the page."""
         return page in self.staged or page in self.spilled
 
+    def is_empty(self) -> bool:
+        """Tell whether a commit would change nothing."""
+        is_resized = self.page_count != self.snapshot.page_count
+        return not (self.staged or self.spilled or is_resized)
+
     def read(self, page: int) -> bytes | None:
         """Return the page's image as this transaction wrote it, or None."""
         image = self.staged.get(page)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import itertools
 
-import graft_vfs
 import pytest
-from graft_vfs import Config
 from support import engines
 from support.sql import stock
+
+import graft_vfs
+from graft_vfs import Config
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "deep: takes long; run with -m deep")
+
+
+def pytest_collection_modifyitems(config, items):
+    if "deep" not in config.option.markexpr:
+        deep = [item for item in items if item.get_closest_marker("deep")]
+        items[:] = [item for item in items if item not in deep]
+        config.hook.pytest_deselected(items=deep)
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import graft_vfs
 from support.counting import counted_calls
 from support.engines import reopened
 from support.sql import is_sound, rows, value
+
+import graft_vfs
 
 FEW, MANY, MEASURED = 100, 20_000, 50
 
@@ -16,7 +17,7 @@ def cost(connection):
     begin = volume.snapshot.end.offset
     with counted_calls() as calls:
         for n in range(MEASURED):
-            connection.execute("UPDATE t SET n = ? WHERE id = 1", (-n,))
+            connection.execute("UPDATE t SET n = ? WHERE id = 1", (-1 - n - begin,))
     return dict(calls), volume.snapshot.end.offset - begin
 
 
@@ -58,3 +59,16 @@ def test_a_reader_that_stays_open_costs_the_writer_memory_only_for_what_changed(
     reader.execute("COMMIT")
     writer.execute("UPDATE t SET n = -1")
     assert not branch.history
+
+
+def test_statements_that_change_nothing_make_no_commit_and_keep_the_cache(connect):
+    writer, reader = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES(1, 0)")
+    before = graft_vfs.register().info("main").snapshot
+    value(reader, "SELECT n FROM t")
+    with counted_calls() as calls:
+        writer.execute("UPDATE t SET n = n; DELETE FROM t WHERE id = 2; BEGIN IMMEDIATE; COMMIT")
+        writer.execute("BEGIN EXCLUSIVE; UPDATE t SET n = 0 WHERE id = 1; COMMIT")
+        value(reader, "SELECT n FROM t")
+    assert graft_vfs.register().info("main").snapshot == before
+    assert calls["pages"] == 0

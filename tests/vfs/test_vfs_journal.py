@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from graft_vfs.vfs import journal
-from graft_vfs.vfs.journal import Journal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from graft_vfs.vfs import journal
+from graft_vfs.vfs.journal import Journal
 
 SIZE = 512
 PAGES = {number: number.to_bytes(4, "big") * (SIZE // 4) for number in range(1, 40)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import apsw
-import graft_vfs
 import pytest
 from support.engines import reopened
 from support.sql import content, is_sound, rows, stock, value
+
+import graft_vfs
 
 PAGE_SIZES = (512, 1024, 4096, 8192, 65536)
 JOURNAL_MODES = ("delete", "truncate", "persist", "memory")
@@ -49,11 +50,12 @@ def work(connection, page_size, journal_mode, synchronous):
     yield connection.pragma("journal_mode")
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("synchronous", SYNCHRONOUS)
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
 def test_every_step_shows_what_stock_sqlite_shows_and_outlives_the_engine(
-    config, engine, tmp_path, page_size, journal_mode, synchronous
+    config, tmp_path, page_size, journal_mode, synchronous
 ):
     expected = stock(tmp_path / "plain.db")
     found = graft_vfs.connect("main")

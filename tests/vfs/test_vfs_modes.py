@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import apsw
-import graft_vfs
 import pytest
-from graft_vfs.vfs.volume_file import VolumeFile
 from support.counting import counted_calls, counted_syncs
 from support.engines import reopened
 from support.sql import content, is_sound, rows, value
+
+import graft_vfs
+from graft_vfs.vfs.volume_file import VolumeFile
 
 STAYING = ("delete", "truncate", "persist", "memory")
 
@@ -16,9 +17,7 @@ STAYING = ("delete", "truncate", "persist", "memory")
 @pytest.mark.parametrize("locking_mode", ["normal", "exclusive"])
 @pytest.mark.parametrize("staying", STAYING)
 @pytest.mark.parametrize("refused", ["wal", "WAL", "w", "off", "Off", "o"])
-def test_wal_and_off_are_answered_with_the_mode_that_stays(
-    connect, refused, staying, locking_mode
-):
+def test_wal_and_off_are_answered_with_the_mode_that_stays(connect, refused, staying, locking_mode):
     connection = connect("main")
     connection.pragma("locking_mode", locking_mode)
     connection.pragma("journal_mode", staying)
@@ -222,6 +221,18 @@ def test_a_large_transaction_is_synced_once(connect, monkeypatch):
     with counted_syncs() as counts:
         connection.execute("INSERT INTO t VALUES(zeroblob(9000000))")
     assert counts["data_sync"] == 1
+
+
+def test_normal_syncs_after_so_many_bytes_that_recovery_stays_short(connect, monkeypatch):
+    monkeypatch.setattr("graft_vfs.volume.volume.SYNC_INTERVAL_BYTES", 100_000)
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    for level, syncs in (("normal", 4), ("off", 0)):
+        connection.pragma("synchronous", level)
+        with counted_syncs() as counts:
+            for _ in range(4):
+                connection.execute("INSERT INTO t VALUES(zeroblob(110000))")
+        assert counts["data_sync"] == syncs
 
 
 def test_a_refused_sync_is_a_failed_commit(connect, monkeypatch):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import apsw
-import graft_vfs
 import pytest
 from support.children import child
 from support.sql import content, rows, stock, value
 
-TAGS = ["main", "a b", "/srv/app/../x.db", "../../etc/passwd", "ünï/☃", "x-journal", "q?a=1&b", "%41"]
+import graft_vfs
+
+TAGS = [
+    "main",
+    "a b",
+    "/srv/app/../x.db",
+    "../../etc/passwd",
+    "ünï/☃",
+    "x-journal",
+    "q?a=1&b",
+    "%41",
+]
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -62,8 +72,6 @@ def test_as_the_default_vfs_every_name_is_a_tag(config, tmp_path):
         plain = apsw.Connection("file:plain.db?vfs=unix", flags=flags)
         plain.execute("CREATE TABLE p(x)")
         say(*sorted(report.tag for report in engine.tags()))
-        engine.push
-        graft_vfs.connect("x.db")
     """
     directory = tmp_path / "work"
     directory.mkdir()
@@ -81,6 +89,19 @@ def test_without_make_default_other_connections_are_none_of_the_vfs(engine, tmp_
     connection.execute("CREATE TABLE t(x)")
     assert (tmp_path / "x.db").exists()
     assert engine.tags() == []
+
+
+@pytest.mark.parametrize("name", ["main", "file:main?vfs=graft"])
+def test_each_way_to_open_a_volume_gets_the_journal_mode_that_costs_least(engine, name):
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    vfs = None if name.startswith("file:") else "graft"
+    connection = apsw.Connection(name, flags=flags, vfs=vfs)
+    assert connection.pragma("journal_mode") == "truncate"
+
+
+def test_a_plain_file_keeps_its_own_journal_mode(connect, tmp_path):
+    connection = connect(f"file:{tmp_path}/x.db?vfs=unix")
+    assert connection.pragma("journal_mode") == "delete"
 
 
 # Read-only --------------------------------------------------------------------------------------
@@ -107,12 +128,14 @@ def refuses_writes(connection):
     for statement in (
         "INSERT INTO t VALUES(9)",
         "CREATE TABLE u(x)",
-        "BEGIN IMMEDIATE",
+        "BEGIN; UPDATE t SET x = 0",
         "VACUUM",
         "PRAGMA user_version=7",
     ):
         with pytest.raises(apsw.ReadOnlyError):
             connection.execute(statement).fetchall()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
     for pragma in ("graft_new", "graft_fork", "graft_checkout=1"):
         with pytest.raises(apsw.SQLError, match="this connection is read-only"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -159,7 +182,7 @@ def test_as_of_opens_the_newest_commit_that_is_not_later(connect, pushed):
     for lsn, moment in enumerate(moments, 1):
         if lsn < 3 and moments[lsn] == moment:
             continue
-        at = datetime.datetime.fromtimestamp(moment / 1000, datetime.UTC)
+        at = dt.datetime.fromtimestamp(moment / 1000, dt.UTC)
         past = connect(graft_vfs.uri("main", as_of=at.isoformat()))
         assert value(past, "SELECT max(x) FROM t") == lsn
         refuses_writes(past)
@@ -183,8 +206,8 @@ def test_a_time_or_lsn_that_is_not_there_is_refused_by_name(connect, pushed, par
         connect(graft_vfs.uri("main", **parameters))
 
 
-def test_remote_clones_at_the_first_open_only(connect, machine, pushed):
-    writer, _ = pushed
+@pytest.mark.usefixtures("pushed")
+def test_remote_clones_at_the_first_open_only(machine):
     elsewhere = machine()
     clone = elsewhere.connect("copy", remote="main")
     assert value(clone, "SELECT max(x) FROM t") == 3

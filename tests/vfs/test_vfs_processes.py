@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 
 import apsw
-import graft_vfs
 import pytest
 from support.children import child
 from support.counting import counted_calls
 from support.engines import reopened
 from support.sql import is_sound, rows, value
+
+import graft_vfs
 
 COUNTER = """
     connection = graft_vfs.connect("main")
@@ -94,7 +95,7 @@ def test_a_commit_of_another_process_is_seen_by_the_next_statement(config, count
         assert calls["pages"] == 0
 
 
-def test_a_snapshot_lasts_while_another_process_commits(config, counter):
+def test_a_snapshot_lasts_while_another_process_commits(config, connect, counter):
     with counter:
         counter.executemany(
             "INSERT INTO history(n, data) VALUES(?, zeroblob(900))", ((n,) for n in range(300))
@@ -111,6 +112,8 @@ def test_a_snapshot_lasts_while_another_process_commits(config, counter):
     counter.execute("BEGIN; SELECT n FROM counter").fetchall()
     with child(config.data_dir, program) as other:
         assert other.hear() == "done"
+        # Another connection of this process takes in what the other process did.
+        assert value(connect("main"), "SELECT count(*) FROM history") == 0
         assert rows(counter, "SELECT count(*), sum(length(data)) FROM history") == [(300, 270_000)]
         assert is_sound(counter)
         counter.execute("COMMIT")
@@ -197,6 +200,39 @@ def test_a_writer_killed_inside_a_large_transaction_leaves_no_trace(config, coun
     assert value(again, "SELECT n FROM counter") == 1
     assert rows(again, "SELECT n FROM history") == [(-1,)]
     assert is_sound(again)
+
+
+def test_a_commit_whose_writer_died_before_it_told_anybody_is_not_overwritten(config, counter):
+    program = """
+        import os, signal
+        from graft_vfs.local.branch_log import BranchLog
+        connection = graft_vfs.connect("main")
+        append = BranchLog.append
+
+        def append_and_die(self, *arguments):
+            append(self, *arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        say("ready")
+        hear()
+        BranchLog.append = append_and_die
+        connection.execute("UPDATE counter SET n = 77")
+    """
+    with child(config.data_dir, program) as writer:
+        assert writer.hear() == "ready"
+        writer.say("go")
+        assert writer.hear() == ""
+    look = """
+        connection = graft_vfs.connect("main")
+        say(connection.execute("SELECT n FROM counter").fetchall()[0][0])
+    """
+    with child(config.data_dir, look) as reader:
+        assert reader.hear() == "77"
+    counter.set_busy_timeout(60_000)
+    counter.execute("UPDATE counter SET n = n + 1")
+    assert value(counter, "SELECT n FROM counter") == 78
+    reopened(config)
+    assert value(graft_vfs.connect("main"), "SELECT n FROM counter") == 78
 
 
 def test_a_connection_carried_across_fork_cannot_open_or_call_pragmas(config, counter):

@@ -6,13 +6,14 @@ import errno
 import os
 
 import apsw
-import graft_vfs
 import pytest
-from graft_vfs.local import branch_log
-from graft_vfs.volume import transaction
 from support.counting import counted_calls
 from support.engines import reopened
 from support.sql import content, is_sound, rows, value
+
+import graft_vfs
+from graft_vfs.local import branch_log
+from graft_vfs.volume import transaction
 
 JOURNAL_MODES = ("delete", "truncate", "persist", "memory")
 ROWS = 600
@@ -148,6 +149,11 @@ def connection_volume(connection):
 
 
 @pytest.fixture
+def small_staging(monkeypatch):
+    monkeypatch.setattr(transaction, "STAGED_BYTES_MAX", 64 << 10)
+
+
+@pytest.fixture
 def full_disk(monkeypatch):
     """Make the branch log's writes fail while the switch is on."""
     switch = {"on": False, "failed": 0}
@@ -200,12 +206,12 @@ def test_a_commit_that_the_disk_refuses_commits_nothing(
     assert is_sound(again)
 
 
+@pytest.mark.usefixtures("small_staging")
 @pytest.mark.parametrize("locking_mode", ["normal", "exclusive"])
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_a_large_transaction_that_the_disk_refuses_while_it_runs(
-    config, connect, full_disk, monkeypatch, journal_mode, locking_mode
+    config, connect, full_disk, journal_mode, locking_mode
 ):
-    monkeypatch.setattr(transaction, "STAGED_BYTES_MAX", 64 << 10)
     connection = filled(connect("main"), journal_mode)
     connection.pragma("locking_mode", locking_mode)
     connection.execute("INSERT INTO t VALUES(-1, 'before', NULL)")
@@ -225,6 +231,26 @@ def test_a_large_transaction_that_the_disk_refuses_while_it_runs(
     again = graft_vfs.connect("main")
     assert content(again) == wanted
     assert is_sound(again)
+
+
+@pytest.mark.usefixtures("small_staging")
+@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
+def test_the_journal_of_a_refused_transaction_is_never_played_back(
+    connect, full_disk, journal_mode
+):
+    connection = filled(connect("main"), journal_mode)
+    connection.execute("BEGIN; UPDATE t SET v = 'x' || v WHERE id < 300")
+    full_disk["on"] = True
+    with pytest.raises(apsw.FullError):
+        connection.execute("UPDATE t SET data = zeroblob(1100)")
+    full_disk["on"] = False
+    other = connect("main")
+    other.execute("UPDATE t SET v = 'other'; DELETE FROM t WHERE id % 3")
+    wanted = content(other)
+    assert content(connection) == wanted
+    connection.execute("INSERT INTO t VALUES(-1, 'last', NULL); DELETE FROM t WHERE id = -1")
+    assert content(other) == wanted
+    assert is_sound(connection)
 
 
 def test_a_rolled_back_first_transaction_leaves_the_page_size_open(connect):

@@ -9,6 +9,8 @@ import pytest
 from support.counting import counted_calls
 from support.sql import content, is_sound, rows, value
 
+from graft_vfs.volume import transaction
+
 BUSY = apsw.SQLITE_BUSY
 BUSY_SNAPSHOT = apsw.SQLITE_BUSY_SNAPSHOT
 
@@ -39,6 +41,22 @@ def test_a_reader_sees_one_snapshot_while_a_writer_commits(two, cache_pages):
     assert is_sound(reader)
     reader.execute("COMMIT")
     assert rows(reader, "SELECT count(*), min(n), max(n) FROM t") == [(401, 19, 19)]
+
+
+def test_a_reader_keeps_its_snapshot_through_a_commit_larger_than_the_staging_limit(
+    two, monkeypatch
+):
+    monkeypatch.setattr(transaction, "STAGED_BYTES_MAX", 16 << 10)
+    writer, reader = two
+    for connection in two:
+        connection.pragma("cache_size", 5)
+    reader.execute("BEGIN; SELECT 1 FROM t").fetchall()
+    writer.execute("BEGIN; UPDATE t SET n = 1, data = zeroblob(701); DELETE FROM t WHERE id % 2")
+    assert rows(reader, "SELECT sum(n), sum(length(data)) FROM t") == [(0, 350_000)]
+    writer.execute("COMMIT")
+    writer.execute("DELETE FROM t")
+    assert rows(reader, "SELECT sum(n), sum(length(data)) FROM t") == [(0, 350_000)]
+    assert is_sound(reader)
 
 
 def test_readers_of_different_ages_each_keep_their_own_snapshot(connect, two):

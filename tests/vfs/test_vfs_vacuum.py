@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import apsw
-import graft_vfs
 import pytest
 from support.engines import reopened
 from support.sql import content, is_sound, rows, stock, value
+
+import graft_vfs
 
 PAGE_SIZES = (512, 4096, 65536)
 FILL = """
@@ -28,6 +29,7 @@ def same_everywhere(config, expected):
     engine = reopened(config)
     again = graft_vfs.connect("main")
     assert content(again) == expected
+    assert engine.info("main").pages == again.pragma("page_count")
     assert is_sound(again)
     path = config.data_dir.parent / "exported.db"
     path.unlink(missing_ok=True)
@@ -209,19 +211,26 @@ def test_backup_over_a_volume_of_another_page_size_is_refused(config, connect, p
     expected = content(target)
     source = plain()
     source.execute("PRAGMA page_size=1024; CREATE TABLE other(x)")
-    with pytest.raises(apsw.SQLError, match="the volume has pages of 4096 bytes and keeps them"):  # noqa: SIM117, PT012
-        with target.backup("main", source, "main") as backup:
-            backup.step(-1)
+    backup = target.backup("main", source, "main")
+    with pytest.raises(apsw.SQLError, match="the volume has pages of 4096 bytes and keeps them"):
+        backup.step(-1)
+    backup.close(force=True)
     assert content(target) == expected
     same_everywhere(config, expected)
 
 
-def test_backup_over_a_volume_replaces_it_for_every_connection(config, connect, plain):
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+def test_backup_over_a_volume_replaces_it_for_every_connection(
+    config, connect, plain, journal_mode
+):
     target, watcher = filled(connect("main")), connect("main")
     value(watcher, "SELECT count(*) FROM t")
     source = plain()
+    source.pragma("journal_mode", journal_mode)
     source.execute("CREATE TABLE small(x); INSERT INTO small VALUES(1)")
     with target.backup("main", source, "main") as backup:
         backup.step(-1)
-    assert content(watcher) == content(source)
+    for connection in (target, watcher):
+        assert content(connection) == content(source)
+        connection.execute("BEGIN; INSERT INTO small VALUES(2); ROLLBACK")
     same_everywhere(config, content(source))

@@ -1,0 +1,238 @@
+"""Fetch: what a remote log may claim about itself and about the log it was forked from."""
+
+from __future__ import annotations
+
+import pytest
+from format.commit_samples import LOG, OTHER_LOG, commit, image
+
+from graft_vfs.errors import CorruptObjectError, GraftError, NotFoundError
+from graft_vfs.ids import LogId
+from graft_vfs.remote_log import commit_key
+from graft_vfs.sync import pull as pull_module
+from graft_vfs.sync import push as push_module
+from tests.replicas import Replica
+
+
+def put(replica: Replica, log: LogId, lsn: int, data: bytes) -> None:
+    replica.engine.store.put(commit_key(log, lsn), [data])
+
+
+def clone(replica: Replica, log: LogId) -> None:
+    replica.engine.open("main", create=True, remote=str(log))
+
+
+def test_a_fork_is_fetched_with_the_log_that_it_stands_on(replicas) -> None:
+    replica = replicas()
+    first, data = commit(range(1, 20), salt=1)
+    put(replica, LOG, 1, data)
+    put(replica, LOG, 2, commit([5], lsn=2, previous_hash=first.hash, salt=2, page_count=19)[1])
+    fork = {"log": OTHER_LOG, "parent_log": LOG, "parent_lsn": 1, "page_count": 19}
+    put(replica, OTHER_LOG, 1, commit([7], previous_hash=first.hash, salt=3, **fork)[1])
+    clone(replica, OTHER_LOG)
+    snapshot = replica.engine.open("main").begin()
+    assert snapshot.stored(5) == image(5, salt=1), "what the parent did later is not part of it"
+    assert snapshot.stored(7) == image(7, salt=3)
+
+
+@pytest.mark.parametrize("parent_lsn", [1, 2])
+def test_a_fork_of_something_else_than_the_parent_is_damage(replicas, parent_lsn) -> None:
+    replica = replicas()
+    put(replica, LOG, 1, commit(salt=1)[1])
+    fork = {"log": OTHER_LOG, "parent_log": LOG, "parent_lsn": parent_lsn}
+    put(replica, OTHER_LOG, 1, commit(previous_hash=b"x" * 32, **fork)[1])
+    with pytest.raises(CorruptObjectError, match="was forked from"):
+        clone(replica, OTHER_LOG)
+    assert replica.engine.tags() == []
+
+
+def test_logs_that_claim_to_be_forks_of_each_other_are_damage(replicas) -> None:
+    replica = replicas()
+    for log, parent in ((LOG, OTHER_LOG), (OTHER_LOG, LOG)):
+        data = commit(log=log, parent_log=parent, parent_lsn=1, previous_hash=b"x" * 32)[1]
+        put(replica, log, 1, data)
+    before = replica.counts()
+    with pytest.raises(CorruptObjectError, match="forked from itself"):
+        clone(replica, LOG)
+    assert (replica.counts() - before).requests <= 8
+
+
+def test_a_long_line_of_forks_is_fetched_and_a_longer_one_refused(replicas) -> None:
+    replica = replicas()
+    header, data = commit(salt=0)
+    put(replica, LOG, 1, data)
+    for number in range(1, 130):
+        log = LogId.new()
+        header, data = commit(
+            [number % 19 + 1],
+            salt=number,
+            log=log,
+            parent_log=header.log,
+            parent_lsn=1,
+            previous_hash=header.hash,
+            page_count=19,
+        )
+        put(replica, log, 1, data)
+        if number == 128:
+            longest = log
+    with pytest.raises(CorruptObjectError, match="more than 128"):
+        clone(replica, log)
+    clone(replica, longest)
+    assert replica.engine.open("main").begin().stored(128 % 19 + 1) == image(15, salt=128)
+
+
+def test_a_broken_chain_teaches_nothing_and_moves_nothing(replicas) -> None:
+    replica = replicas()
+    first, data = commit(salt=1)
+    put(replica, LOG, 1, data)
+    clone(replica, LOG)
+    second, data = commit(lsn=2, previous_hash=first.hash, salt=2)
+    put(replica, LOG, 2, data)
+    put(replica, LOG, 3, commit(lsn=3, previous_hash=b"x" * 32, salt=3)[1])
+    before = replica.engine.open("main").begin()
+    for verb in (replica.engine.fetch, replica.engine.pull):
+        with pytest.raises(CorruptObjectError, match="does not stand on"):
+            verb("main")
+    assert replica.engine.catalog.newest_commit(LOG) == (1, first.hash)
+    assert replica.engine.open("main").begin() is before
+    put(replica, LOG, 3, commit(lsn=3, previous_hash=second.hash, salt=3)[1])
+    assert replica.engine.pull("main").lsn == 3
+
+
+def test_a_gap_is_damage_and_said_to_be(replicas) -> None:
+    replica = replicas()
+    first, data = commit(salt=1)
+    put(replica, LOG, 1, data)
+    second, data = commit(lsn=2, previous_hash=first.hash)
+    put(replica, LOG, 2, data)
+    put(replica, LOG, 4, commit(lsn=4, previous_hash=second.hash)[1])
+    with pytest.raises(CorruptObjectError, match="has a gap"):
+        clone(replica, LOG)
+
+
+def test_a_log_without_commits_is_not_found(replicas) -> None:
+    with pytest.raises(NotFoundError, match="no log"):
+        clone(replicas(), LOG)
+
+
+def test_a_remote_that_went_back_in_time_moves_nothing(replicas) -> None:
+    """Somebody restored the remote from an older backup: what is known here stays."""
+    replica = replicas()
+    connection = replica.connect()
+    connection.execute("CREATE TABLE t(k)")
+    for number in range(3):
+        connection.execute("INSERT INTO t VALUES(?)", (number,))
+        replica.engine.push("main")
+    log = replica.engine.status("main").remote
+    replica.engine.store.delete(commit_key(log, 3))
+    before = replica.engine.open("main").begin()
+    assert replica.engine.pull("main").lsn == 3
+    assert replica.engine.open("main").begin() is before
+
+
+def test_a_pull_never_goes_back_behind_a_push_of_another_process(replicas, monkeypatch) -> None:
+    first, second = replicas("ours"), replicas("ours")
+    other = replicas("theirs")
+    a = first.connect()
+    a.execute("CREATE TABLE t(k)")
+    first.engine.push("main")
+    b = other.connect(remote="main")
+    b.execute("INSERT INTO t VALUES('theirs')")
+    other.engine.push("main")
+
+    fetch = pull_module.fetch_log
+    overtaken: list[int] = []
+
+    def fetch_and_be_overtaken(logs, log):
+        fetched = fetch(logs, log)
+        if not overtaken:
+            overtaken.append(fetched.newest)
+            second.engine.pull("main")
+            second.connect().execute("INSERT INTO t VALUES('ours')")
+            second.engine.push("main")
+        return fetched
+
+    monkeypatch.setattr(pull_module, "fetch_log", fetch_and_be_overtaken)
+    assert first.engine.pull("main").lsn == 3
+    assert overtaken == [2]
+    status = first.engine.status("main")
+    assert (status.base_lsn, status.ahead, status.behind) == (3, 0, 0)
+    assert a.execute("SELECT * FROM t").fetchall() == [("theirs",), ("ours",)]
+
+
+def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
+    replicas, monkeypatch
+) -> None:
+    first, second = replicas("ours"), replicas("ours")
+    connection = first.connect()
+    connection.execute("CREATE TABLE t(k)")
+
+    settle = push_module._settle
+    inner: list[object] = []
+
+    def settle_late(*arguments):
+        """The commit has landed, and is not settled while the other process looks."""
+        if not inner:
+            inner.append(None)
+            inner[0] = second.engine.pull("main").lsn
+        settle(*arguments)
+
+    # The second process looks for a record before the first one makes it.
+    settle_pending = pull_module.settle_pending
+    skipped: list[int] = []
+
+    def settle_pending_late(*arguments):
+        if not skipped:
+            skipped.append(1)
+            return
+        settle_pending(*arguments)
+
+    monkeypatch.setattr(push_module, "_settle", settle_late)
+    monkeypatch.setattr(pull_module, "settle_pending", settle_pending_late)
+    assert first.engine.push("main").lsn == 1
+    assert inner == [1]
+    for replica in (first, second):
+        status = replica.engine.status("main")
+        assert (status.base_lsn, status.ahead, status.last_error) == (1, 0, None)
+
+
+def test_two_processes_that_push_the_same_commits_do_not_diverge(replicas, monkeypatch) -> None:
+    first, second = replicas("ours"), replicas("ours")
+    connection = first.connect()
+    connection.execute("CREATE TABLE t(k)")
+
+    build = push_module._build
+    overtaken: list[int] = []
+
+    def build_and_be_overtaken(*arguments):
+        built = build(*arguments)
+        if not overtaken:
+            overtaken.append(1)
+            overtaken.append(second.engine.push("main").lsn)
+        return built
+
+    monkeypatch.setattr(push_module, "_build", build_and_be_overtaken)
+    pushed = first.engine.push("main")
+    assert overtaken == [1, 1]
+    assert (pushed.lsn, pushed.claimed) == (1, False)
+    connection.execute("INSERT INTO t VALUES(1)")
+    assert first.engine.push("main").lsn == 2
+    assert first.engine.status("main").last_error is None
+
+
+def test_a_push_beside_a_running_one_is_busy_and_keeps_the_other_ones_record(
+    replicas, monkeypatch
+) -> None:
+    first, second = replicas("ours"), replicas("ours")
+    first.connect().execute("CREATE TABLE t(k)")
+
+    monkeypatch.setattr(push_module, "claim", None)
+    with pytest.raises(TypeError):
+        first.engine.push("main")
+    monkeypatch.undo()
+    monkeypatch.setattr(push_module, "settle_pending", lambda *_: None)
+    with pytest.raises(GraftError, match="another push of this volume is running"):
+        second.engine.push("main")
+    assert second.engine.status("main").pending_push
+    monkeypatch.undo()
+    assert second.engine.push("main").claimed is False
+    assert second.engine.status("main").base_lsn == 1

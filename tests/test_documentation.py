@@ -1,0 +1,295 @@
+"""README.md tells of everything that users can call, and what it tells works.
+
+Names come from the code, so that a command, pragma, setting, URI parameter or error that is added
+without a line in README.md fails here; so does a line about something that is gone.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import apsw
+import click
+import pytest
+
+import graft_vfs
+from graft_vfs import Graft, cli, config, errors
+from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, OTHER, exit_code
+from graft_vfs.errors import GraftError, NotFoundError
+from graft_vfs.vfs import file_system, pragmas
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/graft demo"
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def section(title: str) -> str:
+    """Return the text below a heading, down to the next one of its level or above."""
+    found = re.search(rf"^(##+) {re.escape(title)}\n(.*)", README, re.DOTALL | re.MULTILINE)
+    assert found, f"README.md has no section {title!r}"
+    level = len(found[1])
+    return re.split(rf"^#{{2,{level}}} ", found[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def first_cells(title: str) -> list[str]:
+    """Return the first cell of every row of the tables in a section."""
+    lines = [line for line in section(title).splitlines() if line.startswith("| `")]
+    return [line.split("|")[1].strip() for line in lines]
+
+
+def names(title: str, pattern: str) -> list[str]:
+    """Return what `pattern` finds in the first cells of a section, in order."""
+    return [name for cell in first_cells(title) for name in re.findall(pattern, cell)]
+
+
+# Names ------------------------------------------------------------------------------------------
+
+
+def test_every_pragma_has_a_row():
+    assert sorted(names("SQL pragmas", r"^`(graft_\w+)")) == sorted(pragmas.NAMES)
+
+
+def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+COMMANDS = dict(commands(cli.main, "graft"))
+
+
+def test_every_command_has_a_row():
+    rows = names("Command line", r"^`(graft [a-z][a-z -]*[a-z])")
+    assert sorted(rows) == sorted(COMMANDS)
+    assert "`graft --version`" in first_cells("Command line")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_row_of_a_command_has_its_arguments_and_options(name):
+    (row,) = [
+        line for line in section("Command line").splitlines() if re.match(rf"\| `{name}[ `]", line)
+    ]
+    usage, as_json = (cell.strip() for cell in row.split("|")[1:3])
+    options = set()
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option):
+            options.update(parameter.opts)
+            continue
+        shown = (parameter.metavar or parameter.name or "").upper()
+        assert shown in usage
+    assert set(re.findall(r"--\w+", usage)) == options - {"--json"}
+    assert as_json == ("J" if "--json" in options else "")
+
+
+def test_every_exit_code_has_a_row():
+    rows = re.findall(r"^\| (\d+) \|", section("Command line"), re.MULTILINE)
+    known = {0, OTHER, INTERRUPTED, *EXIT_CODES.values()}
+    assert sorted(map(int, rows)) == sorted(known)
+
+
+def test_every_setting_has_a_row_with_its_variable():
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section("Settings"), re.MULTILINE)
+    keys = [*config._CHECKS, *config._LATER]
+    remote = config._REMOTE_KEYS
+    wanted = [(key, f"GRAFT_{key.upper()}") for key in keys]
+    wanted += [(key, f"GRAFT_REMOTE_{key.upper()}") for key in remote]
+    assert sorted(rows) == sorted(wanted)
+
+
+@pytest.mark.parametrize("key", config._LATER)
+def test_a_setting_that_has_only_its_default_is_said_to(key):
+    (row,) = [line for line in section("Settings").splitlines() if line.startswith(f"| `{key}`")]
+    assert "accepts only the default" in row
+
+
+def test_every_variable_that_is_mentioned_exists():
+    documents = [README, (ROOT / "examples" / "s3.py").read_text(encoding="utf-8")]
+    mentioned = set(re.findall(r"\bGRAFT_[A-Z_]+[A-Z]\b", "".join(documents)))
+    known = {f"GRAFT_{key.upper()}" for key in (*config._CHECKS, *config._LATER, "config")}
+    known |= {f"GRAFT_REMOTE_{key.upper()}" for key in config._REMOTE_KEYS}
+    assert mentioned <= known
+
+
+def test_every_uri_parameter_has_a_row(monkeypatch):
+    asked = []
+
+    class Name:
+        """Stands for SQLite's name of a file, and notes which parameters are asked for."""
+
+        def filename(self):
+            return "main"
+
+        def uri_parameter(self, key):
+            asked.append(key)
+
+    monkeypatch.setattr(apsw, "URIFilename", Name)
+    engine = mock.Mock(writable=True)
+    engine.open.side_effect = NotFoundError("it ends here")
+    with pytest.raises(NotFoundError):
+        file_system.FileSystem._open_volume(mock.Mock(engine=engine), Name(), [0, 0])
+    assert asked
+    # The other two are SQLite's own.
+    assert sorted(names("URI parameters", r"^`(\w+)`")) == sorted({*asked, "vfs", "mode"})
+
+
+def test_every_error_has_a_row_with_its_exit_code():
+    declared = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, GraftError)
+    }
+    rows = dict(re.findall(r"^\| `(\w+)` \[(\d+)\] \|", section("Errors"), re.MULTILINE))
+    assert sorted(rows) == sorted(declared)
+    for name, kind in declared.items():
+        assert int(rows[name]) == exit_code(kind.__new__(kind)), name
+
+
+def test_every_public_name_of_the_package_has_a_row():
+    assert sorted(names("Python", r"`(\w+)`")) == sorted(graft_vfs.__all__)
+
+
+def test_every_verb_of_the_engine_is_listed():
+    found = re.search(r"The engine's verbs: (.*?)\.\n\n", section("Python"), re.DOTALL)
+    assert found
+    helpers = {"check_process", "executor", "volume"}  # for the VFS and the engine itself
+    methods = {name for name, _ in inspect.getmembers(Graft, callable) if not name.startswith("_")}
+    assert sorted(re.findall(r"`(\w+)`", found[1])) == sorted(methods - helpers)
+
+
+def test_every_link_inside_the_repository_leads_somewhere():
+    documents = [*ROOT.glob("*.md"), ROOT / "tests" / "README.md"]
+    for document in documents:
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    headings = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
+
+
+# What is told works -----------------------------------------------------------------------------
+
+
+def test_the_set_up_commands_stand_verbatim():
+    blocks = re.findall(r"^```sh\n(.*?)^```$", section("Set-up"), re.DOTALL | re.MULTILINE)
+    assert blocks == [f"{DEMO}\n", f"{TESTS}\n"]
+
+
+def test_ci_does_what_the_commands_do():
+    script = ROOT / ".ci" / "run"
+    lines = [line.strip() for line in script.read_text(encoding="utf-8").splitlines()]
+    steps = TESTS.split(" && ")
+    at = [
+        next(number for number, line in enumerate(lines) if line.startswith(step)) for step in steps
+    ]
+    assert at == sorted(at)
+    demo = [line for line in lines if line.endswith(('bin/pip" install .', 'bin/graft" demo'))]
+    assert len(demo) == 2
+    assert os.access(script, os.X_OK)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Variables of a machine that has a directory as its remote and nothing else."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GRAFT_", "AWS_", "XDG_", "PYTHON"))
+    }
+    (tmp_path / "home").mkdir()
+    return {
+        **kept,
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "error",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "GRAFT_DATA_DIR": str(tmp_path / "data"),
+        "GRAFT_REMOTE_TYPE": "fs",
+        "GRAFT_REMOTE_ROOT": str(tmp_path / "remote"),
+    }
+
+
+def run(arguments, environment, tmp_path):
+    """Run Python in an empty directory and return what it prints."""
+    directory = tmp_path / "work"
+    directory.mkdir()
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_there_are_python_blocks():
+    assert len(PYTHON_BLOCKS) >= 3
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON_BLOCKS)))
+def test_a_python_block_runs_and_prints_what_its_comments_say(number, environment, tmp_path):
+    block = PYTHON_BLOCKS[number]
+    printed = run(["-c", block], environment, tmp_path).splitlines()
+    expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    for line, wanted in zip(printed, expected, strict=bool(expected)):
+        # An ellipsis stands for an id; brackets are no pattern here.
+        pattern = wanted.replace("[", "[[]").replace("…", "*")
+        assert fnmatch.fnmatchcase(line, pattern), (line, wanted)
+    assert printed
+
+
+def test_the_toml_block_is_a_configuration(monkeypatch, tmp_path):
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    file = tmp_path / "graft.toml"
+    file.write_text(block, encoding="utf-8")
+    loaded = config.Config.load({"GRAFT_CONFIG": str(file)})
+    assert loaded.remote.type == "s3_compatible"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs(example, environment, tmp_path):
+    assert run([str(example)], environment, tmp_path)
+
+
+def test_the_s3_example_explains_what_is_missing(environment, tmp_path):
+    printed = run([str(ROOT / "examples" / "s3.py")], environment, tmp_path)
+    assert "GRAFT_REMOTE_BUCKET" in printed
+
+
+def test_the_s3_example_runs_on_a_server(environment, tmp_path, ministack):
+    del environment["GRAFT_REMOTE_ROOT"]
+    settings = {
+        **environment,
+        **ministack.environment(),
+        "GRAFT_REMOTE_TYPE": "s3_compatible",
+        "GRAFT_REMOTE_BUCKET": ministack.fresh_bucket(),
+        "GRAFT_REMOTE_ENDPOINT": ministack.url,
+    }
+    printed = run([str(ROOT / "examples" / "s3.py")], settings, tmp_path)
+    assert "hello from S3" in printed
+
+
+def test_the_examples_are_all_that_is_in_their_directory():
+    assert len(EXAMPLES) >= 4
+    for example in EXAMPLES:
+        assert "def main()" in example.read_text(encoding="utf-8")
