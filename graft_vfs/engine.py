@@ -84,6 +84,8 @@ class Graft:
         self._lock = threading.RLock()
         self._volumes: dict[VolumeId, Volume] = {}
         self._executor: Executor | None = None
+        self._is_closed = False
+        self._hydrating: list[threading.Thread] = []
         self._author = Author(secrets.token_bytes(16), _author_name())
         self.logs = Logs(
             self.catalog,
@@ -97,6 +99,8 @@ class Graft:
     def executor(self) -> Executor:
         """Return the threads that fetch; they start with the first need of one."""
         with self._lock:
+            if self._is_closed:
+                raise UsageError("the engine was closed", next_step="open it again")
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(_FETCH_THREADS, "graft-fetch")
             return self._executor
@@ -104,9 +108,14 @@ class Graft:
     def close(self) -> None:
         """Make everything durable and close it. Connections must be closed before."""
         with self._lock:
-            if self._executor is not None:
-                self._executor.shutdown(wait=True, cancel_futures=True)
-                self._executor = None
+            self._is_closed = True
+            executor, self._executor = self._executor, None
+        # Without the lock, which whoever is still fetching may want.
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
+        for thread in self._hydrating:
+            thread.join()
+        with self._lock:
             for volume in self._volumes.values():
                 volume.close()
             self._volumes.clear()
@@ -149,10 +158,14 @@ class Graft:
         def hydrate() -> None:
             try:
                 view.hydrate()
-            except GraftError as error:
-                _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
+            except (GraftError, RuntimeError) as error:
+                # An executor that was closed between two ranges says so with a RuntimeError.
+                if not self._is_closed:
+                    _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
 
-        threading.Thread(target=hydrate, name="graft-hydrate", daemon=True).start()
+        thread = threading.Thread(target=hydrate, name="graft-hydrate", daemon=True)
+        self._hydrating.append(thread)
+        thread.start()
 
     def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
         """Return the volume of a tag; with `create` make it, as a clone of `remote` if given.

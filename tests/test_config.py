@@ -140,7 +140,7 @@ def test_the_first_file_of_the_search_order_counts(tmp_path, nowhere) -> None:
 
 @pytest.mark.parametrize("name", ["absent.toml", ".", "~nobody-of-this-name/graft.toml"])
 def test_a_named_file_that_is_missing_is_an_error(name) -> None:
-    with pytest.raises(ConfigError, match="GRAFT_CONFIG|home directory"):
+    with pytest.raises(ConfigError, match=r"GRAFT_CONFIG|home directory"):
         Config.load({"GRAFT_CONFIG": name})
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
@@ -31,6 +32,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.store.directory import DirectoryStore
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.volume import Volume
 from tests.replicas import Replica, rows
@@ -522,33 +524,64 @@ def test_a_remote_directory_that_is_unmounted_loses_nothing(machines, tmp_path) 
     assert rows(machines("clone").connect(remote="main")) == [(1,)]
 
 
-def test_a_background_hydrate_brings_everything_and_ends_with_the_engine(
-    machines, tmp_path
-) -> None:
+@pytest.fixture
+def hydrating(machines, tmp_path) -> Config:
+    """The configuration of a machine that fetches everything in the background."""
     ours = machines("ours")
     connection = ours.connect()
     connection.execute("CREATE TABLE t(k, v)")
     with connection:
         connection.executemany(
-            "INSERT INTO t VALUES(?, randomblob(900))", ((n,) for n in range(3000))
+            "INSERT INTO t VALUES(?, randomblob(900))", ((number,) for number in range(4000))
         )
     ours.engine.push("main")
-    config = Config(
-        data_dir=tmp_path / "theirs", remote=ours.engine.config.remote, hydrate="background"
-    )
-    for _ in range(5):
-        # Closed at once, while the thread is at work: no trace of it may be left.
-        engine = Graft(config)
-        engine.open("main", create=True, remote="main")
-        engine.close()
-    engine = Graft(config)
+    remote = ours.engine.config.remote
+    return Config(data_dir=tmp_path / "theirs", remote=remote, hydrate="background")
+
+
+def test_a_background_hydrate_brings_everything(hydrating) -> None:
+    engine = Graft(hydrating)
     volume = engine.open("main", create=True, remote="main")
-    for thread in threading.enumerate():
-        if thread.name == "graft-hydrate":
-            thread.join()
-    assert volume.begin().remote.pages_present()[0] == engine.audit("main").total
-    assert engine.audit("main").checksum == ours.engine.audit("main").checksum
+    for thread in engine._hydrating:
+        thread.join()
+    present, total = volume.begin().remote.pages_present()
+    assert present == total > 500
+    assert engine.audit("main").checksum
     engine.close()
+
+
+def test_an_engine_that_closes_ends_its_background_hydrate(hydrating, monkeypatch) -> None:
+    monkeypatch.setattr("graft_vfs.engine._FETCH_THREADS", 1)
+    is_fetching, is_closing = threading.Event(), threading.Event()
+    get_range, shutdown = DirectoryStore.get_range, ThreadPoolExecutor.shutdown
+
+    def slow(self, key: str, start: int, length: int) -> bytes:
+        if key.startswith("segments/"):
+            is_fetching.set()
+            assert is_closing.wait(20)
+        return get_range(self, key, start, length)
+
+    def noted(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        shutdown(self, wait=False, cancel_futures=cancel_futures)
+        if is_fetching.is_set():
+            is_closing.set()
+        shutdown(self, wait=wait)
+
+    monkeypatch.setattr(DirectoryStore, "get_range", slow)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", noted)
+    engine = Graft(hydrating)
+    engine.open("main", create=True, remote="main")
+    assert is_fetching.wait(20)
+    (thread,) = engine._hydrating
+    engine.close()
+    assert not thread.is_alive()
+    monkeypatch.undo()
+    again = Graft(hydrating)
+    again.open("main")
+    for thread in again._hydrating:
+        thread.join()
+    assert again.audit("main").checksum
+    again.close()
 
 
 # Verbs that move a tag --------------------------------------------------------------------------

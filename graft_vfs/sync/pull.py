@@ -41,8 +41,8 @@ class Pulled:
 def pull(volume: Volume, logs: Logs, *, name: str) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
-    `name` is for the ref of a log whose first push is settled here. Raises DivergedError, with nothing moved, if the volume has commits that the newest remote
-    commit does not stand on.
+    `name` is for the ref of a log whose first push is settled here. Raises DivergedError, with
+    nothing moved, if the volume has commits that the newest remote commit does not stand on.
     """
     while True:
         settle_pending(volume, logs, name)

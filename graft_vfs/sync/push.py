@@ -99,15 +99,16 @@ def push(
 ) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
-    The first push of a log makes the ref `name` for it, if that is free. On return the remote commit is durable and the branch stands on it. Raises DivergedError if
-    somebody else was first, CommitOutcomeUnknownError if no answer came: the push is settled by the
-    next sync then; BusyError if another process here is pushing.
+    The first push of a log makes the ref `name` for it, if that is free. On return the remote
+    commit is durable and the branch stands on it. Raises DivergedError if somebody else was first,
+    BusyError if another process here is pushing, CommitOutcomeUnknownError if no answer came: the
+    push is settled by the next sync then.
     """
     while True:
         settle_pending(volume, logs, name)
         with volume.pinned() as snapshot:
             try:
-                return _push(volume, logs, author, snapshot, name, progress)
+                return _push(volume, logs, author, snapshot, name=name, progress=progress)
             except DivergedError:
                 # The rival may be another process here that pushes the same commits: then they are
                 # settled, or will be in the next turn. Ordering: the record goes with the settling.
@@ -122,6 +123,7 @@ def _push(
     logs: Logs,
     author: Author,
     snapshot: Snapshot,
+    *,
     name: str,
     progress: Progress | None,
 ) -> Pushed:
@@ -136,7 +138,7 @@ def _push(
         volume.catalog.add_pending_push(pending)
     except AlreadyExistsError as error:
         raise BusyError("another push of this volume is running", next_step="try again") from error
-    _claim_and_settle(volume, logs, pending, header, snapshot, name)
+    _claim_and_settle(volume, logs, pending, header, snapshot, name=name)
     return Pushed(
         pending.log,
         pending.lsn,
@@ -279,6 +281,7 @@ def _claim_and_settle(
     pending: PendingPush,
     header: CommitHeader,
     snapshot: Snapshot,
+    *,
     name: str,
 ) -> None:
     try:

@@ -6,6 +6,7 @@ and goes to the built-in VFS.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 
@@ -101,6 +102,12 @@ class FileSystem(apsw.VFS):
             self._files.setdefault(tag, []).append(file)
         return file
 
+    def abandon_files(self) -> None:
+        """Make all open files useless, without the lock that another thread may have held."""
+        for files in list(self._files.values()):
+            for file in files:
+                file.abandon()
+
     def has_open(self, tag: str) -> bool:
         """Tell whether a connection has this tag open."""
         return tag in self._files
@@ -127,6 +134,15 @@ class FileSystem(apsw.VFS):
                 files.remove(file)
             if not files:
                 self._files.pop(file.tag, None)
+
+
+def _abandon_files() -> None:
+    """Keep the child of a fork from using, or ending, its parent's transactions."""
+    for file_system in list(_file_systems):
+        file_system.abandon_files()
+
+
+os.register_at_fork(after_in_child=_abandon_files)
 
 
 def _is_journal_of_a_volume(name: str) -> bool:

@@ -12,11 +12,11 @@ unlock without it drops what was staged. SQLite names the methods.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import apsw
 
-from graft_vfs.errors import GraftError, ReadOnlyError
+from graft_vfs.errors import ForkedProcessError, GraftError, ReadOnlyError
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.sqlite_errors import to_sqlite
@@ -48,6 +48,15 @@ _CHARACTERISTICS = (
 )
 
 _FORMATS = {size: page_format(size) for size in PAGE_SIZES}
+
+
+def _refuse_in_child(*_: object) -> NoReturn:
+    raise to_sqlite(
+        ForkedProcessError(
+            "this connection belongs to the parent process",
+            next_step="open an engine and its connections after os.fork()",
+        )
+    )
 
 
 class VolumeFile:
@@ -335,6 +344,20 @@ class VolumeFile:
     def xDeviceCharacteristics(self) -> int:
         """Return SQLITE_IOCAP bits."""
         return _CHARACTERISTICS
+
+    def abandon(self) -> None:
+        """In the child of a fork: leave the transaction to the parent, and refuse all work.
+
+        The lock is the parent's, too. To release it here would release it there; closing does not.
+        """
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        self.transaction = self._staged = None
+        # Replaced on the object, so that checking costs the parent nothing.
+        self.__dict__.update(
+            xLock=_refuse_in_child, xRead=_refuse_in_child, xWrite=_refuse_in_child
+        )
 
     def xClose(self) -> None:
         """Give back locks and the snapshot."""

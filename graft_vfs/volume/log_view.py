@@ -13,10 +13,10 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 
-from graft_vfs.errors import CorruptObjectError, GraftError
+from graft_vfs.errors import CorruptObjectError, UsageError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.page_cache import PageCache, Place
@@ -245,24 +245,21 @@ class LogView:
         counts = self.frames()
         missing = [key for key in counts if key[0].cache.find(key[0].lsn, key[1]) is None]
         done = 0
-        pending: set[Future[None]] = set()
-        sizes: dict[Future[None], int] = {}
-        for source, first, end in ranges_of_frames(missing):
-            future = self._executor().submit(source.fetch, first, end)
-            sizes[future] = end - first
-            pending.add(future)
+        pending = [
+            (self._executor().submit(source.fetch, first, end), end - first)
+            for source, first, end in ranges_of_frames(missing)
+        ]
         try:
-            while pending:
-                finished, pending = wait(pending, return_when="FIRST_COMPLETED")
-                for future in finished:
-                    future.result()
-                    done += sizes[future]
-                    if progress is not None:
-                        progress(done, len(missing))
-        except GraftError:
-            for future in pending:
+            for future, frames in pending:
+                future.result()
+                done += frames
+                if progress is not None:
+                    progress(done, len(missing))
+        except CancelledError as error:
+            raise UsageError("the engine was closed while pages were fetched") from error
+        finally:
+            for future, _ in pending:
                 future.cancel()
-            raise
         return sum(counts[key] for key in missing)
 
     def pages_present(self) -> tuple[int, int]:

@@ -88,7 +88,7 @@ def race(
 
 
 def racing_process(
-    endpoint: S3Endpoint, bucket: str, log: bytes, barrier, results, process: int
+    process: int, *, endpoint: S3Endpoint, bucket: str, log: bytes, barrier: Any, results: Any
 ) -> None:
     with endpoint.store(bucket) as store:
         threads = [
@@ -143,7 +143,15 @@ def test_processes_that_race_for_a_log_have_one_winner_each_round(seaweedfs) -> 
     results = context.Queue()
     processes = [
         context.Process(
-            target=racing_process, args=(seaweedfs, bucket, log.raw, barrier, results, number)
+            target=racing_process,
+            args=(number,),
+            kwargs={
+                "endpoint": seaweedfs,
+                "bucket": bucket,
+                "log": log.raw,
+                "barrier": barrier,
+                "results": results,
+            },
         )
         for number in range(PROCESSES)
     ]

@@ -1,7 +1,8 @@
-"""Faults at every effect of a push, and stops at every step of it: nothing lost, nothing doubled."""
+"""Faults at each effect of a push, stops at each step of it: nothing lost, nothing doubled."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import secrets
@@ -219,6 +220,32 @@ def test_a_stop_at_a_step_of_a_push_leaves_the_volume_right(  # noqa: PLR0917
 
 
 @pytest.mark.parametrize("rotating", [False, True], ids=["staying", "rotating"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "step"), STEPS[3:], ids=[name for _, name in STEPS[3:]])
+def test_a_stop_while_an_earlier_stop_is_made_up_for_leaves_the_volume_right(  # noqa: PLR0917
+    machines, monkeypatch, owner, step, when, rotating
+) -> None:
+    if rotating:
+        monkeypatch.setattr(push_module, "_ROTATE_BYTES", 0)
+    at = EFFECTS.index("logs")
+    replica = machines("ours", faulty={"at": at, "fault": Fault.STOP_AFTER})
+    write(replica, *SCENARIO[0])
+    with pytest.raises(ProcessStopped):
+        replica.engine.push("main")
+    for _ in range(2):
+        replica = machines("ours")
+        with monkeypatch.context() as patch, contextlib.suppress(ProcessStopped):
+            stop_at(patch, owner, step, when)
+            replica.engine.pull("main")
+    replica = machines("ours")
+    replica.engine.pull("main")
+    for key, size in SCENARIO[1:]:
+        write(replica, key, size)
+        replica.engine.push("main")
+    check(machines, replica)
+
+
+@pytest.mark.parametrize("rotating", [False, True], ids=["staying", "rotating"])
 @pytest.mark.parametrize("verb", ["pull", "push"])
 def test_a_push_that_another_process_settled_is_not_settled_again(
     machines, monkeypatch, verb, rotating
@@ -282,9 +309,7 @@ def test_processes_killed_while_pushing_lose_nothing_that_was_acknowledged(tmp_p
     for _ in range(20):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
-            lines = []
-            for _ in range(choice.randint(1, 12)):
-                lines.append(child.stdout.readline())
+            lines = [child.stdout.readline() for _ in range(choice.randint(1, 12))]
             try:
                 child.wait(timeout=choice.uniform(0, 0.02))
             except subprocess.TimeoutExpired:

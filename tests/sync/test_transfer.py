@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
 import signal
 import sqlite3
@@ -449,4 +448,4 @@ def test_a_cold_clone_exports_whole_and_damage_stops_it(replicas, tmp_path) -> N
     with pytest.raises(CorruptObjectError):
         cold.engine.export("main", tmp_path / "damaged.db")
     assert not (tmp_path / "damaged.db").exists()
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]

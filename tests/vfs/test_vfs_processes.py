@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from textwrap import dedent
 
 import apsw
 import pytest
@@ -235,25 +236,70 @@ def test_a_commit_whose_writer_died_before_it_told_anybody_is_not_overwritten(co
     assert value(graft_vfs.connect("main"), "SELECT n FROM counter") == 78
 
 
-def test_a_connection_carried_across_fork_cannot_open_or_call_pragmas(config, counter):
-    program = """
-        import os
-        connection = graft_vfs.connect("main")
+FORKING = """
+    import os
+
+    def forked(*acts):
         reader, writer = os.pipe()
-        if os.fork() == 0:
-            for act in (
-                lambda: graft_vfs.connect("other"),
-                lambda: connection.pragma("graft_status"),
-            ):
+        child = os.fork()
+        if child == 0:
+            for act in acts:
                 try:
                     act()
-                    os.write(writer, b"allowed ")
+                    os.write(writer, b"allowed\\n")
                 except Exception as error:
-                    os.write(writer, type(error).__name__.encode() + b" ")
+                    os.write(writer, f"{type(error).__name__}: {error}\\n".encode())
             os._exit(0)
-        os.wait()
         os.close(writer)
-        say(os.read(reader, 1000).decode())
+        with os.fdopen(reader) as file:
+            answers = file.read().splitlines()
+        os.waitpid(child, 0)
+        return answers
+
+    connection = graft_vfs.connect("main")
+    run = lambda *statements: [connection.execute(each).fetchall() for each in statements][-1]
+"""
+
+
+def test_a_connection_carried_across_fork_is_refused_everything(config, counter):
+    program = """
+        answers = forked(
+            lambda: graft_vfs.connect("other"),
+            lambda: run("PRAGMA graft_status"),
+            lambda: run("SELECT n FROM counter"),
+            lambda: run("UPDATE counter SET n = 666"),
+            connection.close,
+        )
+        for answer in answers:
+            say(answer)
+        run("UPDATE counter SET n = n + 1")
     """
-    with child(config.data_dir, program) as process:
-        assert process.hear() == "ForkedProcessError SQLError"
+    with child(config.data_dir, dedent(FORKING) + dedent(program)) as process:
+        *refused, closed = process.end()
+    assert len(refused) == 4
+    for answer in refused:
+        assert "belongs to the parent process; open " in answer
+        assert " after os.fork()" in answer
+    assert closed == "allowed"
+    assert value(counter, "SELECT n FROM counter") == 1
+
+
+@pytest.mark.parametrize("act", ["COMMIT", "ROLLBACK", "INSERT INTO history(n) VALUES(1)", ""])
+def test_a_fork_inside_a_write_transaction_leaves_it_to_the_parent(config, counter, act):
+    program = f"""
+        run("BEGIN IMMEDIATE", "UPDATE counter SET n = 5")
+        forked(lambda: run({act!r}), lambda: run("COMMIT"), connection.close)
+        say("forked")
+        hear()
+        run("INSERT INTO history(n) VALUES(2)", "COMMIT")
+        say("committed")
+    """
+    with child(config.data_dir, dedent(FORKING) + dedent(program)) as process:
+        assert process.hear() == "forked"
+        assert value(counter, "SELECT n FROM counter") == 0
+        with pytest.raises(apsw.BusyError):
+            counter.execute("UPDATE counter SET n = 1")
+        process.say("go")
+        assert process.hear() == "committed"
+    assert rows(counter, "SELECT counter.n, history.n FROM counter, history") == [(5, 2)]
+    assert is_sound(counter)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_finds_what_a_dictionary_finds(recent_max, history, cuts) -> None:
         patch.setattr(page_table, "_RECENT_MAX", recent_max)
         table: PageTable[int] = PageTable()
         bounds = sorted({0, len(history), *(min(cut, len(history)) for cut in cuts)})
-        for first, end in zip(bounds, bounds[1:], strict=False):
+        for first, end in pairwise(bounds):
             older, before = table, expanded(table)
             numbers = range(first, end)
             table = table.advance((number, BitMap(history[number])) for number in numbers)
