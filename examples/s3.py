@@ -6,7 +6,7 @@
     export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… AWS_DEFAULT_REGION=…
     python examples/s3.py
 
-It writes four small objects, whose names start with `refs/`, `logs/` and `probe/`, and deletes the
+It writes three small objects, whose names start with `refs/`, `logs/` and `probe/`, and deletes the
 one below `probe/`; the others stay.
 """
 

@@ -204,10 +204,6 @@ def test_nothing_is_lost_while_processes_write_and_this_one_pushes_and_pulls(
     assert rows(machines("clone").connect(remote="main")) == expected
 
 
-@pytest.mark.xfail(
-    reason="Volume._switch takes the new epoch before it has the new view; see the report",
-    strict=False,
-)
 def test_a_switch_that_fails_once_is_made_up_for_and_never_shows_an_old_view(
     machines, monkeypatch
 ) -> None:

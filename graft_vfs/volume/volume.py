@@ -114,7 +114,7 @@ class Volume:
                     continue
                 break
             self._epoch = row.epoch
-            self._build(branch_row)
+            self._publish(self._build(branch_row, self.log))
             self._check_end(published_end)
             if self.writable and not self.words[head.EPOCH]:
                 self.words[head.EPOCH] = row.epoch
@@ -125,18 +125,24 @@ class Volume:
 
     def _switch(self, row: BranchRow, epoch: int) -> None:
         """Follow another process to a branch; its content may be the same or not."""
-        if row.file != self.log.path.name:
-            self.log = self._open_log(row)
+        log = self.log if row.file == self.log.path.name else self._open_log(row)
+        # Ordering: the view first. If it cannot be had, the next transaction tries again.
+        try:
+            snapshot = self._build(row, log)
+        except BaseException:
+            if log is not self.log:
+                log.close()
+            raise
+        self.log = log
         self._epoch = epoch
-        self._build(row)
+        self._publish(snapshot)
 
-    def _build(self, row: BranchRow) -> None:
-        """Make the branch of `row` current by reading its part of the log.
+    def _build(self, row: BranchRow, log: BranchLog) -> Snapshot:
+        """Return the newest view of a branch, by reading its part of the log.
 
         Images behind the last chunk that found everything durable before it are proved here; the
         ones before it when they are read first.
         """
-        log = self.log
         remote = self._remote_view(row.log, row.base)
         branch = Branch(row, log)
         transactions = list(log.transactions(row.start, row.first_lsn))
@@ -164,18 +170,8 @@ class Volume:
             end, lsn, page_size = last.after, last.lsn, last.page_size
             page_count, counter = last.page_count, last.change_counter
         if log.damaged_before(end, lsn + 1):
-            raise self._damage(end.offset)
-        self._publish(
-            Snapshot(
-                branch,
-                remote,
-                end,
-                lsn,
-                page_size,
-                page_count,
-                counter,
-            )
-        )
+            raise self._damage(log, end.offset)
+        return Snapshot(branch, remote, end, lsn, page_size, page_count, counter)
 
     def _scan_tail(self) -> None:
         """Apply the transactions that others appended behind the end known here."""
@@ -218,11 +214,12 @@ class Volume:
             and self.words[head.EPOCH] == self._epoch
             and self.words[head.END] == published_end
         ):
-            raise self._damage(self._end)
+            raise self._damage(self.log, self._end)
 
-    def _damage(self, offset: int) -> CorruptLogError:
+    @staticmethod
+    def _damage(log: BranchLog, offset: int) -> CorruptLogError:
         return CorruptLogError(
-            f"{self.log.path.name}: a committed transaction at byte {offset} is damaged",
+            f"{log.path.name}: a committed transaction at byte {offset} is damaged",
             next_step=_SYNC_STEP,
         )
 
