@@ -18,14 +18,14 @@ import apsw
 
 from benchmarks import machine
 from benchmarks.chart import write_chart
-from benchmarks.rows import Budget, Row
+from benchmarks.rows import Budget, PremiseError, Row
 from benchmarks.table import render
 from benchmarks.workspace import Options
 from graft_vfs import GraftError
 
 GROUPS = ("local", "constancy", "real", "memory", "open", "remote", "speedtest", "peers")
 _MODULES = {"open": "opening"}
-_FAILURES = (GraftError, apsw.Error, OSError, subprocess.SubprocessError)
+_FAILURES = (GraftError, PremiseError, apsw.Error, OSError, subprocess.SubprocessError)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

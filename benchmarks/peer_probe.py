@@ -42,6 +42,6 @@ def litestream_vfs(rows: int) -> Sample:
 
 
 if __name__ == "__main__":
-    numbers = [int(text) for text in sys.argv[3:]]
-    run = {"sqlite-graft": sqlite_graft, "litestream-vfs": litestream_vfs}[sys.argv[1]]
-    print(json.dumps(run(*numbers)))
+    sizes = [int(text) for text in sys.argv[3:]]
+    found = sqlite_graft(*sizes) if sys.argv[1] == "sqlite-graft" else litestream_vfs(*sizes)
+    print(json.dumps(found))

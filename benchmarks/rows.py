@@ -11,6 +11,10 @@ RATIO_BUDGET = 1.0
 RATIO_FLOOR = 0.8
 
 
+class PremiseError(Exception):
+    """What a row would say was measured did not take place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What a row has to meet, as text, and how it did: `yes`, `floor`, `no`, or empty for none."""

@@ -24,6 +24,8 @@ class Fault(enum.Enum):
     NOT_SENT = "nothing is written, and the store says so"
     LOST_REQUEST = "nothing is written, and nobody knows"
     LOST_ANSWER = "it is written, and nobody knows"
+    CUT_BEFORE = "nothing is written, nobody knows, and the store stays unreachable"
+    CUT_AFTER = "it is written, nobody knows, and the store stays unreachable"
     STOP_BEFORE = "the process stops before it is written"
     STOP_AFTER = "the process stops when it is written"
 
@@ -39,6 +41,7 @@ class FaultyStore(ObjectStore):
         self.counters = inner.counters
         self.effects: list[str] = []
         self.is_stopped = False
+        self.is_cut = False
         self.before_read: Callable[[str], None] | None = None
         self._at = at
         self._fault = fault
@@ -54,8 +57,9 @@ class FaultyStore(ObjectStore):
             return write()
         if fault is Fault.NOT_SENT:
             raise StoreUnavailableError("a test cut the connection before the request")
-        if fault in {Fault.LOST_ANSWER, Fault.STOP_AFTER}:
+        if fault in {Fault.LOST_ANSWER, Fault.CUT_AFTER, Fault.STOP_AFTER}:
             write()
+        self.is_cut = fault in {Fault.CUT_BEFORE, Fault.CUT_AFTER}
         if fault in {Fault.STOP_BEFORE, Fault.STOP_AFTER}:
             self.is_stopped = True
             raise ProcessStopped
@@ -66,6 +70,8 @@ class FaultyStore(ObjectStore):
     def _check_running(self) -> None:
         if self.is_stopped:
             raise ProcessStopped
+        if self.is_cut:
+            raise StoreUnavailableError("a test cut the line for good")
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         outcome = self._effect(key, lambda: self.inner.put_if_absent(key, data))

@@ -1,4 +1,4 @@
-"""Replicas for tests: an engine with a VFS of its own name, so that one process can hold several."""
+"""Replicas for tests: engines with a VFS of their own name each, several in one process."""
 
 from __future__ import annotations
 

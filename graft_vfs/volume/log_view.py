@@ -199,7 +199,9 @@ class LogView:
 
     def _is_missing(self, source: CommitSource, frame: int) -> bool:
         """Tell whether a frame is neither here nor on its way; the caller holds the lock."""
-        is_on_its_way = (source.log.log_id, source.lsn, frame) in self._in_flight
+        future = self._in_flight.get((source.log.log_id, source.lsn, frame))
+        # One that is done and still listed has failed, or its frame is in the cache.
+        is_on_its_way = future is not None and not future.done()
         return not is_on_its_way and source.cache.find(source.lsn, frame) is None
 
     def _request(self, ranges: Iterable[FrameRange]) -> None:

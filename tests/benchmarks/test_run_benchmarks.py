@@ -81,6 +81,14 @@ def test_first_point_query_stays_within_three_requests(remote):
     assert rows["open and first point query, 1 MB"]["budget"]["verdict"] == "yes"
 
 
+def test_histories_are_as_long_as_their_rows_say(tmp_path):
+    # A premise that does not hold would show as a group that did not run, and a status of 1.
+    _, found = run_quick(tmp_path, "--only", "constancy")
+    rows = {row["work"]: row for row in found["rows"]}
+    assert rows["small push, log of 30 commits"]["samples"] == {"stock": [1], "graft": [1]}
+    assert rows["poll with nothing new, log of 30 commits"]["samples"]["graft"] == [1]
+
+
 def test_only_refuses_an_unknown_group():
     command = [sys.executable, "-m", "benchmarks", "--only", "nonsense"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -149,7 +149,7 @@ def test_it_grows_and_stays_readable_through_old_views(log: BranchLog) -> None:
 def test_both_ways_of_writing_give_the_same_log(
     tmp_path: Path, volume: VolumeId, monkeypatch: pytest.MonkeyPatch, mapped: bool
 ) -> None:
-    monkeypatch.setattr(branch_log, "mapped_writes_are_safe", lambda path: mapped)
+    monkeypatch.setattr(branch_log, "mapped_writes_are_safe", lambda _: mapped)
     log = BranchLog.create(tmp_path / f"{mapped}.log", volume=volume)
     at = log.start
     for lsn in range(1, 300):

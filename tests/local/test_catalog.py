@@ -62,9 +62,7 @@ def test_of_two_that_make_a_tag_both_get_the_first(catalog: Catalog) -> None:
 
 def test_switching_a_branch_needs_the_expected_one(catalog: Catalog) -> None:
     row, branch = make(catalog)
-    following = BranchRow(
-        LogId.new(), row.id, row.remote, 1, 6, 2, "0001.log", Position(100, 3), 2
-    )
+    following = BranchRow(LogId.new(), row.id, row.remote, 1, 6, 2, "0001.log", Position(100, 3), 2)
     refused = catalog.switch_branch(
         row.id, following, expected=LogId.new(), epoch=12, synced=(1, 1)
     )
@@ -78,9 +76,7 @@ def test_switching_a_branch_needs_the_expected_one(catalog: Catalog) -> None:
 
 def test_one_push_is_pending_at_a_time(catalog: Catalog) -> None:
     row, branch = make(catalog)
-    push = PendingPush(
-        row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 2**64 - 2)
-    )
+    push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 2**64 - 2))
     catalog.add_pending_push(push)
     assert catalog.pending_push(row.id) == push
     with pytest.raises(AlreadyExistsError):

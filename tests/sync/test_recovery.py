@@ -15,7 +15,7 @@ import pytest
 
 from graft_vfs.claim import claim
 from graft_vfs.config import RemoteConfig
-from graft_vfs.errors import GraftError
+from graft_vfs.errors import CommitOutcomeUnknownError, GraftError
 from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import Catalog
@@ -78,7 +78,7 @@ def check(machines, replica: Replica) -> None:
     expected = [(key, content(key, size)) for key, size in SCENARIO]
     assert replica.engine.status("main").pending_push is False
     rolled = sound_log(replica.engine.store, log_of(replica))
-    assert sum(rolled) == len(SCENARIO)
+    assert sum(rolled) == len(SCENARIO) == replica.engine.status("main").local_lsn
     clone = machines("clone")
     same_everywhere(replica, clone, expected)
     both_go_on(replica, clone)
@@ -110,8 +110,8 @@ def test_a_fault_at_an_effect_loses_and_doubles_nothing(machines, at, fault, ver
             assert replica.engine.status("main").pending_push is False
             replica.engine.push("main")
     assert failures <= 1
-    if fault in {Fault.STOP_BEFORE, Fault.STOP_AFTER}:
-        assert failures == 1, "a stop cannot be survived"
+    if fault in {Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.STOP_BEFORE, Fault.STOP_AFTER}:
+        assert failures == 1, "that cannot be survived"
     check(machines, replica)
 
 
@@ -121,6 +121,24 @@ def test_a_push_with_a_lost_message_succeeds_within_itself(machines, fault) -> N
     write(replica, *SCENARIO[0])
     assert replica.engine.push("main").lsn == 1
     assert sound_log(replica.engine.store, log_of(replica)) == [1]
+
+
+@pytest.mark.parametrize("fault", [Fault.CUT_BEFORE, Fault.CUT_AFTER])
+def test_a_push_without_an_answer_is_unknown_and_its_record_kept_until_it_is_settled(
+    machines, fault
+) -> None:
+    replica = machines("ours", faulty={"at": EFFECTS.index("logs"), "fault": fault})
+    write(replica, *SCENARIO[0])
+    for _ in range(3):
+        with pytest.raises(CommitOutcomeUnknownError, match="push again"):
+            replica.engine.push("main")
+        status = replica.engine.status("main")
+        assert (status.pending_push, status.base_lsn, status.ahead) == (True, 0, 1)
+        assert "has not been settled" in str(status)
+    write(replica, *SCENARIO[1])
+    replica.engine.store.is_cut = False
+    assert replica.engine.push("main").lsn == 2
+    assert sound_log(replica.engine.store, log_of(replica)) == [1, 1]
 
 
 def test_a_claim_that_was_lost_while_the_process_was_down_is_reported_as_diverged(machines) -> None:
@@ -294,9 +312,9 @@ print("ready", flush=True)
 while True:
     number += 1
     connection.execute("INSERT INTO t VALUES(?, randomblob(3000))", (number,))
-    print("committed", number, flush=True)
+    print(f"committed {number}\\n", end="", flush=True)  # One write, whole or not at all.
     engine.push("main")
-    print("pushed", number, flush=True)
+    print(f"pushed {number}\\n", end="", flush=True)
 """
 
 
