@@ -14,7 +14,6 @@
     │   ├── WriterBusyError          somebody else writes to the volume
     │   └── StaleSnapshotError       the volume moved after this transaction began to read
     ├── ConflictError                somebody else was first; fetch and decide
-    │   ├── ClaimLostError           the remote LSN belongs to another commit
     │   └── DivergedError            both sides have commits that the other lacks
     ├── CommitOutcomeUnknownError    a claim was sent and no answer tells how it ended
     ├── StoreError                   the remote store did not do its part
@@ -99,14 +98,6 @@ class StaleSnapshotError(BusyError):
 
 class ConflictError(GraftError):
     """Somebody else was first; nothing was lost, decide what to do."""
-
-
-class ClaimLostError(ConflictError):
-    """The remote LSN that this push tried to claim belongs to another commit."""
-
-    def __init__(self, message: str, *, lsn: int, next_step: str | None = None) -> None:
-        super().__init__(message, next_step=next_step)
-        self.lsn = lsn
 
 
 class DivergedError(ConflictError):

@@ -14,7 +14,7 @@ from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import BranchRow, Catalog, VolumeRow
-from graft_vfs.local.files import storage_errors
+from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.local.head import new_epoch
 from graft_vfs.remote_log import read_ref
 from graft_vfs.sync.fetch import require_commits
@@ -47,6 +47,9 @@ def make_volume(
     directory = volumes_directory / str(volume)
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
+        # Ordering: the names of the directories, then what is in them, then the catalog's row.
+        fsync_directory(volumes_directory.parent)
+        fsync_directory(volumes_directory)
     path = directory / FIRST_FILE
     with storage_errors(path):
         path.unlink(missing_ok=True)

@@ -38,7 +38,6 @@ def test_the_table_has_the_codes_that_were_promised():
         errors.NotFoundError: 2,
         errors.ConfigError: 3,
         errors.WriterBusyError: 4,
-        errors.ClaimLostError: 5,
         errors.DivergedError: 5,
         errors.CommitOutcomeUnknownError: 6,
         errors.StoreDeniedError: 7,
