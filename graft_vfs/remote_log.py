@@ -60,7 +60,7 @@ from graft_vfs.store.base import ObjectStore, PutOutcome
 REFS_PREFIX = "refs/"
 LOGS_PREFIX = "logs/"
 SEGMENTS_PREFIX = "segments/"
-READ_WORKERS = 16
+READ_WORKERS = 32
 REF_BYTES_MAX = 8192
 REF_NAME_CHARACTERS_MAX = 512
 
@@ -216,7 +216,7 @@ class RemoteLog:
         """Yield the commits first..last (inclusive) in ascending order, as they arrive.
 
         `previous_hash` is that of the commit before `first`, None if it is not known; every commit
-        is proved to stand on the one before. One request each, 16 at a time, which go on only as
+        is proved to stand on the one before. One request each, 32 at a time, which go on only as
         far ahead as twice that. Raises CorruptObjectError at a gap.
         """
         read = self.read_header
@@ -237,7 +237,7 @@ class RemoteLog:
         """Return all commits after `known_lsn`, ascending, proved to follow it.
 
         `known_lsn` is 0 and `known_hash` None when nothing is known. One request when nothing is
-        new. Else that one, a listing, and one for each further commit, 16 at a time.
+        new. Else that one, a listing, and one for each further commit, 32 at a time.
         """
         following = self.read_header(known_lsn + 1, expect_previous=known_hash)
         if following is None:
