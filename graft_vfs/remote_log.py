@@ -236,9 +236,12 @@ class RemoteLog:
     def probe_next(self, known_lsn: int, known_hash: bytes | None) -> list[CommitRecord]:
         """Return all commits after `known_lsn`, ascending, proved to follow it.
 
-        `known_lsn` is 0 and `known_hash` None when nothing is known. One request when nothing is
-        new. Else that one, a listing, and one for each further commit, 32 at a time.
+        `known_lsn` is 0 and `known_hash` None when nothing is known: a listing then, and one
+        request for each commit, 32 at a time. Else one request when nothing is new, and if
+        something is, that one, a listing, and one for each further commit.
         """
+        if not known_lsn:
+            return list(self.read_headers(1, self.newest_lsn(), previous_hash=known_hash))
         following = self.read_header(known_lsn + 1, expect_previous=known_hash)
         if following is None:
             return []

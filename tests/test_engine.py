@@ -236,6 +236,31 @@ def test_a_switch_that_fails_once_is_made_up_for_and_never_shows_an_old_view(
         assert len(rows(a)) == 2 * number
 
 
+@pytest.mark.parametrize("commits", [1, 2, 5])
+def test_a_volume_that_is_opened_while_another_process_commits_is_not_damaged(
+    machines, monkeypatch, commits
+) -> None:
+    first = machines("ours")
+    a = first.connect()
+    a.execute("CREATE TABLE t(k); INSERT INTO t VALUES(0)")
+    damaged_before = BranchLog.damaged_before
+    looked: list[int] = []
+
+    def look_late(self, position, lsn):
+        """Between reading the log to its end and looking behind that, others commit."""
+        if not looked:
+            looked.append(lsn)
+            for number in range(commits):
+                a.execute("INSERT INTO t VALUES(?)", (number,))
+        return damaged_before(self, position, lsn)
+
+    monkeypatch.setattr(BranchLog, "damaged_before", look_late)
+    b = machines("ours").connect()
+    assert looked
+    assert rows(b) == rows(a)
+    assert len(rows(b)) == 1 + commits
+
+
 # Tags -------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
@@ -196,15 +196,25 @@ class PageCache:
 
     def add(self, lsn: int, frame: int, images: bytes) -> Place:
         """Keep a frame's images and return where they are; raises LocalStorageError."""
+        self.add_all(lsn, frame, [images])
+        place = self.find(lsn, frame)
+        assert place is not None
+        return place
+
+    def add_all(self, lsn: int, first: int, frames: Iterable[bytes]) -> None:
+        """Keep neighbouring frames of one commit, the first of which has number `first`.
+
+        One pass over the files for all of them. Raises LocalStorageError.
+        """
         with self._lock:
             if not self._writable:
-                place = self._memory[lsn, frame] = (memoryview(images), 0)
-                return place
+                for frame, images in enumerate(frames, first):
+                    self._memory[lsn, frame] = (memoryview(images), 0)
+                return
             with self._appending() as arena:
-                offset = arena.append(lsn, frame, images)
-            self._frames[lsn, frame] = (arena.number, offset, len(images), None)
-            arena.map_to(offset + len(images))
-            return arena.view, offset
+                for frame, images in enumerate(frames, first):
+                    offset = arena.append(lsn, frame, images)
+                    self._frames[lsn, frame] = (arena.number, offset, len(images), None)
 
     @contextlib.contextmanager
     def _appending(self) -> Iterator[_Arena]:

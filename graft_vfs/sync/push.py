@@ -379,9 +379,14 @@ def _keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
     cache = logs.cache(header.log)
     ordered = header.pages.to_array()
     step = header.frames.frame_pages
-    for frame in range(len(header.frames)):
-        pages = ordered[frame * step : (frame + 1) * step]
-        cache.add(header.lsn, frame, b"".join(snapshot.read(page) for page in pages))
-        if frame % _FRAMES_RESIDENT_MAX == 0:
-            snapshot.forget_resident()
-    snapshot.forget_resident()
+    for first in range(0, len(header.frames), _FRAMES_RESIDENT_MAX):
+        end = min(first + _FRAMES_RESIDENT_MAX, len(header.frames))
+        cache.add_all(
+            header.lsn,
+            first,
+            (
+                b"".join(map(snapshot.read, ordered[frame * step : (frame + 1) * step]))
+                for frame in range(first, end)
+            ),
+        )
+        snapshot.forget_resident()

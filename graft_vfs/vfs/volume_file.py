@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import apsw
 
 from graft_vfs.errors import ForkedProcessError, GraftError, ReadOnlyError
+from graft_vfs.local.files import forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.sqlite_errors import to_sqlite
@@ -161,6 +162,7 @@ class VolumeFile:
             if self._reads_left <= 0:
                 self._reads_left = _READS_RESIDENT_MAX
                 self.snapshot.forget_resident()
+                forget_resident(self.volume.log.view)
             self._follow()
             size = self._page_size or self._empty_page_size
             page, start = divmod(offset, size)

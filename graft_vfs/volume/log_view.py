@@ -29,6 +29,9 @@ _logger = logging.getLogger(__name__)
 WINDOW_FRAMES_MAX = 128
 RANGE_FRAMES_MAX = 16
 _STREAMS_MAX = 4
+_SLACK_PAGES = 16
+"""How far beyond a stream's end a miss still goes on with it: interior pages lie between leaves."""
+_GUESS_FRAMES = 2
 _LOCATED_MAX = 262_144
 
 
@@ -54,8 +57,7 @@ class CommitSource:
     def fetch(self, first: int, end: int) -> None:
         """Fetch frames first..end (half-open) into the cache. One range read."""
         frames = self.log.read_frames(self.header, self.header_length, first, end)
-        for frame, images in enumerate(frames, first):
-            self.cache.add(self.lsn, frame, images)
+        self.cache.add_all(self.lsn, first, frames)
 
 
 FrameRange = tuple[CommitSource, int, int]
@@ -163,9 +165,8 @@ class LogView:
 
     def _open_window(self, page: int) -> Iterator[FrameRange]:
         """Choose the stream that a missing page goes on, or begin a new one."""
-        slack = 4 * 16
         for stream in self._streams:
-            if stream.ahead <= page <= stream.ahead + slack:
+            if stream.ahead <= page <= stream.ahead + _SLACK_PAGES:
                 stream.ahead = page
                 return self._extend(stream)
         stream = _Stream(ahead=page, trigger=page, window_frames=0)
@@ -193,6 +194,9 @@ class LogView:
             if (source, slot // source.header.frames.frame_pages) not in frames:
                 break
             page += 1
+        if stream.window_frames <= _GUESS_FRAMES:
+            # Two misses in a row may be chance. Until it is more, fetch no more than one request.
+            frames = _joined(frames)
         stream.ahead = page
         stream.trigger = first + (page - first) // 2
         return ranges_of_frames(key for key in frames if self._is_missing(*key))
@@ -275,6 +279,16 @@ class LogView:
             if (source.lsn, frame) in present[source.cache]:
                 here += pages
         return here, sum(counts.values())
+
+
+def _joined(frames: Iterable[tuple[CommitSource, int]]) -> dict[tuple[CommitSource, int], None]:
+    """Return the first frame and those that one range read of its commit brings with it."""
+    taken: dict[tuple[CommitSource, int], None] = {}
+    for source, frame in frames:
+        if taken and (source, frame - 1) not in taken:
+            break
+        taken[source, frame] = None
+    return taken
 
 
 def ranges_of_frames(frames: Iterable[tuple[CommitSource, int]]) -> Iterator[FrameRange]:

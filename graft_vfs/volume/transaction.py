@@ -17,7 +17,9 @@ from graft_vfs.volume.snapshot import Snapshot
 if TYPE_CHECKING:
     from graft_vfs.volume.volume import Volume
 
-STAGED_BYTES_MAX = 1 << 20
+STAGED_BYTES_MAX = 16 << 20
+"""SQLite spills its cache of 2 MB page by page, the same pages again and again. Staging this much
+before anything goes to the log keeps most of those images out of it."""
 _COUNTER_MAX = 0xFFFF_FFFF
 
 

@@ -32,6 +32,7 @@ from graft_vfs.local.branch_log import (
     SYNC_INTERVAL_BYTES,
     BranchLog,
     Chunk,
+    Position,
 )
 from graft_vfs.local.catalog import BranchRow, Catalog
 from graft_vfs.local.head import HeadFile, new_epoch
@@ -169,7 +170,7 @@ class Volume:
             last = chunks[-1]
             end, lsn, page_size = last.after, last.lsn, last.page_size
             page_count, counter = last.page_count, last.change_counter
-        if log.damaged_before(end, lsn + 1):
+        if log.damaged_before(end, lsn + 1) and not _follows(log, end, lsn + 1):
             raise self._damage(log, end.offset)
         return Snapshot(branch, remote, end, lsn, page_size, page_count, counter)
 
@@ -401,3 +402,9 @@ class Volume:
         self.words[head.BOOT] = self._boot
         self.words[head.END] = end
         self.words[head.WRITING] = 0
+
+
+def _follows(log: BranchLog, position: Position, lsn: int) -> bool:
+    """Tell whether a sound transaction stands at `position` by now: another process wrote it."""
+    chunks = next(log.transactions(position, lsn), None)
+    return chunks is not None and all(log.images_are_sound(chunk) for chunk in chunks)

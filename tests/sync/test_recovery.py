@@ -171,7 +171,7 @@ STEPS = [
     (Catalog, "set_probed"),
     (Catalog, "add_pending_push"),
     (Catalog, "add_commits"),
-    (PageCache, "add"),
+    (PageCache, "add_all"),
     (Catalog, "current"),
     (Volume, "try_writing"),
     (Volume, "new_log_file"),
