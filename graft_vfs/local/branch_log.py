@@ -57,7 +57,7 @@ from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from graft_vfs.errors import CorruptLogError, FutureVersionError
 from graft_vfs.ids import VolumeId
@@ -67,6 +67,7 @@ from graft_vfs.local.files import (
     mapped_writes_are_safe,
     read_exactly,
     storage_errors,
+    write_all,
     write_fully,
 )
 from graft_vfs.pages import PAGE_SIZES
@@ -87,6 +88,7 @@ _CHUNK_HEADER_BYTES = 56
 _ZERO_STEP_MIN_BYTES = 64 << 10
 _ZERO_STEP_MAX_BYTES = 1 << 20
 _ZERO_SKIP_BYTES = 256 << 10
+_JOINED_PAGES_MAX = 64
 _CAPACITY_STEP_BYTES = 64 << 20
 _CAPACITY_MIN_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
@@ -94,6 +96,14 @@ SYNC_INTERVAL_BYTES = 64 << 20
 
 assert _LOG_HEADER.size == LOG_HEADER_BYTES
 assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
+
+
+def _checksum_of(images: Sequence[bytes]) -> int:
+    """Return the XXH3-64 of images that are not joined."""
+    digest = xxh3_64()
+    for image in images:
+        digest.update(image)
+    return digest.intdigest()
 
 
 _packers: dict[int, struct.Struct] = {}
@@ -314,7 +324,9 @@ class BranchLog:
         which the chunk may stand there in part: the next append at `position` overwrites it.
         """
         count = len(pages)
-        body = images[0] if count == 1 else b"".join(images)
+        is_small = count <= _JOINED_PAGES_MAX
+        # The images of a large chunk are hashed and written where they are.
+        body = b"" if not is_small else images[0] if count == 1 else b"".join(images)
         offset, previous = position
         salt = self.start[1]
         if commit is None:
@@ -334,21 +346,24 @@ class BranchLog:
             count,
             page_size,
             time_ns() // 1_000_000,
-            xxh3_64_intdigest(body),
+            xxh3_64_intdigest(body) if is_small else _checksum_of(images),
             previous,
             *pages,
         )
         checksum = xxh3_64_intdigest(head, salt)
         first_image = offset + len(head) + 8
-        after = first_image + len(body)
+        after = first_image + count * page_size
         if after > self._zeroed:
             self._make_room(offset, after)
         data = b"".join((head, checksum.to_bytes(8, "little"), body))
-        if self._maps_writes and after <= self._zeroed and not sync:
+        if self._maps_writes and after <= self._zeroed and not sync and is_small:
             self._map[offset:after] = data
         else:
             with storage_errors(self.path):
-                write_fully(self._file, data, offset)
+                if is_small:
+                    write_fully(self._file, data, offset)
+                else:
+                    write_all(self._file, [data, *images], offset)
                 if sync:
                     # A page that is mapped for writing would cost more to sync than to write.
                     data_sync(self._file)

@@ -8,10 +8,12 @@ import itertools
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from graft_vfs.errors import LocalStorageError
+
+_VECTOR_MAX = 1000  # More than 1024 buffers in one call are refused.
 
 _NEXT_STEPS = {
     errno.ENOSPC: "free some disk space and try again; nothing that was committed is lost",
@@ -63,6 +65,17 @@ def write_fully(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rest, offset = rest[written:], offset + written
+
+
+def write_all(descriptor: int, parts: Sequence[bytes], offset: int) -> None:
+    """Write parts one behind the other from `offset`, without joining them in memory."""
+    for first in range(0, len(parts), _VECTOR_MAX):
+        batch = parts[first : first + _VECTOR_MAX]
+        length = sum(map(len, batch))
+        written = os.pwritev(descriptor, batch, offset)
+        if written != length:
+            write_fully(descriptor, memoryview(b"".join(batch))[written:], offset + written)
+        offset += length
 
 
 def fsync_directory(path: Path) -> None:

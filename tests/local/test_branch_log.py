@@ -160,8 +160,9 @@ def test_both_ways_of_writing_give_the_same_log(
     again.close()
 
 
+@pytest.mark.parametrize("pages", [5, 3000])
 def test_a_full_disk_is_a_named_error_and_nothing_is_committed(
-    log: BranchLog, monkeypatch: pytest.MonkeyPatch
+    log: BranchLog, monkeypatch: pytest.MonkeyPatch, pages: int
 ) -> None:
     at = append(log, log.start, 1, 1)
 
@@ -169,10 +170,26 @@ def test_a_full_disk_is_a_named_error_and_nothing_is_committed(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", refuse)
+    monkeypatch.setattr(os, "pwritev", refuse)
     with pytest.raises(LocalStorageError, match="free some disk space"):
-        append(log, at, 2, *range(1, 3000))
+        append(log, at, 2, *range(1, pages), sync=True)
     monkeypatch.undo()
     assert lsns(log) == [1]
+
+
+def test_a_short_vectored_write_is_finished(
+    log: BranchLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwritev
+
+    def short(descriptor: int, buffers: list[bytes], offset: int) -> int:
+        return real(descriptor, [b"".join(buffers)[:777]], offset)
+
+    monkeypatch.setattr(os, "pwritev", short)
+    append(log, log.start, 1, *range(1, 2500))
+    (chunks,) = log.transactions(log.start, 1)
+    assert log.images_are_sound(chunks[0])
+    assert chunks[0].pages == tuple(range(1, 2500))
 
 
 def test_a_file_of_another_kind_or_volume_or_version_is_refused(
