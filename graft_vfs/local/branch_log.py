@@ -63,6 +63,7 @@ from graft_vfs.errors import CorruptLogError, FutureVersionError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.files import (
     data_sync,
+    forget_resident,
     fsync_directory,
     mapped_writes_are_safe,
     read_exactly,
@@ -163,6 +164,7 @@ class BranchLog:
             self._maps_writes = writable and mapped_writes_are_safe(path)
             self._capacity = os.fstat(self._file).st_size
             self._zeroed = 0
+            self._proved_bytes = 0
             self.durable = 0  # What is below this offset was synced by this process.
             self.view = memoryview(b"")
             self.remap()
@@ -263,7 +265,13 @@ class BranchLog:
     def images_are_sound(self, chunk: Chunk) -> bool:
         """Read all images of a chunk and tell whether they are what was written."""
         images = self.view[chunk.images : chunk.after.offset]
-        return xxh3_64_intdigest(images) == chunk.images_checksum
+        is_sound = xxh3_64_intdigest(images) == chunk.images_checksum
+        self._proved_bytes += len(images)
+        if self._proved_bytes > SYNC_INTERVAL_BYTES:
+            # Recovery may read a long log; it need not stay in this process's memory.
+            self._proved_bytes = 0
+            forget_resident(self.view)
+        return is_sound
 
     def transactions(self, position: Position, lsn: int) -> Iterator[list[Chunk]]:
         """Yield the committed transactions behind `position`, the first of which has `lsn`.
