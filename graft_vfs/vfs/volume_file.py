@@ -102,6 +102,7 @@ class VolumeFile:
         self._adopt(fixed or volume.begin())
 
     def _adopt(self, snapshot: Snapshot) -> None:
+        """Show a snapshot."""
         self.snapshot = snapshot
         self._page_size = snapshot.page_size
         self._end = snapshot.end[0]
@@ -227,19 +228,16 @@ class VolumeFile:
                 self._adopt(snapshot)
         elif level == _RESERVED:
             try:
-                self._begin_write()
+                if self._lock is None:
+                    raise ReadOnlyError("this connection is read-only")
+                transaction = self.volume.begin_write(self.snapshot, self._lock)
             except GraftError as error:
                 raise to_sqlite(error) from error
+            if transaction.snapshot is not self.snapshot:
+                self._adopt(transaction.snapshot)
+            self.transaction = transaction
+            self._staged = transaction.staged
         self._level = level
-
-    def _begin_write(self) -> None:
-        if self._lock is None:
-            raise ReadOnlyError("this connection is read-only")
-        transaction = self.volume.begin_write(self.snapshot, self._lock)
-        if transaction.snapshot is not self.snapshot:
-            self._adopt(transaction.snapshot)
-        self.transaction = transaction
-        self._staged = transaction.staged
 
     def _begin_another_write(self) -> tuple[Transaction, dict[int, bytes]]:
         """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it."""
@@ -313,7 +311,8 @@ class VolumeFile:
         except GraftError as error:
             raise to_sqlite(error) from error
         finally:
-            self._end_write()
+            self.transaction = self._staged = None
+            self._page_size = self.snapshot.page_size
 
     # The rest ---------------------------------------------------------------------------------
 

@@ -335,8 +335,11 @@ class Volume:
                 next_step="end its transaction and try again, or set a busy timeout",
             )
         try:
-            newest = self.begin()
-            if self.words[4]:
+            words = self.words
+            if words[0] != self._end or words[1] != self._epoch:
+                self.refresh()
+            newest = self.snapshot
+            if words[4]:
                 # A process died between writing a commit and publishing it: only the log knows.
                 self.refresh()
                 newest = self.snapshot
