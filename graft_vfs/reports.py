@@ -31,6 +31,11 @@ def commits_text(count: int) -> str:
     return "1 commit" if count == 1 else f"{count} commits"
 
 
+def pages_text(count: int) -> str:
+    """Return `1 page` or `n pages`."""
+    return "1 page" if count == 1 else f"{count} pages"
+
+
 @dataclass(frozen=True, slots=True)
 class TagReport:
     """One tag and the volume that it names."""
@@ -213,7 +218,7 @@ class Hydrated:
     pages: int
 
     def __str__(self) -> str:
-        return f"Fetched {self.pages} pages."
+        return f"Fetched {pages_text(self.pages)}."
 
 
 @dataclass(frozen=True, slots=True)

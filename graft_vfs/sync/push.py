@@ -37,7 +37,7 @@ from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.files import spooled, storage_errors
 from graft_vfs.remote_log import create_ref
-from graft_vfs.reports import commits_text, size_text
+from graft_vfs.reports import commits_text, pages_text, size_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -77,7 +77,7 @@ class Pushed:
             return "Everything is on the remote already."
         return (
             f"Pushed {commits_text(self.local_commits)} as remote LSN {self.lsn} of log "
-            f"{self.log}: {self.pages} pages, {size_text(self.bytes_sent)}."
+            f"{self.log}: {pages_text(self.pages)}, {size_text(self.bytes_sent)}."
         )
 
 

@@ -22,7 +22,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.pages import PAGE_SIZES, lock_page
-from graft_vfs.reports import size_text
+from graft_vfs.reports import pages_text, size_text
 from graft_vfs.sync.push import Progress
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -48,7 +48,7 @@ class Transferred:
         return self.pages * self.page_size
 
     def __str__(self) -> str:
-        return f"{self.verb} {self.path}: {self.pages} pages, {size_text(self.bytes)}."
+        return f"{self.verb} {self.path}: {pages_text(self.pages)}, {size_text(self.bytes)}."
 
 
 def export_snapshot(

@@ -52,6 +52,9 @@ class Journal:
         recent = self._recent
         if not offset and (recent or self._packed_size):
             self.xTruncate(0)
+        if offset in recent:
+            # The order of writes counts where they overlap, and a dictionary keeps the first place.
+            self._pack()
         recent[offset] = data
         if len(recent) > _RECENT_MAX:
             self._pack()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graft_vfs.vfs import journal
@@ -143,6 +143,7 @@ def test_cutting_in_the_middle_keeps_the_begin(size):
         max_size=8,
     )
 )
+@example(steps=[("overwrite", 2), ("overwrite", 1), ("overwrite", 2)])
 def test_any_order_of_writes_and_reads_is_that_of_a_file(steps):
     both = Both()
     both.append([HEADER])
