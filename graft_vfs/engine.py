@@ -674,6 +674,3 @@ def _make_directory(path: Path) -> bool:
         if not path.is_dir():
             raise
     return os.access(path, os.W_OK)
-
-
-__all__ = ["Graft", "check_tag", "parse_time", "read_ref", "snapshot_text"]

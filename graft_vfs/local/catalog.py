@@ -314,13 +314,6 @@ class Catalog:
             ),
         )
 
-    def branch(self, branch: LogId) -> BranchRow:
-        """Return one branch; raises NotFoundError."""
-        rows = self._rows("SELECT * FROM branches WHERE id = ?", branch.raw)
-        if not rows:
-            raise NotFoundError(f"there is no local branch {branch}")
-        return _branch_row(rows[0])
-
     def branches(self, volume: VolumeId) -> list[BranchRow]:
         """Return the branches of a volume, oldest first."""
         rows = self._rows(

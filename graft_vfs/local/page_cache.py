@@ -253,12 +253,6 @@ class PageCache:
                 arena.pages_path.unlink(missing_ok=True)
             self._forget(arena.number)
 
-    def frames_present(self, lsn: int) -> set[int]:
-        """Return the numbers of the frames of one commit that are here, proved or not."""
-        with self._lock:
-            self._refresh()
-            return {frame for commit, frame in (*self._frames, *self._memory) if commit == lsn}
-
     def present(self) -> set[tuple[int, int]]:
         """Return (LSN, frame) of everything that is here, proved or not."""
         with self._lock:

@@ -13,7 +13,7 @@ import weakref
 import apsw
 
 from graft_vfs.engine import Graft
-from graft_vfs.errors import GraftError, NotFoundError, ReadOnlyError, UsageError
+from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.vfs import pragmas
 from graft_vfs.vfs.journal import Journal, SuperJournal
 from graft_vfs.vfs.sqlite_errors import to_sqlite
@@ -154,6 +154,3 @@ def _parse_lsn(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"lsn={text} is no LSN", next_step="write a number from 1, see graft_log")
     return int(text)
-
-
-__all__ = ["BUILTIN_VFS", "FileSystem", "NotFoundError", "ReadOnlyError"]

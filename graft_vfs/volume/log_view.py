@@ -182,7 +182,7 @@ class LogView:
             found = self.table.find(page)
             if found is not None:
                 source, slot = found
-                frame = slot // source.header.frames.frame_pages
+                frame = source.header.frames.frame_of(slot)
                 frames.setdefault((source, frame))
             page += 1
         # The last frame ends where its pages do, else its rest would look like a new miss.
@@ -191,7 +191,7 @@ class LogView:
             if found is None:
                 break
             source, slot = found
-            if (source, slot // source.header.frames.frame_pages) not in frames:
+            if (source, source.header.frames.frame_of(slot)) not in frames:
                 break
             page += 1
         if stream.window_frames <= _GUESS_FRAMES:
