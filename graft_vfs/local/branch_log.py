@@ -89,6 +89,7 @@ _CHUNK_HEADER_BYTES = 56
 _ZERO_STEP_MIN_BYTES = 64 << 10
 _ZERO_STEP_MAX_BYTES = 1 << 20
 _ZERO_SKIP_BYTES = 256 << 10
+_ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
 _JOINED_PAGES_MAX = 64
 _CAPACITY_STEP_BYTES = 64 << 20
 _CAPACITY_MIN_BYTES = 1 << 20
@@ -152,6 +153,8 @@ class BranchLog:
     Owner: a volume, for as long as one of its snapshots needs it. Thread rule: `append` and `sync`
     by the holder of the writer lock; everything else by anybody.
     """
+
+    _file = -1
 
     def __init__(self, path: Path, *, volume: VolumeId, writable: bool = True) -> None:
         """Open an existing log; raises CorruptLogError if it is not one of this volume."""
@@ -380,20 +383,30 @@ class BranchLog:
         return first_image, tuple.__new__(Position, (after, checksum))
 
     def _make_room(self, offset: int, needed: int) -> None:
-        """Extend the file and its mapping to `needed` bytes, and zero space for small chunks."""
+        """Extend the file and its mapping to `needed` bytes, and zero space for small chunks.
+
+        Ordering: the file, its mapping, then the note that space is zeroed. Whichever step fails,
+        the next chunk tries again, and no copy goes where the mapping or the disk has no room.
+        """
         with storage_errors(self.path):
             if needed > self._capacity:
+                # Another process may have extended the file. To cut it would take away space that
+                # the other one has zeroed, and kill it at its next copy into that.
+                self._capacity = os.fstat(self._file).st_size
+            if needed > self._capacity:
                 step = min(_CAPACITY_STEP_BYTES, max(_CAPACITY_MIN_BYTES, self._capacity))
-                self._capacity = -(-needed // step) * step
-                os.ftruncate(self._file, self._capacity)
+                capacity = -(-needed // step) * step
+                os.ftruncate(self._file, capacity)
+                self._capacity = capacity
+        if self._capacity > len(self.view):
+            self.remap()
+        with storage_errors(self.path):
             if needed - offset < _ZERO_SKIP_BYTES:
                 first = max(self._zeroed, offset)
                 ahead = min(_ZERO_STEP_MAX_BYTES, max(_ZERO_STEP_MIN_BYTES, offset // 4))
                 last = min(self._capacity, -(-needed // 4096) * 4096 + ahead)
-                write_fully(self._file, bytes(last - first), first)
+                write_fully(self._file, _ZEROS[: last - first], first)
                 self._zeroed = last
-        if self._capacity > len(self.view):
-            self.remap()
 
     def erase(self, position: Position) -> None:
         """Make the chunk at `position` unreadable; raises LocalStorageError."""
@@ -412,3 +425,10 @@ class BranchLog:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def __del__(self) -> None:
+        """Close a log that its volume has replaced, with the last snapshot that needs it.
+
+        Else the descriptor would hold the deleted file, and its space on the disk, for ever.
+        """
+        self.close()

@@ -206,11 +206,12 @@ class VolumeFile:
         if transaction is not None:
             count = transaction.page_count
         else:
-            self._follow()
+            if self._level == _NONE:
+                self._follow()
             count = self.snapshot.page_count
-        if not count and self._shift:
-            return self._empty_page_size
-        return count * self._page_size
+        if count:
+            return count * self._page_size
+        return self._empty_page_size if self._shift else 0
 
     # Locks ------------------------------------------------------------------------------------
 
@@ -250,10 +251,11 @@ class VolumeFile:
 
     def xUnlock(self, level: int) -> None:
         """Drop an uncommitted transaction and the writer lock, and at NONE the snapshot."""
-        if self._level >= _RESERVED and self._lock is not None:
+        lock = self._lock
+        if self._level >= _RESERVED and lock is not None:
             if self.transaction is not None:
                 self._end_write()
-            self._lock.release()
+            lock.release()
         if level == _NONE:
             self.volume.pins.discard(self)
         self._level = level
@@ -321,9 +323,7 @@ class VolumeFile:
         if op == _COMMIT_PHASETWO:
             self._commit()
             return True
-        if op == _PRAGMA:
-            return self._pragma(pointer)
-        return False
+        return op == _PRAGMA and self._pragma(pointer)
 
     def _pragma(self, pointer: int) -> bool:
         call = apsw.VFSFcntlPragma(pointer)

@@ -39,6 +39,28 @@ class RemoteView(Protocol):
         ...
 
 
+class FirstPage:
+    """Page 1 as it was written, taken apart once for the questions of every transaction."""
+
+    __slots__ = ("_between", "_head", "_tail", "image", "probed")
+
+    def __init__(self, image: bytes) -> None:
+        self.image = image
+        self.probed = image[28:40]
+        self._head, self._between, self._tail = image[:24], image[28:92], image[96:]
+
+    def is_same(self, image: bytes) -> bool:
+        """Tell whether `image` is this page but for change counter and version-valid-for.
+
+        It compares in place; slices would copy the page at each commit.
+        """
+        return (
+            image.endswith(self._tail)
+            and image.startswith(self._between, 28)
+            and image.startswith(self._head)
+        )
+
+
 class Snapshot:
     """One view. Owner: whoever reads; it keeps its files alive. Thread rule: any thread.
 
@@ -48,7 +70,6 @@ class Snapshot:
 
     __slots__ = (
         "_first_page",
-        "_probe",
         "branch",
         "counter",
         "end",
@@ -68,7 +89,7 @@ class Snapshot:
         page_size: int,
         page_count: int,
         counter: int,
-        first_page: bytes | None = None,
+        first_page: FirstPage | None = None,
     ) -> None:
         self.branch = branch
         self.remote = remote
@@ -79,7 +100,6 @@ class Snapshot:
         self.counter = counter
         self.view = branch.log.view
         self._first_page = first_page
-        self._probe: bytes | None = None
 
     @property
     def local_commits(self) -> int:
@@ -107,30 +127,28 @@ class Snapshot:
     def read(self, page: int) -> bytes:
         """Return the page as SQLite is to see it: page 1 carries the snapshot's counter."""
         if page == 1:
-            return with_counter(self.first_page(), self.counter)
+            return with_counter(self.first_page().image, self.counter)
         return self.stored(page)
 
-    def first_page(self) -> bytes:
+    def first_page(self) -> FirstPage:
         """Return page 1 as it was written, read once per snapshot."""
         if self._first_page is None:
-            self._first_page = self.stored(1)
+            self._first_page = FirstPage(self.stored(1))
         return self._first_page
 
     def probe(self) -> bytes:
         """Return bytes 24..39 of page 1, by which SQLite decides whether its cache is valid."""
-        if self._probe is None:
-            if not self.page_count:
-                self._probe = b""
-            else:
-                self._probe = self.counter.to_bytes(4, "big") + self.first_page()[28:40]
-        return self._probe
+        if not self.page_count:
+            return b""
+        first_page = self._first_page or self.first_page()
+        return self.counter.to_bytes(4, "big") + first_page.probed
 
     def forget_resident(self) -> None:
         """Let go of mapped pages that were read; they are mapped again when they are needed."""
         forget_resident(self.view)
         self.remote.forget_resident()
 
-    def known_first_page(self) -> bytes | None:
+    def known_first_page(self) -> FirstPage | None:
         """Return page 1 if it was read already, to hand it to a snapshot of equal content."""
         return self._first_page
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from graft_vfs.errors import PageSizeError
 from graft_vfs.pages import check_page_size, lock_page
-from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.snapshot import FirstPage, Snapshot
 
 if TYPE_CHECKING:
     from graft_vfs.volume.volume import Volume
@@ -139,20 +139,14 @@ class Transaction:
         LocalStorageError, and then the volume is as before. Costs one write call, plus one sync.
         """
         snapshot, staged = self.snapshot, self.staged
-        first_page = staged.get(1)
-        former = snapshot.known_first_page()
-        if first_page is None:
-            first_page = self.read(1) or former
-        elif (
-            former is not None
-            and first_page[28:92] == former[28:92]
-            and first_page[96:] == former[96:]
-            and first_page[:24] == former[:24]
-            and 1 not in self.spilled
-        ):
-            # The counter lives in the commit record, so the page need not be written.
-            del staged[1]
-            first_page = former
+        first_page = snapshot.known_first_page()
+        written = staged.get(1) or self.read(1)
+        if written is not None:
+            if first_page is not None and 1 not in self.spilled and first_page.is_same(written):
+                # The counter lives in the commit record, so the page need not be written.
+                del staged[1]
+            else:
+                first_page = FirstPage(written)
         if self.page_count > snapshot.page_count:
             self._fill_gap()
         # SQLite counts by one; where page 1 is not what it wrote, it must not trust its cache.

@@ -17,6 +17,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from graft_vfs.errors import (
     CorruptLogError,
@@ -38,11 +39,26 @@ from graft_vfs.local.catalog import BranchRow, Catalog
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.volume.branch import Branch
-from graft_vfs.volume.snapshot import RemoteView, Snapshot
+from graft_vfs.volume.snapshot import FirstPage, RemoteView, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
 
 _WRITER_TIMEOUT_SECONDS = 10.0
 _SYNC_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
+
+
+class Pin(Protocol):
+    """Whoever reads: its snapshot, or while it is getting one its former snapshot or None."""
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The snapshot that it reads."""
+        ...
+
+
+class _Pin:
+    """The pin of a verb."""
+
+    snapshot: Snapshot | None = None
 
 
 class Volume:
@@ -70,7 +86,7 @@ class Volume:
         self.catalog = catalog
         self.writable = writable
         self.mutex = threading.RLock()
-        self.pins: set[object] = set()
+        self.pins: set[Pin] = set()
         self._remote_view = remote_view
         self._head = HeadFile(directory / "head", writable=writable)
         self.words = self._head.words
@@ -115,8 +131,12 @@ class Volume:
                     continue
                 break
             self._epoch = row.epoch
-            self._publish(self._build(branch_row, self.log))
-            self._check_end(published_end)
+            try:
+                self._publish(self._build(branch_row, self.log))
+                self._check_end(published_end)
+            except BaseException:
+                self.log.close()
+                raise
             if self.writable and not self.words[head.EPOCH]:
                 self.words[head.EPOCH] = row.epoch
 
@@ -189,6 +209,8 @@ class Volume:
             if self.pins:
                 branch.keep_history(chunk.pages)
             branch.apply(chunk.pages, chunk.images, chunk.page_size)
+        if branch.has_long_history():
+            self._forget_history(branch)
         last = chunks[-1]
         self._publish(
             Snapshot(
@@ -201,6 +223,16 @@ class Volume:
                 last.change_counter,
             )
         )
+
+    def _forget_history(self, branch: Branch) -> None:
+        """Forget superseded images that are older than every open snapshot.
+
+        Whoever is between its pin and its snapshot still shows its former one, or none.
+        """
+        snapshots = [pin.snapshot for pin in list(self.pins)]
+        if all(snapshot is not None and snapshot.branch is branch for snapshot in snapshots):
+            ends = [snapshot.end.offset for snapshot in snapshots if snapshot is not None]
+            branch.forget_history(min(ends, default=self._end))
 
     def _publish(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
@@ -227,10 +259,11 @@ class Volume:
     @contextlib.contextmanager
     def pinned(self) -> Iterator[Snapshot]:
         """Hold the newest snapshot inside the block, whatever is committed meanwhile."""
-        pin = object()
+        pin = _Pin()
         self.pins.add(pin)
         try:
-            yield self.begin()
+            pin.snapshot = self.begin()
+            yield pin.snapshot
         finally:
             self.pins.discard(pin)
 
@@ -336,13 +369,12 @@ class Volume:
             )
         try:
             words = self.words
-            if words[0] != self._end or words[1] != self._epoch:
+            writing = words[4]
+            if writing or words[0] != self._end or words[1] != self._epoch:
                 self.refresh()
             newest = self.snapshot
-            if words[4]:
+            if writing:
                 # A process died between writing a commit and publishing it: only the log knows.
-                self.refresh()
-                newest = self.snapshot
                 self._publish_words(newest.end[0])
             if newest.counter != snapshot.counter:
                 raise StaleSnapshotError(
@@ -355,7 +387,7 @@ class Volume:
             raise
 
     def commit(
-        self, transaction: Transaction, counter: int, first_page: bytes | None, durability: int
+        self, transaction: Transaction, counter: int, first_page: FirstPage | None, durability: int
     ) -> Snapshot:
         """Append the last chunk of a transaction and publish it; see Transaction.commit.
 
@@ -384,10 +416,12 @@ class Volume:
                 log.erase(begin)
                 raise
             if len(self.pins) > 1:
+                if branch.has_long_history():
+                    self._forget_history(branch)
                 branch.keep_history(pages)
                 branch.keep_history(spilled)
             elif branch.history:
-                branch.history.clear()
+                branch.clear_history()
             if spilled:
                 branch.index.update(spilled)
             branch.apply(pages, first_image, page_size)
