@@ -13,7 +13,7 @@ from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.engine import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.version import __version__
-from graft_vfs.vfs.registry import connect, register, unregister, uri
+from graft_vfs.vfs.registry import connect, enable_sqlite3, register, unregister, uri
 
 __all__ = [
     "Config",
@@ -22,6 +22,7 @@ __all__ = [
     "RemoteConfig",
     "__version__",
     "connect",
+    "enable_sqlite3",
     "register",
     "unregister",
     "uri",

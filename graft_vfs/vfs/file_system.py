@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 import apsw
 
 from graft_vfs.engine import Graft
 from graft_vfs.errors import GraftError, UsageError
+from graft_vfs.pages import is_lsn_text
 from graft_vfs.vfs import pragmas
 from graft_vfs.vfs.journal import Journal, SuperJournal
 from graft_vfs.vfs.sqlite_errors import to_sqlite
@@ -60,25 +62,31 @@ class FileSystem(apsw.VFS):
     ) -> VolumeFile | Journal | SuperJournal | apsw.VFSFile:
         """Open a volume, a journal, or a temporary file of the built-in VFS."""
         if name is not None:
-            if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
-                try:
-                    return self._open_volume(name, flags)
-                except GraftError as error:
-                    raise to_sqlite(error) from error
-            if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
-                return self._open_journal(str(name))
-            if flags[0] & apsw.SQLITE_OPEN_SUPER_JOURNAL:
-                return SuperJournal(_is_journal_of_a_volume)
-            raise apsw.CantOpenError(f"a volume has no file {str(name)!r}, such as a WAL")
+            if isinstance(name, apsw.URIFilename):
+                return self.open_named(name.filename(), flags, name.uri_parameter)
+            return self.open_named(name, flags, lambda _: None)
         return apsw.VFSFile(BUILTIN_VFS, name, flags)
 
-    def _open_volume(self, name: str | apsw.URIFilename, flags: list[int]) -> VolumeFile:
+    def open_named(
+        self, name: str, flags: list[int], uri_parameter: Callable[[str], str | None]
+    ) -> VolumeFile | Journal | SuperJournal:
+        """Open a volume or a journal; `flags` are SQLite's: asked for, and in the end given."""
+        if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            try:
+                return self._open_volume(name, flags, uri_parameter)
+            except GraftError as error:
+                raise to_sqlite(error, at_open=True) from error
+        if flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
+            return self._open_journal(name)
+        if flags[0] & apsw.SQLITE_OPEN_SUPER_JOURNAL:
+            return SuperJournal(_is_journal_of_a_volume)
+        raise apsw.CantOpenError(f"a volume has no file {name!r}, such as a WAL")
+
+    def _open_volume(
+        self, tag: str, flags: list[int], uri_parameter: Callable[[str], str | None]
+    ) -> VolumeFile:
         self.engine.check_process()
-        if isinstance(name, apsw.URIFilename):
-            tag = name.filename()
-            remote, lsn, as_of = (name.uri_parameter(key) for key in ("remote", "lsn", "as_of"))
-        else:
-            tag, remote, lsn, as_of = name, None, None, None
+        remote, lsn, as_of = (uri_parameter(key) for key in ("remote", "lsn", "as_of"))
         create = bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and self.engine.writable
         read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
         fixed = None
@@ -151,6 +159,8 @@ def _is_journal_of_a_volume(name: str) -> bool:
 
 
 def _parse_lsn(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"lsn={text} is no LSN", next_step="write a number from 1, see graft_log")
+    if not is_lsn_text(text):
+        raise UsageError(
+            f"lsn={text[:64]} is no LSN", next_step="write a number from 1, see graft_log"
+        )
     return int(text)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -11,12 +14,15 @@ import apsw
 from graft_vfs.config import Config
 from graft_vfs.engine import Graft, check_tag
 from graft_vfs.vfs.file_system import FileSystem
+from graft_vfs.vfs.sqlite3_bridge import Bridge
 from graft_vfs.vfs.volume_file import VolumeFile
 
 VFS_NAME = "graft"
-_FILE_NAME = f"{VolumeFile.__module__}.{VolumeFile.__qualname__}"
+_NAMES_OF_OURS = (f"{VolumeFile.__module__}.{VolumeFile.__qualname__}", VFS_NAME)
+"""What a file of ours is called by APSW, and by the bridge if both use one library."""
 _lock = threading.Lock()
 _registered: FileSystem | None = None
+_bridges: dict[str, Bridge] = {}
 
 
 def register(config: Config | None = None) -> Graft:
@@ -39,10 +45,39 @@ def register(config: Config | None = None) -> Graft:
         return engine
 
 
+def enable_sqlite3(module: ModuleType = sqlite3, *, make_default: bool | None = None) -> Graft:
+    """Register the VFS `graft` with the SQLite library that `sqlite3` uses; return the engine.
+
+    Then `sqlite3.connect("file:main?vfs=graft", uri=True)` opens a tag, here and in everything that
+    is built on `sqlite3`. With `make_default` (by default the configuration's) every file name is a
+    tag. `module` may be another one with sqlite3's interface. Calling it again is harmless. Raises
+    UsageError if the library cannot be reached, and what register raises.
+    """
+    engine = register()
+    with _lock:
+        bridge = _bridges.get(module.__name__)
+        if bridge is None:
+            bridge = _bridges[module.__name__] = Bridge(module, VFS_NAME, _current)
+        bridge.register(
+            make_default=engine.config.make_default if make_default is None else make_default
+        )
+    return engine
+
+
+def _current() -> FileSystem:
+    """Return what is registered now, for libraries other than APSW's."""
+    file_system = _registered
+    if file_system is None:
+        raise apsw.CantOpenError("graft_vfs was unregistered")
+    return file_system
+
+
 def unregister() -> None:
-    """Take the VFS out of APSW's SQLite and close its engine; connections must be closed before."""
+    """Take the VFS out of SQLite and close its engine; connections must be closed before."""
     global _registered  # noqa: PLW0603
     with _lock:
+        for bridge in _bridges.values():
+            bridge.unregister()
         if _registered is not None:
             _registered.unregister()
             _registered.engine.close()
@@ -84,5 +119,14 @@ def _set_up(connection: apsw.Connection) -> None:
     transaction. It changes nothing about what a crash leaves.
     """
     # `open_vfs` is what the caller named, which a URI's `vfs=` overrides.
-    if connection.vfsname("main") == _FILE_NAME:
+    if connection.vfsname("main") in _NAMES_OF_OURS:
         connection.pragma("journal_mode", "truncate")
+
+
+def _renew_lock() -> None:
+    """In the child of a fork: whoever held the lock in the parent is not here to release it."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

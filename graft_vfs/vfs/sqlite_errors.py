@@ -19,11 +19,16 @@ CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
 }
 
 
-def to_sqlite(error: errors.GraftError) -> apsw.Error:
-    """Return the APSW exception that makes SQLite report the right result code."""
+def to_sqlite(error: errors.GraftError, *, at_open: bool = False) -> apsw.Error:
+    """Return the APSW exception that makes SQLite report the right result code.
+
+    A file that cannot be opened for a reason without a code of its own gives SQLITE_CANTOPEN.
+    """
     for declared in type(error).__mro__:
         if declared in CODES:
             kind, code = CODES[declared]
+            if at_open and code == apsw.SQLITE_ERROR:
+                kind, code = apsw.CantOpenError, apsw.SQLITE_CANTOPEN
             translated: Any = kind(str(error))
             translated.result = code & 0xFF
             translated.extendedresult = code

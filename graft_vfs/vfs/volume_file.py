@@ -328,7 +328,7 @@ class VolumeFile:
     def _pragma(self, pointer: int) -> bool:
         call = apsw.VFSFcntlPragma(pointer)
         try:
-            answer = self._on_pragma(self, call.name, call.value)
+            answer = self.answer(call.name, call.value)
         except GraftError as error:
             # SQLite hands this text to every binding as the error's message.
             call.result = str(error)
@@ -337,6 +337,10 @@ class VolumeFile:
             return False
         call.result = answer
         return True
+
+    def answer(self, name: str, value: str | None) -> str | None:
+        """Return the answer to a pragma, or None for one of SQLite's own; raises GraftError."""
+        return self._on_pragma(self, name, value)
 
     def xSectorSize(self) -> int:
         """Return 4096; see the characteristics for why it hardly matters."""
