@@ -93,6 +93,7 @@ def _needed(value: str | None, what: str) -> str:
 
 
 def _refuse_read_only(file: VolumeFile) -> None:
+    file.volume.catalog.require_writable()
     if file.read_only:
         raise UsageError(
             "this connection is read-only", next_step="open the tag without lsn= and mode=ro"

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import apsw
@@ -14,8 +14,10 @@ import apsw
 from graft_vfs.config import Config
 from graft_vfs.engine import Graft, check_tag
 from graft_vfs.vfs.file_system import FileSystem
-from graft_vfs.vfs.sqlite3_bridge import Bridge
 from graft_vfs.vfs.volume_file import VolumeFile
+
+if TYPE_CHECKING:
+    from graft_vfs.vfs.sqlite3_bridge import Bridge
 
 VFS_NAME = "graft"
 _NAMES_OF_OURS = (f"{VolumeFile.__module__}.{VolumeFile.__qualname__}", VFS_NAME)
@@ -55,6 +57,9 @@ def enable_sqlite3(module: ModuleType = sqlite3, *, make_default: bool | None = 
     """
     engine = register()
     with _lock:
+        # Imported here because cffi reads C declarations, which who needs only APSW need not pay.
+        from graft_vfs.vfs.sqlite3_bridge import Bridge  # noqa: PLC0415
+
         bridge = _bridges.get(module.__name__)
         if bridge is None:
             bridge = _bridges[module.__name__] = Bridge(module, VFS_NAME, _current)
