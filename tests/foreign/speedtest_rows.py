@@ -22,6 +22,10 @@ from support.sql import BUILTIN_VFS, content, is_sound
 
 import graft_vfs
 from graft_vfs import Config
+from graft_vfs.volume import transaction
+
+_STAGED_BYTES_MAX = 1 << 18
+"""So low that the larger transactions go through the log before their commit."""
 
 
 class Rows:
@@ -50,6 +54,7 @@ def run(side: str, directory: Path, arguments: list[str]) -> dict[str, object]:
     rows = Rows()
     vfs, name = BUILTIN_VFS, str(directory / "speed.db")
     if side == "graft":
+        transaction.STAGED_BYTES_MAX = _STAGED_BYTES_MAX
         graft_vfs.register(Config(data_dir=directory / "data"))
         vfs, name = "graft", "speed"
         # The test removes its database as a file, which a tag is not.

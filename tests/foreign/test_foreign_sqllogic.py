@@ -96,6 +96,7 @@ def test_a_script_of_sqllogictest_has_its_answers_on_a_volume(volume):
         ("ORDER BY a DESC", "WHERE a > 1", 35),
         ("hashing to 47", "hashing to 047", 23),
     ],
+    ids=["values", "outcome", "label", "hash"],
 )
 def test_a_wrong_answer_is_noticed(volume, right, wrong, line):
     assert right in SCRIPT
