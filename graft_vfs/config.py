@@ -110,16 +110,26 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
     named = environment.get("GRAFT_CONFIG")
     if named:
         path = _expanded(named)
-        if not path.is_file():
+        if not _is_file(path):
             raise ConfigError(
                 f"GRAFT_CONFIG names {path}, which is no file", next_step="correct or unset it"
             )
         return path
     base = _expanded(environment.get("XDG_CONFIG_HOME") or "~/.config")
     for path in (Path("graft.toml"), base / "graft" / "graft.toml"):
-        if path.is_file():
+        if _is_file(path):
             return path
     return None
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; raises ConfigError if that cannot be told."""
+    try:
+        return path.is_file()
+    except OSError as error:  # pathlib takes some errors for an absent file, and lets these out.
+        raise ConfigError(
+            f"{str(path)[:200]}: {error.strerror}", next_step="correct the path or its permissions"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -190,15 +200,14 @@ def _path(value: Any) -> Path:
 
 def _expanded(text: str) -> Path:
     """Return a path with `~` resolved; raises ConfigError if that or the path cannot be."""
+    if "\0" in text:
+        raise ConfigError(f"{text!r} is not a path", next_step="leave the NUL out")
     try:
-        path = Path(text).expanduser()
+        return Path(text).expanduser()
     except RuntimeError as error:
         raise ConfigError(
             f"there is no home directory for {text!r}", next_step="write the path out"
         ) from error
-    if "\0" in text:
-        raise ConfigError(f"{text!r} is not a path", next_step="leave the NUL out")
-    return path
 
 
 def _size(value: Any) -> int | None:

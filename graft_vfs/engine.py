@@ -15,6 +15,7 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +34,8 @@ from graft_vfs.errors import (
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import BranchRow, Catalog
-from graft_vfs.local.files import storage_errors
+from graft_vfs.local.files import make_directories, storage_errors
+from graft_vfs.pages import is_lsn_text
 from graft_vfs.remote_log import list_refs, read_ref
 from graft_vfs.reports import (
     Audit,
@@ -63,6 +65,8 @@ _logger = logging.getLogger(__name__)
 
 TAG_CHARACTERS_MAX = 512
 _FETCH_THREADS = 16
+VOLUMES_KEPT_MAX = 32
+"""So many volumes stay open that nobody uses, because opening one costs more than a query."""
 
 
 class Graft:
@@ -82,7 +86,9 @@ class Graft:
         self.catalog = Catalog(directory / "catalog.db", writable=self.writable)
         self.store = self.config.remote.open()
         self._lock = threading.RLock()
-        self._volumes: dict[VolumeId, Volume] = {}
+        # All that are open, and those that stay open though nobody may use them.
+        self._volumes: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
+        self._kept: dict[VolumeId, Volume] = {}
         self._executor: Executor | None = None
         self._is_closed = False
         self._hydrating: list[threading.Thread] = []
@@ -116,9 +122,10 @@ class Graft:
         for thread in self._hydrating:
             thread.join()
         with self._lock:
-            for volume in self._volumes.values():
+            for volume in list(self._volumes.values()):
                 volume.close()
             self._volumes.clear()
+            self._kept.clear()
             self.logs.close()
             self.catalog.close()
             self.store.close()
@@ -148,7 +155,23 @@ class Graft:
                 )
                 self._volumes[volume_id] = volume
                 self._hydrate_in_background(volume)
+            self._keep(volume)
             return volume
+
+    def _keep(self, volume: Volume) -> None:
+        """Keep a volume open, and let go of others that nobody uses, the longest unused first.
+
+        A volume is closed by its last reference going, and so never under somebody's hands.
+        """
+        self._kept.pop(volume.id, None)
+        self._kept[volume.id] = volume
+        excess = max(0, len(self._kept) - VOLUMES_KEPT_MAX)
+        for volume_id in list(self._kept)[:excess]:
+            self._kept[volume_id].sync()
+            del self._kept[volume_id]
+            used = self._volumes.get(volume_id)
+            if used is not None:
+                self._kept[volume_id] = used
 
     def _hydrate_in_background(self, volume: Volume) -> None:
         view = volume.snapshot.remote
@@ -164,7 +187,7 @@ class Graft:
                     _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
 
         thread = threading.Thread(target=hydrate, name="graft-hydrate", daemon=True)
-        self._hydrating.append(thread)
+        self._hydrating = [*filter(threading.Thread.is_alive, self._hydrating), thread]
         thread.start()
 
     def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
@@ -191,6 +214,7 @@ class Graft:
         volume: VolumeId | None = None,
         branch: LogId | None = None,
     ) -> VolumeId:
+        self.catalog.require_writable()
         return cloning.make_volume(
             self.catalog,
             self._volumes_directory,
@@ -437,8 +461,10 @@ class Graft:
 
     def _parse_commit(self, spec: str, volume: Volume | None) -> tuple[LogId, int]:
         log_text, _, lsn_text = spec.rpartition(":")
-        if not lsn_text.isascii() or not lsn_text.isdigit():
-            raise UsageError(f"{spec!r} names no commit", next_step="write it as LSN or log:LSN")
+        if not is_lsn_text(lsn_text):
+            raise UsageError(
+                f"{spec[:64]!r} names no commit", next_step="write it as LSN or log:LSN"
+            )
         if log_text:
             return LogId.parse(log_text), int(lsn_text)
         if volume is None:
@@ -538,10 +564,19 @@ class Graft:
         try:
             yield
         except GraftError as error:
-            self.catalog.note_sync_error(volume.id, error)
+            self._note_sync_error(volume, error)
             raise
         if self.catalog.volume(volume.id).last_error is not None:
-            self.catalog.note_sync_error(volume.id, None)
+            self._note_sync_error(volume, None)
+
+    def _note_sync_error(self, volume: Volume, error: GraftError | None) -> None:
+        """Note how a sync ended; on a full disk the end counts, and not that it was not noted."""
+        if not self.writable:
+            return
+        try:
+            self.catalog.note_sync_error(volume.id, error)
+        except GraftError as failure:
+            _logger.warning("how the sync of volume %s ended is not noted: %s", volume.id, failure)
 
     def fetch(self, tag: str, volume: Volume | None = None) -> Fetched:
         """Learn what the remote log has; moves nothing. One request if nothing is new."""
@@ -669,7 +704,7 @@ def _make_directory(path: Path) -> bool:
     """Make the data directory; False if it is there and cannot be written."""
     try:
         with storage_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            make_directories(path)
     except GraftError:
         if not path.is_dir():
             raise

@@ -35,6 +35,8 @@ Messages say what happened; `next_step` says what to do; neither ever carries a 
 
 from __future__ import annotations
 
+_RESTORE_OBJECT = "try again; if it stays, restore the object from a replica or a backup"
+
 
 class GraftError(Exception):
     """Root of all declared errors. `str()` gives the cause, then the next step."""
@@ -142,6 +144,9 @@ class DamageError(GraftError):
 
 class CorruptObjectError(DamageError):
     """A remote object is foreign, damaged, truncated or oversized."""
+
+    def __init__(self, message: str, *, next_step: str = _RESTORE_OBJECT) -> None:
+        super().__init__(message, next_step=next_step)
 
 
 class CorruptLogError(DamageError):

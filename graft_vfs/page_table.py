@@ -5,8 +5,9 @@ in consecutive slots, found by bisection, and a small dictionary of pages change
 look-up independent of the number of commits, and the memory independent of the number of pages as
 long as they were written in order.
 
-A location is one integer: source number << 32 | slot, where sources are numbered per table family
-(a table and those that `advance` made from it).
+A location is one integer: source number << 32 | slot. A source all of whose pages were written anew
+is forgotten, now and then, when so many have come that the others are few: the memory does not grow
+with the log either. The sources that stay get new numbers then.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pyroaring import BitMap
 SLOT_BITS = 32
 _SLOT_MASK = (1 << SLOT_BITS) - 1
 _RECENT_MAX = 16_384
+_SOURCES_MIN = 64
 
 Source = TypeVar("Source")
 Run = tuple[int, int, int]
@@ -31,7 +33,7 @@ Run = tuple[int, int, int]
 class PageTable(Generic[Source]):
     """The table as of one commit. Immutable, so any thread may read it."""
 
-    __slots__ = ("_ends", "_firsts", "_locations", "_recent", "_sources")
+    __slots__ = ("_ends", "_firsts", "_locations", "_recent", "_sources", "_sources_max")
 
     def __init__(self) -> None:
         """Make the table of an empty log."""
@@ -40,6 +42,7 @@ class PageTable(Generic[Source]):
         self._locations = array("Q")
         self._recent: dict[int, int] = {}
         self._sources: list[Source] = []
+        self._sources_max = _SOURCES_MIN
 
     def find(self, page: int) -> tuple[Source, int] | None:
         """Return (source, slot) of the newest image of `page`, or None if it has none."""
@@ -57,6 +60,7 @@ class PageTable(Generic[Source]):
         table._firsts, table._ends, table._locations = self._firsts, self._ends, self._locations
         table._recent = dict(self._recent)
         table._sources = list(self._sources)
+        table._sources_max = self._sources_max
         for source, pages in commits:
             first_location = len(table._sources) << SLOT_BITS
             table._sources.append(source)
@@ -66,15 +70,28 @@ class PageTable(Generic[Source]):
                 )
             else:
                 table._settle_recent()
-                table._overlay(list(_runs_of_pages(pages, first_location)))
+                table._overlay(_runs_of_pages(pages, first_location))
+            if len(table._sources) > table._sources_max:
+                table._forget_superseded()
         return table
+
+    def _forget_superseded(self) -> None:
+        """Forget sources without a live page; the next time when there are twice as many again."""
+        kept = sorted({at >> SLOT_BITS for at in (*self._locations, *self._recent.values())})
+        # What to add to a location, so that it names the same source by its new number.
+        moves = {old: (new - old) << SLOT_BITS for new, old in enumerate(kept)}
+        # The arrays are those of older tables, too, and stay as they are.
+        self._locations = array("Q", (at + moves[at >> SLOT_BITS] for at in self._locations))
+        self._recent = {page: at + moves[at >> SLOT_BITS] for page, at in self._recent.items()}
+        self._sources = [self._sources[number] for number in kept]
+        self._sources_max = max(_SOURCES_MIN, 2 * len(kept))
 
     def _settle_recent(self) -> None:
         if self._recent:
-            self._overlay(list(_runs_of_locations(sorted(self._recent.items()))))
+            self._overlay(_runs_of_locations(sorted(self._recent.items())))
             self._recent = {}
 
-    def _overlay(self, newer: list[Run]) -> None:
+    def _overlay(self, newer: Iterable[Run]) -> None:
         firsts, ends, locations = array("I"), array("I"), array("Q")
         older = zip(self._firsts, self._ends, self._locations, strict=True)
         for first, end, location in _overlaid(older, newer):
@@ -85,7 +102,7 @@ class PageTable(Generic[Source]):
 
     def runs(self) -> Iterator[tuple[int, int, Source, int]]:
         """Yield (first page, page behind the last, source, slot of the first), ascending."""
-        recent = list(_runs_of_locations(sorted(self._recent.items())))
+        recent = _runs_of_locations(sorted(self._recent.items()))
         older = zip(self._firsts, self._ends, self._locations, strict=True)
         for first, end, location in _overlaid(older, recent):
             yield first, end, self._sources[location >> SLOT_BITS], location & _SLOT_MASK
@@ -99,13 +116,12 @@ def _runs_of_pages(pages: BitMap, location: int) -> Iterator[Run]:
     if pages.max() - first + 1 == len(pages):
         yield first, first + len(pages), location
         return
-    ordered = pages.to_array()
     begin = 0
-    for number, (before, page) in enumerate(pairwise(ordered), 1):
+    for slot, (before, page) in enumerate(pairwise(pages), 1):
         if page != before + 1:
-            yield ordered[begin], before + 1, location + begin
-            begin = number
-    yield ordered[begin], ordered[-1] + 1, location + begin
+            yield first, before + 1, location + begin
+            first, begin = page, slot
+    yield first, pages.max() + 1, location + begin
 
 
 def _runs_of_locations(items: list[tuple[int, int]]) -> Iterator[Run]:
@@ -122,19 +138,24 @@ def _runs_of_locations(items: list[tuple[int, int]]) -> Iterator[Run]:
         yield run
 
 
-def _overlaid(older: Iterable[Run], newer: list[Run]) -> Iterator[Run]:
-    """Merge two ascending lists of disjoint runs; where both have a page, the newer wins."""
-    position, covered = 0, 0
+def _overlaid(older: Iterable[Run], newer: Iterable[Run]) -> Iterator[Run]:
+    """Merge ascending, disjoint runs of two tables; where both have a page, the newer wins.
+
+    One run of each is in memory: a commit of scattered pages has as many runs as pages.
+    """
+    waiting, covered = iter(newer), 0
+    over = next(waiting, None)
     for first, end, location in older:
         begin = max(first, covered)
-        while position < len(newer) and newer[position][0] < end:
-            over = newer[position]
-            position += 1
+        while over is not None and over[0] < end:
             if begin < over[0]:
                 yield begin, over[0], location + begin - first
             yield over
             covered = over[1]
             begin = max(begin, covered)
+            over = next(waiting, None)
         if begin < end:
             yield begin, end, location + begin - first
-    yield from newer[position:]
+    if over is not None:
+        yield over
+        yield from waiting

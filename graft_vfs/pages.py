@@ -21,6 +21,12 @@ RemoteLsn = NewType("RemoteLsn", int)
 """A sequence number of a remote log: 1-based, no gaps. 0 stands for the empty log."""
 
 LSN_MAX = 0xFFFF_FFFF_FFFF_FFFE
+_LSN_DIGITS_MAX = len(str(LSN_MAX))
+
+
+def is_lsn_text(text: str) -> bool:
+    """Tell whether a person wrote a number that int() reads and that is not too long for an LSN."""
+    return text.isascii() and text.isdigit() and len(text) <= _LSN_DIGITS_MAX
 
 
 def check_page_size(size: int) -> int:

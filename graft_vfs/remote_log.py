@@ -317,13 +317,14 @@ def _in_parallel(
     read: Callable[[int], CommitRecord | None], lsns: range
 ) -> Iterator[tuple[int, CommitRecord | None]]:
     """Yield (LSN, what `read` returns for it) in order, with a bounded number in flight."""
-    if len(lsns) <= 1:
+    # len() knows no number as large as the newest LSN that a hostile listing can show.
+    workers = len(lsns[:READ_WORKERS])
+    if workers <= 1:
         for lsn in lsns:
             yield lsn, read(lsn)
         return
     pending: deque[tuple[int, Future[CommitRecord | None]]] = deque()
     waiting = iter(lsns)
-    workers = min(READ_WORKERS, len(lsns))
     with ThreadPoolExecutor(workers, thread_name_prefix="graft-read") as executor:
         try:
             for lsn in islice(waiting, 2 * workers):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from format.commit_samples import LOG, commit
 
-from graft_vfs.claim import Action, ClaimResult, Event, claim, next_step
+from graft_vfs.claim import _EVENTS, Action, ClaimResult, Event, claim, next_step
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     StoreDeniedError,
@@ -69,6 +69,10 @@ def test_without_attempts_the_outcome_is_unknown(event: Event) -> None:
 def test_every_event_has_a_step() -> None:
     for event, left in itertools.product(Event, (0, 1, 9)):
         assert next_step(event, attempts_left=left) in Action
+
+
+def test_every_answer_of_a_store_is_an_event() -> None:
+    assert set(_EVENTS) == set(PutOutcome)
 
 
 def test_won_and_lost_need_a_proof() -> None:

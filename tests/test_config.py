@@ -144,6 +144,20 @@ def test_a_named_file_that_is_missing_is_an_error(name) -> None:
         Config.load({"GRAFT_CONFIG": name})
 
 
+@pytest.mark.parametrize("variable", ["GRAFT_CONFIG", "XDG_CONFIG_HOME"])
+def test_a_path_that_cannot_even_be_looked_at_is_an_error(variable) -> None:
+    with pytest.raises(ConfigError, match="too long; correct the path"):
+        Config.load({variable: "x" * 5000})
+
+
+@pytest.mark.parametrize("text", ["a\0b", "~\0"])
+def test_a_path_with_a_nul_is_an_error_wherever_it_is_used(text) -> None:
+    with pytest.raises(ConfigError, match="leave the NUL out"):
+        Config.load({"GRAFT_CONFIG": text})
+    with pytest.raises(ConfigError, match="leave the NUL out"):
+        RemoteConfig(type="fs", root=text).open()
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from graft_vfs.errors import PageSizeError
-from graft_vfs.pages import LSN_MAX, PAGE_COUNT_MAX, PAGE_SIZES, check_page_size, lock_page
+from graft_vfs.pages import (
+    LSN_MAX,
+    PAGE_COUNT_MAX,
+    PAGE_SIZES,
+    check_page_size,
+    is_lsn_text,
+    lock_page,
+)
 
 
 @pytest.mark.parametrize("size", PAGE_SIZES)
@@ -37,3 +44,13 @@ def test_the_lock_page_of_4_kib_pages_is_the_one_sqlite_documents() -> None:
 def test_limits_leave_room_for_their_complements() -> None:
     assert PAGE_COUNT_MAX == 2**32 - 2
     assert LSN_MAX == 2**64 - 2
+
+
+@pytest.mark.parametrize("text", ["0", "1", "007", str(LSN_MAX)])
+def test_digits_of_an_lsns_length_are_read_as_one(text: str) -> None:
+    assert is_lsn_text(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "²", "\u0661", "9" * 21, "9" * 5000])
+def test_what_int_cannot_read_as_an_lsn_is_told_apart(text: str) -> None:
+    assert not is_lsn_text(text)

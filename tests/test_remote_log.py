@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,
+    DamageError,
     FutureVersionError,
     InvalidTagError,
     ObjectMissingError,
@@ -551,3 +552,20 @@ def test_a_segment_may_be_written_from_views() -> None:
     log = RemoteLog(store, LOG)
     log.write_segment(SEGMENT, iter([memoryview(b"one"), bytearray(b"two")]))
     assert store.get_range(segment_key(SEGMENT), 32, 99) == b"onetwo"
+
+
+def test_a_flipped_bit_in_a_ref_gives_another_log_or_an_error_that_says_what_to_do() -> None:
+    store = MemoryStore()
+    create_ref(store, "main", LOG)
+    content = store.get(ref_key("main"))
+    errors: list[DamageError] = []
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        store.put(ref_key("main"), [damaged])
+        try:
+            assert read_ref(store, "main") != LOG
+        except DamageError as error:
+            errors.append(error)
+    assert len(errors) > 4 * len(content)
+    assert [error for error in errors if not error.next_step] == []

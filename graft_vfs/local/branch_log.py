@@ -164,8 +164,9 @@ class BranchLog:
             self._file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             self.start = self._read_header()
-            self._maps_writes = writable and mapped_writes_are_safe(path)
-            self._capacity = os.fstat(self._file).st_size
+            with storage_errors(path):
+                self._maps_writes = writable and mapped_writes_are_safe(path)
+                self._capacity = os.fstat(self._file).st_size
             self._zeroed = 0
             self._proved_bytes = 0
             self.durable = 0  # What is below this offset was synced by this process.
@@ -381,6 +382,27 @@ class BranchLog:
                     self.durable = after
         # A named tuple's own constructor costs three times as much, at each commit.
         return first_image, tuple.__new__(Position, (after, checksum))
+
+    def copy_from(self, other: BranchLog, position: Position, lsn: int) -> Position:
+        """Append what stands behind `position` in another log, and be durable with it.
+
+        Returns the position in the other log behind what was copied. That is its last transaction,
+        or the one before damaged images. What was copied gets the present time.
+        """
+        end = self.start
+        for chunks in other.transactions(position, lsn):
+            if not all(other.images_are_sound(chunk) for chunk in chunks):
+                break
+            for chunk in chunks:
+                first, size = chunk.images, chunk.page_size
+                images = [
+                    bytes(other.view[at : at + size]) for at in range(first, chunk.after[0], size)
+                ]
+                commit = (chunk.page_count, chunk.change_counter) if chunk.commits else None
+                _, end = self.append(end, chunk.lsn, chunk.pages, images, size, commit)
+            position = chunks[-1].after
+        self.sync(end.offset)
+        return position
 
     def _make_room(self, offset: int, needed: int) -> None:
         """Extend the file and its mapping to `needed` bytes, and zero space for small chunks.

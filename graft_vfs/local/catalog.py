@@ -8,17 +8,24 @@ Invariants:
  1. A branch row's base never changes.
  2. A volume's current branch and epoch change together, in one transaction.
  3. A pending push is written before its claim is sent and deleted with the settling of that LSN.
+ 4. A row that is handed out has values that its readers can use: whatever the file holds, an id is
+    one, a number is in its range, and the name of a log file is no path. All else is damage.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import reprlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import quote
 
 import apsw
 
@@ -28,15 +35,32 @@ from graft_vfs.errors import (
     CorruptCatalogError,
     FutureVersionError,
     GraftError,
+    InvalidIdError,
     LocalStorageError,
     NotFoundError,
+    ReadOnlyError,
+    UsageError,
 )
-from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.branch_log import Position
+from graft_vfs.ids import Id, LogId, VolumeId
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES, Position
+from graft_vfs.local.files import storage_errors
 
 _APPLICATION_ID = 0x67726674
 _SCHEMA_VERSION = 1
 _BUSY_TIMEOUT_MS = 10_000
+_DAMAGE_ERRORS = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError)
+_HASH_BYTES = 32
+_INTEGER_MAX = (1 << 63) - 1
+"""SQLite knows no larger integers, so no larger LSN is ever known here."""
+_U32_MAX = 0xFFFF_FFFF
+_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+_TIME_MS_MAX = 253_402_300_799_999  # The end of the year 9999.
+_LOG_FILE = re.compile(r"[0-9]{4,9}\.log", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
+_DAMAGE_STEP = (
+    "move it away, then clone each volume again by its ref; commits that were not pushed stay in "
+    "the branch logs under volumes/"
+)
 
 _SCHEMA = """
 CREATE TABLE volumes(
@@ -119,6 +143,15 @@ class PendingPush:
     through: Position
 
 
+class _State(NamedTuple):
+    """What changes of a file, or beside it, when its content does."""
+
+    inode: int
+    size_bytes: int
+    modified_ns: int
+    wal_bytes: int
+
+
 class Catalog:
     """The catalog of one data directory.
 
@@ -130,24 +163,96 @@ class Catalog:
         self.path = path
         self._lock = threading.RLock()
         self._writable = writable
-        flags = apsw.SQLITE_OPEN_READONLY
-        if writable:
-            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        self._is_closed = False
+        self._open_connection: apsw.Connection | None = None
+        self._at_rest: _State | None = None
+        _catalogs.add(self)
         with self._errors():
-            # Naming the built-in VFS keeps the catalog out of ours when that is the default.
-            self._connection = apsw.Connection(str(path), flags=flags, vfs=_builtin_vfs())
             try:
-                self._prepare()
+                self._prepare(self._connection)
             except BaseException:
-                self._connection.close()
+                self._disconnect()
                 raise
 
-    def _prepare(self) -> None:
-        connection = self._connection
+    @property
+    def _connection(self) -> apsw.Connection:
+        """The connection, opened anew after a fork; the caller holds the lock."""
+        if self._open_connection is None:
+            if self._is_closed:
+                raise UsageError("the catalog was closed", next_step="open the engine again")
+            self._open_connection = self._connect()
+        return self._open_connection
+
+    def _connect(self) -> apsw.Connection:
+        if not self._writable:
+            return self._connect_read_only()
+        connection = self._opened(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        connection.pragma("synchronous", "full")
+        return connection
+
+    def _opened(self, flags: int, parameters: str = "") -> apsw.Connection:
+        # Naming the built-in VFS keeps the catalog out of ours when that is the default.
+        name = f"file:{quote(str(self.path))}{parameters}"
+        connection = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI, vfs=_builtin_vfs())
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        return connection
+
+    def _connect_read_only(self) -> apsw.Connection:
+        """Open a file that cannot be written, also if nobody has it open.
+
+        SQLite reads a database in WAL mode only with the files beside it, which it cannot make
+        here. Without a WAL all is in the file itself, which is read then as long as it stays so.
+        """
+        self._at_rest = None
+        connection = self._opened(apsw.SQLITE_OPEN_READONLY)
+        try:
+            connection.pragma("user_version")
+        except apsw.CantOpenError:
+            connection.close()
+            self._at_rest = self._state()
+            if self._at_rest.wal_bytes:
+                raise
+            return self._opened(apsw.SQLITE_OPEN_READONLY, "?immutable=1")
+        return connection
+
+    def _state(self) -> _State:
+        """Return by what a change of a file that is read without locks is noticed."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        with storage_errors(self.path):
+            file = self.path.stat()
+            wal_bytes = wal.stat().st_size if wal.exists() else 0
+        return _State(file.st_ino, file.st_size, file.st_mtime_ns, wal_bytes)
+
+    def _forget_changed(self) -> bool:
+        """Close a file that was read without locks if somebody has written to it."""
+        has_changed = self._at_rest is not None and self._at_rest != self._state()
+        if has_changed:
+            self._disconnect()
+        return has_changed
+
+    def _disconnect(self) -> None:
+        connection, self._open_connection = self._open_connection, None
+        if connection is not None:
+            connection.close()
+
+    def before_fork(self) -> None:
+        """Close the file and hold the lock, until `after_fork`.
+
+        SQLite knows the files that a process has open by their inode and locks each once a process.
+        A child would inherit that knowledge without the locks: its parent's last close would remove
+        the WAL under it, and what it wrote there would be lost.
+        """
+        self._lock.acquire()
+        _held.catalogs.append(self)
+        self._disconnect()
+
+    def after_fork(self) -> None:
+        """Let parent and child go on, each of which opens the file when it needs it."""
+        self._lock.release()
+
+    def _prepare(self, connection: apsw.Connection) -> None:
         if self._writable:
             connection.pragma("journal_mode", "wal")
-            connection.pragma("synchronous", "full")
         version = connection.pragma("user_version")
         if version > _SCHEMA_VERSION:
             raise FutureVersionError(
@@ -166,18 +271,31 @@ class Catalog:
                 next_step="set data_dir to another directory",
             )
 
+    def require_writable(self) -> None:
+        """Raise ReadOnlyError if the data directory cannot be written."""
+        if not self._writable:
+            raise ReadOnlyError(
+                f"the data directory {self.path.parent} is read-only",
+                next_step="do this where it can be written, or set data_dir to a copy of it",
+            )
+
     # Plumbing ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             with self._lock:
+                self._forget_changed()
                 yield
-        except (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError) as error:
+                if self._forget_changed():
+                    raise BusyError(
+                        f"another process is writing to the catalog {self.path}",
+                        next_step="try again",
+                    )
+        except (*_DAMAGE_ERRORS, UnicodeDecodeError) as error:  # The last is of a text's bytes.
             raise CorruptCatalogError(
                 f"the catalog {self.path} is damaged: {error}",
-                next_step="move it away, then clone each volume again by its ref; commits that "
-                "were not pushed stay in the branch logs under volumes/",
+                next_step=_DAMAGE_STEP,
             ) from error
         except apsw.BusyError as error:
             raise BusyError(
@@ -191,13 +309,17 @@ class Catalog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        self.require_writable()
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            connection.execute("COMMIT")
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # On a full disk SQLite has rolled back already.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
 
     def _rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
         with self._errors():
@@ -212,21 +334,22 @@ class Catalog:
     def close(self) -> None:
         """Close the database."""
         with self._lock:
-            self._connection.close()
+            self._is_closed = True
+            self._disconnect()
 
     # Tags -------------------------------------------------------------------------------------
 
     def tags(self) -> list[tuple[str, VolumeId]]:
         """Return all tags in order of their text."""
         return [
-            (tag, VolumeId(volume))
+            (_text(tag), _id(VolumeId, volume))
             for tag, volume in self._rows("SELECT tag, volume FROM tags ORDER BY tag")
         ]
 
     def tag_volume(self, tag: str) -> VolumeId | None:
         """Return the volume that a tag names now."""
         rows = self._rows("SELECT volume FROM tags WHERE tag = ?", tag)
-        return VolumeId(rows[0][0]) if rows else None
+        return _id(VolumeId, rows[0][0]) if rows else None
 
     def set_tag(self, tag: str, volume: VolumeId) -> None:
         """Point a tag at a volume, whatever it named before."""
@@ -254,7 +377,7 @@ class Catalog:
     def volume_with_branch(self, branch: LogId) -> VolumeId | None:
         """Return the volume that has a branch of this id."""
         rows = self._rows("SELECT volume FROM branches WHERE id = ?", branch.raw)
-        return VolumeId(rows[0][0]) if rows else None
+        return _id(VolumeId, rows[0][0]) if rows else None
 
     def add_volume(
         self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replace_tag: bool = False
@@ -268,7 +391,7 @@ class Catalog:
             if tag is not None and not replace_tag:
                 found = self._rows("SELECT volume FROM tags WHERE tag = ?", tag)
                 if found:
-                    return VolumeId(found[0][0])
+                    return _id(VolumeId, found[0][0])
             taken = self._connection.execute(
                 "SELECT 1 FROM volumes WHERE id = ?1 UNION SELECT 1 FROM branches WHERE id = ?2",
                 (row.id.raw, branch.id.raw),
@@ -343,7 +466,7 @@ class Catalog:
         synced: tuple[int, int] | None,
         settled_push: bool = False,
     ) -> bool:
-        """Make `branch` current if `expected` still is; all or nothing, durable on return.
+        """Make `branch` current if `expected` still is, whose row goes; all or nothing, durable.
 
         `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push` the
         pending push goes in the same transaction.
@@ -355,6 +478,8 @@ class Catalog:
             ).fetchall()
             if not found or found[0][0] != expected.raw:
                 return False
+            # All commits of the former branch are on the remote or on this one.
+            self._connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
             self._insert_branch(branch)
             self._connection.execute(
                 "UPDATE volumes SET branch = ?, epoch = ?, attached = 1 WHERE id = ?",
@@ -392,7 +517,11 @@ class Catalog:
         rows = self._rows(
             "SELECT lsn, hash FROM commits WHERE log = ? ORDER BY lsn DESC LIMIT 1", log.raw
         )
-        return (rows[0][0], rows[0][1]) if rows else (0, bytes(32))
+        return (
+            (_number(rows[0][0]), _bytes(rows[0][1], _HASH_BYTES))
+            if rows
+            else (0, bytes(_HASH_BYTES))
+        )
 
     def commits(self, log: LogId, first: int, last: int) -> list[CommitRow]:
         """Return the known commits with LSN first..last, both inclusive, ascending."""
@@ -400,10 +529,13 @@ class Catalog:
             "SELECT lsn, hash, header FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
             "ORDER BY lsn",
             log.raw,
-            first,
-            last,
+            min(first, _INTEGER_MAX),
+            min(last, _INTEGER_MAX),
         )
-        return [CommitRow(*row) for row in rows]
+        return [
+            CommitRow(_number(lsn, first), _bytes(digest, _HASH_BYTES), _bytes(header))
+            for lsn, digest, header in rows
+        ]
 
     # Pushes -----------------------------------------------------------------------------------
 
@@ -440,7 +572,14 @@ class Catalog:
             return None
         _, log, lsn, digest, data, through, counter, offset, checksum = rows[0]
         return PendingPush(
-            volume, LogId(log), lsn, digest, data, through, counter, Position(offset, int(checksum))
+            volume=volume,
+            log=_id(LogId, log),
+            lsn=_number(lsn, 1),
+            hash=_bytes(digest, _HASH_BYTES),
+            data=_bytes(data),
+            through_lsn=_number(through),
+            counter=_number(counter, last=_U32_MAX),
+            through=_position(offset, checksum),
         )
 
     def delete_pending_push(self, push: PendingPush) -> None:
@@ -464,6 +603,33 @@ class Catalog:
         self._write(("INSERT OR REPLACE INTO probed_stores VALUES(?, ?)", (store, now)))
 
 
+# Forking --------------------------------------------------------------------------------------
+
+
+class _Held(threading.local):
+    """The catalogs that a thread holds while it forks."""
+
+    def __init__(self) -> None:
+        self.catalogs: list[Catalog] = []
+
+
+_catalogs: weakref.WeakSet[Catalog] = weakref.WeakSet()
+_held = _Held()
+
+
+def _before_fork() -> None:
+    for catalog in list(_catalogs):
+        catalog.before_fork()
+
+
+def _after_fork() -> None:
+    while _held.catalogs:
+        _held.catalogs.pop().after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
 def _builtin_vfs() -> str:
     """Return the name of SQLite's own VFS for this platform."""
     return "unix"
@@ -473,21 +639,84 @@ def _marks(count: int) -> str:
     return ", ".join("?" * count)
 
 
+# Reading rows ---------------------------------------------------------------------------------
+
+_AnyId = TypeVar("_AnyId", bound=Id)
+
+
 def _volume_row(row: Sequence[Any]) -> VolumeRow:
-    volume, created, remote, attached, branch, *rest = row
-    return VolumeRow(VolumeId(volume), created, LogId(remote), bool(attached), LogId(branch), *rest)
+    volume, created, remote, attached, branch, epoch, local, lsn, synced, last_error = row
+    return VolumeRow(
+        id=_id(VolumeId, volume),
+        created_ms=_number(created, last=_TIME_MS_MAX),
+        remote=_id(LogId, remote),
+        attached=bool(_number(attached, last=1)),
+        branch=_id(LogId, branch),
+        epoch=_number(epoch),
+        synced_local=None if local is None else _number(local),
+        synced_remote=None if lsn is None else _number(lsn),
+        synced_ms=None if synced is None else _number(synced, last=_TIME_MS_MAX),
+        last_error=None if last_error is None else _text(last_error),
+    )
 
 
 def _branch_row(row: Sequence[Any]) -> BranchRow:
     branch, volume, log, base, counter, first, file, offset, checksum, created = row
     return BranchRow(
-        LogId(branch),
-        VolumeId(volume),
-        LogId(log),
-        base,
-        counter,
-        first,
-        file,
-        Position(offset, int(checksum)),
-        created,
+        id=_id(LogId, branch),
+        volume=_id(VolumeId, volume),
+        log=_id(LogId, log),
+        base=_number(base),
+        counter=_number(counter, last=_U32_MAX),
+        first_lsn=_number(first, 1),
+        file=_log_file(file),
+        start=_position(offset, checksum),
+        created_ms=_number(created, last=_TIME_MS_MAX),
     )
+
+
+def _impossible(value: object, wanted: str) -> CorruptCatalogError:
+    return CorruptCatalogError(
+        f"the catalog holds {reprlib.repr(value)} where {wanted} must be", next_step=_DAMAGE_STEP
+    )
+
+
+def _id(kind: type[_AnyId], value: object) -> _AnyId:
+    try:
+        if isinstance(value, bytes):
+            return kind(value)
+    except InvalidIdError as error:
+        raise _impossible(value, f"a {kind.KIND} id") from error
+    raise _impossible(value, f"a {kind.KIND} id")
+
+
+def _number(value: object, first: int = 0, last: int = _INTEGER_MAX) -> int:
+    if not isinstance(value, int) or not first <= value <= last:
+        raise _impossible(value, f"a number from {first} to {last}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _impossible(value, "a text")
+    return value
+
+
+def _bytes(value: object, length: int | None = None) -> bytes:
+    if not isinstance(value, bytes) or (length is not None and len(value) != length):
+        raise _impossible(value, "bytes" if length is None else f"{length} bytes")
+    return value
+
+
+def _log_file(value: object) -> str:
+    if not isinstance(value, str) or _LOG_FILE.fullmatch(value) is None:
+        raise _impossible(value, "the name of a log file")
+    return value
+
+
+def _position(offset: object, checksum: object) -> Position:
+    # A checksum is a text because SQLite has no unsigned 64-bit integers.
+    is_sound = isinstance(checksum, str) and _DIGITS.fullmatch(checksum) is not None
+    if not is_sound or int(cast("str", checksum)) > _U64_MAX:
+        raise _impossible(checksum, "a checksum")
+    return Position(_number(offset, LOG_HEADER_BYTES), int(cast("str", checksum)))

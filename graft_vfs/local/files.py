@@ -19,7 +19,7 @@ _NEXT_STEPS = {
     errno.ENOSPC: "free some disk space and try again; nothing that was committed is lost",
     errno.EDQUOT: "raise the disk quota and try again; nothing that was committed is lost",
     errno.EFBIG: "raise the file size limit (ulimit -f) and try again",
-    errno.EROFS: "the data directory is on a read-only file system; open with mode=ro, or move it",
+    errno.EROFS: "the file system is read-only; choose a place that can be written",
     errno.EACCES: "check the owner and the permissions of the data directory",
     errno.EPERM: "check the owner and the permissions of the data directory",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
@@ -85,6 +85,14 @@ def fsync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_directories(path: Path) -> None:
+    """Make a directory and what leads to it, if absent; the names that this made are durable."""
+    absent = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for each in reversed(absent):
+        fsync_directory(each.parent)
 
 
 def data_sync(descriptor: int) -> None:

@@ -8,7 +8,8 @@
 
 A transaction begins with reading the first two words. If they are what the process knows, nothing
 has happened. If not, the log's tail and the catalog say what did: the words are a hint, never the
-truth. They are not durable, and a missing or short file is made anew. In one boot of the machine
+truth. They are not durable, and a missing or short file is made anew, but not while other processes
+have the old one mapped: they would not see the new one. In one boot of the machine
 written pages outlive any process, so an end beyond what the log holds is a sign of damage then;
 after a power cut it only says that unsynced transactions were lost.
 
@@ -19,16 +20,19 @@ each transaction, so a crash between the two steps costs time and never a wrong 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import mmap
 import os
 import secrets
+import time
+import weakref
 from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
-from graft_vfs.errors import FutureVersionError
-from graft_vfs.local.files import storage_errors
+from graft_vfs.errors import BusyError, FutureVersionError
+from graft_vfs.local.files import storage_errors, write_fully
 
 END = 0
 EPOCH = 1
@@ -38,25 +42,23 @@ WRITING = 4
 _VERSION = 1
 _MAGIC_BASE = 0x4752_4146_5448_0000
 _HEAD_BYTES = 64
+_JOIN_SECONDS = 1.0
+_POLL_SECONDS = 0.002
 
 
 class HeadFile:
     """The mapped head of one volume; owned by the volume, used by every thread."""
 
     def __init__(self, path: Path, *, writable: bool = True) -> None:
-        """Map the file, making it if absent; raises FutureVersionError, LocalStorageError."""
-        access = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+        """Map the file, making it if absent.
+
+        Raises FutureVersionError, LocalStorageError; BusyError if the file is gone while another
+        process, which would not notice a new one, has the volume open.
+        """
         with storage_errors(path):
-            descriptor = os.open(path, access | os.O_CLOEXEC, 0o666)
-            try:
-                if writable and os.fstat(descriptor).st_size < _HEAD_BYTES:
-                    os.ftruncate(descriptor, _HEAD_BYTES)
-                mode = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                mapped = mmap.mmap(descriptor, _HEAD_BYTES, access=mode)
-            except ValueError as error:
-                raise OSError(0, f"the head file is too short: {error}") from error
-            finally:
-                os.close(descriptor)
+            if writable:
+                _join(self, path)
+            mapped = _mapped(path, writable=writable)
         self.words = memoryview(mapped).cast("Q")
         found = self.words[_MAGIC]
         if found != _MAGIC_BASE + _VERSION:
@@ -67,6 +69,46 @@ class HeadFile:
                 )
             if writable:
                 self.words[_MAGIC] = _MAGIC_BASE + _VERSION
+
+
+def _join(owner: HeadFile, path: Path) -> None:
+    """Hold the volume's directory shared while `owner` lives, and alone while making the file."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    weakref.finalize(owner, os.close, directory)
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while not path.exists():
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Whoever holds it may be making the file just now.
+            if time.monotonic() >= deadline:
+                raise BusyError(
+                    f"the file {path} is gone, and other processes have the volume open",
+                    next_step="end them, then open it again; nothing is lost",
+                ) from None
+            time.sleep(_POLL_SECONDS)
+            continue
+        # Written, because a copy to a mapped hole would end the process on a full disk; under
+        # another name, because nobody may see it short.
+        temporary = path.with_name("head.new")
+        temporary.write_bytes(bytes(_HEAD_BYTES))
+        temporary.rename(path)
+    fcntl.flock(directory, fcntl.LOCK_SH)
+
+
+def _mapped(path: Path, *, writable: bool) -> mmap.mmap | bytes:
+    """Map the file; zeros for one that is missing and cannot be made, so that all is looked up."""
+    if not writable and (not path.exists() or path.stat().st_size < _HEAD_BYTES):
+        return bytes(_HEAD_BYTES)
+    descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < _HEAD_BYTES:
+            write_fully(descriptor, bytes(_HEAD_BYTES - size), size)
+        mode = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return mmap.mmap(descriptor, _HEAD_BYTES, access=mode)
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import re
 import struct
 import threading
 import time
@@ -45,6 +46,7 @@ _SUMMED_BYTES = 32
 _ARENA_BYTES_MAX = 1 << 30
 _ARENAS_PER_CACHE = 8
 _GROWTH_BYTES = 64 << 20
+_ARENA = re.compile(r"[0-9]{4,9}\.frames", re.ASCII)
 
 assert _RECORD.size == RECORD_BYTES
 
@@ -148,7 +150,9 @@ class PageCache:
         """Take in what other processes cached, and forget what they deleted."""
         if not self._directory.exists():
             return
-        present = {int(path.stem) for path in self._directory.glob("[0-9]*.frames")}
+        with storage_errors(self._directory):
+            names = [path.name for path in self._directory.iterdir()]
+        present = {int(name[:-7]) for name in names if _ARENA.fullmatch(name)}
         for number in sorted(set(self._arenas) - present):
             self._forget(number)
         for number in sorted(present):
@@ -196,8 +200,9 @@ class PageCache:
 
     def add(self, lsn: int, frame: int, images: bytes) -> Place:
         """Keep a frame's images and return where they are; raises LocalStorageError."""
-        self.add_all(lsn, frame, [images])
-        place = self.find(lsn, frame)
+        with self._lock:  # Else other threads could make room for theirs in between.
+            self.add_all(lsn, frame, [images])
+            place = self.find(lsn, frame)
         assert place is not None
         return place
 
@@ -247,11 +252,22 @@ class PageCache:
             old = [arena for arena in self._arenas.values() if arena.number != newest]
             if not old:
                 return
-            arena = min(old, key=lambda arena: arena.used)
-            with storage_errors(arena.frames_path):
-                arena.frames_path.unlink(missing_ok=True)
-                arena.pages_path.unlink(missing_ok=True)
-            self._forget(arena.number)
+            self._delete(min(old, key=lambda arena: arena.used))
+
+    def _delete(self, arena: _Arena) -> None:
+        with storage_errors(arena.frames_path):
+            arena.frames_path.unlink(missing_ok=True)
+            arena.pages_path.unlink(missing_ok=True)
+        self._forget(arena.number)
+
+    def clear(self) -> None:
+        """Delete everything: a frame's number names its content only within one known history."""
+        with self._lock:
+            if not self._writable:
+                return
+            self._refresh()
+            for arena in list(self._arenas.values()):
+                self._delete(arena)
 
     def present(self) -> set[tuple[int, int]]:
         """Return (LSN, frame) of everything that is here, proved or not."""
@@ -273,3 +289,7 @@ class PageCache:
             self._arenas.clear()
             self._frames.clear()
             self._memory.clear()
+
+    def __del__(self) -> None:
+        """Close a cache with the last view that reads from it."""
+        self.close()

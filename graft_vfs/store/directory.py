@@ -45,6 +45,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
+    KEY_BYTES_MAX,
     Buffer,
     ObjectStore,
     PutOutcome,
@@ -278,13 +279,15 @@ class DirectoryStore(ObjectStore):
 
     def _walk(self, folder: str, prefix: str, after: str) -> Iterator[str]:
         """Yield the keys in and below `folder` ("" or text that ends in "/"), in key order."""
-        for name in self._names(folder):
-            key = folder + name
-            if not name.endswith("/"):
-                if key.startswith(prefix) and key > after:
+        # Folders may be nested deeper than calls can be, so what is to come is kept in a list.
+        waiting = [folder]
+        while waiting:
+            key = waiting.pop()
+            if key and not key.endswith("/"):
+                if key.startswith(prefix) and key > after and len(key) <= KEY_BYTES_MAX:
                     yield key
-            elif _may_hold(key, prefix, after):
-                yield from self._walk(key, prefix, after)
+            elif not key or _may_hold(key, prefix, after):
+                waiting += [key + name for name in reversed(self._names(key))]
 
     def _names(self, folder: str) -> Sequence[str]:
         """Return the objects and folders in a folder, sorted as their keys are.
@@ -307,7 +310,8 @@ class DirectoryStore(ObjectStore):
 def _may_hold(folder: str, prefix: str, after: str) -> bool:
     """Tell whether keys that begin with `folder` can begin with `prefix` and lie above `after`."""
     meets_prefix = folder.startswith(prefix) or prefix.startswith(folder)
-    return meets_prefix and (folder > after or after.startswith(folder))
+    is_short = len(folder) < KEY_BYTES_MAX
+    return is_short and meets_prefix and (folder > after or after.startswith(folder))
 
 
 def _listed_name(entry: os.DirEntry[str]) -> str | None:

@@ -3,7 +3,9 @@
 Invariants:
 
 1. A create-only write is one PutObject with `If-None-Match: *` on a client that never retries: a
-   retry that finds its own first try would see 412 and hide that the write had landed.
+   retry that finds its own first try would see 412 and hide that the write had landed. It carries
+   the MD5 of its body, because some servers create the key for a body that a killed client did not
+   send to its end, and nobody could create it again.
 2. An answer is read by one pure function, `classify`; a request without an answer by another,
    `classify_failure`. Everything else in this module acts on their results.
 3. No text that a server sends reaches an error or a log, except a well-formed error code and the
@@ -19,13 +21,15 @@ What it does not do: detect bytes damaged on the way; readers carry checksums fo
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import enum
+import hashlib
 import itertools
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,10 +79,15 @@ PARTS_MAX = 10_000
 UPLOADS_PARALLEL = 4
 """Few, because some providers throttle more parallel parts of one object."""
 
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+"""What is read of a listing, an error, or any other answer that is no object."""
+
 _POOL_CONNECTIONS = 32
 _READ_CHUNK_BYTES = 4 * 1024 * 1024
 _RETRY_PAUSE_SECONDS = 0.1
 _EMPTY_PAGES_MAX = 16
+_LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
+_LOST_NEXT_STEP = "check the endpoint and the network, and try again"
 
 _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
 _CODE = re.compile(r"[A-Z][a-z][A-Za-z]{1,62}", re.ASCII)
@@ -272,6 +281,9 @@ class S3Store(ObjectStore):
             client.meta.events.register("before-call.s3", _prepare_call)
         self._count_requests(self._client, put="put")
         self._count_requests(self._claim_client, put="put_if_absent")
+        for client in (self._client, self._claim_client):
+            # Behind the counters: a request that fails while it is sent is one, too.
+            client.meta.events.register("before-send.s3", _bounded_sender(client))
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
@@ -290,7 +302,11 @@ class S3Store(ObjectStore):
         with self._translated("put_if_absent", key):
             try:
                 self._claim_client.put_object(
-                    Bucket=self._bucket, Key=name, Body=data, IfNoneMatch="*"
+                    Bucket=self._bucket,
+                    Key=name,
+                    Body=data,
+                    IfNoneMatch="*",
+                    ContentMD5=_md5_of(data),
                 )
             except ClientError as error:
                 reply = _Reply.of(error.response)
@@ -421,7 +437,12 @@ class S3Store(ObjectStore):
         self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
     ) -> bytes:
         """Read a body, whose length a server may lie about, within its limit."""
+        from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - see invariant 4
+
         body = answer["Body"]
+        if not _LENGTH_HEADERS & answer["ResponseMetadata"]["HTTPHeaders"].keys():
+            # Such a body ends wherever its connection does, and the head may have been cut too.
+            raise IncompleteReadError(actual_bytes=0, expected_bytes=limit_bytes)
         if start is None:
             if answer.get("ContentLength", 0) > limit_bytes:
                 raise oversized(key, self.describe(), limit_bytes)
@@ -435,10 +456,11 @@ class S3Store(ObjectStore):
             if start == 0:
                 return _read_up_to(body, limit_bytes)
             raise self._broken("ignores range requests")
+        # Read first: an answer that was cut in its head may show half of a range.
+        data = _read_up_to(body, limit_bytes + 1)
         shown = answer.get("ContentRange", "")
         if shown and not shown.startswith(f"bytes {start}-"):
             raise self._broken("answers another range than the one it was asked for")
-        data = _read_up_to(body, limit_bytes + 1)
         if len(data) > limit_bytes:
             raise self._broken("answers more bytes than it was asked for")
         return data
@@ -451,22 +473,31 @@ class S3Store(ObjectStore):
         found = empty_pages = 0
         page = self._page(prefix, limit, start_after=previous)
         while True:
-            names = [item["Key"] for item in page.get("Contents", ())]
-            for name in names:
+            if "IsTruncated" not in page:
+                # boto3 reads an answer that ends in its head as a listing of nothing.
+                raise StoreUnavailableError(
+                    f"{self.describe()} did not answer in full (list of {prefix!r})",
+                    next_step=_LOST_NEXT_STEP,
+                )
+            found_before = found
+            for name in [item["Key"] for item in page.get("Contents", ())]:
                 self._check_order(name, previous, prefix)
                 previous = name
                 key = name[len(self._prefix) :]
                 if is_key(key):
                     found += 1
                     yield key
-            # Short pages are legal, and so are empty ones, but a listing must come to its end.
-            empty_pages = 0 if names else empty_pages + 1
+            # Short pages are legal, and so are empty ones and those of foreign names, but a listing
+            # must come to its end.
+            empty_pages = 0 if found > found_before else empty_pages + 1
             if not page.get("IsTruncated") or found == limit:
                 return
             token = page.get("NextContinuationToken")
             if not token or empty_pages > _EMPTY_PAGES_MAX:
                 raise self._broken("lists pages without an end")
-            page = self._page(prefix, limit and limit - found, token=token)
+            # Behind foreign names there may be many more of them, so that pages are full ones then.
+            wanted = None if empty_pages else limit and limit - found
+            page = self._page(prefix, wanted, token=token)
 
     def _page(
         self, prefix: str, wanted: int | None, *, start_after: str = "", token: str = ""
@@ -592,11 +623,13 @@ class S3Store(ObjectStore):
             _log.debug("%s of %r: %s", verb, key, reply.shown)
             # The cause is cut off: its text is the server's, see invariant 3.
             raise self._answer_error(reply, verb, key) from None
-        except (BotoCoreError, ResponseParserError, HTTPError) as error:
+        except (BotoCoreError, ResponseParserError, HTTPError, ValueError) as error:
+            # A ValueError is boto3's too: headers that are no dates or numbers, such as cut ones.
             _log.debug("%s of %r: %s", verb, key, type(error).__name__)
             failure = classify_failure(error)
             # So is that of a program that supplies credentials and may print them.
-            cause = None if failure is Failure.DENIED else error
+            is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
+            cause = None if is_foreign else error
             raise self._failure_error(error, failure, verb, key) from cause
 
     def _answer_error(self, reply: _Reply, verb: Verb, key: str) -> GraftError:
@@ -643,7 +676,7 @@ class S3Store(ObjectStore):
             return _unknown(f"{where} did not answer a claim")
         return StoreUnavailableError(
             f"{where} did not answer in full",
-            next_step="check the endpoint and the network, and try again",
+            next_step=_LOST_NEXT_STEP,
         )
 
     def _broken(self, what: str) -> StoreError:
@@ -793,6 +826,11 @@ def _make_clients(
     return client, make(1, "path" if endpoint else addressing)
 
 
+def _md5_of(data: bytes) -> str:
+    """Return the header by which a server knows a body that is not whole."""
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
 def _prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> None:
     """Change two of boto3's habits, just before it makes a request of a call."""
     if model.name == "PutObject":
@@ -803,6 +841,36 @@ def _prepare_call(model: OperationModel, params: dict[str, Any], **_: object) ->
     # is more than the one request of a claim, and a server that always answers so makes it recurse
     # until the stack ends. A request that counts as redirected already is left alone.
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _bounded_sender(client: Any) -> Callable[..., Any]:
+    """Return a handler that sends a request and reads its answer, unless that is an object.
+
+    boto3 reads listings and errors to their end, however far away a hostile server puts it.
+    """
+    from botocore.exceptions import HTTPClientError  # noqa: PLC0415 - see invariant 4
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    send = client._endpoint.http_session.send  # noqa: SLF001 - no public name leads there
+
+    def send_bounded(request: AWSPreparedRequest, **_: object) -> Any:
+        is_for_object, request.stream_output = request.stream_output, True
+        response = send(request)
+        if is_for_object and response.status_code < 300:
+            return response
+        content = bytearray()
+        try:
+            for part in response.raw.stream():
+                content += part
+                if len(content) > ANSWER_BYTES_MAX:
+                    response.raw.close()
+                    raise HTTPClientError(error=f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+        except HTTPError as error:
+            raise HTTPClientError(error=error) from error
+        response._content = bytes(content)  # noqa: SLF001 - where boto3 looks for it first
+        return response
+
+    return send_bounded
 
 
 def _read_up_to(body: StreamingBody, length: int) -> bytes:

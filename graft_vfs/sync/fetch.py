@@ -52,6 +52,9 @@ def _fetch(logs: Logs, log: LogId, forks: tuple[LogId, ...]) -> Fetched:
     for record in records[:1]:
         if record.header.parent_log is not None:
             _fetch_parent(logs, record, (*forks, log))
+    if records and not before:
+        # Pages that stayed when the catalog was lost may be those of another history of this log.
+        logs.cache(log).clear()
     if records:
         rows = [CommitRow(item.header.lsn, item.header.hash, item.encoded) for item in records]
         logs.catalog.add_commits(log, rows)

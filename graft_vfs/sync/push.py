@@ -5,7 +5,7 @@ committed while the push runs stays local, with its LSNs, on the branch that fol
 
     plan     which pages, on which base; refuse if the remote has moved
     build    frames; with more than 1 MiB of them, upload a segment
-    prepare  keep the exact commit object in the catalog
+    prepare  make the commits durable here, and keep the exact commit object in the catalog
     claim    one conditional write
     name     give a log with its first commit a ref, if the name is free
     settle   keep the pushed pages as cached remote pages, switch the branch, forget the record
@@ -34,6 +34,7 @@ from graft_vfs.errors import (
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
+from graft_vfs.local.branch_log import Position
 from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.files import spooled, storage_errors
 from graft_vfs.remote_log import create_ref
@@ -47,6 +48,7 @@ _logger = logging.getLogger(__name__)
 
 INLINE_BYTES_MAX = 1 << 20
 _ROTATE_BYTES = 16 << 20
+_ROTATE_PATIENCE_SECONDS = 0.5
 _PAGES_RESIDENT_MAX = 8192
 _FRAMES_RESIDENT_MAX = 512
 
@@ -134,6 +136,9 @@ def _push(
         return Pushed(row.remote, branch.base, False, 0, 0, 0)
     plan = _plan(snapshot, logs, row.remote)
     pending, header = _build(plan, volume, logs, author, progress)
+    # Ordering: the log before the record. The branch that follows begins where the pushed commits
+    # end; were they lost at a power cut, new ones would be written before that place, for nobody.
+    snapshot.branch.log.sync(snapshot.end.offset)
     try:
         volume.catalog.add_pending_push(pending)
     except AlreadyExistsError as error:
@@ -261,7 +266,7 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
     """Finish a push whose end is not known: claim the same bytes again, name, then settle.
 
     Nothing to do costs no request. A push that lost its race is forgotten; the volume has diverged
-    then, which the caller finds by itself.
+    then, which the caller finds by itself, because the winner is known.
     """
     pending = volume.catalog.pending_push(volume.id)
     if pending is None:
@@ -272,7 +277,18 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
         _name_log(logs, header, name)
         _settle(volume, logs, pending, header, None)
     else:
-        volume.catalog.delete_pending_push(pending)
+        _forget_lost(volume, logs, pending)
+
+
+def _forget_lost(volume: Volume, logs: Logs, pending: PendingPush) -> int:
+    """Forget a push that lost its LSN; returns the newest LSN of its log.
+
+    Ordering: the winner becomes known first, so that no push sends another commit, or its segment,
+    for an LSN that is taken.
+    """
+    newest = fetch_log(logs, pending.log).newest
+    volume.catalog.delete_pending_push(pending)
+    return newest
 
 
 def _claim_and_settle(
@@ -291,8 +307,7 @@ def _claim_and_settle(
         volume.catalog.delete_pending_push(pending)
         raise
     if not won:
-        volume.catalog.delete_pending_push(pending)
-        newest = fetch_log(logs, pending.log).newest
+        newest = _forget_lost(volume, logs, pending)
         raise diverged(pending.log, pending.lsn - 1, newest)
     _name_log(logs, header, name)
     _settle(volume, logs, pending, header, snapshot)
@@ -328,19 +343,17 @@ def _settle(
     logs.catalog.add_commits(pending.log, [row])
     if snapshot is not None:
         _keep_pages(logs, header, snapshot)
-    lock = volume.try_writing()
+    # Where somebody always writes, a chance look never finds the lock free.
+    is_long = pending.through.offset > 4 * _ROTATE_BYTES
+    lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
     try:
         current = volume.catalog.current(volume.id)[1]
         if current.log == pending.log and current.base >= pending.lsn:
             # Another process found the record and settled it while the claim was under way.
             return
         file, start = current.file, pending.through
-        is_idle = lock is not None and volume.begin().end == start
-        if is_idle and start.offset > _ROTATE_BYTES:
-            _remove_unused_files(volume, file)
-            log = volume.new_log_file()
-            file, start = log.path.name, log.start
-            log.close()
+        if lock is not None and start.offset > _ROTATE_BYTES:
+            file, start = _rotate(volume, file, start, pending.through_lsn + 1)
         branch = BranchRow(
             id=LogId.new(),
             volume=volume.id,
@@ -363,13 +376,34 @@ def _settle(
             lock.close()
 
 
-def _remove_unused_files(volume: Volume, current: str) -> None:
-    """Remove log files that a process made here and was killed before it switched to them.
+def _rotate(volume: Volume, file: str, start: Position, first_lsn: int) -> tuple[str, Position]:
+    """Begin a new log file with what was committed behind `start`; returns where a branch begins.
+
+    The same place is returned if the rest is not much smaller than what is pushed, so that copying
+    it would gain little, or if it is damaged: a copy would vouch for it. The caller holds the
+    writer lock. Crash here: a file that no branch names is left; the next rotation removes it.
+    """
+    end = volume.begin().end
+    if end.offset - start.offset > start.offset // 2:
+        return file, start
+    _remove_unused_files(volume)
+    log = volume.new_log_file()
+    try:
+        if log.copy_from(volume.log, start, first_lsn) != end:
+            return file, start
+        return log.path.name, log.start
+    finally:
+        log.close()
+
+
+def _remove_unused_files(volume: Volume) -> None:
+    """Remove log files that no branch names: a process was killed before it switched to them.
 
     The caller holds the writer lock, without which nobody makes one.
     """
+    named = {branch.file for branch in volume.catalog.branches(volume.id)}
     for path in volume.directory.glob("[0-9]*.log"):
-        if path.name > current:
+        if path.name not in named:
             with storage_errors(path):
                 path.unlink(missing_ok=True)
 

@@ -62,8 +62,10 @@ def export_snapshot(
     if path.exists():
         raise AlreadyExistsError(f"{path} exists already", next_step="choose another name")
     temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    with storage_errors(path):
+        file = temporary.open("xb")
     try:
-        with storage_errors(path), temporary.open("xb") as file:
+        with storage_errors(path), file:
             for page in range(1, snapshot.page_count + 1):
                 file.write(snapshot.read(page))
                 if page % _PAGES_RESIDENT_MAX == 0:

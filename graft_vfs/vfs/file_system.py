@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from time import sleep
 
 import apsw
 
@@ -56,6 +57,11 @@ class FileSystem(apsw.VFS):
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         """Nothing to do: SQLite deletes only journals, and they are in memory."""
+
+    def xSleep(self, microseconds: int) -> int:
+        """Sleep for a busy handler. The inherited method would stop every thread meanwhile."""
+        sleep(microseconds / 1_000_000)
+        return microseconds
 
     def xOpen(  # type: ignore[override]
         self, name: str | apsw.URIFilename | None, flags: list[int]

@@ -155,7 +155,10 @@ class VolumeFile:
                 elif 0 <= at < self._end:
                     return self._view[at : at + size]
         elif offset == 24 and amount == 16 and self._level == _SHARED and not self._shift:
-            return self.snapshot.probe()
+            try:
+                return self.snapshot.probe()
+            except GraftError as error:
+                raise to_sqlite(error) from error
         return self._read(amount, offset)
 
     def _read(self, amount: int, offset: int) -> bytes | memoryview:
@@ -356,7 +359,7 @@ class VolumeFile:
         The lock is the parent's, too. To release it here would release it there; closing does not.
         """
         if self._lock is not None:
-            self._lock.close()
+            self._lock.abandon()
             self._lock = None
         self.transaction = self._staged = None
         # Replaced on the object, so that checking costs the parent nothing.

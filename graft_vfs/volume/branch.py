@@ -21,6 +21,9 @@ from graft_vfs.errors import CorruptLogError
 from graft_vfs.local.branch_log import BranchLog, Chunk
 from graft_vfs.local.catalog import BranchRow
 
+HISTORY_MIN = 1024
+"""So many superseded images are kept before it is asked which of them anybody still sees."""
+
 
 class Branch:
     """The page index of one branch.
@@ -30,13 +33,26 @@ class Branch:
     open snapshot readable.
     """
 
-    __slots__ = ("_checksums", "_ends", "_proved", "_starts", "history", "index", "log", "row")
+    __slots__ = (
+        "_checksums",
+        "_ends",
+        "_history_max",
+        "_kept",
+        "_proved",
+        "_starts",
+        "history",
+        "index",
+        "log",
+        "row",
+    )
 
     def __init__(self, row: BranchRow, log: BranchLog) -> None:
         self.row = row
         self.log = log
         self.index: dict[int, int] = {}
         self.history: dict[int, list[int]] = {}
+        self._kept = 0
+        self._history_max = HISTORY_MIN
         self._starts = array("Q")
         self._ends = array("Q")
         self._checksums = array("Q")
@@ -69,6 +85,32 @@ class Branch:
             offset = index.get(page)
             if offset is not None:
                 history.setdefault(page, []).append(offset)
+                self._kept += 1
+
+    def has_long_history(self) -> bool:
+        """Tell whether it is time to ask which superseded images are still seen."""
+        return self._kept > self._history_max
+
+    def forget_history(self, oldest_end: int) -> None:
+        """Forget the superseded images that no snapshot with this end or a later one sees."""
+        kept: dict[int, list[int]] = {}
+        for page, offsets in self.history.items():
+            # An image is seen by the snapshots that end behind it, but not behind the next one.
+            following = [*offsets[1:], self.index[page]]
+            pairs = zip(offsets, following, strict=True)
+            seen = [offset for offset, then in pairs if abs(then) >= oldest_end]
+            if seen:
+                kept[page] = seen
+        # Replaced as a whole: a reader that has the old dictionary finds all that it needs there.
+        self.history = kept
+        self._kept = sum(map(len, kept.values()))
+        # What stays is looked through again when as much has come: a constant cost for each image.
+        self._history_max = max(HISTORY_MIN, 2 * self._kept)
+
+    def clear_history(self) -> None:
+        """Forget all superseded images; nobody has a snapshot open."""
+        self.history.clear()
+        self._kept = 0
 
     def offset_of(self, page: int, end: int) -> int | None:
         """Return the offset of the page's newest proved image below `end`, if the branch has one.
@@ -104,11 +146,15 @@ class Branch:
         return offset
 
     def pages_below(self, end: int, page_count: int) -> list[int]:
-        """Return, ascending, the pages up to `page_count` that have an image below `end`."""
-        pages = [page for page, offset in list(self.index.items()) if abs(offset) < end]
-        pages += [
+        """Return, ascending, the pages up to `page_count` that have an image below `end`.
+
+        A commit meanwhile moves images from the index to the history, in which they are looked for
+        second, so that none is missed; a page that is found in both is one page.
+        """
+        pages = {page for page, offset in list(self.index.items()) if abs(offset) < end}
+        pages.update(
             page
             for page, offsets in list(self.history.items())
-            if abs(self.index[page]) >= end and any(abs(offset) < end for offset in offsets)
-        ]
+            if any(abs(offset) < end for offset in offsets)
+        )
         return sorted(page for page in pages if page <= page_count)

@@ -21,6 +21,7 @@ from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.page_cache import PageCache, Place
 from graft_vfs.page_table import PageTable
+from graft_vfs.pages import lock_page
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.volume.snapshot import Located
 
@@ -28,6 +29,8 @@ _logger = logging.getLogger(__name__)
 
 WINDOW_FRAMES_MAX = 128
 RANGE_FRAMES_MAX = 16
+RANGE_BYTES_MAX = 8 << 20
+"""Images in one range: what is decompressed at a time by each of the threads that fetch."""
 _STREAMS_MAX = 4
 _SLACK_PAGES = 16
 """How far beyond a stream's end a miss still goes on with it: interior pages lie between leaves."""
@@ -58,6 +61,11 @@ class CommitSource:
         """Fetch frames first..end (half-open) into the cache. One range read."""
         frames = self.log.read_frames(self.header, self.header_length, first, end)
         self.cache.add_all(self.lsn, first, frames)
+
+    def fetch_one(self, frame: int) -> Place:
+        """Fetch one frame and return where it is; others cannot take its room before that."""
+        (images,) = self.log.read_frames(self.header, self.header_length, frame, frame + 1)
+        return self.cache.add(self.lsn, frame, images)
 
 
 FrameRange = tuple[CommitSource, int, int]
@@ -149,10 +157,8 @@ class LogView:
                 future.result()
         place = source.cache.find(source.lsn, frame)
         if place is None:
-            source.fetch(frame, frame + 1)
-            place = source.cache.find(source.lsn, frame)
-        if place is None:
-            raise CorruptObjectError(f"frame {frame} of remote LSN {source.lsn} cannot be kept")
+            # It failed, or a small cache has given its room to what was fetched with it.
+            place = source.fetch_one(frame)
         return place
 
     def _read_on(self, page: int) -> None:
@@ -184,6 +190,8 @@ class LogView:
                 source, slot = found
                 frame = source.header.frames.frame_of(slot)
                 frames.setdefault((source, frame))
+            elif page != lock_page(self.page_size):
+                break  # A page without an image is damage; there may be billions of them.
             page += 1
         # The last frame ends where its pages do, else its rest would look like a new miss.
         while page <= self.page_count:
@@ -221,7 +229,8 @@ class LogView:
         for key in keys:
             if self._in_flight.get(key) is future:
                 self._in_flight.pop(key, None)
-        error = future.exception()
+        # A closing engine cancels what has not begun.
+        error = None if future.cancelled() else future.exception()
         if error is not None:
             # Whoever needs the frame waits for this future or asks again, and gets the error.
             _logger.debug("fetching %d frames failed: %s", len(keys), error)
@@ -292,15 +301,17 @@ def _joined(frames: Iterable[tuple[CommitSource, int]]) -> dict[tuple[CommitSour
 
 
 def ranges_of_frames(frames: Iterable[tuple[CommitSource, int]]) -> Iterator[FrameRange]:
-    """Join neighbouring frames of one source into half-open ranges of at most 16 frames."""
+    """Join neighbouring frames of one source into half-open ranges of at most 16 frames, 8 MiB."""
     by_source: dict[CommitSource, list[int]] = {}
     for source, frame in frames:
         by_source.setdefault(source, []).append(frame)
     for source, numbers in by_source.items():
         numbers.sort()
+        frame_bytes = source.header.page_size * source.header.frames.frame_pages
+        longest = max(1, min(RANGE_FRAMES_MAX, RANGE_BYTES_MAX // frame_bytes))
         first = end = numbers[0]
         for frame in numbers:
-            if frame != end or end - first == RANGE_FRAMES_MAX:
+            if frame != end or end - first == longest:
                 if end > first:
                     yield source, first, end
                 first = frame

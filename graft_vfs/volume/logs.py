@@ -1,7 +1,8 @@
 """The remote logs that this machine knows: their handles, page caches and views.
 
 A view is built from the commits that the catalog knows, never from the network; it grows from the
-newest view of its log, so that following a log costs what is new in it.
+newest older view of its log that somebody has, so that following a log costs what is new in it.
+Views, and the caches that they read from, live as long as somebody uses them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
-from graft_vfs.format.commit import CommitHeader, decode_header
+from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import Catalog, CommitRow
 from graft_vfs.local.page_cache import PageCache
@@ -46,8 +47,7 @@ class Logs:
         self._writable = writable
         self._lock = threading.RLock()
         self._logs: dict[LogId, RemoteLog] = {}
-        self._caches: dict[LogId, PageCache] = {}
-        self._newest: dict[LogId, LogView] = {}
+        self._caches: weakref.WeakValueDictionary[LogId, PageCache] = weakref.WeakValueDictionary()
         self._views: weakref.WeakValueDictionary[tuple[LogId, int], LogView] = (
             weakref.WeakValueDictionary()
         )
@@ -62,50 +62,70 @@ class Logs:
     def cache(self, log: LogId) -> PageCache:
         """Return the page cache of a log."""
         with self._lock:
-            if log not in self._caches:
-                self._caches[log] = PageCache(
+            cache = self._caches.get(log)
+            if cache is None:
+                cache = self._caches[log] = PageCache(
                     self._cache_directory / str(log),
                     bytes_max=self._cache_bytes_max,
                     writable=self._writable,
                 )
-            return self._caches[log]
+            return cache
 
     def view(self, log: LogId, lsn: int) -> RemoteView:
         """Return the view of a log at an LSN whose commits the catalog knows. No request."""
         return EmptyRemoteView() if lsn == 0 else self.log_view(log, lsn)
 
     def log_view(self, log: LogId, lsn: int) -> LogView:
-        """Return the view at `lsn` >= 1; raises CorruptCatalogError if commits are missing."""
+        """Return the view at `lsn` >= 1.
+
+        Raises CorruptCatalogError if commits are missing or are not those of this log.
+        """
         with self._lock:
-            view = self._views.get((log, lsn))
-            if view is None:
-                view = self._views[log, lsn] = self._build(log, lsn)
-                newest = self._newest.get(log)
-                if newest is None or newest.lsn < lsn:
-                    self._newest[log] = view
+            step: tuple[LogId, int] | None = (log, lsn)
+            view, missing = self._views.get((log, lsn)), []
+            # Forks of forks may be nested deeper than calls can be.
+            while view is None and step is not None:
+                if step in missing:
+                    raise _damaged(f"the catalog says that log {log} was forked from itself")
+                missing.append(step)
+                view = self._base(*step)
+                step = None if view else self._parent(step[0])
+                view = self._views.get(step) if step else view
+            for step in reversed(missing):
+                view = self._views[step] = self._build(*step, base=view)
+            assert view is not None
             return view
 
-    def _build(self, log: LogId, lsn: int) -> LogView:
-        base = self._newest.get(log)
-        first, table = 1, PageTable[CommitSource]()
-        if base is not None and base.lsn < lsn:
-            first, table = base.lsn + 1, base.table
+    def _base(self, log: LogId, lsn: int) -> LogView | None:
+        """Return the view that the one at `lsn` can be made from."""
+        older = (view for view in self._views.values() if view.log == log and view.lsn < lsn)
+        return max(older, key=lambda view: view.lsn, default=None)
+
+    def _parent(self, log: LogId) -> tuple[LogId, int] | None:
+        """Return what a forked log stands on."""
+        first = self.header(log, 1)
+        if first is None or first.parent_log is None:
+            return None
+        return first.parent_log, first.parent_lsn
+
+    def _build(self, log: LogId, lsn: int, *, base: LogView | None) -> LogView:
+        """Make a view from an older one of the log, or from that of the log it was forked from."""
+        first = base.lsn + 1 if base is not None and base.log == log else 1
         rows = self.catalog.commits(log, first, lsn)
         if [row.lsn for row in rows] != list(range(first, lsn + 1)):
-            raise CorruptCatalogError(
-                f"the catalog lacks commits of log {log} between LSN {first} and {lsn}",
-                next_step="run graft_fetch, or clone the volume again",
-            )
+            raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {lsn}")
         sources = [self._source(log, row) for row in rows]
+        hashes = [base.hash if base else NO_HASH, *(row.hash for row in rows)]
+        if any(source.header.previous_hash != hashes[at] for at, source in enumerate(sources)):
+            raise _damaged(
+                f"the catalog's commits of log {log} up to LSN {lsn} are of two histories"
+            )
         page_sizes = {source.header.page_size for source in sources}
-        if first > 1 and base is not None:
+        table = PageTable[CommitSource]()
+        caches: tuple[PageCache, ...] = (self.cache(log),)
+        if base is not None:
             page_sizes.add(base.page_size)
-        oldest = sources[0].header
-        caches = (self.cache(log),) if base is None else base.caches
-        if first == 1 and oldest.parent_log is not None:
-            parent = self.log_view(oldest.parent_log, oldest.parent_lsn)
-            table, caches = parent.table, (*caches, *parent.caches)
-            page_sizes.add(parent.page_size)
+            table, caches = base.table, base.caches if first > 1 else (*caches, *base.caches)
         if len(page_sizes) > 1:
             raise CorruptObjectError(
                 f"log {log} changes its page size on the way to LSN {lsn}",
@@ -115,20 +135,32 @@ class Logs:
         return LogView(log, sources[-1].header, table, caches, self._executor)
 
     def _source(self, log: LogId, row: CommitRow) -> CommitSource:
-        header, length = decode_header(row.header, key=f"catalog commit {log}:{row.lsn}")
+        header, length = _decoded(log, row)
         return CommitSource(self.log(log), self.cache(log), header, length)
 
     def header(self, log: LogId, lsn: int) -> CommitHeader | None:
         """Return a known commit's header, or None."""
         rows = self.catalog.commits(log, lsn, lsn)
-        if not rows:
-            return None
-        return decode_header(rows[0].header, key=f"catalog commit {log}:{lsn}")[0]
+        return _decoded(log, rows[0])[0] if rows else None
 
     def close(self) -> None:
         """Close the page caches."""
         with self._lock:
-            for cache in self._caches.values():
+            for cache in list(self._caches.values()):
                 cache.close()
             self._caches.clear()
-            self._newest.clear()
+
+
+def _decoded(log: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
+    """Return (header, its length) of a known commit; raises CorruptCatalogError if it is another's.
+
+    A header proves itself but not its place, which a damaged or mended catalog may get wrong.
+    """
+    header, length = decode_header(row.header, key=f"catalog commit {log}:{row.lsn}")
+    if (header.log, header.lsn, header.hash) != (log, row.lsn, row.hash):
+        raise _damaged(f"the catalog holds another commit as LSN {row.lsn} of log {log}")
+    return header, length
+
+
+def _damaged(message: str) -> CorruptCatalogError:
+    return CorruptCatalogError(message, next_step="run graft_fetch, or clone the volume again")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from graft_vfs.errors import CorruptLogError, CorruptObjectError
 from graft_vfs.local.branch_log import Position
 from graft_vfs.local.files import forget_resident
+from graft_vfs.pages import lock_page
 from graft_vfs.volume.branch import Branch
 
 Located = tuple[memoryview, int]
@@ -117,9 +119,20 @@ class Snapshot:
         return self.remote.locate(page)
 
     def stored(self, page: int) -> bytes:
-        """Return the page's image as it was written; zeros if it has none."""
+        """Return the page's image as it was written.
+
+        Zeros for the lock page and for what lies beyond the end. Raises CorruptObjectError, or
+        CorruptLogError without a remote part, if another page has no image: whoever makes a
+        database larger writes all of its new pages.
+        """
         located = self.locate(page)
         if located is None:
+            if page <= self.page_count and page != lock_page(self.page_size):
+                kind = CorruptObjectError if self.remote.lsn else CorruptLogError
+                raise kind(
+                    f"no commit holds page {page} of {self.page_count}",
+                    next_step="open an older LSN, or restore the log from a replica",
+                )
             return bytes(self.page_size)
         view, offset = located
         return bytes(view[offset : offset + self.page_size])

@@ -22,7 +22,6 @@ from typing import Protocol
 from graft_vfs.errors import (
     CorruptLogError,
     LocalStorageError,
-    ReadOnlyError,
     StaleSnapshotError,
     WriterBusyError,
 )
@@ -272,13 +271,14 @@ class Volume:
     @contextlib.contextmanager
     def writing(self, *, timeout_seconds: float = _WRITER_TIMEOUT_SECONDS) -> Iterator[Snapshot]:
         """Hold the writer lock inside the block; nobody else changes the content meanwhile."""
+        self.catalog.require_writable()
         with held(self.directory / "writer.lock", timeout_seconds=timeout_seconds):
             yield self.begin()
 
-    def try_writing(self) -> WriterLock | None:
-        """Return a held writer lock, or None if somebody writes."""
+    def try_writing(self, *, timeout_seconds: float = 0.0) -> WriterLock | None:
+        """Return a held writer lock, or None if somebody writes until the timeout."""
         lock = self.open_writer_lock()
-        if lock.acquire():
+        if lock.acquire_within(timeout_seconds):
             return lock
         lock.close()
         return None
@@ -341,19 +341,23 @@ class Volume:
         transaction.page_count = page_count
         return transaction.commit(FULL)
 
-    def close(self) -> None:
-        """Make what was committed durable and close the log."""
+    def sync(self) -> None:
+        """Make what was committed durable."""
         with self.mutex:
             if self.writable and self._end > self.log.durable:
                 self.log.sync(self._end)
+
+    def close(self) -> None:
+        """Make what was committed durable and close the log."""
+        with self.mutex:
+            self.sync()
             self.log.close()
 
     # Writing ----------------------------------------------------------------------------------
 
     def open_writer_lock(self) -> WriterLock:
         """Return a new handle on the writer lock, not held."""
-        if not self.writable:
-            raise ReadOnlyError(f"the data directory of volume {self.id} is read-only")
+        self.catalog.require_writable()
         return WriterLock(self.directory / "writer.lock")
 
     def begin_write(self, snapshot: Snapshot, lock: WriterLock) -> Transaction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from pathlib import Path
 
@@ -230,3 +231,46 @@ def test_no_damage_to_the_file_makes_reading_raise(tmp_path_factory, data) -> No
     assert found == list(range(1, len(found) + 1))
     log.damaged_before(Position(LOG_HEADER_BYTES, 0), 1)
     log.close()
+
+
+def test_a_process_that_knew_a_shorter_file_does_not_cut_it(log: BranchLog, volume) -> None:
+    longer = BranchLog(log.path, volume=volume)
+    at = append(log, log.start, 1, 1)
+    many = range(1, 50)
+    for lsn in range(2, 250):
+        at = append(longer, at, lsn, *many)
+    at = append(longer, at, 250, 1)
+    size = log.path.stat().st_size
+    # The copies of the other process go there, and would kill it if that lay behind the end.
+    assert at.offset < longer._zeroed <= size
+    at = append(log, at, 251, 1)
+    assert log.path.stat().st_size == size
+    append(longer, at, 252, 1)
+    assert lsns(log) == list(range(1, 253))
+    longer.close()
+
+
+@pytest.mark.parametrize("pages", [1, 3000], ids=["small", "large"])
+@pytest.mark.parametrize("step", ["ftruncate", "mmap"])
+def test_when_the_file_cannot_be_extended_the_next_chunk_tries_again(
+    log: BranchLog, monkeypatch, step: str, pages: int
+) -> None:
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    at = append(log, log.start, 1, 1)
+    lsn = 1
+    while at.offset + 2000 < len(log.view):
+        lsn += 1
+        at = append(log, at, lsn, 1, 2, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap if step == "mmap" else os, step, refuse)
+        for _ in range(3):
+            with pytest.raises(LocalStorageError):
+                append(log, at, lsn + 1, *range(1, pages + 5))
+    at = append(log, at, lsn + 1, *range(1, pages + 5))
+    assert len(log.view) >= at.offset
+    append(log, at, lsn + 2, 1)
+    assert lsns(log) == list(range(1, lsn + 3))
+    last = list(log.transactions(log.start, 1))[-2][-1]
+    assert log.images_are_sound(last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from pathlib import Path
 
@@ -131,3 +132,48 @@ def test_a_future_catalog_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FutureVersionError, match="upgrade"):
         Catalog(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("UPDATE tags SET volume = x'00'", "a volume id"),
+        ("UPDATE volumes SET remote = x'800000000000008000000000000000ff'", "a log id"),
+        ("UPDATE volumes SET epoch = -1", "a number from 0"),
+        ("UPDATE volumes SET synced_ms = 9223372036854775807", "a number from 0"),
+        ("UPDATE branches SET file = '../0001.log'", "the name of a log file"),
+        ("UPDATE branches SET file = '/etc/passwd'", "the name of a log file"),
+        ("UPDATE branches SET base = -1", "a number from 0"),
+        ("UPDATE branches SET counter = 4294967296", "a number from 0"),
+        ("UPDATE branches SET first_lsn = 0", "a number from 1"),
+        ("UPDATE branches SET offset = 63", "a number from 64"),
+        ("UPDATE branches SET checksum = '-1'", "a checksum"),
+        ("UPDATE branches SET checksum = '18446744073709551616'", "a checksum"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named_as_damage(
+    catalog: Catalog, change: str, wanted: str
+) -> None:
+    row, _ = make(catalog)
+    with contextlib.closing(sqlite3.connect(catalog.path)) as connection:
+        connection.execute(change)
+        connection.commit()
+    read = catalog.tags if "tags" in change else functools.partial(catalog.current, row.id)
+    with pytest.raises(CorruptCatalogError, match=f"where {wanted}.* must be"):
+        read()
+
+
+def test_an_lsn_larger_than_sqlite_knows_is_not_known_here(catalog: Catalog) -> None:
+    log = LogId.new()
+    catalog.add_commits(log, [CommitRow(1, b"h" * 32, b"header")])
+    assert catalog.commits(log, 2**64 - 2, 2**64 - 2) == []
+    assert len(catalog.commits(log, 1, 2**64 - 2)) == 1
+
+
+def test_a_text_that_is_no_unicode_is_named_as_damage(catalog: Catalog) -> None:
+    make(catalog)
+    with contextlib.closing(sqlite3.connect(catalog.path)) as connection:
+        connection.execute("UPDATE tags SET tag = CAST(x'dcff' AS TEXT)")
+        connection.commit()
+    with pytest.raises(CorruptCatalogError, match="damaged"):
+        catalog.tags()

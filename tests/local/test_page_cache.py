@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from pathlib import Path
+
+from xxhash import xxh3_64_intdigest
 
 from graft_vfs.local.page_cache import RECORD_BYTES, PageCache
 
@@ -121,4 +124,30 @@ def test_a_cache_that_cannot_be_written_is_used_in_memory(tmp_path: Path) -> Non
     cache.add(1, 0, b"a" * 512)
     assert content(cache, 1, 0, 512) == b"a" * 512
     assert not (tmp_path / "none").exists()
+    cache.close()
+
+
+def test_a_record_of_images_beyond_all_files_is_not_believed_and_in_nobodys_way(
+    tmp_path: Path,
+) -> None:
+    cache = PageCache(tmp_path)
+    cache.add(1, 0, b"a" * 512)
+    cache.close()
+    record = struct.pack("<QIIQQ", 1, 1, 512, 1 << 63, 0)
+    record += xxh3_64_intdigest(record).to_bytes(8, "little")
+    with (tmp_path / "0001.frames").open("ab") as file:
+        file.write(record)
+    again = PageCache(tmp_path)
+    assert again.find(1, 1) is None
+    again.add(1, 2, b"c" * 512)
+    assert content(again, 1, 0, 512) == b"a" * 512
+    assert content(again, 1, 2, 512) == b"c" * 512
+    again.close()
+
+
+def test_files_of_other_names_are_none_of_its_business(tmp_path: Path) -> None:
+    for name in ("1x.frames", "9" * 5000, "-001.frames", "x.frames"):
+        (tmp_path / name[:200]).write_bytes(b"foreign")
+    cache = PageCache(tmp_path)
+    assert cache.present() == set()
     cache.close()

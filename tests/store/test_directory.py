@@ -251,3 +251,19 @@ def test_a_writer_killed_before_the_link_leaves_nothing_that_counts(store, root)
     assert store.put_if_absent("k/claim", b"next") is PutOutcome.CREATED
     assert store.get("k/claim") == b"next"
     assert list(store.list("")) == ["k/claim"]
+
+
+def test_folders_nested_deeper_than_calls_are_listed_as_far_as_keys_reach(store, root):
+    store.put("a/deep", [b"x"])
+    descriptor = os.open(root / "a", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("a", dir_fd=descriptor)
+        below = os.open("a", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    try:
+        assert list(store.list("")) == ["a/deep"]
+    finally:
+        # What removes temporary directories goes only as deep as calls do.
+        subprocess.run(["rm", "-rf", str(root / "a")], check=True)

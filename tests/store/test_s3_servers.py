@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import secrets
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from servers import S3Endpoint
 
-from graft_vfs.errors import BucketMissingError, StoreDeniedError, StoreError
+from graft_vfs.errors import (
+    BucketMissingError,
+    CommitOutcomeUnknownError,
+    ObjectMissingError,
+    StoreDeniedError,
+    StoreError,
+)
 from graft_vfs.store import S3Store
+from graft_vfs.store.base import PutOutcome
 
 from .contract import StoreContract, ThreadRaces
 from .races import check_process_race
@@ -20,6 +32,35 @@ from .races import check_process_race
 def shared_bucket(endpoint: S3Endpoint) -> str:
     """Return the bucket of all tests on a server; each test has a prefix of its own in it."""
     return endpoint.fresh_bucket()
+
+
+@contextlib.contextmanager
+def cut_in_its_body(store: S3Store, sent_bytes: int) -> Iterator[None]:
+    """Have the next create-only write end behind so many bytes of its body, as a kill can do."""
+    events = store._claim_client.meta.events
+
+    def send_a_part(request, **_):
+        events.unregister("before-send.s3.PutObject", send_a_part)
+        url, body = urlsplit(request.url), request.body.read()
+        headers = {name: _text(value) for name, value in request.headers.items()}
+        headers |= {"Host": url.netloc, "Content-Length": str(len(body))}
+        headers.pop("Expect", None)
+        lines = [f"PUT {url.path} HTTP/1.1", *(f"{name}: {at}" for name, at in headers.items())]
+        with socket.create_connection((url.hostname, url.port)) as connection:
+            head = "\r\n".join([*lines, "", ""]).encode()
+            connection.sendall(head + body[:sent_bytes])
+            connection.shutdown(socket.SHUT_WR)
+            # It has dealt with the request when it answers, or closes the connection.
+            while connection.recv(65536):
+                pass
+        raise ConnectionClosedError(endpoint_url=request.url)
+
+    events.register("before-send.s3.PutObject", send_a_part)
+    yield
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 class S3Contract(StoreContract):
@@ -72,6 +113,16 @@ class S3Contract(StoreContract):
         assert counts.put == 1 + 2 + 2
         assert counts.bytes_sent == 2 * 8 * 1024 * 1024 + 1
         assert counts.requests == counts.put
+
+    @pytest.mark.parametrize("sent_bytes", [0, 1, 1000])
+    def test_a_create_only_write_that_is_cut_by_a_kill_creates_nothing(self, store, sent_bytes):
+        # Else the key would be taken for ever, by an object that nobody can read.
+        with cut_in_its_body(store, sent_bytes), pytest.raises(CommitOutcomeUnknownError):
+            store.put_if_absent("k", b"x" * 100_000)
+        with pytest.raises(ObjectMissingError):
+            store.get("k")
+        assert store.put_if_absent("k", b"x" * 100_000) is PutOutcome.CREATED
+        assert store.get("k") == b"x" * 100_000
 
     def test_the_bucket_must_exist(self, endpoint):
         with endpoint.store("absent-bucket") as store:

@@ -9,13 +9,13 @@ from support.sql import is_sound, rows, stock, value
 import graft_vfs
 from graft_vfs.pages import lock_page
 from graft_vfs.sync import transfer
-from graft_vfs.volume import transaction
+from graft_vfs.volume import log_view, snapshot, transaction
 
 
 @pytest.fixture
 def early_lock_page(monkeypatch):
     """Let page 7 be the lock page, so that a small database reaches it."""
-    for module in (transaction, transfer):
+    for module in (log_view, snapshot, transaction, transfer):
         monkeypatch.setattr(module, "lock_page", lambda _: 7)
     return 7
 

@@ -9,6 +9,7 @@ import pytest
 from support.counting import counted_calls
 from support.sql import content, is_sound, rows, value
 
+from graft_vfs.vfs import file_system
 from graft_vfs.volume import transaction
 
 BUSY = apsw.SQLITE_BUSY
@@ -185,6 +186,25 @@ def test_busy_timeout_waits_for_a_writer_in_another_thread(connect, two):
     second.execute("UPDATE t SET n = n + 1")
     thread.join()
     assert value(writer, "SELECT sum(n) FROM t") == 3000
+
+
+def test_a_connection_that_waits_for_its_turn_lets_other_threads_run(two, monkeypatch):
+    first, second = two
+    second.set_busy_timeout(60_000)
+    waited = []
+
+    def sleep(seconds):
+        # Whatever is called like Python's own sleep gives up the interpreter's lock meanwhile.
+        waited.append(seconds)
+        if len(waited) == 3:
+            first.execute("COMMIT")
+
+    monkeypatch.setattr(file_system, "sleep", sleep)
+    first.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
+    second.execute("UPDATE t SET n = n + 1")
+    assert len(waited) == 3
+    assert all(0 < seconds <= 0.1 for seconds in waited)
+    assert rows(second, "SELECT DISTINCT n FROM t") == [(2,)]
 
 
 def test_a_busy_timeout_ends(two):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import pytest
@@ -28,7 +29,7 @@ from graft_vfs.format.commit import FrameTable
 from graft_vfs.format.frame import FRAME_PAGES, checksum_of
 from graft_vfs.remote_log import commit_key
 from graft_vfs.store.memory import MemoryObjects
-from graft_vfs.volume.log_view import LogView, ranges_of_frames
+from graft_vfs.volume.log_view import CommitSource, LogView, ranges_of_frames
 from tests.replicas import Replica, rows
 
 FRAMES = 40
@@ -192,14 +193,63 @@ def test_hydrate_fetches_the_rest_in_ranges_and_once(reading) -> None:
     assert len(reading.ranges) == 4
 
 
+class Source:
+    """As much of a commit as matters for what is joined: how large its frames are."""
+
+    def __init__(self, page_size: int, frame_pages: int = FRAME_PAGES) -> None:
+        frames = SimpleNamespace(frame_pages=frame_pages)
+        self.header = SimpleNamespace(page_size=page_size, frames=frames)
+
+
 def test_ranges_join_neighbours_of_one_source_only() -> None:
+    a, b = Source(4096), Source(512)
     assert [*ranges_of_frames([])] == []
-    joined = ranges_of_frames([("b", 1), ("a", 4), ("a", 3), ("a", 7), ("b", 2)])
-    assert [*joined] == [("b", 1, 3), ("a", 3, 5), ("a", 7, 8)]
-    assert [*ranges_of_frames(("a", n) for n in range(20))] == [("a", 0, 16), ("a", 16, 20)]
+    joined = ranges_of_frames([(b, 1), (a, 4), (a, 3), (a, 7), (b, 2)])
+    assert [*joined] == [(b, 1, 3), (a, 3, 5), (a, 7, 8)]
+    assert [*ranges_of_frames((a, n) for n in range(20))] == [(a, 0, 16), (a, 16, 20)]
+
+
+def test_a_range_holds_no_more_images_than_a_thread_may_decompress_at_once() -> None:
+    large, largest = Source(65_536), Source(65_536, frame_pages=64)
+    assert [*ranges_of_frames((large, n) for n in range(10))] == [(large, 0, 8), (large, 8, 10)]
+    assert len([*ranges_of_frames((largest, n) for n in range(10))]) == 5
 
 
 # Threads ----------------------------------------------------------------------------------------
+
+
+def test_a_frame_whose_room_in_the_cache_goes_to_others_at_once_is_read(
+    remote, monkeypatch
+) -> None:
+    put(remote, commit(range(1, PAGES + 1))[1])
+    machine = remote.machine("cold")
+    machine.engine.logs._cache_bytes_max = 1
+    reading = cold_view(machine, monkeypatch)
+    fetch = CommitSource.fetch
+
+    def fetch_before_somebody_else(self: CommitSource, first: int, end: int) -> None:
+        fetch(self, first, end)
+        self.cache.add(self.lsn, FRAMES - 1, b"the frame of another reader")
+
+    monkeypatch.setattr(CommitSource, "fetch", fetch_before_somebody_else)
+    for page in (1, 2, FRAME_PAGES + 1, 1):
+        assert reading.read(page) == image(page)
+
+
+def test_reading_ahead_that_is_cancelled_as_the_engine_closes_is_no_error(
+    reading, monkeypatch, caplog
+) -> None:
+    view = reading.view
+    (source, _) = view.table.find(1)
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(release.wait)
+        monkeypatch.setattr(view, "_executor", lambda: executor)
+        view._request([(source, 0, 1)])
+        executor.shutdown(wait=False, cancel_futures=True)
+        release.set()
+    assert caplog.messages == []
+    assert view._in_flight == {}
 
 
 def test_threads_that_miss_one_frame_fetch_it_once(reading, monkeypatch) -> None:

@@ -45,11 +45,12 @@ def expanded(table: PageTable[int]) -> dict[int, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("recent_max", [0, 1, 5, 20, 16_384])
-@given(history=commits, cuts=st.lists(st.integers(0, 12)))
+@given(history=commits, cuts=st.lists(st.integers(0, 12)), sources_min=st.integers(0, 4))
 @settings(max_examples=60, deadline=None)
-def test_finds_what_a_dictionary_finds(recent_max, history, cuts) -> None:
+def test_finds_what_a_dictionary_finds(recent_max, history, cuts, sources_min) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_table, "_RECENT_MAX", recent_max)
+        patch.setattr(page_table, "_SOURCES_MIN", sources_min)
         table: PageTable[int] = PageTable()
         bounds = sorted({0, len(history), *(min(cut, len(history)) for cut in cuts)})
         for first, end in pairwise(bounds):
@@ -85,3 +86,14 @@ def test_an_empty_commit_changes_nothing() -> None:
     table = PageTable[str]().advance([("a", BitMap([3])), ("b", BitMap())])
     assert table.find(3) == ("a", 0)
     assert [*table.runs()] == [(3, 4, "a", 0)]
+
+
+def test_commits_whose_pages_were_all_written_anew_are_forgotten() -> None:
+    table = PageTable[int]().advance([(0, BitMap(range(1, 1001)))])
+    for number in range(1, 2000):
+        table = table.advance([(number, BitMap([1, 2 + number % 10]))])
+    # Live are the first commit and those of the last ten that nothing superseded.
+    assert len(table._sources) <= 100
+    assert table.find(1) == (1999, 0)
+    assert table.find(2) == (1990, 1)
+    assert table.find(500) == (0, 499)

@@ -1,0 +1,28 @@
+"""What every local file stands on: names that are durable when a function says so."""
+
+from __future__ import annotations
+
+import os
+
+from graft_vfs.local.files import make_directories
+
+
+def test_the_names_of_directories_that_are_made_are_durable_from_the_top_down(
+    tmp_path, monkeypatch
+) -> None:
+    synced = []
+    original = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        names = sorted(os.listdir(descriptor))
+        synced.append((os.fstat(descriptor).st_ino, names))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    make_directories(tmp_path / "a" / "b")
+    assert synced == [
+        (tmp_path.stat().st_ino, ["a"]),
+        ((tmp_path / "a").stat().st_ino, ["b"]),
+    ]
+    make_directories(tmp_path / "a" / "b")
+    assert len(synced) == 2

@@ -1,0 +1,214 @@
+"""The head file is a hint: whatever its bytes are, readers and writers see what the log holds.
+
+Other processes run while it is removed, filled with garbage, cut, or marked as another version's.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.children import child
+from support.engines import close_connections, registered
+from support.sql import is_sound, rows
+
+import graft_vfs
+from graft_vfs import Config
+from graft_vfs.errors import BusyError, FutureVersionError
+from graft_vfs.local import head
+from graft_vfs.local.head import HeadFile
+
+MAGIC = 2
+VERSION_1 = 0x4752_4146_5448_0001
+
+WRITER = """
+    connection = graft_vfs.connect("main")
+    connection.set_busy_timeout(60_000)
+    say("ready")
+    while line := hear():
+        connection.execute("INSERT INTO t VALUES(?)", (int(line),))
+        say("done")
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(data_dir=tmp_path / "data")
+
+
+@pytest.fixture
+def engine(config):
+    with registered(config) as engine:
+        yield engine
+
+
+@pytest.fixture
+def table(engine):
+    connection = graft_vfs.connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    connection.set_busy_timeout(60_000)
+    return connection
+
+
+@pytest.fixture
+def path(engine, table):
+    return engine.open("main").directory / "head"
+
+
+def numbers(connection) -> list[int]:
+    return [x for (x,) in rows(connection, "SELECT x FROM t ORDER BY x")]
+
+
+def test_what_is_written_is_mapped_by_everybody(tmp_path) -> None:
+    first, second = HeadFile(tmp_path / "head"), HeadFile(tmp_path / "head")
+    first.words[head.END] = 77
+    assert second.words[head.END] == 77
+    assert HeadFile(tmp_path / "head", writable=False).words[head.END] == 77
+
+
+@pytest.mark.parametrize("size", [0, 1, 63])
+def test_a_short_file_is_made_whole(tmp_path, size) -> None:
+    path = tmp_path / "head"
+    path.write_bytes(bytes(size))
+    assert list(HeadFile(path, writable=False).words) == [0] * 8
+    assert HeadFile(path).words[MAGIC] == VERSION_1
+    assert path.stat().st_size == 64
+
+
+def test_a_missing_file_reads_as_nothing_known_where_it_cannot_be_made(tmp_path) -> None:
+    assert list(HeadFile(tmp_path / "head", writable=False).words) == [0] * 8
+    assert not (tmp_path / "head").exists()
+
+
+@pytest.mark.parametrize("version", [0, 2, 0xFFFF])
+def test_another_version_is_refused_and_left_alone(config, table, path, version) -> None:
+    close_connections()
+    graft_vfs.unregister()
+    data = bytearray(path.read_bytes())
+    data[16:18] = version.to_bytes(2, "little")
+    path.write_bytes(data)
+    graft_vfs.register(config)
+    with pytest.raises(Exception, match=rf"head file {version}\) uses this volume; use one"):
+        graft_vfs.connect("main")
+    with pytest.raises(FutureVersionError):
+        HeadFile(path, writable=False)
+    assert path.read_bytes() == data
+    data[16:18] = b"\1\0"
+    path.write_bytes(data)
+    connection = graft_vfs.connect("main")
+    connection.execute("INSERT INTO t VALUES(1)")
+    assert numbers(connection) == [1]
+
+
+def test_a_version_that_comes_while_processes_run_is_refused_to_new_ones_only(
+    config, table, path
+) -> None:
+    with child(config.data_dir, WRITER) as writer:
+        assert writer.hear() == "ready"
+        with path.open("r+b") as file:
+            file.seek(16)
+            file.write(b"\2")
+        for n in range(4):
+            writer.say(str(n))
+            assert writer.hear() == "done"
+            table.execute("INSERT INTO t VALUES(?)", (n + 100,))
+        late = """
+            try:
+                graft_vfs.connect("main")
+            except apsw.Error as error:
+                say(error)
+        """
+        with child(config.data_dir, late) as newcomer:
+            (answer,) = newcomer.end()
+        assert "another version of graft-vfs (head file 2) uses this volume" in answer
+    assert numbers(table) == [0, 1, 2, 3, 100, 101, 102, 103]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_garbage_in_it_never_hides_a_commit_nor_shows_another(config, table, path, seed) -> None:
+    """Nobody writes while it comes, and it claims no end beyond the log: that would be damage."""
+    choice = random.Random(seed)
+    expected = []
+
+    def spoil() -> None:
+        garbage = bytearray(choice.randbytes(64))
+        if seed % 2:
+            garbage[:8] = choice.randrange(4096).to_bytes(8, "little")
+            garbage[8:32] = path.read_bytes()[8:32]
+        else:
+            garbage[24:32] = bytes(8)  # Another boot, after which the end says nothing.
+        with path.open("r+b") as file:
+            file.write(bytes(64) if choice.random() < 0.3 else garbage)
+
+    with child(config.data_dir, WRITER) as writer:
+        assert writer.hear() == "ready"
+        for n in range(12):
+            if choice.random() < 0.5:
+                spoil()
+            if choice.random() < 0.5:
+                writer.say(str(n))
+                assert writer.hear() == "done"
+            else:
+                table.execute("INSERT INTO t VALUES(?)", (n,))
+            expected.append(n)
+            if choice.random() < 0.5:
+                spoil()
+            assert numbers(table) == expected
+    assert is_sound(table)
+    close_connections()
+    graft_vfs.unregister()
+    graft_vfs.register(config)
+    assert numbers(graft_vfs.connect("main")) == expected
+
+
+def test_a_file_that_is_cut_while_processes_run_only_costs_them_time(config, table, path) -> None:
+    with child(config.data_dir, WRITER) as writer:
+        assert writer.hear() == "ready"
+        for n in range(6):
+            with path.open("r+b") as file:
+                file.truncate(1 + n * 9)  # A file cut to nothing takes the mapped memory away.
+            writer.say(str(n))
+            assert writer.hear() == "done"
+            table.execute("INSERT INTO t VALUES(?)", (n + 100,))
+            with child(config.data_dir, WRITER) as newcomer:
+                assert newcomer.hear() == "ready"
+                newcomer.say(str(n + 200))
+                assert newcomer.hear() == "done"
+    assert numbers(table) == [n + base for base in (0, 100, 200) for n in range(6)]
+
+
+def test_a_file_that_is_removed_while_processes_run_cannot_be_made_anew_by_another(
+    config, engine, table, path, monkeypatch
+) -> None:
+    newcomer = """
+        try:
+            graft_vfs.connect("main").execute("INSERT INTO t VALUES(-1)")
+        except apsw.Error as error:
+            say(error)
+    """
+    with child(config.data_dir, WRITER) as writer:
+        assert writer.hear() == "ready"
+        path.unlink()
+        monkeypatch.setattr(head, "_JOIN_SECONDS", 0.0)
+        with pytest.raises(BusyError, match="other processes have the volume open; end them"):
+            HeadFile(path)
+        with child(config.data_dir, newcomer) as refused:
+            (answer,) = refused.end()
+        assert "is gone, and other processes have the volume open" in answer
+        # Those that have it go on, and see each other.
+        for n in range(3):
+            writer.say(str(n))
+            assert writer.hear() == "done"
+            table.execute("INSERT INTO t VALUES(?)", (n + 100,))
+        expected = [0, 1, 2, 100, 101, 102]
+        assert numbers(table) == expected
+    close_connections()
+    graft_vfs.unregister()
+    del engine
+    graft_vfs.register(config)
+    table = graft_vfs.connect("main")
+    assert numbers(table) == expected
+    table.execute("INSERT INTO t VALUES(200)")
+    assert path.exists()
+    assert numbers(table) == [*expected, 200]
+    assert is_sound(table)

@@ -1,0 +1,137 @@
+"""The writer lock: one holder among handles, threads and processes, and none after its death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from support.children import child
+
+from graft_vfs.errors import LocalStorageError, WriterBusyError
+from graft_vfs.local.locks import WriterLock, held
+
+HOLDER = """
+    import os, signal
+    from graft_vfs.local.locks import WriterLock
+    lock = WriterLock(Path(hear()))
+    assert lock.acquire()
+    say("holds")
+    {act}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "writer.lock"
+
+
+@pytest.fixture
+def lock(path):
+    lock = WriterLock(path)
+    yield lock
+    lock.close()
+
+
+def test_one_handle_excludes_another_of_the_same_process(lock, path) -> None:
+    other = WriterLock(path)
+    assert lock.acquire()
+    assert not other.acquire()
+    lock.release()
+    assert other.acquire()
+    other.close()
+    assert lock.acquire()
+
+
+def test_closing_a_handle_gives_the_lock_back_and_may_be_repeated(lock, path) -> None:
+    other = WriterLock(path)
+    assert other.acquire()
+    other.close()
+    other.close()
+    assert lock.acquire()
+
+
+def test_a_release_without_the_lock_is_harmless(lock, path) -> None:
+    other = WriterLock(path)
+    assert other.acquire()
+    lock.release()
+    assert not lock.acquire()
+    other.close()
+
+
+def test_held_waits_for_a_holder_and_then_says_that_it_is_busy(lock, path) -> None:
+    assert lock.acquire()
+    with pytest.raises(WriterBusyError, match="end its transaction"), held(path, timeout_seconds=0):
+        pass
+    entered = threading.Event()
+
+    def enter() -> None:
+        with held(path, timeout_seconds=60):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    lock.release()
+    thread.join()
+    assert entered.is_set()
+    assert lock.acquire()
+
+
+def test_an_error_inside_held_gives_the_lock_back(lock, path) -> None:
+    with pytest.raises(ZeroDivisionError), held(path, timeout_seconds=0):
+        raise ZeroDivisionError
+    assert lock.acquire()
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGABRT", "exit"])
+def test_the_lock_of_a_process_that_ended_is_free_at_once(lock, path, tmp_path, end) -> None:
+    act = "os._exit(0)" if end == "exit" else f"os.kill(os.getpid(), signal.{end})"
+    with child(tmp_path / "data", HOLDER.format(act=f"hear(); {act}")) as holder:
+        holder.say(str(path))
+        assert holder.hear() == "holds"
+        assert not lock.acquire()
+        holder.say("end")
+        assert holder.hear() == ""
+        holder.process.wait()
+        assert lock.acquire()
+
+
+def test_a_stopped_process_keeps_the_lock_until_it_is_killed(lock, path, tmp_path) -> None:
+    with child(tmp_path / "data", HOLDER.format(act="hear()")) as holder:
+        holder.say(str(path))
+        assert holder.hear() == "holds"
+        os.kill(holder.process.pid, signal.SIGSTOP)
+        assert not lock.acquire()
+        holder.kill()
+        assert lock.acquire()
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_its_parent(lock, path, tmp_path) -> None:
+    fork = """
+        ours, theirs = os.pipe()
+        if os.fork() == 0:
+            os.close(theirs)
+            say("forked")
+            os.read(ours, 1)  # Until the parent has ended.
+            say("orphan")
+            os.read(0, 1)  # Until the test has tried the lock.
+            os._exit(0)
+        hear()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    program = HOLDER.format(act="pass").rstrip() + fork.replace("\n    ", "\n")
+    with child(tmp_path / "data", program) as holder:
+        holder.say(str(path))
+        assert {holder.hear(), holder.hear()} == {"holds", "forked"}
+        assert not lock.acquire()
+        holder.say("die")
+        assert holder.hear() == "orphan"
+        holder.process.wait()
+        assert lock.acquire()
+        holder.say("end")
+
+
+def test_a_lock_file_that_cannot_be_made_is_a_named_error(tmp_path) -> None:
+    with pytest.raises(LocalStorageError, match="No such file"):
+        WriterLock(tmp_path / "absent" / "writer.lock")
