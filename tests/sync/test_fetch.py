@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import apsw
 import pytest
 from format.commit_samples import LOG, OTHER_LOG, commit, image
 
-from graft_vfs.errors import CorruptObjectError, GraftError, NotFoundError
+from graft_vfs.errors import (
+    CorruptCatalogError,
+    CorruptObjectError,
+    GraftError,
+    NotFoundError,
+)
 from graft_vfs.ids import LogId
+from graft_vfs.local.catalog import CommitRow
+from graft_vfs.pages import LSN_MAX
 from graft_vfs.remote_log import commit_key
 from graft_vfs.sync import pull as pull_module
 from graft_vfs.sync import push as push_module
+from graft_vfs.sync.fetch import fetch_log
 from tests.replicas import Replica
 
 
@@ -236,3 +247,89 @@ def test_a_push_beside_a_running_one_is_busy_and_keeps_the_other_ones_record(
     monkeypatch.undo()
     assert second.engine.push("main").claimed is False
     assert second.engine.status("main").base_lsn == 1
+
+
+def test_pages_cached_of_another_history_are_not_shown_when_the_catalog_is_lost(replicas) -> None:
+    replica = replicas()
+    for salt in (1, 2):
+        put(replica, LOG, 1, commit(range(1, 5), salt=salt)[1])
+        clone(replica, LOG)
+        replica.engine.hydrate("main")
+        assert replica.engine.open("main").begin().stored(3) == image(3, salt=salt)
+        replica.close()
+        for path in replica.engine.config.data_dir.glob("catalog.db*"):
+            path.unlink()
+        replica = replicas()
+
+
+# What the catalog remembers ---------------------------------------------------------------------
+
+
+def two_commits(replica: Replica) -> None:
+    first, data = commit(range(1, 5), salt=1)
+    put(replica, LOG, 1, data)
+    put(replica, LOG, 2, commit(range(1, 5), lsn=2, previous_hash=first.hash, salt=2)[1])
+    clone(replica, LOG)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "UPDATE commits SET lsn = -lsn; UPDATE commits SET lsn = 3 + lsn",
+            "another commit as LSN 1",
+        ),
+        ("UPDATE commits SET hash = zeroblob(32)", "another commit as LSN 1"),
+        ("DELETE FROM commits WHERE lsn = 1", "lacks commits"),
+    ],
+)
+def test_a_catalog_with_other_commits_never_gives_a_wrong_page(replicas, change, message) -> None:
+    with contextlib.closing(replicas()) as replica:
+        two_commits(replica)
+        directory = replica.engine.config.data_dir
+    with contextlib.closing(apsw.Connection(str(directory / "catalog.db"))) as connection:
+        connection.execute(change)
+    with pytest.raises(CorruptCatalogError, match=message):
+        replicas().engine.open("main")
+
+
+def test_commits_of_two_histories_are_not_taken_for_one(replicas) -> None:
+    replica = replicas()
+    two_commits(replica)
+    other, data = commit(range(1, 5), lsn=2, previous_hash=b"x" * 32, salt=3)
+    replica.engine.catalog._connection.execute(
+        "UPDATE commits SET hash = ?, header = ? WHERE lsn = 2", (other.hash, data)
+    )
+    replica.engine.logs._views.clear()
+    with pytest.raises(CorruptCatalogError, match="two histories"):
+        replica.engine.logs.log_view(LOG, 2)
+
+
+def test_forks_of_forks_are_opened_however_many_they_are(replicas) -> None:
+    replica = replicas()
+    parent, data = commit(range(1, 5))
+    put(replica, LOG, 1, data)
+    fetch_log(replica.engine.logs, LOG)
+    for _ in range(1200):
+        facts = {"log": LogId.new(), "parent_log": parent.log, "parent_lsn": 1, "page_count": 4}
+        parent, data = commit([1], previous_hash=parent.hash, **facts)
+        replica.engine.catalog.add_commits(parent.log, [CommitRow(1, parent.hash, data)])
+    clone(replica, parent.log)
+    assert replica.engine.open("main").begin().stored(4) == image(4)
+
+
+def test_a_log_that_is_forked_from_itself_in_the_catalog_is_damage(replicas) -> None:
+    replica = replicas()
+    for log, parent in ((LOG, OTHER_LOG), (OTHER_LOG, LOG)):
+        header, data = commit(log=log, parent_log=parent, parent_lsn=1, previous_hash=b"x" * 32)
+        replica.engine.catalog.add_commits(log, [CommitRow(1, header.hash, data)])
+    with pytest.raises(CorruptCatalogError, match="forked from itself"):
+        replica.engine.logs.log_view(LOG, 1)
+
+
+def test_a_parent_at_an_lsn_that_sqlite_cannot_hold_is_damage(replicas) -> None:
+    replica = replicas()
+    fork = {"log": OTHER_LOG, "parent_log": LOG, "parent_lsn": LSN_MAX}
+    put(replica, OTHER_LOG, 1, commit(previous_hash=b"x" * 32, **fork)[1])
+    with pytest.raises(CorruptObjectError, match="was forked from"):
+        clone(replica, OTHER_LOG)

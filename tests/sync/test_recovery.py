@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import random
 import secrets
 import subprocess
@@ -17,6 +18,7 @@ from graft_vfs.claim import claim
 from graft_vfs.config import RemoteConfig
 from graft_vfs.errors import CommitOutcomeUnknownError, GraftError
 from graft_vfs.ids import LogId
+from graft_vfs.local import branch_log, head
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.locks import WriterLock
@@ -162,6 +164,42 @@ def test_a_claim_that_was_lost_while_the_process_was_down_is_reported_as_diverge
     status = replica.engine.status("main")
     assert (status.pending_push, status.ahead, status.behind) == (False, 1, 1)
     assert rows(replica.connect()) == [(1, content(1, SMALL)), (2, content(2, SMALL))]
+
+
+@pytest.mark.parametrize("verb", ["push", "pull", "neither"])
+def test_commits_whose_claim_may_have_landed_survive_a_power_cut_here(
+    machines, tmp_path, monkeypatch, verb
+) -> None:
+    durable: list[bytes] = []
+
+    def data_sync(descriptor: int) -> None:
+        durable.append(os.pread(descriptor, 1 << 20, 0))
+
+    at = EFFECTS.index("logs")
+    replica = machines("ours", faulty={"at": at, "fault": Fault.STOP_AFTER})
+    connection = replica.connect()
+    connection.pragma("synchronous", "normal")
+    with monkeypatch.context() as patch:
+        patch.setattr(branch_log, "data_sync", data_sync)
+        with connection:
+            connection.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+            connection.execute("INSERT INTO t VALUES(1, ?)", (content(1, SMALL),))
+        with pytest.raises(ProcessStopped):
+            replica.engine.push("main")
+
+    path = replica.engine.open("main").log.path
+    empty = path.read_bytes()[: branch_log.LOG_HEADER_BYTES].ljust(1 << 20, b"\0")
+    after_the_cut = tmp_path / "after the cut"
+    after_the_cut.write_bytes(durable[-1] if durable else empty)
+    after_the_cut.replace(path)
+    monkeypatch.setattr(head, "boot_number", lambda: 0xB007)
+    replica = machines("ours")
+    if verb != "neither":
+        getattr(replica.engine, verb)("main")
+    for key, size in SCENARIO[1:]:
+        write(replica, key, size)
+        replica.engine.push("main")
+    check(machines, replica)
 
 
 # Steps inside one process -----------------------------------------------------------------------

@@ -1,12 +1,24 @@
-"""What a commit costs does not depend on how many came before it. Counts, no times."""
+"""What a commit costs, and what is kept of it, does not depend on how many came before it.
+
+Counts, no times.
+"""
 
 from __future__ import annotations
 
-from support.counting import counted_calls
+from pathlib import Path
+
+import apsw
+import pytest
+from support.children import child
+from support.counting import counted_calls, counted_syncs
 from support.engines import reopened
 from support.sql import is_sound, rows, value
 
 import graft_vfs
+from graft_vfs.engine import VOLUMES_KEPT_MAX
+from graft_vfs.local import locks
+from graft_vfs.sync import push
+from graft_vfs.volume.branch import HISTORY_MIN
 
 FEW, MANY, MEASURED = 100, 20_000, 50
 
@@ -72,3 +84,213 @@ def test_statements_that_change_nothing_make_no_commit_and_keep_the_cache(connec
         value(reader, "SELECT n FROM t")
     assert graft_vfs.register().info("main").snapshot == before
     assert calls["pages"] == 0
+
+
+def kept_images(engine):
+    history = engine.open("main").snapshot.branch.history
+    return sum(map(len, history.values()))
+
+
+def test_readers_that_overlap_for_ever_keep_no_images_that_none_of_them_sees(engine, connect):
+    writer, one, other = (connect("main") for _ in range(3))
+    writer.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES(1, 0)")
+    writer.execute("CREATE TABLE other(n); INSERT INTO other VALUES(0)")
+    writer.pragma("synchronous", "off")
+    slow = connect("main")
+    value(slow, "BEGIN; SELECT n FROM other")
+    value(one, "BEGIN; SELECT n FROM t")
+    for n in range(1, 4 * HISTORY_MIN):
+        writer.execute("UPDATE t SET n = ?", (n,))
+        # At every instant one of the two has a snapshot open.
+        assert value(other, "BEGIN; SELECT n FROM t") == n
+        one.execute("COMMIT")
+        one, other = other, one
+        if n == 2 * HISTORY_MIN:
+            # It has not read this page before, so the answer is the volume's and not its cache's.
+            assert value(slow, "SELECT n FROM t") == 0
+            slow.execute("COMMIT")
+    assert kept_images(engine) <= 2 * HISTORY_MIN
+    assert value(one, "SELECT n FROM t") == n
+
+
+def test_a_process_that_only_reads_keeps_no_images_of_what_others_write(config, engine, connect):
+    reader = connect("main")
+    reader.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES(1, 0)")
+    program = """
+        connection = graft_vfs.connect("main")
+        connection.pragma("synchronous", "off")
+        while line := hear():
+            for n in range(int(line)):
+                connection.execute("UPDATE t SET n = n + 1")
+            say("done")
+    """
+    with child(config.data_dir, program) as writer:
+        for turn in range(1, 9):
+            writer.say(str(HISTORY_MIN))
+            assert writer.hear() == "done"
+            assert value(reader, "SELECT n FROM t") == turn * HISTORY_MIN
+            # One turn is what may have come since the reader's last snapshot.
+            assert kept_images(engine) <= 2 * HISTORY_MIN
+
+
+def descriptors():
+    """Return how many descriptors this process has open."""
+    return sum(1 for _ in Path("/dev/fd").iterdir())
+
+
+def test_log_files_that_were_replaced_are_given_back(engine, connect, monkeypatch):
+    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    writer, reader = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    open_descriptors = []
+    for n in range(1, 6):
+        value(reader, "BEGIN; SELECT n FROM t")
+        writer.execute("UPDATE t SET n = ?", (n,))
+        writer.pragma("graft_push")
+        # The reader has the old file mapped until its transaction ends.
+        assert value(reader, "SELECT n FROM t") == n - 1
+        reader.execute("COMMIT")
+        assert value(reader, "SELECT n FROM t") == value(writer, "SELECT n FROM t") == n
+        open_descriptors.append(descriptors())
+    assert len(set(open_descriptors[1:])) == 1
+    assert [path.name for path in engine.open("main").directory.glob("*.log")] == ["0006.log"]
+
+
+def commit_during_each_push(engine, monkeypatch, connection):
+    """Have a connection commit whenever a push claims an LSN, so that no push finds it idle."""
+    put = engine.store.put_if_absent
+
+    def put_while_somebody_writes(key, data):
+        if "/commits/" in key:
+            connection.execute("UPDATE t SET n = n + 1; INSERT INTO t VALUES(0)")
+        return put(key, data)
+
+    monkeypatch.setattr(engine.store, "put_if_absent", put_while_somebody_writes)
+
+
+def test_a_log_file_is_replaced_though_somebody_always_writes(config, engine, connect, monkeypatch):
+    writer, reader = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    writer.execute("UPDATE t SET n = zeroblob(10000)")
+    writer.execute("UPDATE t SET n = 0")
+    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    commit_during_each_push(engine, monkeypatch, writer)
+    value(reader, "BEGIN; SELECT count(*) FROM t")
+    lsn = engine.open("main").snapshot.lsn
+    writer.pragma("graft_push")
+    snapshot = engine.open("main").snapshot
+    assert snapshot.branch.row.file == "0002.log"
+    assert (snapshot.lsn, snapshot.local_commits) == (lsn + 2, 2)
+    # A process that knew the old file follows to the new one, and writes there.
+    assert value(reader, "SELECT count(*) FROM t") == 1
+    reader.execute("COMMIT")
+    assert rows(reader, "SELECT n FROM t") == [(1,), (0,)]
+    writer.execute("INSERT INTO t VALUES(7)")
+    reopened(config)
+    again = graft_vfs.connect("main")
+    assert rows(again, "SELECT n FROM t") == [(1,), (0,), (7,)]
+    assert is_sound(again)
+
+
+def test_damage_behind_what_is_pushed_is_not_copied_into_a_new_log_file(
+    engine, connect, monkeypatch
+):
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(zeroblob(90000))")
+    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    put, log = engine.store.put_if_absent, engine.open("main").log
+
+    def put_beside_damage(key, data):
+        if "/commits/" in key:
+            writer.execute("UPDATE t SET n = 1")
+            with log.path.open("r+b") as file:
+                file.seek(engine.open("main").snapshot.end.offset - 1)
+                file.write(b"!")
+        return put(key, data)
+
+    monkeypatch.setattr(engine.store, "put_if_absent", put_beside_damage)
+    writer.pragma("graft_push")
+    assert log.path.exists()
+    with pytest.raises(apsw.CorruptError, match=r"committed transaction .* is damaged"):
+        value(writer, "SELECT n FROM t")
+
+
+def test_a_volume_has_no_more_branches_for_being_pushed_and_pulled(engine, connect, machine):
+    ours, theirs = connect("main"), machine()
+    ours.execute("CREATE TABLE t(n)")
+    ours.pragma("graft_push")
+    follower = theirs.connect(remote="main")
+    for n in range(5):
+        ours.execute("INSERT INTO t VALUES(?)", (n,))
+        ours.pragma("graft_push")
+        follower.pragma("graft_pull")
+    assert rows(follower, "SELECT count(*) FROM t") == [(5,)]
+    for each in (engine, theirs.engine):
+        volume = each.open("main")
+        assert each.catalog.branches(volume.id) == [volume.snapshot.branch.row]
+
+
+def test_tags_that_nobody_uses_any_more_leave_no_descriptors_behind(config, engine, connect):
+    pushed = [f"tag-{number}" for number in range(2 * VOLUMES_KEPT_MAX)]
+    open_descriptors = []
+    for tag in pushed:
+        connection = connect(tag)
+        connection.pragma("synchronous", "normal")
+        connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+        connection.pragma("graft_push")
+        connection.execute("INSERT INTO t VALUES(2)")
+        connection.close()
+        open_descriptors.append(descriptors())
+    assert max(open_descriptors[VOLUMES_KEPT_MAX:]) == open_descriptors[VOLUMES_KEPT_MAX]
+    for tag in pushed:
+        connection = connect(tag)
+        assert rows(connection, "SELECT x FROM t") == [(1,), (2,)]
+        connection.close()
+
+
+def test_a_volume_stays_open_while_a_connection_uses_it(engine, connect):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    value(connection, "BEGIN; SELECT x FROM t")
+    for number in range(VOLUMES_KEPT_MAX + 1):
+        connect(f"tag-{number}").close()
+    other = connect("main")
+    other.execute("UPDATE t SET x = 2")
+    assert value(connection, "SELECT x FROM t") == 1
+    connection.execute("COMMIT")
+    assert value(connection, "SELECT x FROM t") == 2
+
+
+def test_a_volume_that_is_let_go_is_durable(engine, connect):
+    with counted_syncs() as syncs:
+        connection = connect("main")
+        connection.pragma("synchronous", "normal")
+        connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+        connection.close()
+        assert syncs["data_sync"] == 0
+        for number in range(VOLUMES_KEPT_MAX):
+            connect(f"tag-{number}").close()
+        assert syncs["data_sync"] == 1
+
+
+def test_a_push_waits_for_a_writer_to_replace_a_log_file_that_is_long(engine, connect, monkeypatch):
+    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    writer.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
+    monkeypatch.setattr(locks.time, "sleep", lambda _: writer.execute("COMMIT"))
+    engine.push("main")
+    assert engine.open("main").log.path.name == "0002.log"
+    assert value(writer, "SELECT n FROM t") == 1
+    assert engine.status("main").ahead == 1
+
+
+def test_a_push_does_not_wait_for_ever_for_a_writer(engine, connect, monkeypatch):
+    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    writer.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
+    writer.pragma("graft_push")
+    writer.execute("COMMIT")
+    assert engine.open("main").log.path.name == "0001.log"
+    assert engine.status("main").ahead == 1

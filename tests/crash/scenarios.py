@@ -1,0 +1,302 @@
+"""The scenarios that are crashed at each of their effects.
+
+Together they make every change that a data directory knows: transactions at each `synchronous`
+level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
+rotation, clone, cache fill, eviction, pull, hydrate, fork and import.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from graft_vfs.config import RemoteConfig
+from graft_vfs.store.base import ObjectStore
+from tests.crash.ledger import EMPTY, Ledger
+from tests.replicas import Replica
+from tests.support import sql
+
+DATA = "machine/data"
+REMOTE = "machine/remote"
+SMALL, LARGE, HUGE = 300, 40_000, 400_000
+
+Scenario = Callable[["Life"], None]
+
+
+class _AtOnce(Executor):
+    """Does what it is given at once, so that the effects of a scenario come in one order."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except Exception as error:  # noqa: BLE001 - whoever waits for the future gets it
+            future.set_exception(error)
+        return future
+
+
+def open_machine(data_dir: Path, remote: RemoteConfig, store: ObjectStore | None = None) -> Replica:
+    """Open a machine whose fetches happen in the thread that asks for them."""
+    replica = Replica(data_dir, remote, store=store)
+    replica.engine._executor = _AtOnce()
+    return replica
+
+
+class Life:
+    """One machine that is watched, and another on the same remote that is not.
+
+    `root` is the directory that is watched. Not even the data directory is there at first, because
+    its name must survive, too.
+    """
+
+    def __init__(self, root: Path, ledger: Ledger, remote: RemoteConfig) -> None:
+        self.ledger = ledger
+        self.elsewhere = root.with_name(f"{root.name}-elsewhere")
+        self._data_dir = root / DATA
+        self._remote = remote
+        self._connections: dict[str, apsw.Connection] = {}
+        self.replica = open_machine(self._data_dir, remote)
+
+    def other_machine(self, name: str) -> Replica:
+        """Open a machine that survives every crash of the one that is watched."""
+        return open_machine(self.elsewhere / name, self._remote)
+
+    def end(self) -> None:
+        """End the process as a program that closes everything would."""
+        for tag in self.ledger.states:
+            self.ledger.logs[tag] = self.replica.engine.status(tag).remote
+        self.replica.close()
+        self._connections.clear()
+
+    def reopen(self) -> None:
+        """End the process and start the next one."""
+        self.end()
+        self.replica = open_machine(self._data_dir, self._remote)
+
+    def connection(self, tag: str) -> apsw.Connection:
+        """Return the connection to a tag; small, so that large transactions spill."""
+        if tag not in self._connections:
+            connection = self._connections[tag] = self.replica.connect(tag)
+            connection.pragma("cache_size", 5)
+        return self._connections[tag]
+
+    def create(self, tag: str) -> None:
+        """Open a tag that does not exist, and make its tables."""
+        self.ledger.begin(tag)
+        with self.ledger.step(tag, EMPTY):
+            self.connection(tag)
+        connection = self.connection(tag)
+        with self.ledger.step(tag, connection), connection:
+            connection.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+            connection.execute("CREATE TABLE counter(n)")
+            connection.execute("INSERT INTO counter VALUES(0)")
+
+    def find(self, tag: str) -> None:
+        """Open a tag as a crash has left it, and make what it has taken."""
+        if self.replica.engine.catalog.tag_volume(tag) is None:
+            self.create(tag)
+            return
+        connection = self.connection(tag)
+        self.ledger.begin(tag, sql.content(connection))
+        with self.ledger.step(tag, connection), connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS t(k INTEGER PRIMARY KEY, v)")
+            connection.execute("CREATE TABLE IF NOT EXISTS counter(n)")
+            if not sql.rows(connection, "SELECT n FROM counter"):
+                connection.execute("INSERT INTO counter VALUES(0)")
+
+    def commit(self, tag: str, synchronous: str = "full", *, size: int = SMALL) -> None:
+        """Commit one transaction that adds a row, changes an older one, and counts."""
+        connection = self.connection(tag)
+        connection.pragma("synchronous", synchronous)
+        is_full = synchronous == "full"
+        with self.ledger.step(tag, connection, survives_power_cut=is_full), connection:
+            self._change(tag, connection, size)
+
+    def replace(self, tag: str, *, size: int) -> None:
+        """Commit, at NORMAL, one transaction that counts and replaces the same row each time."""
+        connection = self.connection(tag)
+        connection.pragma("synchronous", "normal")
+        with self.ledger.step(tag, connection, survives_power_cut=False), connection:
+            number = sql.value(connection, "SELECT n FROM counter") + 1
+            connection.execute("UPDATE counter SET n = ?", (number,))
+            data = random.Random(number).randbytes(size)
+            connection.execute("REPLACE INTO t VALUES(1, ?)", (data,))
+
+    def _change(self, tag: str, connection: apsw.Connection, size: int) -> None:
+        number = sql.value(connection, "SELECT n FROM counter") + 1
+        source = random.Random(f"{tag} {number}")
+        connection.execute("UPDATE counter SET n = ?", (number,))
+        connection.execute("INSERT INTO t VALUES(?, ?)", (number, source.randbytes(size)))
+        connection.execute("UPDATE t SET v = ? WHERE k = ?", (source.randbytes(SMALL), number // 2))
+
+    def roll_back(self, tag: str, *, size: int) -> None:
+        """Begin a transaction as `commit` does, and roll it back."""
+        connection = self.connection(tag)
+        connection.execute("BEGIN")
+        self._change(tag, connection, size)
+        connection.execute("ROLLBACK")
+
+    def push(self, tag: str) -> None:
+        """Push a tag."""
+        with self.ledger.push(tag):
+            self.replica.engine.push(tag)
+
+
+def commits(life: Life) -> None:
+    """Transactions at each level, spilled ones, rollbacks, a VACUUM, and recovery."""
+    life.create("main")
+    for synchronous in ("full", "normal", "normal", "full", "off", "off", "normal"):
+        life.commit("main", synchronous)
+    life.commit("main", "normal", size=LARGE)
+    life.commit("main", "normal")
+    life.roll_back("main", size=LARGE)
+    life.commit("main", "normal")
+    life.commit("main", "normal")
+    life.roll_back("main", size=SMALL)
+    life.roll_back("main", size=LARGE)
+    life.commit("main", "full")
+    life.commit("main", "off", size=LARGE)
+    life.roll_back("main", size=LARGE)
+    life.commit("main", "full", size=LARGE)
+    connection = life.connection("main")
+    with life.ledger.step("main", connection), connection:
+        connection.execute("DELETE FROM t WHERE k > 3")
+    connection.execute("VACUUM")
+    life.commit("main", "normal")
+    life.commit("main", "normal")
+    life.reopen()
+    life.commit("main", "normal")
+    life.roll_back("main", size=LARGE)
+    life.commit("main", "normal")
+    life.commit("main", "full")
+    life.commit("main", "off")
+
+
+def pushes(life: Life) -> None:
+    """Pushes of every kind, between transactions that a power cut may take away."""
+    life.create("main")
+    life.commit("main", "normal")
+    life.push("main")
+    life.commit("main", "normal")
+    life.commit("main", "off")
+    life.push("main")
+    life.roll_back("main", size=LARGE)
+    life.commit("main", "normal", size=LARGE)
+    life.push("main")
+    life.commit("main", "normal")
+    life.commit("main", "full")
+    life.push("main")
+    life.commit("main", "normal")
+    life.reopen()
+    life.commit("main", "off")
+    life.push("main")
+    life.commit("main", "normal")
+
+
+def volumes(life: Life) -> None:
+    """Clone, cache fill, pull, hydrate, fork and import, on several branches at once."""
+    engine, ledger = life.replica.engine, life.ledger
+    source = random.Random("theirs")
+    ledger.begin("shared")
+    ledger.followers.add("shared")
+    with life.other_machine("theirs") as theirs:
+        writer = theirs.connect("shared")
+        writer.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+        writer.execute("CREATE TABLE counter(n); INSERT INTO counter VALUES(0)")
+        writer.execute("INSERT INTO t VALUES(-1, ?)", (source.randbytes(LARGE),))
+        with ledger.push_of_another_machine("shared"):
+            theirs.engine.push("shared")
+        with ledger.step("shared", sql.content(writer)):
+            engine.clone("shared", "shared")
+        assert sql.is_sound(life.connection("shared"))
+
+        writer.execute("INSERT INTO t VALUES(-2, ?)", (source.randbytes(LARGE),))
+        writer.execute("DELETE FROM t WHERE k = -1")
+        with ledger.step("shared", sql.content(writer)):
+            with ledger.push_of_another_machine("shared"):
+                theirs.engine.push("shared")
+            engine.pull("shared")
+    engine.hydrate("shared")
+    life.commit("shared", "normal")
+
+    ledger.begin("forked")
+    with ledger.step("forked", sql.content(life.connection("shared"))):
+        engine.fork("shared", new_tag="forked")
+    life.push("shared")
+    life.commit("shared", "normal")
+    life.commit("forked", "full")
+    life.push("forked")
+    life.commit("forked", "normal")
+
+    path = life.elsewhere / "plain.db"
+    plain = sql.stock(path)
+    plain.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v); CREATE TABLE counter(n)")
+    plain.execute("INSERT INTO counter VALUES(0)")
+    plain.execute("INSERT INTO t VALUES(0, ?)", (source.randbytes(LARGE),))
+    expected = sql.content(plain)
+    plain.close()
+    ledger.begin("imported")
+    with ledger.step("imported", EMPTY, expected):
+        engine.import_(path, "imported")
+    life.commit("imported", "off")
+    life.push("imported")
+    life.commit("shared", "full")
+    life.commit("imported", "normal")
+
+
+def caching(life: Life) -> None:
+    """Reading more than the page cache may keep, so that it deletes what was read longest ago."""
+    engine, ledger = life.replica.engine, life.ledger
+    engine.logs._cache_bytes_max = 3 * LARGE
+    ledger.begin("shared")
+    ledger.followers.add("shared")
+    with life.other_machine("theirs") as theirs:
+        writer = theirs.connect("shared")
+        writer.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+        for number in range(4):
+            data = random.Random(number).randbytes(2 * LARGE)
+            writer.execute("INSERT INTO t VALUES(?, ?)", (number, data))
+        with ledger.push_of_another_machine("shared"):
+            theirs.engine.push("shared")
+        with ledger.step("shared", sql.content(writer)):
+            engine.clone("shared", "shared")
+    connection = life.connection("shared")
+    for number in (0, 1, 2, 3, 0, 3, 1):
+        sql.rows(connection, "SELECT v FROM t WHERE k = ?", number)
+
+
+def recovery(life: Life) -> None:
+    """What a machine does first after a crash: for a second crash while it does."""
+    life.find("main")
+    life.commit("main", "normal")
+    life.commit("main", "full")
+    life.roll_back("main", size=LARGE)
+    life.commit("main", "normal")
+    life.push("main")
+    life.commit("main", "off")
+
+
+def replacements(life: Life) -> None:
+    """Transactions of one size, of which a power cut may take any.
+
+    They are so large that the log does not zero the space in front of them.
+    """
+    life.create("main")
+    for _ in range(5):
+        life.replace("main", size=HUGE)
+
+
+def one_replacement(life: Life) -> None:
+    """One more of them, in the place of the first that was lost."""
+    life.find("main")
+    life.replace("main", size=HUGE)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    each.__name__: each for each in (commits, pushes, volumes, caching)
+}
