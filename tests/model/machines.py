@@ -1,0 +1,279 @@
+"""What several machines and their remote must look like, in plain Python.
+
+A remote is a list of commits for each log, and names of logs. A machine knows some length of each
+log, and has volumes; a volume is a base, local commits on it, and perhaps a push that has no known
+end. `ModelMachine` does to these what the verbs of the engine must do to the real ones. It is told
+which effects a verb had on the store and which fault one of them met, and answers how the verb must
+end; the rest follows from the model alone.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from graft_vfs.ids import LogId, VolumeId
+from tests.faults import Fault
+from tests.model.pager import Content
+
+
+class Outcome(enum.Enum):
+    """How a verb ends."""
+
+    DONE = "it did what it says"
+    NOTHING = "there was nothing to do"
+    DIVERGED = "refused: both sides have commits"
+    UNKNOWN = "nobody knows whether the push landed"
+    UNAVAILABLE = "the store said no"
+    STOPPED = "the process ended"
+
+
+class Ended(Exception):  # noqa: N818 - it is how a step of the model ends, and no error
+    """The verb ends here."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+@dataclass(eq=False)
+class Commit:
+    """A remote commit: what it shows, and how many local commits it rolls up."""
+
+    content: Content = field(repr=False)
+    local_commits: int
+
+
+@dataclass
+class Push:
+    """A push whose end is not known."""
+
+    log: LogId
+    lsn: int
+    commit: Commit
+
+
+Base = tuple[LogId, int]
+
+
+@dataclass
+class ModelRemote:
+    """All logs, the refs that name some of them, and on which commit a forked log stands."""
+
+    logs: dict[LogId, list[Commit]] = field(default_factory=lambda: defaultdict(list))
+    refs: dict[str, LogId] = field(default_factory=dict)
+    parents: dict[LogId, Base] = field(default_factory=dict)
+
+
+@dataclass
+class ModelVolume:
+    """A volume. `local` are the contents after each local commit that is not on the remote."""
+
+    id: VolumeId
+    log: LogId
+    base: Base | None
+    base_content: Content
+    local: list[Content] = field(default_factory=list)
+    lsn: int = 0
+    pending: Push | None = None
+
+    @property
+    def content(self) -> Content:
+        """What a reader sees."""
+        return self.local[-1] if self.local else self.base_content
+
+    @property
+    def is_forked(self) -> bool:
+        """Tell whether it stands on another log than its own, which has no commit of it yet."""
+        return self.base is not None and self.base[0] != self.log
+
+    @property
+    def base_lsn(self) -> int:
+        """The LSN of its own log that it stands on."""
+        return 0 if self.base is None or self.is_forked else self.base[1]
+
+    def commit(self, content: Content) -> None:
+        """Commit locally."""
+        self.local.append(content)
+        self.lsn += 1
+
+
+Effects = list[tuple[str, Fault | None]]
+
+
+class ModelMachine:
+    """One machine: what it knows of the remote, its tags, and every volume that it ever had."""
+
+    def __init__(self, remote: ModelRemote) -> None:
+        self.remote = remote
+        self.known: dict[LogId, int] = defaultdict(int)
+        self.tags: dict[str, ModelVolume] = {}
+        self.volumes: list[ModelVolume] = []
+        self.is_probed = False
+        self._effects: Effects = []
+
+    def add(self, tag: str, volume: ModelVolume) -> None:
+        """Point a tag at a new volume."""
+        self.tags[tag] = volume
+        self.volumes.append(volume)
+
+    def behind(self, volume: ModelVolume) -> int:
+        """How many commits are known that the volume does not stand on."""
+        return max(0, self.known[volume.log] - volume.base_lsn)
+
+    # Verbs ------------------------------------------------------------------------------------
+
+    def fetch(self, log: LogId) -> None:
+        """Learn all commits of a log, and first those of the log that it stands on."""
+        newest = len(self.remote.logs[log])
+        parent = self.remote.parents.get(log)
+        if newest and not self.known[log] and parent and self.known[parent[0]] < parent[1]:
+            self.fetch(parent[0])
+        self.known[log] = newest
+
+    def push(self, tag: str, effects: Effects, planned: int | None) -> Outcome:
+        """Settle an earlier push, then push the first `planned` local commits; None means all."""
+        self._effects = list(effects)
+        try:
+            self._probe()
+            volume = self.tags[tag]
+            self._settle(volume, tag)
+            outcome = self._push(volume, tag, planned)
+        except Ended as ended:
+            outcome = ended.outcome
+        assert not self._effects, "there were effects that nobody expected"
+        return outcome
+
+    def _push(self, volume: ModelVolume, tag: str, planned: int | None) -> Outcome:
+        if not volume.local and not volume.is_forked:
+            return Outcome.NOTHING
+        base = volume.base_lsn
+        if self.known[volume.log] > base:
+            return Outcome.DIVERGED
+        self._upload()
+        count = len(volume.local) if planned is None else planned
+        content = volume.local[count - 1] if count else volume.base_content
+        volume.pending = Push(volume.log, base + 1, Commit(content, count))
+        if volume.is_forked:
+            assert volume.base is not None
+            self.remote.parents[volume.log] = volume.base
+        if not self._claim(volume, in_doubt=False):
+            return Outcome.DIVERGED
+        self._land(volume, tag)
+        return Outcome.DONE
+
+    def pull(self, tag: str, effects: Effects) -> Outcome:
+        """Settle, fetch, and move an unchanged volume to the newest commit."""
+        self._effects = list(effects)
+        volume = self.tags[tag]
+        try:
+            self._settle(volume, tag)
+        except Ended as ended:
+            return ended.outcome
+        self.fetch(volume.log)
+        commits = self.remote.logs[volume.log]
+        if len(commits) <= volume.base_lsn:
+            return Outcome.NOTHING
+        if volume.local:
+            return Outcome.DIVERGED
+        volume.base = volume.log, len(commits)
+        volume.base_content = commits[-1].content
+        return Outcome.DONE
+
+    # Steps ------------------------------------------------------------------------------------
+
+    def _effect(self, kind: str) -> Fault | None:
+        """Take the next effect, which must be of this kind, and end the verb if it must end."""
+        found, fault = self._effects.pop(0)
+        assert found == kind
+        return fault
+
+    def _probe(self) -> None:
+        """Two test writes, before the first push of a machine."""
+        if self.is_probed:
+            return
+        for _ in range(2):
+            fault = self._effect("probe")
+            if fault is not None:
+                raise Ended(_stopped(fault) or Outcome.UNAVAILABLE)
+        self.is_probed = True
+
+    def _upload(self) -> None:
+        """A segment, if the commit is too large to carry its pages."""
+        if self._effects and self._effects[0][0] == "segments":
+            fault = self._effect("segments")
+            if fault is not None:
+                raise Ended(_stopped(fault) or Outcome.UNAVAILABLE)
+
+    def _settle(self, volume: ModelVolume, tag: str) -> None:
+        if volume.pending is not None and self._claim(volume, in_doubt=True):
+            self._land(volume, tag)
+
+    def _claim(self, volume: ModelVolume, *, in_doubt: bool) -> bool:
+        """Write the pending commit if its LSN is free; tell whether that LSN is ours."""
+        push = volume.pending
+        assert push is not None
+        fault = self._effect("logs")
+        if fault is Fault.NOT_SENT and not in_doubt:
+            volume.pending = None
+            raise Ended(Outcome.UNAVAILABLE)
+        if fault not in {Fault.CUT_BEFORE, Fault.STOP_BEFORE}:
+            self.arrive(push)
+        if fault is not None and _stopped(fault):
+            raise Ended(Outcome.STOPPED)
+        if fault in {Fault.CUT_BEFORE, Fault.CUT_AFTER}:
+            raise Ended(Outcome.UNKNOWN)
+        if fault is not None:  # It is sent again, and that has an answer.
+            self._effect("logs")
+        is_ours = self.remote.logs[push.log][push.lsn - 1] is push.commit
+        if not is_ours:
+            self.fetch(push.log)
+            volume.pending = None
+        return is_ours
+
+    def arrive(self, push: Push) -> None:
+        """A write of a commit reaches the remote, at once or late."""
+        commits = self.remote.logs[push.log]
+        assert len(commits) >= push.lsn - 1
+        if len(commits) == push.lsn - 1:
+            commits.append(push.commit)
+
+    def arrival(self, tag: str, key: str) -> Callable[[], object]:
+        """Return what a write that a sync of `tag` has just sent will do when it arrives."""
+        volume = self.tags[tag]
+        push = volume.pending
+        if key.startswith("refs/"):
+            return lambda: self.remote.refs.setdefault(tag, volume.log)
+        if push is not None and key.startswith("logs/"):
+            return lambda: self.arrive(push)
+        # It was sent again, or was a test write.
+        return lambda: None
+
+    def _land(self, volume: ModelVolume, tag: str) -> None:
+        """Name a log with its first commit, then stand on the commit that was claimed."""
+        push = volume.pending
+        assert push is not None
+        if push.lsn == 1:
+            self._name(tag, push.log)
+        volume.base = push.log, push.lsn
+        volume.base_content = push.commit.content
+        del volume.local[: push.commit.local_commits]
+        volume.pending = None
+        self.known[push.log] = max(self.known[push.log], push.lsn)
+
+    def _name(self, tag: str, log: LogId) -> None:
+        fault = self._effect("refs")
+        if fault not in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.STOP_BEFORE}:
+            self.remote.refs.setdefault(tag, log)
+        if fault is not None and _stopped(fault):
+            raise Ended(Outcome.STOPPED)
+        if fault in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.CUT_AFTER}:
+            raise Ended(Outcome.UNAVAILABLE)
+        if fault is not None:
+            self._effect("refs")
+
+
+def _stopped(fault: Fault) -> Outcome | None:
+    return Outcome.STOPPED if fault in {Fault.STOP_BEFORE, Fault.STOP_AFTER} else None
