@@ -248,7 +248,7 @@ class S3Store(ObjectStore):
         endpoint: str | None = None,
         region: str | None = None,
         connect_timeout_seconds: float = 5.0,
-        read_timeout_seconds: float = 30.0,
+        read_timeout_seconds: float = 15.0,
         attempts_max: int = 4,
     ) -> None:
         """Set up the clients.
