@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import os
 import subprocess
@@ -120,6 +121,34 @@ def child(tmp_path) -> Iterator[Callable[[], Child]]:
 
 
 COUNT = "connection.execute('SELECT count(*) FROM t').fetchone()[0]"
+
+
+def test_a_switch_that_came_too_late_hides_no_later_one(machines, monkeypatch) -> None:
+    ours, others, third = (machines("ours") for _ in range(3))
+    ours.connect().execute("CREATE TABLE t(k); INSERT INTO t VALUES(1)")
+    late, quick, looking = (machine.engine.open("main") for machine in (ours, others, third))
+    first = late.begin().branch.row
+    following = [dataclasses.replace(first, id=LogId.new()) for _ in range(3)]
+    assert quick.switch_branch(following[0], expected=first.id, synced=None)
+    assert looking.begin().branch.row == following[0]
+
+    def switch_again() -> None:
+        assert quick.switch_branch(following[1], expected=following[0].id, synced=None)
+
+    read = ours.engine.catalog.volume
+
+    def read_and_be_overtaken(volume: VolumeId) -> object:
+        row = read(volume)
+        switch_again()
+        return row
+
+    monkeypatch.setattr(ours.engine.catalog, "volume", read_and_be_overtaken)
+    assert not late.switch_branch(following[2], expected=first.id, synced=None)
+    monkeypatch.undo()
+    if quick.begin().branch.row == following[0]:
+        switch_again()
+    for volume in (late, quick, looking):
+        assert volume.begin().branch.row == following[1]
 
 
 def test_processes_see_each_others_commits_pushes_and_pulls_at_once(machines, child) -> None:

@@ -21,7 +21,7 @@ import reprlib
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -465,11 +465,13 @@ class Catalog:
         epoch: int,
         synced: tuple[int, int] | None,
         settled_push: bool = False,
+        announce: Callable[[], None] = lambda: None,
     ) -> bool:
         """Make `branch` current if `expected` still is, whose row goes; all or nothing, durable.
 
         `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push` the
-        pending push goes in the same transaction.
+        pending push goes in the same transaction. `announce` is called before it commits, if it
+        will: in the order in which switches commit, because they hold SQLite's write lock then.
         """
         now = time.time_ns() // 1_000_000
         with self._errors(), self._transaction():
@@ -495,6 +497,7 @@ class Catalog:
                 self._connection.execute(
                     "DELETE FROM pending_pushes WHERE volume = ?", (volume.raw,)
                 )
+            announce()
         return True
 
     def note_sync_error(self, volume: VolumeId, error: GraftError | None) -> None:

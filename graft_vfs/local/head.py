@@ -14,8 +14,9 @@ written pages outlive any process, so an end beyond what the log holds is a sign
 after a power cut it only says that unsynced transactions were lost.
 
 Ordering: whoever changes the branch writes the new epoch here first and commits the same number to
-the catalog then. A process whose catalog row does not carry the epoch it sees here looks again at
-each transaction, so a crash between the two steps costs time and never a wrong page.
+the catalog then, both within one transaction there, so that the epoch of the last switch stays. A
+process whose catalog row does not carry the epoch it sees here looks again at each transaction, so
+a crash between the two steps costs time and never a wrong page.
 """
 
 from __future__ import annotations

@@ -67,7 +67,9 @@ class Volume:
     of the branch and of `snapshot`, readers take `snapshot` as it is.
 
     `pins` counts open snapshots: whoever reads adds itself before it takes a snapshot, and commits
-    keep history while anybody but the writer is pinned.
+    keep history while anybody but the writer is pinned. Ordering: `_is_changing` is set before the
+    pins are looked at. Whoever comes later finds it set, waits for the mutex, and gets the new
+    snapshot; the images that the former one needs may be forgotten already.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Volume:
         self._boot = head.boot_number()
         self._epoch = 0
         self._end = 0
+        self._is_changing = False
         self.log: BranchLog
         self.snapshot: Snapshot
         self._load()
@@ -101,7 +104,7 @@ class Volume:
     def begin(self) -> Snapshot:
         """Return the newest snapshot, with what other processes committed. No I/O if nothing."""
         words = self.words
-        if words[0] != self._end or words[1] != self._epoch:
+        if words[0] != self._end or words[1] != self._epoch or self._is_changing:
             self.refresh()
         return self.snapshot
 
@@ -204,6 +207,7 @@ class Volume:
             snapshot = self.snapshot
 
     def _apply_foreign(self, branch: Branch, chunks: list[Chunk]) -> None:
+        self._is_changing = True
         for chunk in chunks:
             if self.pins:
                 branch.keep_history(chunk.pages)
@@ -222,6 +226,7 @@ class Volume:
                 last.change_counter,
             )
         )
+        self._is_changing = False
 
     def _forget_history(self, branch: Branch) -> None:
         """Forget superseded images that are older than every open snapshot.
@@ -295,11 +300,14 @@ class Volume:
 
         The caller holds the writer lock if content or file change. Ordering: see the head file.
         """
-        with self.mutex:
+        epoch = new_epoch()
+
+        def announce() -> None:
             if row.file != self.log.path.name:
                 self.words[head.END] = 0
-            epoch = new_epoch()
             self.words[head.EPOCH] = epoch
+
+        with self.mutex:
             if not self.catalog.switch_branch(
                 self.id,
                 row,
@@ -307,8 +315,8 @@ class Volume:
                 epoch=epoch,
                 synced=synced,
                 settled_push=settled_push,
+                announce=announce,
             ):
-                self.words[head.EPOCH] = self.catalog.volume(self.id).epoch
                 self.refresh()
                 return False
             old_file = self.log.path
@@ -419,6 +427,7 @@ class Volume:
                 # The caller will report a failed transaction, so nobody may find it in the log.
                 log.erase(begin)
                 raise
+            self._is_changing = True
             if len(self.pins) > 1:
                 if branch.has_long_history():
                     self._forget_history(branch)
@@ -435,6 +444,7 @@ class Volume:
             self.snapshot = snapshot
             self._end = end_offset
             words[3] = self._boot
+            self._is_changing = False
             words[0] = end_offset
             words[4] = 0
         return snapshot

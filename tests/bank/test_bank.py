@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 240
 
 @dataclass(frozen=True)
 class Plan:
-    """How large a bank; the run ends when so many transfers were paid, with kills spread evenly."""
+    """How large a bank: the least that is transferred, and over how many kills that is spread."""
 
     transfers: int
     kills: int
@@ -147,12 +147,12 @@ class Bank:
             for post in self._posts():
                 self._hire(post)
             for number in range(1, self.plan.kills + 1):
-                self._await_transfers(number * self.plan.transfers // (self.plan.kills + 1))
+                self._await_work(number)
                 victim = self._staff[chance.choice(self._posts())]
                 victim.kill()
                 self.done["killed"] += 1
                 self._hire(victim.post)
-            self._await_transfers(self.plan.transfers)
+            self._await_work(self.plan.kills + 1)
             self._await(lambda: all(self.done[kind] for kind in self._kinds()))
         finally:
             self._close()
@@ -181,8 +181,19 @@ class Bank:
         }
         self._staff[post] = Employee(self, post, job)
 
-    def _await_transfers(self, count: int) -> None:
-        self._await(lambda: len(self.paid) >= count)
+    def _await_work(self, number: int) -> None:
+        """Wait until so many parts of the work are done, so that kills fall into all kinds of it.
+
+        Transfers alone would be too quick: most processes would be killed before they had begun.
+        """
+        transfers = number * self.plan.transfers // (self.plan.kills + 1)
+        each = {"pushed": 2 * number, "as-it-was": number, "long-snapshot": number // 3}
+        self._await(
+            lambda: (
+                len(self.paid) >= transfers
+                and all(self.done[kind] >= count for kind, count in each.items())
+            )
+        )
 
     def _await(self, condition: Callable[[], object]) -> None:
         """Wait for news that fulfil a condition; a process that fails ends the run."""
@@ -276,8 +287,8 @@ def run_bank(directory: Path, remote: RemoteConfig, plan: Plan) -> Bank:
 
 def test_money_and_transfers_survive_kills_everywhere(tmp_path: Path) -> None:
     remote = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
-    bank = run_bank(tmp_path, remote, Plan(transfers=3000, kills=20))
-    assert bank.done["killed"] == 20
+    bank = run_bank(tmp_path, remote, Plan(transfers=2000, kills=16))
+    assert bank.done["killed"] == 16
 
 
 @contextlib.contextmanager

@@ -6,11 +6,14 @@ import threading
 
 import apsw
 import pytest
+from support.children import child
 from support.counting import counted_calls
 from support.sql import content, is_sound, rows, value
 
 from graft_vfs.vfs import file_system
 from graft_vfs.volume import transaction
+from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.volume import Volume
 
 BUSY = apsw.SQLITE_BUSY
 BUSY_SNAPSHOT = apsw.SQLITE_BUSY_SNAPSHOT
@@ -361,3 +364,46 @@ def test_pulls_and_own_commits_in_turn_never_show_an_old_cache(machine, two):
         here.pragma("graft_push")
         there.pragma("graft_pull")
         assert value(there, "SELECT sum(n) FROM t") == 500 * 2 * turn
+
+
+@pytest.mark.parametrize("is_foreign", [False, True], ids=["this process", "another process"])
+def test_a_reader_that_begins_in_the_midst_of_a_commit_sees_all_of_it_or_nothing(
+    config, engine, connect, monkeypatch, is_foreign
+):
+    setup = connect("main")
+    for name in ("one", "other"):
+        setup.execute(f"CREATE TABLE {name}(n)")
+        setup.execute(f"INSERT INTO {name} VALUES(0)")
+    writer, reader = connect("main"), connect("main")
+    update = "BEGIN; UPDATE one SET n = 1; UPDATE other SET n = 1; COMMIT"
+    if is_foreign:
+        with child(config.data_dir, f"graft_vfs.connect('main').execute({update!r})") as process:
+            process.end()
+    seen = []
+    has_begun_or_waits = threading.Event()
+    refresh, apply = Volume.refresh, Branch.apply
+
+    def read_one():
+        monkeypatch.setattr(Volume, "refresh", refresh_with_notice)
+        seen.append(value(reader, "BEGIN; SELECT n FROM one"))
+        has_begun_or_waits.set()
+
+    def refresh_with_notice(self):
+        has_begun_or_waits.set()
+        refresh(self)
+
+    def apply_beside_a_reader(self, *arguments):
+        monkeypatch.setattr(Branch, "apply", apply)
+        thread.start()
+        assert has_begun_or_waits.wait(60)
+        apply(self, *arguments)
+
+    thread = threading.Thread(target=read_one)
+    monkeypatch.setattr(Branch, "apply", apply_beside_a_reader)
+    if is_foreign:
+        engine.status("main")  # Takes in the commit without reading a page.
+    else:
+        writer.execute(update)
+    thread.join()
+    seen.append(value(reader, "SELECT n FROM other"))
+    assert seen in ([0, 0], [1, 1])
