@@ -13,6 +13,7 @@ import apsw
 
 from graft_vfs.config import Config
 from graft_vfs.engine import Graft, check_tag
+from graft_vfs.errors import ForkedProcessError
 from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.vfs.volume_file import VolumeFile
 
@@ -32,13 +33,18 @@ def register(config: Config | None = None) -> Graft:
 
     With no `config`, it is loaded from graft.toml and the environment. A second call without one
     returns the engine that is registered; with one, it replaces it for connections opened from then
-    on. Raises ConfigError, StoreError, LocalStorageError.
+    on. In the child of a fork, where the parent's engine is of no use, a call without one opens an
+    engine with the parent's settings. Raises ConfigError, StoreError, LocalStorageError.
     """
     global _registered  # noqa: PLW0603 - SQLite's list of VFSs is global, too
     with _lock:
         if _registered is not None and config is None:
-            _registered.engine.check_process()
-            return _registered.engine
+            try:
+                _registered.engine.check_process()
+            except ForkedProcessError:
+                config = _registered.engine.config
+            else:
+                return _registered.engine
         config = config or Config.load()
         engine = Graft(config)
         if _registered is None and _set_up not in apsw.connection_hooks:
@@ -67,6 +73,14 @@ def enable_sqlite3(module: ModuleType = sqlite3, *, make_default: bool | None = 
             make_default=engine.config.make_default if make_default is None else make_default
         )
     return engine
+
+
+def sqlite3_failure(module: ModuleType = sqlite3) -> str | None:
+    """Return why a call of this thread into `sqlite3` failed last, and forget it.
+
+    None if nothing in the VFS failed. `sqlite3` itself tells no more than SQLite's result code.
+    """
+    return _bridges[module.__name__].take_failure()
 
 
 def _current() -> FileSystem:

@@ -120,6 +120,7 @@ class Bridge:
         self.library = _library_of(module)
         self._file_system = file_system
         self._files: dict[int, VolumeFile | Journal] = {}
+        self._failures = threading.local()
         self._name = name.encode()
         self._builtin = self.library.sqlite3_vfs_find(BUILTIN_VFS.encode())
         self._callbacks: list[Any] = []
@@ -134,6 +135,12 @@ class Bridge:
     def unregister(self) -> None:
         """Take the VFS out of the library; connections that are open keep it."""
         self.library.sqlite3_vfs_unregister(self._vfs)
+
+    def take_failure(self) -> str | None:
+        """Return the text of the last failure in this thread, and forget it."""
+        failure: str | None = getattr(self._failures, "last", None)
+        self._failures.last = None
+        return failure
 
     # Structures -------------------------------------------------------------------------------
 
@@ -197,6 +204,7 @@ class Bridge:
             return apsw.SQLITE_ERROR
         if not isinstance(error, apsw.BusyError):
             _log.error("%s", error)
+        self._failures.last = str(error)
         return _result_code(error)
 
     def _finish(

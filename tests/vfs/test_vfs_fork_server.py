@@ -225,3 +225,24 @@ thread.join()
     with child(config.data_dir, program) as server:
         server.end()
     served(engine, table, names=["worker-0"])
+
+
+def test_a_worker_that_only_connects_gets_an_engine_of_its_own(config, engine, table):
+    program = f"""
+{PREFORK}
+def serve(name):
+    connection = graft_vfs.connect("main")
+    connection.set_busy_timeout(60_000)
+    write(connection, name, {ROWS})
+    assert graft_vfs.register() is not engine
+    assert graft_vfs.register().config == config
+
+workers = [fork(lambda name=f"n{{number}}": serve(name)) for number in range({WORKERS})]
+write(inherited, "parent", {ROWS})
+for pid in workers:
+    end(pid)
+assert graft_vfs.register() is engine
+"""
+    with child(config.data_dir, program) as server:
+        server.end()
+    served(engine, table, names=["parent", *(f"n{n}" for n in range(WORKERS))])

@@ -149,6 +149,21 @@ def test_an_open_that_fails_leaves_its_cause_in_the_log(module, opened, caplog, 
     assert [cause in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_the_cause_of_a_failure_is_told_once_and_to_the_thread_that_met_it(module, opened):
+    def in_thread():
+        with pytest.raises(module.OperationalError):
+            opened("nothing", mode="rw")
+        found.extend(registry.sqlite3_failure(module) for _ in range(2))
+
+    found = []
+    registry.sqlite3_failure(module)  # What an earlier test left.
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    assert found == ["there is no tag 'nothing'; see `graft tags`", None]
+    assert registry.sqlite3_failure(module) is None
+
+
 @pytest.fixture
 def pushed(machine):
     """A log with a table of one large row, which another machine has pushed as `main`."""

@@ -1,0 +1,5 @@
+"""Django's database backend: `ENGINE = "graft_vfs.django"`, and `NAME` is a tag.
+
+It is Django's own backend of SQLite, whose file is a volume. `base` is what Django loads; nothing
+else imports this package.
+"""

@@ -1,0 +1,10 @@
+"""The program of a small Django project that keeps its data in a volume."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "library.settings")
+    execute_from_command_line(sys.argv)
