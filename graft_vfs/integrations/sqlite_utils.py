@@ -70,7 +70,7 @@ def _with_tags(command: click.Command, engine: Graft) -> click.Command:
             parameter.callback = functools.partial(_check_tag, engine, parameter.type.exists)
             parameter.type = click.STRING
         elif parameter.name == "attach":
-            pass
+            parameter.callback = _refuse_attached
     return changed
 
 
