@@ -127,6 +127,8 @@ class Bridge:
         self._methods = self._make_methods()
         self._zname = _ffi.new("char[]", self._name)
         self._vfs = self._make_vfs()
+        # SQLite may close a connection while the interpreter ends, when modules are gone already.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def register(self, *, make_default: bool) -> None:
         """Make the VFS known to the library, or make it its default."""
