@@ -287,8 +287,8 @@ def run_bank(directory: Path, remote: RemoteConfig, plan: Plan) -> Bank:
 
 def test_money_and_transfers_survive_kills_everywhere(tmp_path: Path) -> None:
     remote = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
-    bank = run_bank(tmp_path, remote, Plan(transfers=2000, kills=16))
-    assert bank.done["killed"] == 16
+    bank = run_bank(tmp_path, remote, Plan(transfers=1500, kills=12))
+    assert bank.done["killed"] == 12
 
 
 @contextlib.contextmanager
