@@ -26,14 +26,18 @@ first call for that record.
 from __future__ import annotations
 
 import enum
+import logging
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from graft_vfs.counters import Counters
 from graft_vfs.errors import CommitOutcomeUnknownError, DamageError, StoreError
 from graft_vfs.remote_log import CommitRecord, RemoteLog, commit_key
 from graft_vfs.store.base import PutOutcome
+
+_logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 _PAUSE_SECONDS = 0.1
@@ -107,6 +111,7 @@ def claim(
     *,
     attempts: int = ATTEMPTS,
     in_doubt: bool = False,
+    counters: Counters | None = None,
     sleep: Callable[[float], None] = time.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> ClaimResult:
@@ -114,24 +119,34 @@ def claim(
 
     One request if nothing goes wrong, two if somebody else was first; at most `attempts` requests
     that are not answered. The result is durable in the store. `in_doubt` says that an earlier call
-    with these bytes may have written them. `jitter` gives numbers from 0 to 1.
+    with these bytes may have written them. `counters` learns what happened. `jitter` gives numbers
+    from 0 to 1.
 
     Raises CommitOutcomeUnknownError if a write may have landed and nothing tells; another
     StoreError only if no write of this call has landed or will.
     """
-    return _Claim(log, lsn, data, commit_hash, in_doubt=in_doubt).run(attempts, sleep, jitter)
+    run = _Claim(log, lsn, data, commit_hash, counters or Counters(), in_doubt=in_doubt)
+    return run.run(attempts, sleep, jitter)
 
 
 class _Claim:
     """One run of the protocol. Owner: `claim`; one thread."""
 
     def __init__(
-        self, log: RemoteLog, lsn: int, data: bytes, commit_hash: bytes, *, in_doubt: bool
+        self,
+        log: RemoteLog,
+        lsn: int,
+        data: bytes,
+        commit_hash: bytes,
+        counters: Counters,
+        *,
+        in_doubt: bool,
     ) -> None:
         self._log = log
         self._lsn = lsn
         self._data = data
         self._hash = commit_hash
+        self._counters = counters
         self._in_doubt = in_doubt
         self._winner: CommitRecord | None = None
         self._problem: Exception | None = None
@@ -145,20 +160,26 @@ class _Claim:
         event = self._put()
         while True:
             action = next_step(event, attempts_left=max(0, attempts - 1 - failures))
+            _logger.debug("claim of LSN %d of log %s: %s", self._lsn, self._log.log_id, event.value)
             if action is Action.REPORT_WON:
+                self._counters.add("claims_won")
                 return ClaimResult(None)
             if action is Action.REPORT_LOST:
                 assert self._winner is not None
+                self._counters.add("claims_lost")
                 return ClaimResult(self._winner)
             if action is Action.GIVE_UP_UNKNOWN:
+                self._counters.add("claims_unknown")
                 raise self._unknown() from self._problem
             if action in _REPEATING:
                 sleep(_pause_seconds(failures, jitter()))
                 failures += 1
+                self._counters.add("claim_retries")
             event = self._put() if action is Action.PUT_AGAIN else self._read()
 
     def _put(self) -> Event:
         """Write once. Raises StoreError if that did nothing and nothing is in doubt."""
+        self._counters.add("claim_requests")
         try:
             outcome = self._log.store.put_if_absent(
                 commit_key(self._log.log_id, self._lsn), self._data

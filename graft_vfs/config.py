@@ -21,6 +21,7 @@ from graft_vfs.store.memory import MemoryStore
 from graft_vfs.store.none import NoStore
 
 REMOTE_TYPES = ("memory", "fs", "s3_compatible")
+AUTOSYNC_SECONDS_MAX = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +52,29 @@ class RemoteConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings, checked. `cache_max_bytes` None is unbounded."""
+    """All settings, checked. `cache_max_bytes` None is unbounded, `autosync` 0 is off."""
 
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
     cache_max_bytes: int | None = None
     hydrate: str = "lazy"
     log_file: Path | None = None
     make_default: bool = False
+    autosync: float = 0.0
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Config:
         """Read file and variables; raises ConfigError that names the source and the key."""
+        return cls.load_with_sources(environment)[0]
+
+    @classmethod
+    def load_with_sources(
+        cls, environment: Mapping[str, str] | None = None
+    ) -> tuple[Config, dict[str, str]]:
+        """Return the settings, and for each that is set its source: the file or the variable.
+
+        Keys are those of the file, `remote.root` for `root` in `[remote]`. Raises ConfigError.
+        """
         environment = os.environ if environment is None else environment
         path = find_file(environment)
         values: dict[str, Any] = {}
@@ -81,7 +93,9 @@ class Config:
         checked = {key: _check(key, value, sources[key]) for key, value in values.items()}
         checked = {key: value for key, value in checked.items() if key in _CHECKS}
         checked.setdefault("data_dir", default_data_dir(environment))
-        return cls(**checked, remote=_check_remote(remote, remote_sources, source))
+        config = cls(**checked, remote=_check_remote(remote, remote_sources, source))
+        sources |= {f"remote.{key}": source for key, source in remote_sources.items()}
+        return config, sources
 
 
 def _overridden(
@@ -219,6 +233,15 @@ def _size(value: Any) -> int | None:
     return number
 
 
+def _autosync(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    seconds = float(value)
+    if seconds != 0 and not 1 <= seconds <= AUTOSYNC_SECONDS_MAX:
+        raise ValueError
+    return seconds
+
+
 def _switch(value: Any) -> bool:
     text = str(value).lower()
     if text not in _SWITCHES:
@@ -244,10 +267,10 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "hydrate": ('"lazy" or "background"', _one_of("lazy", "background")),
     "log_file": ("a path", _path),
     "make_default": ("true or false", _switch),
+    "autosync": (f"0, or a number of seconds from 1 to {AUTOSYNC_SECONDS_MAX}", _autosync),
 }
 # Keys of which this version has only the default: another value would promise what is not there.
 _LATER: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "autosync": ("0 (this version has no autosync)", _one_of("0", 0)),
     "durability": ('"local" (the only one in this version)', _one_of("local")),
     "freshness": ('"local" (the only one in this version)', _one_of("local")),
     "max_staleness": ("0 (the only one in this version)", _one_of("0", 0)),

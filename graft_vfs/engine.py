@@ -16,13 +16,15 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
 
+from graft_vfs.autosync import Autosync, Clock, Outcome
 from graft_vfs.config import Config
+from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     ForkedProcessError,
     GraftError,
@@ -32,16 +34,22 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.format import commit as commit_format
+from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.branch_log import Chunk
 from graft_vfs.local.catalog import BranchRow, Catalog
 from graft_vfs.local.files import make_directories, storage_errors
+from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import is_lsn_text
 from graft_vfs.remote_log import list_refs, read_ref
 from graft_vfs.reports import (
     Audit,
+    CommitReport,
+    Diff,
     Info,
     LogEntry,
     Moved,
+    Progress,
     Status,
     TagReport,
     Versions,
@@ -50,10 +58,11 @@ from graft_vfs.reports import (
 from graft_vfs.store.none import NoStore
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync import clone as cloning
+from graft_vfs.sync import diff as comparing
 from graft_vfs.sync import transfer
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
-from graft_vfs.sync.push import Author, Progress, Pushed, push
+from graft_vfs.sync.push import Author, Pushed, push
 from graft_vfs.version import __version__
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.log_view import LogView
@@ -69,16 +78,38 @@ VOLUMES_KEPT_MAX = 32
 """So many volumes stay open that nobody uses, because opening one costs more than a query."""
 
 
+SnapshotConnector = Callable[
+    [Volume, Mapping[str, Snapshot]], contextlib.AbstractContextManager[apsw.Connection]
+]
+"""Yields a read-only connection that has each snapshot as a schema of the name given for it."""
+
+
 class Graft:
     """One data directory with one remote.
+
+    Every verb on a tag raises InvalidTagError and NotFoundError; one that writes here raises
+    ReadOnlyError and LocalStorageError; one that reads what is damaged, a DamageError; one that
+    makes requests raises NoRemoteError and StoreError. A verb names what else it raises. What a
+    verb changed on this machine is durable when it returns.
 
     Owner: the program, usually through `graft_vfs.register`. Thread rule: any thread. Processes may
     share the data directory, each with an engine of its own; an engine does not survive fork.
     """
 
-    def __init__(self, config: Config | None = None) -> None:
-        """Open, making the data directory if absent; raises ConfigError, LocalStorageError."""
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        connected: SnapshotConnector | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Open, making the data directory if absent; raises ConfigError, LocalStorageError.
+
+        `connected` is how a verb that needs SQL gets a connection on snapshots; an engine that
+        `graft_vfs.register` returns has it. `clock` tells autosync the time.
+        """
         self.config = config or Config.load()
+        self._connected = connected
         self._process = os.getpid()
         directory = self.config.data_dir.absolute()
         self._volumes_directory = directory / "volumes"
@@ -89,6 +120,7 @@ class Graft:
         # All that are open, and those that stay open though nobody may use them.
         self._volumes: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
         self._kept: dict[VolumeId, Volume] = {}
+        self._commit_counts: dict[VolumeId, CommitCounts] = {}
         self._executor: Executor | None = None
         self._is_closed = False
         self._hydrating: list[threading.Thread] = []
@@ -101,6 +133,12 @@ class Graft:
             cache_bytes_max=self.config.cache_max_bytes,
             writable=self.writable,
         )
+        _logger.info("opened %s with %s", directory, self.store.describe())
+        self._autosync: Autosync | None = None
+        if self.config.autosync and self.writable and not isinstance(self.store, NoStore):
+            self._autosync = Autosync(
+                self._sync_one, self.config.autosync, self.logs.counters, clock=clock
+            )
 
     def executor(self) -> Executor:
         """Return the threads that fetch; they start with the first need of one."""
@@ -112,7 +150,13 @@ class Graft:
             return self._executor
 
     def close(self) -> None:
-        """Make everything durable and close it. Connections must be closed before."""
+        """Make everything durable and close it. Connections must be closed before.
+
+        No request, but with autosync: then local commits are pushed before, for some seconds at
+        most, and what stays is told by a warning.
+        """
+        # A push that did not end in time ends at its next request, and its volume with it.
+        busy = self._autosync.close() if self._autosync is not None else None
         with self._lock:
             self._is_closed = True
             executor, self._executor = self._executor, None
@@ -123,7 +167,8 @@ class Graft:
             thread.join()
         with self._lock:
             for volume in list(self._volumes.values()):
-                volume.close()
+                if volume.id != busy:
+                    volume.close()
             self._volumes.clear()
             self._kept.clear()
             self.logs.close()
@@ -141,8 +186,20 @@ class Graft:
     # Volumes ----------------------------------------------------------------------------------
 
     def volume(self, volume_id: VolumeId) -> Volume:
-        """Return an open volume; raises NotFoundError, CorruptLogError."""
+        """Return an open volume, which autosync syncs; raises NotFoundError, CorruptLogError."""
         self.check_process()
+        with self._lock:
+            is_new = volume_id not in self._volumes
+            volume = self._opened(volume_id)
+            if is_new:
+                self._hydrate_in_background(volume)
+            self._keep(volume)
+        if self._autosync is not None:
+            self._autosync.add(volume_id, volume.directory)
+        return volume
+
+    def _opened(self, volume_id: VolumeId) -> Volume:
+        """Return a volume that stays open as long as the caller uses it."""
         with self._lock:
             volume = self._volumes.get(volume_id)
             if volume is None:
@@ -152,10 +209,9 @@ class Graft:
                     self.catalog,
                     self.logs.view,
                     writable=self.writable,
+                    counts=self._commit_counts.setdefault(volume_id, CommitCounts()),
                 )
                 self._volumes[volume_id] = volume
-                self._hydrate_in_background(volume)
-            self._keep(volume)
             return volume
 
     def _keep(self, volume: Volume) -> None:
@@ -193,7 +249,8 @@ class Graft:
     def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
         """Return the volume of a tag; with `create` make it, as a clone of `remote` if given.
 
-        Raises InvalidTagError; NotFoundError if the tag is absent and `create` is false.
+        No request, or those of a clone. Raises NotFoundError if the tag is absent and `create` is
+        false.
         """
         check_tag(tag)
         found = self.catalog.tag_volume(tag)
@@ -232,7 +289,8 @@ class Graft:
     ) -> Snapshot:
         """Return the volume's remote log as it was at an LSN or a time; a read-only view.
 
-        Raises NotFoundError if there was no such commit.
+        No request if the commit is known, else those of a fetch. Raises NotFoundError if there was
+        no such commit, UsageError if the time cannot be read.
         """
         volume = self.open(tag)
         log = self.catalog.volume(volume.id).remote
@@ -259,7 +317,7 @@ class Graft:
         return low
 
     def _fixed(self, volume: Volume, log: LogId, lsn: int) -> Snapshot:
-        view = self.logs.log_view(log, lsn)
+        view = self.logs.view(log, lsn)
         row = BranchRow(
             id=LogId.new(),
             volume=volume.id,
@@ -285,17 +343,17 @@ class Graft:
     # Reports ----------------------------------------------------------------------------------
 
     def tags(self, current: str | None = None) -> list[TagReport]:
-        """Return all tags; `current` is marked."""
+        """Return all tags, with `current` marked. No request."""
         return [TagReport(tag, volume, tag == current) for tag, volume in self.catalog.tags()]
 
     def volumes(self) -> list[VolumeReport]:
-        """Return all volumes, oldest first, with the tags that name them."""
+        """Return all volumes, oldest first, with the tags that name them. No request."""
         tags: dict[VolumeId, list[str]] = {}
         for tag, volume in self.catalog.tags():
             tags.setdefault(volume, []).append(tag)
         reports = []
         for row in self.catalog.volumes():
-            snapshot = self.volume(row.id).begin()
+            snapshot = self._opened(row.id).begin()
             branch = snapshot.branch.row
             reports.append(
                 VolumeReport(
@@ -332,6 +390,34 @@ class Graft:
             pending_push=self.catalog.pending_push(volume.id) is not None,
             last_sync_ms=row.synced_ms,
             last_error=row.last_error,
+            behind_since_ms=self._behind_since(row.remote, base),
+            autosync=self._autosync.report(volume.id) if self._autosync is not None else None,
+        )
+
+    def _behind_since(self, log: LogId, base: int) -> int | None:
+        """Return when the oldest known commit above `base` was made."""
+        header = self.logs.header(log, base + 1)
+        return None if header is None else header.time_ms
+
+    def metrics(self) -> Metrics:
+        """Count what this engine did since it was opened; volumes as they stand now. No request.
+
+        Other processes on the data directory count for themselves.
+        """
+        with self._lock:
+            volumes = sorted(self._volumes.values(), key=lambda volume: volume.id)
+            counts = list(self._commit_counts.values())
+        return Metrics(
+            store=self.store.counters.snapshot(),
+            latencies=self.store.counters.latencies(),
+            counts=self.logs.counters.snapshot(),
+            commits=sum(each.commits for each in counts),
+            spilled_transactions=sum(each.spilled for each in counts),
+            cache_bytes=self.logs.cache_bytes(),
+            volumes=tuple(
+                VolumeMetrics.of(self.catalog.volume_tags(volume.id), self.status("", volume))
+                for volume in volumes
+            ),
         )
 
     def info(self, tag: str, volume: Volume | None = None) -> Info:
@@ -368,6 +454,7 @@ class Graft:
                 chunks[-1].page_count,
                 "",
                 1,
+                _image_bytes(chunks),
             )
             for chunks in volume.log.transactions(branch.start, branch.first_lsn)
         ]
@@ -386,6 +473,7 @@ class Graft:
                     header.page_count,
                     header.author,
                     header.local_commits,
+                    self._stored_bytes(log, lsn, header),
                 )
             )
             lsn -= 1
@@ -393,10 +481,135 @@ class Graft:
                 log, lsn = header.parent_log, header.parent_lsn
         return entries[:limit]
 
+    def show(self, tag: str, spec: str | None = None, volume: Volume | None = None) -> CommitReport:
+        """Describe one commit: `LSN`, `log:LSN`, or `local:LSN` of the local branch.
+
+        Without `spec`, the newest one of the volume. No request if it is known. Raises
+        NotFoundError.
+        """
+        volume = volume or self.open(tag)
+        snapshot = volume.begin()
+        branch = snapshot.branch.row
+        if spec is None and not snapshot.local_commits:
+            if not branch.base:
+                raise NotFoundError(f"{tag!r} has no commit yet", next_step="commit something")
+            spec = f"{branch.log}:{branch.base}"
+        where, _, lsn_text = (spec or f"local:{snapshot.lsn}").rpartition(":")
+        if where == "local" and is_lsn_text(lsn_text):
+            return self._show_local(volume, snapshot, int(lsn_text))
+        log, lsn = self._parse_commit(spec or "", volume)
+        require_commits(self.logs, log, lsn)
+        header = self.logs.header(log, lsn)
+        assert header is not None
+        parent = f"{log}:{lsn - 1}" if lsn > 1 else None
+        if header.parent_log is not None:
+            parent = f"{header.parent_log}:{header.parent_lsn}"
+        return CommitReport(
+            where="remote",
+            log=log,
+            lsn=lsn,
+            time_ms=header.time_ms,
+            author=header.author,
+            parent=parent,
+            hash=header.hash.hex(),
+            local_commits=header.local_commits,
+            pages=len(header.pages),
+            page_count=header.page_count,
+            page_size=header.page_size,
+            frames=len(header.frames),
+            stored_bytes=self._stored_bytes(log, lsn, header),
+            segment=str(header.segment) if header.segment else None,
+        )
+
+    def _show_local(self, volume: Volume, snapshot: Snapshot, lsn: int) -> CommitReport:
+        branch = snapshot.branch.row
+        for chunks in volume.log.transactions(branch.start, branch.first_lsn):
+            if chunks[-1].lsn == lsn:
+                break
+        else:
+            raise NotFoundError(
+                f"the local branch {branch.id} has no commit {lsn}", next_step="see `graft log`"
+            )
+        parent = f"{branch.log}:{branch.base}" if branch.base else None
+        last = chunks[-1]
+        return CommitReport(
+            where="local",
+            log=branch.id,
+            lsn=lsn,
+            time_ms=last.time_ms,
+            author="",
+            parent=f"{branch.id}:{lsn - 1}" if lsn > branch.first_lsn else parent,
+            hash=None,
+            local_commits=1,
+            pages=len({page for chunk in chunks for page in chunk.pages}),
+            page_count=last.page_count,
+            page_size=last.page_size,
+            frames=0,
+            stored_bytes=_image_bytes(chunks),
+            segment=None,
+        )
+
+    def _stored_bytes(self, log: LogId, lsn: int, header: CommitHeader) -> int:
+        (row,) = self.catalog.commits(log, lsn, lsn)
+        return len(row.header) + header.frames.body_bytes
+
+    def diff(
+        self,
+        tag: str,
+        older: str | None = None,
+        newer: str | None = None,
+        volume: Volume | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Diff:
+        """Say what changed from one commit to another in the schema and in the rows of tables.
+
+        Each is an LSN of the volume's log, a `log:LSN`, or `head`, which is the volume as it is
+        here with its local commits. By default the commit that it stands on, and `head`: what a
+        push would publish. `progress` counts key ranges. Cost: interior pages of all tables and
+        the leaves that changed; where the pages do not tell, all pages of both commits; requests
+        for those that are not here. Raises NotFoundError, UsageError, and what reading raises.
+        """
+        if self._connected is None:
+            raise UsageError(
+                "this engine cannot read SQL", next_step="use the one that graft_vfs.register gives"
+            )
+        volume = volume or self.open(tag)
+        with volume.pinned() as head:
+            old_name, old = self._commit_view(volume, head, older or "base")
+            new_name, new = self._commit_view(volume, head, newer or "head")
+            schemas = {comparing.NEWER: new, comparing.OLDER: old}
+            with self._connected(volume, schemas) as connection:
+                found = comparing.compare(connection, old, new, progress=progress)
+        return Diff(
+            tag=tag,
+            older=old_name,
+            newer=new_name,
+            schema=found.schema,
+            tables=found.tables,
+            pages_changed=found.pages_changed,
+            page_count=max(old.page_count, new.page_count),
+            by_pages=found.by_pages,
+        )
+
+    def _commit_view(self, volume: Volume, head: Snapshot, spec: str) -> tuple[str, Snapshot]:
+        """Return the full name of `head`, `base` or a commit, and its view."""
+        if spec == "head":
+            return "head", head
+        if spec == "base":
+            log, lsn = head.branch.row.log, head.branch.row.base
+        else:
+            log, lsn = self._parse_commit(spec, volume)
+            require_commits(self.logs, log, lsn)
+        return (f"{log}:{lsn}" if lsn else "nothing"), self._fixed(volume, log, lsn)
+
     def audit(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
     ) -> Audit:
-        """Count the remote pages that are here; if all are, prove and checksum the content."""
+        """Count the remote pages that are here; if all are, prove and checksum the content.
+
+        No request. `progress` counts pages.
+        """
         volume = volume or self.open(tag)
         with volume.pinned() as snapshot:
             present = total = 0
@@ -409,7 +622,7 @@ class Graft:
 
     @staticmethod
     def versions() -> Versions:
-        """Return the versions of this program and of what it stands on."""
+        """Return the versions of this program and of what it stands on. No request."""
         return Versions(
             __version__, commit_format.VERSION, apsw.apsw_version(), apsw.sqlite_lib_version()
         )
@@ -424,19 +637,25 @@ class Graft:
         return found
 
     def dump_header(self, volume: Volume) -> str:
-        """Return the first 100 bytes of the database, for people who look for a fault."""
+        """Return the first 100 bytes of the database, for people who look for a fault.
+
+        No request, or one if page 1 is not here.
+        """
         image = volume.begin().read(1)[:100]
         return "\n".join(
             f"{at:02x}: {image[at : at + 16].hex(' ')}" for at in range(0, len(image), 16)
         )
 
     def dump_commit(self, spec: str, volume: Volume | None = None) -> str:
-        """Describe a remote commit, given as `log:LSN`, or as `LSN` of the volume's own log."""
+        """Describe a remote commit, given as `log:LSN`, or as `LSN` of the volume's own log.
+
+        No request if it is known, else those of a fetch. Raises UsageError if it is neither.
+        """
         facts = self.commit_facts(spec, volume)
         return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
     def commit_facts(self, spec: str, volume: Volume | None = None) -> dict[str, LogId | int | str]:
-        """Return what `dump_commit` describes, by name."""
+        """Return what `dump_commit` describes, by name, for the same requests and errors."""
         log, lsn = self._parse_commit(spec, volume)
         require_commits(self.logs, log, lsn)
         header = self.logs.header(log, lsn)
@@ -474,11 +693,15 @@ class Graft:
     # Verbs that move a tag --------------------------------------------------------------------
 
     def new(self, tag: str) -> Moved:
-        """Point the tag at a new, empty volume; what it named before stays."""
+        """Point the tag at a new, empty volume; what it named before stays. No request."""
         return self._moved(tag, self._make(tag, replace_tag=True), "Created volume")
 
     def switch(self, tag: str, spec: str) -> Moved:
-        """Point the tag at `volume[:local[:remote]]`; a volume that is absent is made so."""
+        """Point the tag at `volume[:local[:remote]]`; a volume that is absent is made so.
+
+        No request, or those of a fetch if it is made on a remote log. Raises InvalidIdError,
+        UsageError.
+        """
         parts = spec.split(":")
         if not 1 <= len(parts) <= 3:
             raise UsageError(f"{spec!r} is not volume[:local[:remote]]")
@@ -501,17 +724,21 @@ class Graft:
             )
         return self._moved(tag, volume, "Switched to volume")
 
-    def clone(self, name: str, tag: str) -> Moved:
+    def clone(self, name: str, tag: str, *, progress: Progress | None = None) -> Moved:
         """Point the tag at a new volume on the newest commit of a ref or log id.
 
         Metadata only: one request for the ref, then one for each commit and one listing.
+        `progress` counts commits.
         """
         check_tag(tag)
-        base = cloning.clone_base(self.logs, name)
+        base = cloning.clone_base(self.logs, name, progress=progress)
         return self._moved(tag, self._make(tag, replace_tag=True, base=base), "Cloned to volume")
 
     def checkout(self, tag: str, spec: str, volume: Volume | None = None) -> Moved:
-        """Point the tag at a new volume on `[log:]LSN`; what it named before stays."""
+        """Point the tag at a new volume on `[log:]LSN`; what it named before stays.
+
+        No request if the commit is known, else those of a fetch. Raises UsageError.
+        """
         log, lsn = self._parse_commit(spec, volume or self.open(tag))
         base = log, require_commits(self.logs, log, lsn)
         made = self._make(tag, replace_tag=True, base=base)
@@ -544,11 +771,13 @@ class Graft:
     def _moved(self, tag: str, volume: VolumeId, verb: str) -> Moved:
         row, branch = self.catalog.current(volume)
         lsn = branch.base if branch.log == row.remote else 0
+        _logger.info("tag %r: %s %s on log %s at LSN %d", tag, verb, volume, row.remote, lsn)
         return Moved(tag, volume, row.remote, lsn, verb)
 
     def remove_tag(self, tag: str) -> None:
-        """Remove a tag; its volume stays until it is collected."""
+        """Remove a tag; its volume stays until it is collected. No request."""
         self.catalog.delete_tag(tag)
+        _logger.info("tag %r: removed", tag)
 
     # Sync -------------------------------------------------------------------------------------
 
@@ -578,17 +807,26 @@ class Graft:
         except GraftError as failure:
             _logger.warning("how the sync of volume %s ended is not noted: %s", volume.id, failure)
 
-    def fetch(self, tag: str, volume: Volume | None = None) -> Fetched:
+    def fetch(
+        self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> Fetched:
         """Learn what the remote log has; moves nothing. One request if nothing is new."""
         volume = volume or self.open(tag)
         with self._syncing(volume):
-            return fetch_log(self.logs, self.catalog.volume(volume.id).remote)
+            remote = self.catalog.volume(volume.id).remote
+            return fetch_log(self.logs, remote, progress=progress)
 
-    def pull(self, tag: str, volume: Volume | None = None) -> Pulled:
-        """Fetch and fast-forward; raises DivergedError, with nothing moved."""
+    def pull(
+        self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+    ) -> Pulled:
+        """Fetch and fast-forward; one request if nothing is new.
+
+        Raises DivergedError, with nothing moved, if the volume has local commits that the log
+        lacks.
+        """
         volume = volume or self.open(tag)
         with self._syncing(volume):
-            return pull(volume, self.logs, name=tag)
+            return pull(volume, self.logs, name=tag, progress=progress)
 
     def push(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
@@ -603,6 +841,32 @@ class Graft:
             self._probe_store()
             return push(volume, self.logs, self._author, name=tag, progress=progress)
 
+    def _sync_one(self, volume_id: VolumeId, *, is_last: bool) -> Outcome:
+        """Do one run of autosync: push if there are local commits, else pull.
+
+        One request if they are few, or if nothing is new. A volume that was closed is only pushed.
+        """
+        tags = self.catalog.volume_tags(volume_id)
+        if not tags:
+            return Outcome.CLOSED
+        with self._lock:
+            is_open = volume_id in self._volumes
+            volume = self._opened(volume_id)
+        status = self.status(tags[0], volume)
+        if status.diverged and not status.pending_push:
+            return Outcome.DIVERGED if is_open else Outcome.CLOSED
+        if status.ahead or status.pending_push:
+            self.push(tags[0], volume)
+        elif is_open and not is_last and self._may_have_news(status):
+            self.pull(tags[0], volume)
+        return Outcome.SYNCED if is_open else Outcome.CLOSED
+
+    def _may_have_news(self, status: Status) -> bool:
+        """Tell whether to pull; a log without commits is not listed to see that it has none."""
+        if self.catalog.newest_commit(status.remote)[0]:
+            return True
+        return self.logs.log(status.remote).read_header(1) is not None
+
     def _probe_store(self) -> None:
         name = self.store.describe()
         if not self.catalog.is_probed(name):
@@ -612,7 +876,7 @@ class Graft:
     def hydrate(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
     ) -> int:
-        """Fetch all pages that are not here; returns how many."""
+        """Fetch all pages that are not here, with range requests; returns how many."""
         volume = volume or self.open(tag)
         with self._syncing(volume), volume.pinned() as snapshot:
             view = snapshot.remote
@@ -628,7 +892,11 @@ class Graft:
         *,
         progress: Progress | None = None,
     ) -> transfer.Transferred:
-        """Write the newest snapshot as a plain SQLite file that does not exist yet."""
+        """Write the newest snapshot as a plain SQLite file that does not exist yet.
+
+        The file is durable on return. Requests for pages that are not here. Raises
+        AlreadyExistsError.
+        """
         volume = volume or self.open(tag)
         with volume.pinned() as snapshot:
             return transfer.export_snapshot(snapshot, path, progress=progress)
@@ -641,7 +909,11 @@ class Graft:
         *,
         progress: Progress | None = None,
     ) -> transfer.Transferred:
-        """Make a volume's first commit from a plain SQLite file."""
+        """Make a volume's first commit from a plain SQLite file, with what its WAL holds.
+
+        No request. Raises UsageError if the file is no database or the volume has commits,
+        DamageError if the file is not sound, BusyError if somebody writes to it.
+        """
         if volume is None and not path.is_file():
             raise UsageError(f"there is no file {path}", next_step="check the path")
         volume = volume or self.open(tag, create=True)
@@ -670,6 +942,11 @@ def snapshot_text(snapshot: Snapshot) -> str:
     if snapshot.local_commits:
         parts.append(f"{branch.id}[{branch.first_lsn}..{snapshot.lsn}]")
     return " + ".join(parts) or "empty"
+
+
+def _image_bytes(chunks: Sequence[Chunk]) -> int:
+    """Return how many bytes of page images a local commit wrote."""
+    return sum(len(chunk.pages) * chunk.page_size for chunk in chunks)
 
 
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}

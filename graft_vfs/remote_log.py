@@ -211,13 +211,19 @@ class RemoteLog:
         return 0
 
     def read_headers(
-        self, first: int, last: int, *, previous_hash: bytes | None
+        self,
+        first: int,
+        last: int,
+        *,
+        previous_hash: bytes | None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[CommitRecord]:
         """Yield the commits first..last (inclusive) in ascending order, as they arrive.
 
         `previous_hash` is that of the commit before `first`, None if it is not known; every commit
         is proved to stand on the one before. One request each, 32 at a time, which go on only as
-        far ahead as twice that. Raises CorruptObjectError at a gap.
+        far ahead as twice that. `progress` gets the commits read, and all. Raises
+        CorruptObjectError at a gap.
         """
         read = self.read_header
         for lsn, record in _in_parallel(read, range(first, last + 1)):
@@ -231,9 +237,17 @@ class RemoteLog:
                 )
             _check_chain(record.header, previous_hash, key=key)
             previous_hash = record.header.hash
+            if progress is not None:
+                progress(lsn - first + 1, last - first + 1)
             yield record
 
-    def probe_next(self, known_lsn: int, known_hash: bytes | None) -> list[CommitRecord]:
+    def probe_next(
+        self,
+        known_lsn: int,
+        known_hash: bytes | None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[CommitRecord]:
         """Return all commits after `known_lsn`, ascending, proved to follow it.
 
         `known_lsn` is 0 and `known_hash` None when nothing is known: a listing then, and one
@@ -241,12 +255,15 @@ class RemoteLog:
         something is, that one, a listing, and one for each further commit.
         """
         if not known_lsn:
-            return list(self.read_headers(1, self.newest_lsn(), previous_hash=known_hash))
+            newest = self.newest_lsn()
+            return list(self.read_headers(1, newest, previous_hash=known_hash, progress=progress))
         following = self.read_header(known_lsn + 1, expect_previous=known_hash)
         if following is None:
             return []
         newest = self.newest_lsn()
-        rest = self.read_headers(known_lsn + 2, newest, previous_hash=following.header.hash)
+        rest = self.read_headers(
+            known_lsn + 2, newest, previous_hash=following.header.hash, progress=progress
+        )
         return [following, *rest]
 
     # Frames -----------------------------------------------------------------------------------
@@ -325,19 +342,24 @@ def _in_parallel(
         return
     pending: deque[tuple[int, Future[CommitRecord | None]]] = deque()
     waiting = iter(lsns)
-    with ThreadPoolExecutor(workers, thread_name_prefix="graft-read") as executor:
-        try:
-            for lsn in islice(waiting, 2 * workers):
-                pending.append((lsn, executor.submit(read, lsn)))
-            while pending:
-                lsn, future = pending.popleft()
-                record = future.result()
-                for following in islice(waiting, 1):
-                    pending.append((following, executor.submit(read, following)))
-                yield lsn, record
-        finally:
-            # A caller who stops early waits only for the requests that are already on their way.
-            executor.shutdown(wait=False, cancel_futures=True)
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="graft-read")
+    waits = True
+    try:
+        for lsn in islice(waiting, 2 * workers):
+            pending.append((lsn, executor.submit(read, lsn)))
+        while pending:
+            lsn, future = pending.popleft()
+            record = future.result()
+            for following in islice(waiting, 1):
+                pending.append((following, executor.submit(read, following)))
+            yield lsn, record
+    except KeyboardInterrupt:
+        waits = False
+        raise
+    finally:
+        # A caller who stops early waits for the requests that are already on their way, a person
+        # who presses Ctrl-C does not.
+        executor.shutdown(wait=waits, cancel_futures=True)
 
 
 # Refs -----------------------------------------------------------------------------------------

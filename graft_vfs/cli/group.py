@@ -6,8 +6,10 @@ this program shows a traceback.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -21,8 +23,37 @@ class Interrupted(Exception):  # noqa: N818 - it is no error, as KeyboardInterru
     """Ctrl-C, under a name for which click does not print an empty line."""
 
 
+class _Program:
+    """Marks a run that is all that its process does."""
+
+
+_PROGRAM = _Program()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the program at the end of the block, which does not run what is around it.
+
+    Around it is the closing of an engine, which waits for requests that are under way: a minute, if
+    nobody answers. An end without that is a crash, and leaves as much behind: nothing unsound.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if click.get_current_context().find_root().obj is _PROGRAM:
+            _tell_interrupted()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
+
+
 class GraftGroup(click.Group):
     """A group whose failures look the same, whoever finds them."""
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Be a program; `main` and click's test runner are calls inside a larger one."""
+        return super().__call__(*args, obj=_PROGRAM, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was chosen; raises Interrupted for KeyboardInterrupt."""
@@ -73,10 +104,7 @@ def _exit_code_of(run: Callable[[], Any]) -> int:
         echo_error(f"{where}{error.strerror or error}", "check the path and the disk")
         return EXIT_CODES[LocalStorageError]
     except (Interrupted, click.Abort):
-        if sys.stderr.isatty():
-            # The terminal has just shown ^C.
-            echo("", err=True)
-        echo_error("interrupted; what was committed before is safe", None)
+        _tell_interrupted()
         return INTERRUPTED
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
@@ -84,6 +112,13 @@ def _exit_code_of(run: Callable[[], Any]) -> int:
         echo_error(error.format_message(), f"see `{path} --help`")
         return error.exit_code
     return result if isinstance(result, int) else 0
+
+
+def _tell_interrupted() -> None:
+    if sys.stderr.isatty():
+        # The terminal has just shown ^C.
+        echo("", err=True)
+    echo_error("interrupted; what was committed before is safe", None)
 
 
 def command(name: str, *examples: str) -> Callable[[Callable[..., Any]], click.Command]:

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from graft_vfs.errors import GraftError
 from graft_vfs.ids import Id
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LINE_END = re.compile(r"\s*\n\s*")
+_PRAGMA = re.compile(r'"PRAGMA graft_(\w+)"')
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
 
 json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
@@ -55,7 +58,12 @@ def echo_error(message: str, next_step: str | None) -> None:
 
 
 def _one_line(text: str) -> str:
-    return without_credentials(" ".join(text.split("\n")))
+    return without_credentials(_LINE_END.sub(" ", text))
+
+
+def with_commands(text: str, tag: str) -> str:
+    """Return a report in which the pragmas to run next are commands on a tag."""
+    return _PRAGMA.sub(lambda found: f'"graft {found[1]} {shlex.quote(tag)}"', text)
 
 
 def echo_graft_error(error: GraftError) -> None:

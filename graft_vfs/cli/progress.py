@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from graft_vfs.sync.push import Progress
+from graft_vfs.reports import Progress
 
 _FIRST_AFTER_SECONDS = 0.3
 _EVERY_SECONDS = 0.1

@@ -11,16 +11,35 @@ from typing import Any
 
 import click
 
+from graft_vfs.cli.group import interruptible
 from graft_vfs.cli.output import echo, without_credentials
 from graft_vfs.config import Config
 from graft_vfs.engine import Graft, check_tag
-from graft_vfs.errors import AlreadyExistsError
+from graft_vfs.errors import AlreadyExistsError, GraftError
+from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.files import storage_errors
+from graft_vfs.vfs.snapshots import connected
 
 # Raises InvalidTagError, which the group turns into lines and an exit code.
 TAG = check_tag
 
-tag_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument("tag", type=TAG)
+
+def complete_tags(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the tags that begin so; none if they cannot be read, because Tab has no errors."""
+    del context, parameter
+    try:
+        path = Config.load().data_dir.absolute() / "catalog.db"
+        if not path.exists():
+            return []
+        with contextlib.closing(Catalog(path, writable=False)) as catalog:
+            return [tag for tag, _ in catalog.tags() if tag.startswith(incomplete)]
+    except GraftError:
+        return []
+
+
+tag_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument(
+    "tag", type=TAG, shell_complete=complete_tags
+)
 force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--force", is_flag=True, help="Take a tag that exists; the volume that it named stays."
 )
@@ -29,10 +48,20 @@ force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 @contextlib.contextmanager
 def opened() -> Iterator[Graft]:
     """Yield the engine that the configuration describes, and close it."""
-    # Hydrating in the background is for programs that go on; a command would end before it.
-    config = dataclasses.replace(Config.load(), hydrate="lazy")
-    with _warnings(config.log_file), contextlib.closing(Graft(config)) as engine:
+    # What goes on in the background is for programs that go on; a command does what it is told.
+    config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
+    with (
+        logged(config.log_file),
+        contextlib.closing(Graft(config, connected=connected)) as engine,
+        interruptible(),
+    ):
         yield engine
+
+
+def declared(error: Exception, where: str) -> GraftError:
+    """Return why SQL failed: the error of the VFS, or else SQLite's text, with where it was."""
+    cause = error.__cause__
+    return cause if isinstance(cause, GraftError) else GraftError(f"{where}: {error}")
 
 
 def refuse_existing(engine: Graft, tag: str, *, force: bool) -> None:
@@ -55,8 +84,8 @@ class _Lines(logging.Handler):
 
 
 @contextlib.contextmanager
-def _warnings(log_file: Path | None) -> Iterator[None]:
-    """Send the engine's log to standard error, warnings only, or all of it to the log file."""
+def logged(log_file: Path | None) -> Iterator[None]:
+    """Inside the block, print the engine's warnings, or write all of its log to the log file."""
     logger = logging.getLogger("graft_vfs")
     handler: logging.Handler = _Lines(logging.WARNING)
     level = logger.level

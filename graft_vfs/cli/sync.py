@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, json_option
+from graft_vfs.cli.output import echo, emit, json_option, with_commands
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.engine import check_tag
@@ -39,7 +39,9 @@ def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
     tag = tag or check_tag(ref)
     with opened() as engine:
         refuse_existing(engine, tag, force=force)
-        emit(engine.clone(ref, tag), as_json=as_json)
+        with progress("Reading commits") as show:
+            done = engine.clone(ref, tag, progress=show)
+        emit(done, as_json=as_json)
 
 
 @command("checkout", "graft checkout main 7")
@@ -61,7 +63,9 @@ def checkout(tag: str, lsn: str, as_json: bool) -> None:
 def fetch(tag: str, as_json: bool) -> None:
     """Learn what the remote log has; the volume does not move."""
     with opened() as engine:
-        emit(engine.fetch(tag), as_json=as_json)
+        with progress("Reading commits") as show:
+            done = engine.fetch(tag, progress=show)
+        emit(done, as_json=as_json)
 
 
 @command("pull", "graft pull main")
@@ -73,7 +77,9 @@ def pull(tag: str, as_json: bool) -> None:
     A volume with local commits that the remote does not know stays as it is.
     """
     with opened() as engine:
-        emit(engine.pull(tag), as_json=as_json)
+        with progress("Reading commits") as show:
+            done = engine.pull(tag, progress=show)
+        emit(done, as_json=as_json)
 
 
 @command("push", "graft push main")
@@ -106,7 +112,7 @@ def audit(tag: str, as_json: bool) -> None:
     with opened() as engine:
         with progress("Checking pages") as show:
             found = engine.audit(tag, progress=show)
-        emit(found, as_json=as_json)
+        emit(found if as_json else with_commands(str(found), tag), as_json=as_json)
 
 
 @command("dump-commit", "graft dump-commit 74ggc1B6R4-2kkvcy9fi4CHJ:7")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, json_option
+from graft_vfs.cli.output import echo, emit, json_option, with_commands
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import VolumeId
@@ -41,6 +41,22 @@ class _Snapshot:
 @json_option
 def new(tag: str, force: bool, as_json: bool) -> None:
     """Make an empty volume and name it TAG."""
+    _new(tag, force=force, as_json=as_json)
+
+
+@command("init", "graft init main")
+@tag_argument
+@force_option
+@json_option
+def init(tag: str, force: bool, as_json: bool) -> None:
+    """Do the same as `graft new`, for fingers that know git.
+
+    There is nothing to set up before; `graft config --template` prints a graft.toml to start from.
+    """
+    _new(tag, force=force, as_json=as_json)
+
+
+def _new(tag: str, *, force: bool, as_json: bool) -> None:
     with opened() as engine:
         refuse_existing(engine, tag, force=force)
         emit(engine.new(tag), as_json=as_json)
@@ -107,7 +123,8 @@ def volumes(as_json: bool) -> None:
 def status(tag: str, as_json: bool) -> None:
     """Say how a volume stands to its remote log, as far as it was fetched."""
     with opened() as engine:
-        emit(engine.status(tag), as_json=as_json)
+        found = engine.status(tag)
+        emit(found if as_json else with_commands(str(found), tag), as_json=as_json)
 
 
 @command("info", "graft info main")
@@ -128,16 +145,6 @@ def snapshot(tag: str, as_json: bool) -> None:
         emit(_Snapshot(tag, engine.info(tag).snapshot), as_json=as_json)
 
 
-@command("log", "graft log main", "graft log main --limit 10")
-@tag_argument
-@click.option("--limit", type=click.IntRange(min=1), help="Show at most so many commits.")
-@json_option
-def log(tag: str, limit: int | None, as_json: bool) -> None:
-    """List commits, newest first: local ones, then those of the remote log."""
-    with opened() as engine:
-        emit(engine.log(tag, limit=limit), as_json=as_json)
-
-
 @command("dump-header", "graft dump-header main")
 @tag_argument
 @json_option
@@ -154,6 +161,7 @@ def dump_header(tag: str, as_json: bool) -> None:
 
 COMMANDS: tuple[click.Command, ...] = (
     new,
+    init,
     switch,
     fork,
     rm,
@@ -162,6 +170,5 @@ COMMANDS: tuple[click.Command, ...] = (
     status,
     info,
     snapshot,
-    log,
     dump_header,
 )

@@ -346,6 +346,11 @@ class Catalog:
             for tag, volume in self._rows("SELECT tag, volume FROM tags ORDER BY tag")
         ]
 
+    def volume_tags(self, volume: VolumeId) -> list[str]:
+        """Return the tags that name a volume, in order of their text."""
+        rows = self._rows("SELECT tag FROM tags WHERE volume = ? ORDER BY tag", volume.raw)
+        return [_text(tag) for (tag,) in rows]
+
     def tag_volume(self, tag: str) -> VolumeId | None:
         """Return the volume that a tag names now."""
         rows = self._rows("SELECT volume FROM tags WHERE tag = ?", tag)
@@ -593,6 +598,30 @@ class Catalog:
                 (push.volume.raw, push.hash),
             )
         )
+
+    # Soundness --------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the file or its rows, in plain words; reads all of it."""
+        found = [_text(text) for (text,) in self._rows("PRAGMA integrity_check")]
+        found = [] if found == ["ok"] else found
+        known = {row.id: row for row in self.volumes()}
+        found += [
+            f"tag {tag!r} names volume {volume}, which is not there"
+            for tag, volume in self.tags()
+            if volume not in known
+        ]
+        found += [
+            f"volume {row.id} stands on branch {row.branch}, which is not there"
+            for row in known.values()
+            if row.branch not in {branch.id for branch in self.branches(row.id)}
+        ]
+        return found
+
+    def knows_log(self, log: LogId) -> bool:
+        """Tell whether a commit of a remote log is known, or a volume pushes to it."""
+        sql = "SELECT 1 FROM commits WHERE log = ?1 UNION SELECT 1 FROM volumes WHERE remote = ?1"
+        return bool(self._rows(sql, log.raw))
 
     # Probes -----------------------------------------------------------------------------------
 

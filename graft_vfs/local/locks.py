@@ -1,4 +1,4 @@
-"""The writer lock of a volume: at most one transaction writes, whichever process or thread.
+"""The locks of a volume, first the writer's: one transaction writes, in any process or thread.
 
 flock(2) locks belong to an open file, not to a process, so every connection opens the lock file for
 itself and threads exclude one another as processes do. The kernel drops the lock of a killed
@@ -24,8 +24,8 @@ from graft_vfs.local.files import storage_errors
 _POLL_SECONDS = 0.002
 
 
-class WriterLock:
-    """One handle on a volume's writer lock; owned by one connection or one verb."""
+class FileLock:
+    """One handle on a lock file, which at most one handle holds at a time."""
 
     __slots__ = ("__weakref__", "_file", "_path")
 
@@ -72,6 +72,12 @@ class WriterLock:
             self._file = -1
 
 
+class WriterLock(FileLock):
+    """One handle on a volume's writer lock; owned by one connection or one verb."""
+
+    __slots__ = ()
+
+
 @contextlib.contextmanager
 def held(path: Path, *, timeout_seconds: float) -> Iterator[None]:
     """Hold the lock at `path` inside the block; raises WriterBusyError after the timeout."""
@@ -87,7 +93,7 @@ def held(path: Path, *, timeout_seconds: float) -> Iterator[None]:
         lock.close()
 
 
-_handles: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+_handles: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
 def _abandon_handles() -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import mmap
 import os
 import re
@@ -33,12 +34,15 @@ from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
+from graft_vfs.counters import Counters
 from graft_vfs.local.files import (
     forget_resident,
     read_exactly,
     storage_errors,
     write_fully,
 )
+
+_logger = logging.getLogger(__name__)
 
 _RECORD = struct.Struct("<QIIQQQ")
 RECORD_BYTES = 40
@@ -127,9 +131,15 @@ class PageCache:
     """
 
     def __init__(
-        self, directory: Path, *, bytes_max: int | None = None, writable: bool = True
+        self,
+        directory: Path,
+        *,
+        bytes_max: int | None = None,
+        writable: bool = True,
+        counters: Counters | None = None,
     ) -> None:
         """Open the cache at `directory`, making it if absent; raises LocalStorageError."""
+        self.counters = counters or Counters()
         self._directory = directory
         self._bytes_max = bytes_max
         self._arena_bytes = _ARENA_BYTES_MAX
@@ -252,7 +262,15 @@ class PageCache:
             old = [arena for arena in self._arenas.values() if arena.number != newest]
             if not old:
                 return
-            self._delete(min(old, key=lambda arena: arena.used))
+            arena = min(old, key=lambda arena: arena.used)
+            self._delete(arena)
+            self.counters.add("arenas_evicted")
+            self.counters.add("bytes_evicted", arena.tail)
+            _logger.info(
+                "page cache %s: evicted %d bytes, the least recently used",
+                self._directory.name,
+                arena.tail,
+            )
 
     def _delete(self, arena: _Arena) -> None:
         with storage_errors(arena.frames_path):
@@ -274,6 +292,11 @@ class PageCache:
         with self._lock:
             self._refresh()
             return {*self._frames, *self._memory}
+
+    def size_bytes(self) -> int:
+        """Return how many bytes of page images are here, as far as this process has seen."""
+        with self._lock:
+            return sum(arena.tail for arena in self._arenas.values())
 
     def forget_resident(self) -> None:
         """Let go of mapped pages that were read; they are mapped again when they are needed."""

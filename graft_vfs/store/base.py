@@ -18,9 +18,12 @@ an unfinished upload, that no store ever lists.
 from __future__ import annotations
 
 import abc
+import bisect
+import contextlib
 import enum
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -113,7 +116,8 @@ class StoreCounts:
     """How often a store asked its medium, and how many bytes of objects went each way.
 
     A request is what the medium sees: a retry, a page of a listing and a part of an upload are one
-    request each. Bytes are those of objects, sent or received, without headers and listings.
+    request each. Of them, `retries` repeat one that failed. Bytes are those of objects, sent or
+    received, without headers and listings.
     """
 
     get: int = 0
@@ -123,6 +127,7 @@ class StoreCounts:
     list: int = 0
     delete: int = 0
     other: int = 0
+    retries: int = 0
     bytes_sent: int = 0
     bytes_received: int = 0
 
@@ -149,17 +154,39 @@ class StoreCounts:
         )
 
 
+LATENCY_BOUNDS_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """How long requests of one verb took until their answer began, failed ones too.
+
+    `buckets` counts those up to each of LATENCY_BOUNDS_SECONDS and above the one before; the last
+    bucket has no bound.
+    """
+
+    buckets: tuple[int, ...]
+    sum_seconds: float
+
+    @property
+    def count(self) -> int:
+        """Number of requests that were timed."""
+        return sum(self.buckets)
+
+
 class StoreCounters:
     """The running counts of one store handle.
 
     Owned by its store, lives as long as it does. Any thread may add and take snapshots.
     """
 
-    __slots__ = ("_counts", "_lock")
+    __slots__ = ("_buckets", "_counts", "_lock", "_seconds")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts = {field.name: 0 for field in fields(StoreCounts)}
+        self._buckets: dict[Verb, list[int]] = {}
+        self._seconds: dict[Verb, float] = {}
 
     def add(
         self, verb: Verb, *, requests: int = 1, bytes_sent: int = 0, bytes_received: int = 0
@@ -174,6 +201,32 @@ class StoreCounters:
         """Return the counts of this moment, consistent with one another."""
         with self._lock:
             return StoreCounts(**self._counts)
+
+    def add_retry(self) -> None:
+        """Count that a request, which is counted for itself, repeats one that failed."""
+        with self._lock:
+            self._counts["retries"] += 1
+
+    @contextlib.contextmanager
+    def timed(self, verb: Verb) -> Iterator[None]:
+        """Take the time of the block as that of one request."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            with self._lock:
+                buckets = self._buckets.setdefault(verb, [0] * (len(LATENCY_BOUNDS_SECONDS) + 1))
+                buckets[bisect.bisect_left(LATENCY_BOUNDS_SECONDS, seconds)] += 1
+                self._seconds[verb] = self._seconds.get(verb, 0.0) + seconds
+
+    def latencies(self) -> dict[Verb, Latencies]:
+        """Return the latencies of the verbs that were timed."""
+        with self._lock:
+            return {
+                verb: Latencies(tuple(buckets), self._seconds[verb])
+                for verb, buckets in self._buckets.items()
+            }
 
 
 class ObjectStore(abc.ABC):
@@ -258,6 +311,13 @@ class ObjectStore(abc.ABC):
         Raises:
             StoreError: the store did not do its part.
         """
+
+    def clock_ahead_seconds(self) -> float | None:
+        """Return how far this machine's clock is ahead of the store's, as the last answer said.
+
+        None if no answer told the time. No request.
+        """
+        return None
 
     @abc.abstractmethod
     def describe(self) -> str:

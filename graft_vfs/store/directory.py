@@ -115,7 +115,8 @@ class DirectoryStore(ObjectStore):
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
-        data = self._read(key, 0, limit_bytes + 1)
+        with self.counters.timed("get"):
+            data = self._read(key, 0, limit_bytes + 1)
         if data is not None and len(data) > limit_bytes:
             self.counters.add("get")
             raise oversized(key, self.describe(), limit_bytes)
@@ -127,7 +128,8 @@ class DirectoryStore(ObjectStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return part of an object; see ObjectStore.get_range."""
         check_range(start, length)
-        data = self._read(key, start, length)
+        with self.counters.timed("get_range"):
+            data = self._read(key, start, length)
         self.counters.add("get_range", bytes_received=len(data or b""))
         if data is None:
             raise ObjectMissingError(key)
@@ -138,7 +140,11 @@ class DirectoryStore(ObjectStore):
         self._check_open()
         check_key(key)
         self.counters.add("put_if_absent", bytes_sent=len(data))
-        with self._translated(key), self._folder_of(key, create=True) as (folder, name):
+        with (
+            self.counters.timed("put_if_absent"),
+            self._translated(key),
+            self._folder_of(key, create=True) as (folder, name),
+        ):
             if _exists(folder, name):
                 return PutOutcome.EXISTS
             with _temporary_file(folder, [data]) as temporary:
@@ -163,7 +169,11 @@ class DirectoryStore(ObjectStore):
         self._check_open()
         check_key(key)
         self.counters.add("put", bytes_sent=sum(memoryview(part).nbytes for part in data))
-        with self._translated(key), self._folder_of(key, create=True) as (folder, name):
+        with (
+            self.counters.timed("put"),
+            self._translated(key),
+            self._folder_of(key, create=True) as (folder, name),
+        ):
             with _temporary_file(folder, data) as temporary:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
@@ -185,7 +195,7 @@ class DirectoryStore(ObjectStore):
         self._check_open()
         check_key(key)
         self.counters.add("delete")
-        with self._translated(key):
+        with self.counters.timed("delete"), self._translated(key):
             try:
                 with self._folder_of(key, create=False) as (folder, name):
                     os.unlink(name, dir_fd=folder)

@@ -4,7 +4,7 @@ Some S3 gateways take the condition of a create-only write and ignore it, in sil
 would win every claim, and commits would be lost. So the first push to a remote creates a probe key
 twice; the second must be refused.
 
-A crash between the steps leaves one small object under `probe/`, which nothing reads.
+A crash or Ctrl-C between the steps leaves one small object under `probe/`, which nothing reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
+    GraftError,
     StoreError,
     StoreUnavailableError,
     UnsafeStoreError,
@@ -41,8 +42,10 @@ def check_conditional_writes(store: ObjectStore) -> None:
         # The bytes differ: a store that compares contents must not look safe.
         first = _settled(store, key, b"first")
         second = _settled(store, key, b"second")
-    finally:
+    except GraftError:
         _remove(store, key)
+        raise
+    _remove(store, key)
     if first is not PutOutcome.CREATED or second is not PutOutcome.EXISTS:
         raise UnsafeStoreError(
             f"{store.describe()} answered '{first.value}' and then '{second.value}' when one key"

@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -83,6 +84,8 @@ ANSWER_BYTES_MAX = 16 * 1024 * 1024
 """What is read of a listing, an error, or any other answer that is no object."""
 
 _POOL_CONNECTIONS = 32
+_ATTEMPT_HEADER, _FIRST_ATTEMPT = "amz-sdk-request", "attempt=1"
+"""What botocore says in each request of how often it sent it."""
 _READ_CHUNK_BYTES = 4 * 1024 * 1024
 _RETRY_PAUSE_SECONDS = 0.1
 _EMPTY_PAGES_MAX = 16
@@ -277,13 +280,15 @@ class S3Store(ObjectStore):
                 endpoint, region, settings, attempts_max
             )
         self._endpoint: str = self._client.meta.endpoint_url
-        for client in (self._client, self._claim_client):
+        self._answered: tuple[float, str] | None = None
+        clients: tuple[tuple[S3Client, Verb], ...] = (
+            (self._client, "put"),
+            (self._claim_client, "put_if_absent"),
+        )
+        for client, put in clients:
             client.meta.events.register("before-call.s3", _prepare_call)
-        self._count_requests(self._client, put="put")
-        self._count_requests(self._claim_client, put="put_if_absent")
-        for client in (self._client, self._claim_client):
-            # Behind the counters: a request that fails while it is sent is one, too.
-            client.meta.events.register("before-send.s3", _bounded_sender(client))
+            client.meta.events.register("after-call.s3", self._note_date)
+            client.meta.events.register("before-send.s3", self._counting_sender(client, put=put))
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
@@ -361,6 +366,22 @@ class S3Store(ObjectStore):
         place = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         return f"{place} at {self._endpoint}"
 
+    def clock_ahead_seconds(self) -> float | None:
+        """Compare the time of the last answer with its Date header, which has whole seconds."""
+        if self._answered is None:
+            return None
+        here, date = self._answered
+        try:
+            return here - parsedate_to_datetime(date).timestamp()
+        except ValueError:
+            return None  # The server's text, which nobody else needs.
+
+    def _note_date(self, parsed: dict[str, Any], **_: object) -> None:
+        """Keep the Date header of an answer, be it an error's; it is read when somebody asks."""
+        date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        if date is not None:
+            self._answered = time.time(), date
+
     def close(self) -> None:
         """Close the connections; see ObjectStore.close."""
         super().close()
@@ -369,8 +390,9 @@ class S3Store(ObjectStore):
 
     # Counting
 
-    def _count_requests(self, client: S3Client, *, put: Verb) -> None:
-        """Count what a client sends, retries too, at the moment it is sent."""
+    def _counting_sender(self, client: S3Client, *, put: Verb) -> Callable[..., Any]:
+        """Return a handler that counts, sends and times a client's requests, retries too."""
+        send = _bounded_sender(client)
         verbs: dict[str, Verb] = {
             "PutObject": put,
             "CreateMultipartUpload": "put",
@@ -381,16 +403,21 @@ class S3Store(ObjectStore):
             "DeleteObject": "delete",
         }
 
-        def count(request: AWSPreparedRequest, event_name: str, **_: object) -> None:
+        def count_and_send(request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
             operation = event_name.rpartition(".")[2]
             verb = verbs.get(operation, "other")
             if operation == "GetObject":
                 verb = "get_range" if "Range" in request.headers else "get"
             carries_object = operation in {"PutObject", "UploadPart"}
             sent = int(request.headers.get("Content-Length", 0)) if carries_object else 0
+            # Counted before it is sent: a request that fails meanwhile is one, too.
             self.counters.add(verb, bytes_sent=sent)
+            if _is_retry(request):
+                self.counters.add_retry()
+            with self.counters.timed(verb):
+                return send(request)
 
-        client.meta.events.register("before-send.s3", count)
+        return count_and_send
 
     # Reading
 
@@ -419,6 +446,7 @@ class S3Store(ObjectStore):
                     _log.debug("reading %r, try %d: %s", key, attempt, type(error).__name__)
                     if attempt >= self._attempts_max:
                         raise
+                    self.counters.add_retry()
                 else:
                     self.counters.add(verb, requests=0, bytes_received=len(data))
                     return data
@@ -580,7 +608,13 @@ class S3Store(ObjectStore):
 
         count = -(-joined.size // part_bytes)
         with ThreadPoolExecutor(UPLOADS_PARALLEL, thread_name_prefix="graft-upload") as pool:
-            parts = [pool.submit(send, number) for number in range(1, count + 1)]
+            try:
+                parts = [pool.submit(send, number) for number in range(1, count + 1)]
+            except RuntimeError as error:
+                raise StoreUnavailableError(
+                    f"an upload of {joined.size} bytes needs threads, and none can start any more",
+                    next_step="push, or close the engine, before the program ends",
+                ) from error
             try:
                 return [part.result() for part in parts]
             finally:
@@ -826,6 +860,18 @@ def _make_clients(
     return client, make(1, "path" if endpoint else addressing)
 
 
+def credentials_source() -> str | None:
+    """Return where the AWS chain finds credentials, such as `env`; None if it finds none.
+
+    Asks the metadata service of a cloud machine if nothing nearer has any. Raises ConfigError.
+    """
+    import boto3.session  # noqa: PLC0415 - see invariant 4
+
+    with _configuration_errors(""):
+        found = boto3.session.Session().get_credentials()
+    return None if found is None else found.method
+
+
 def _md5_of(data: bytes) -> str:
     """Return the header by which a server knows a body that is not whole."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
@@ -843,8 +889,15 @@ def _prepare_call(model: OperationModel, params: dict[str, Any], **_: object) ->
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
-def _bounded_sender(client: Any) -> Callable[..., Any]:
-    """Return a handler that sends a request and reads its answer, unless that is an object.
+def _is_retry(request: AWSPreparedRequest) -> bool:
+    """Tell whether boto3 sends a request again; it numbers them in a header, from 1."""
+    header = request.headers.get("amz-sdk-request", b"")
+    text = header.decode("ascii") if isinstance(header, bytes) else str(header)
+    return text.partition(";")[0] not in {"", "attempt=1"}
+
+
+def _bounded_sender(client: Any) -> Callable[[AWSPreparedRequest], Any]:
+    """Return a function that sends a request and reads its answer, unless that is an object.
 
     boto3 reads listings and errors to their end, however far away a hostile server puts it.
     """
@@ -853,7 +906,7 @@ def _bounded_sender(client: Any) -> Callable[..., Any]:
 
     send = client._endpoint.http_session.send  # noqa: SLF001 - no public name leads there
 
-    def send_bounded(request: AWSPreparedRequest, **_: object) -> Any:
+    def send_bounded(request: AWSPreparedRequest) -> Any:
         is_for_object, request.stream_output = request.stream_output, True
         response = send(request)
         if is_for_object and response.status_code < 300:

@@ -17,6 +17,7 @@ from graft_vfs.local.catalog import BranchRow, Catalog, VolumeRow
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.local.head import new_epoch
 from graft_vfs.remote_log import read_ref
+from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.volume.logs import Logs
 
@@ -98,7 +99,9 @@ def resolve_log(logs: Logs, name: str) -> LogId:
     return log
 
 
-def clone_base(logs: Logs, name: str, lsn: int | None = None) -> tuple[LogId, int]:
+def clone_base(
+    logs: Logs, name: str, lsn: int | None = None, *, progress: Progress | None = None
+) -> tuple[LogId, int]:
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages."""
     log = resolve_log(logs, name)
-    return log, require_commits(logs, log, lsn)
+    return log, require_commits(logs, log, lsn, progress=progress)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from graft_vfs.errors import CorruptObjectError, NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import CommitRow
 from graft_vfs.remote_log import CommitRecord
-from graft_vfs.reports import commits_text
+from graft_vfs.reports import Progress, commits_text
 from graft_vfs.volume.logs import Logs
+
+_logger = logging.getLogger(__name__)
 
 _FORKS_MAX = 128
 """A log and its parents are read one inside the other, so that the stack bounds how many."""
@@ -17,7 +20,7 @@ _FORKS_MAX = 128
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a fetch found: the newest LSN known before and now."""
+    """What a fetch found: the newest LSN that was known `before`, and the `newest` now."""
 
     log: LogId
     before: int
@@ -37,31 +40,35 @@ class Fetched:
         )
 
 
-def fetch_log(logs: Logs, log: LogId) -> Fetched:
+def fetch_log(logs: Logs, log: LogId, *, progress: Progress | None = None) -> Fetched:
     """Make all commits of a log known, or none if that fails.
 
-    One request if nothing is new. Raises StoreError, and CorruptObjectError for a broken chain.
+    One request if nothing is new. `progress` counts commits. Raises StoreError, and
+    CorruptObjectError for a broken chain.
     """
-    return _fetch(logs, log, ())
+    return _fetch(logs, log, (), progress)
 
 
-def _fetch(logs: Logs, log: LogId, forks: tuple[LogId, ...]) -> Fetched:
+def _fetch(logs: Logs, log: LogId, forks: tuple[LogId, ...], progress: Progress | None) -> Fetched:
     """Fetch a log that `forks` stand on, one on the other."""
     before, digest = logs.catalog.newest_commit(log)
-    records = logs.log(log).probe_next(before, digest if before else None)
+    records = logs.log(log).probe_next(before, digest if before else None, progress=progress)
     for record in records[:1]:
         if record.header.parent_log is not None:
-            _fetch_parent(logs, record, (*forks, log))
+            _fetch_parent(logs, record, (*forks, log), progress)
     if records and not before:
         # Pages that stayed when the catalog was lost may be those of another history of this log.
         logs.cache(log).clear()
     if records:
         rows = [CommitRow(item.header.lsn, item.header.hash, item.encoded) for item in records]
         logs.catalog.add_commits(log, rows)
+        _logger.info("log %s: %d new commits, now at LSN %d", log, len(rows), before + len(rows))
     return Fetched(log, before, before + len(records))
 
 
-def _fetch_parent(logs: Logs, record: CommitRecord, forks: tuple[LogId, ...]) -> None:
+def _fetch_parent(
+    logs: Logs, record: CommitRecord, forks: tuple[LogId, ...], progress: Progress | None
+) -> None:
     """Fetch the log that a forked log stands on, and check that it still is that log."""
     header = record.header
     assert header.parent_log is not None
@@ -72,7 +79,7 @@ def _fetch_parent(logs: Logs, record: CommitRecord, forks: tuple[LogId, ...]) ->
             next_step="check who else writes to the remote, or clone another log",
         )
     if logs.header(header.parent_log, header.parent_lsn) is None:
-        _fetch(logs, header.parent_log, forks)
+        _fetch(logs, header.parent_log, forks, progress)
     parent = logs.header(header.parent_log, header.parent_lsn)
     if parent is None or parent.hash != header.previous_hash:
         raise CorruptObjectError(
@@ -82,14 +89,16 @@ def _fetch_parent(logs: Logs, record: CommitRecord, forks: tuple[LogId, ...]) ->
         )
 
 
-def require_commits(logs: Logs, log: LogId, lsn: int | None) -> int:
+def require_commits(
+    logs: Logs, log: LogId, lsn: int | None, *, progress: Progress | None = None
+) -> int:
     """Return `lsn`, or the newest one for None, once its commits are known.
 
     No request if they are. Raises NotFoundError if the log has no such commit.
     """
     known, _ = logs.catalog.newest_commit(log)
     if lsn is None or lsn > known:
-        known = fetch_log(logs, log).newest
+        known = fetch_log(logs, log, progress=progress).newest
     wanted = known if lsn is None else lsn
     if not 1 <= wanted <= known:
         raise NotFoundError(

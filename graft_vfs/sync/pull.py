@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
 from graft_vfs.errors import PageSizeError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import BranchRow
-from graft_vfs.reports import commits_text
+from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import diverged, settle_pending
 from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
 
 _COUNTER_MAX = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What a pull did: the branch's base before and now."""
+    """What a pull did: the branch's base, as an LSN of the log, `before` and now."""
 
     log: LogId
     before: int
@@ -38,7 +42,7 @@ class Pulled:
         )
 
 
-def pull(volume: Volume, logs: Logs, *, name: str) -> Pulled:
+def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = None) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
     `name` is for the ref of a log whose first push is settled here. Raises DivergedError, with
@@ -47,20 +51,31 @@ def pull(volume: Volume, logs: Logs, *, name: str) -> Pulled:
     while True:
         settle_pending(volume, logs, name)
         remote = volume.catalog.volume(volume.id).remote
-        newest = fetch_log(logs, remote).newest
+        newest = fetch_log(logs, remote, progress=progress).newest
         # Another process here may be pushing, and its commit look foreign until it is settled.
         # Ordering: the record goes with the settling, so this is asked before the branch is.
         is_pushing = volume.catalog.pending_push(volume.id) is not None
+        base = _base(volume.begin(), remote)
+        if newest <= base:
+            # Nothing to move, so that no writer is waited for, and none has to wait.
+            return Pulled(remote, base, base)
         with volume.writing() as snapshot:
-            branch = snapshot.branch.row
-            base = branch.base if branch.log == remote else 0
+            branch, base = snapshot.branch.row, _base(snapshot, remote)
             if newest <= base:
                 return Pulled(remote, base, base)
             if snapshot.lsn < branch.first_lsn and (branch.log == remote or not branch.base):
                 move(volume, logs, remote, newest)
-                return Pulled(remote, base, newest)
+                pulled = Pulled(remote, base, newest)
+                _logger.info("volume %s: %s", volume.id, pulled)
+                return pulled
             if not is_pushing:
                 raise diverged(remote, base, newest)
+
+
+def _base(snapshot: Snapshot, remote: LogId) -> int:
+    """Return the LSN of the remote log that a snapshot stands on, 0 for none."""
+    branch = snapshot.branch.row
+    return branch.base if branch.log == remote else 0
 
 
 def move(volume: Volume, logs: Logs, log: LogId, lsn: int) -> None:

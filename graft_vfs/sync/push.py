@@ -20,7 +20,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graft_vfs.claim import claim
@@ -38,7 +38,7 @@ from graft_vfs.local.branch_log import Position
 from graft_vfs.local.catalog import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.files import spooled, storage_errors
 from graft_vfs.remote_log import create_ref
-from graft_vfs.reports import commits_text, pages_text, size_text
+from graft_vfs.reports import Progress, commits_text, pages_text, size_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -52,8 +52,6 @@ _ROTATE_PATIENCE_SECONDS = 0.5
 _PAGES_RESIDENT_MAX = 8192
 _FRAMES_RESIDENT_MAX = 512
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Author:
@@ -65,7 +63,11 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a push did. With nothing to push, `claimed` is false and no request was made."""
+    """What a push did. With nothing to push, `claimed` is false and no request was made.
+
+    `local_commits` became the remote commit `lsn`, which holds `pages`. `bytes_sent` are those of
+    the objects, without what HTTP adds.
+    """
 
     log: LogId
     lsn: int
@@ -144,7 +146,7 @@ def _push(
     except AlreadyExistsError as error:
         raise BusyError("another push of this volume is running", next_step="try again") from error
     _claim_and_settle(volume, logs, pending, header, snapshot, name=name)
-    return Pushed(
+    pushed = Pushed(
         pending.log,
         pending.lsn,
         True,
@@ -152,6 +154,8 @@ def _push(
         len(header.pages),
         len(pending.data) + (header.frames.body_bytes if header.segment else 0),
     )
+    _logger.info("volume %s: %s", volume.id, pushed)
+    return pushed
 
 
 def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
@@ -273,9 +277,11 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
         return
     header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
     log = logs.log(pending.log)
-    if claim(log, pending.lsn, pending.data, pending.hash, in_doubt=True).won:
+    data, counters = pending.data, logs.counters
+    if claim(log, pending.lsn, data, pending.hash, in_doubt=True, counters=counters).won:
         _name_log(logs, header, name)
         _settle(volume, logs, pending, header, None)
+        _logger.info("volume %s: an earlier push has LSN %d, settled", volume.id, pending.lsn)
     else:
         _forget_lost(volume, logs, pending)
 
@@ -288,6 +294,7 @@ def _forget_lost(volume: Volume, logs: Logs, pending: PendingPush) -> int:
     """
     newest = fetch_log(logs, pending.log).newest
     volume.catalog.delete_pending_push(pending)
+    _logger.info("volume %s: somebody else has LSN %d", volume.id, pending.lsn)
     return newest
 
 
@@ -301,7 +308,8 @@ def _claim_and_settle(
     name: str,
 ) -> None:
     try:
-        won = claim(logs.log(pending.log), pending.lsn, pending.data, pending.hash).won
+        log, data = logs.log(pending.log), pending.data
+        won = claim(log, pending.lsn, data, pending.hash, counters=logs.counters).won
     except StoreError:
         # The store surely did not take the write, so there is nothing to settle later.
         volume.catalog.delete_pending_push(pending)
@@ -388,6 +396,7 @@ def _rotate(volume: Volume, file: str, start: Position, first_lsn: int) -> tuple
         return file, start
     _remove_unused_files(volume)
     log = volume.new_log_file()
+    _logger.debug("volume %s: log file %s follows %s", volume.id, log.path.name, file)
     try:
         if log.copy_from(volume.log, start, first_lsn) != end:
             return file, start

@@ -22,8 +22,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.pages import PAGE_SIZES, lock_page
-from graft_vfs.reports import pages_text, size_text
-from graft_vfs.sync.push import Progress
+from graft_vfs.reports import Progress, pages_text, size_text
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -35,7 +34,7 @@ _PAGES_RESIDENT_MAX = 8192
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """What an export or import moved; `verb` says which, for people."""
+    """What an export or import moved: `pages` of `page_size` bytes. `verb` says which it was."""
 
     path: str
     pages: int

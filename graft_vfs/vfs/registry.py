@@ -14,6 +14,7 @@ import apsw
 from graft_vfs.config import Config
 from graft_vfs.engine import Graft, check_tag
 from graft_vfs.errors import ForkedProcessError
+from graft_vfs.vfs import snapshots
 from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.vfs.volume_file import VolumeFile
 
@@ -46,7 +47,7 @@ def register(config: Config | None = None) -> Graft:
             else:
                 return _registered.engine
         config = config or Config.load()
-        engine = Graft(config)
+        engine = Graft(config, connected=snapshots.connected)
         if _registered is None and _set_up not in apsw.connection_hooks:
             apsw.connection_hooks.append(_set_up)
         _registered = FileSystem(engine, name=VFS_NAME, make_default=config.make_default)

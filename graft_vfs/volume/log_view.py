@@ -61,11 +61,18 @@ class CommitSource:
         """Fetch frames first..end (half-open) into the cache. One range read."""
         frames = self.log.read_frames(self.header, self.header_length, first, end)
         self.cache.add_all(self.lsn, first, frames)
+        self._count(frames)
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return where it is; others cannot take its room before that."""
-        (images,) = self.log.read_frames(self.header, self.header_length, frame, frame + 1)
+        (images,) = frames = self.log.read_frames(self.header, self.header_length, frame, frame + 1)
+        self._count(frames)
         return self.cache.add(self.lsn, frame, images)
+
+    def _count(self, frames: list[bytes]) -> None:
+        counters = self.cache.counters
+        counters.add("frames_fetched", len(frames))
+        counters.add("pages_fetched", sum(map(len, frames)) // self.header.page_size)
 
 
 FrameRange = tuple[CommitSource, int, int]
@@ -125,8 +132,10 @@ class LogView:
         frame = slot // frame_pages
         place = source.cache.find(source.lsn, frame)
         if place is None:
+            source.cache.counters.add("pages_missed")
             place = self._fetch(page, source, frame)
         else:
+            source.cache.counters.pages_found += 1
             self._read_on(page)
         view, offset = place
         located = view, offset + slot % frame_pages * self.page_size

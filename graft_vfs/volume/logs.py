@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
+from graft_vfs.counters import Counters
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
 from graft_vfs.ids import LogId
@@ -41,6 +42,7 @@ class Logs:
     ) -> None:
         self.catalog = catalog
         self.store = store
+        self.counters = Counters()
         self._cache_directory = cache_directory
         self._executor = executor
         self._cache_bytes_max = cache_bytes_max
@@ -68,6 +70,7 @@ class Logs:
                     self._cache_directory / str(log),
                     bytes_max=self._cache_bytes_max,
                     writable=self._writable,
+                    counters=self.counters,
                 )
             return cache
 
@@ -142,6 +145,11 @@ class Logs:
         """Return a known commit's header, or None."""
         rows = self.catalog.commits(log, lsn, lsn)
         return _decoded(log, rows[0])[0] if rows else None
+
+    def cache_bytes(self) -> int:
+        """Return the size of the page caches that are in use, in bytes."""
+        with self._lock:
+            return sum(cache.size_bytes() for cache in list(self._caches.values()))
 
     def close(self) -> None:
         """Close the page caches."""

@@ -14,11 +14,13 @@ process finds it in the log, whether or not the head file says so.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     CorruptLogError,
     LocalStorageError,
@@ -40,6 +42,8 @@ from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import FirstPage, RemoteView, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
+
+_logger = logging.getLogger(__name__)
 
 _WRITER_TIMEOUT_SECONDS = 10.0
 _SYNC_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
@@ -80,11 +84,13 @@ class Volume:
         remote_view: Callable[[LogId, int], RemoteView],
         *,
         writable: bool = True,
+        counts: CommitCounts | None = None,
     ) -> None:
         """Open the volume and recover its log; raises CorruptLogError, LocalStorageError."""
         self.id = volume
         self.directory = directory
         self.catalog = catalog
+        self.counts = counts or CommitCounts()
         self.writable = writable
         self.mutex = threading.RLock()
         self.pins: set[Pin] = set()
@@ -186,6 +192,11 @@ class Volume:
                     branch.apply_unproved(chunk)
             late = [chunk for chunk in chunks if chunk.images >= proved_from]
             if not all(log.images_are_sound(chunk) for chunk in late):
+                _logger.info(
+                    "volume %s: LSN %d, which was never durable, is not whole and left out",
+                    self.id,
+                    lsn + 1,
+                )
                 break
             for chunk in late:
                 branch.apply(chunk.pages, chunk.images, chunk.page_size)
@@ -194,6 +205,7 @@ class Volume:
             page_count, counter = last.page_count, last.change_counter
         if log.damaged_before(end, lsn + 1) and not _follows(log, end, lsn + 1):
             raise self._damage(log, end.offset)
+        _logger.debug("volume %s: branch %s read up to LSN %d", self.id, row.id, lsn)
         return Snapshot(branch, remote, end, lsn, page_size, page_count, counter)
 
     def _scan_tail(self) -> None:
@@ -387,6 +399,7 @@ class Volume:
             newest = self.snapshot
             if writing:
                 # A process died between writing a commit and publishing it: only the log knows.
+                _logger.info("volume %s: recovered up to LSN %d", self.id, newest.lsn)
                 self._publish_words(newest.end[0])
             if newest.counter != snapshot.counter:
                 raise StaleSnapshotError(
@@ -437,6 +450,8 @@ class Volume:
                 branch.clear_history()
             if spilled:
                 branch.index.update(spilled)
+                self.counts.spilled += 1
+            self.counts.commits += 1
             branch.apply(pages, first_image, page_size)
             snapshot = Snapshot(
                 branch, current.remote, end, lsn, page_size, page_count, counter, first_page

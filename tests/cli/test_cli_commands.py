@@ -36,9 +36,10 @@ def test_help_of_every_command_has_an_example(cli, path):
 
 def test_the_commands_are_those_of_the_design():
     assert {" ".join(path) for path in all_commands()} == {
-        *("audit", "checkout", "clone", "demo", "doctor", "dump-commit", "dump-header", "export"),
-        *("fetch", "fork", "hydrate", "import", "info", "log", "new", "pull", "push", "remote"),
-        *("remote ls", "rm", "snapshot", "status", "switch", "tags", "volumes"),
+        *("audit", "checkout", "clone", "completion", "config", "demo", "diff", "doctor"),
+        *("dump-commit", "dump-header", "export", "fetch", "fork", "hydrate", "import", "info"),
+        *("init", "log", "new", "pull", "push", "remote", "remote ls", "rm", "shell", "show"),
+        *("snapshot", "status", "switch", "tags", "volumes"),
     }
 
 
@@ -47,7 +48,7 @@ def test_every_command_that_reports_takes_json(path):
     command = main
     for name in path:
         command = command.commands[name]
-    if not isinstance(command, click.Group):
+    if not isinstance(command, click.Group) and path[0] not in ("shell", "completion"):
         assert "--json" in {option for item in command.params for option in item.opts}
 
 
@@ -73,6 +74,13 @@ def test_new_makes_an_empty_volume(cli):
     assert made["tag"] == "main"
     VolumeId.parse(made["volume"])
     assert cli.json("info", "main")["pages"] == 0
+
+
+def test_init_is_new_under_the_name_that_git_has(cli):
+    made = cli.json("init", "main")
+    assert cli.json("tags")[0]["volume"] == made["volume"]
+    assert "exists already" in cli.fails(2, "init", "main")
+    assert cli.json("init", "main", "--force")["volume"] != made["volume"]
 
 
 def test_new_refuses_a_tag_that_exists_and_force_keeps_the_old_volume(cli):
@@ -150,6 +158,16 @@ def test_status_ahead_up_to_date_and_behind(pushed):
     pushed.ok("push", "main")
     pushed.ok("checkout", "main", "1")
     assert pushed.json("status", "main")["behind"] == 1
+
+
+def test_reports_name_the_command_to_run_next(pushed):
+    pushed.ok("fork", "main", "two words")
+    assert "(use \"graft push 'two words'\" to publish them)" in pushed.ok("status", "two words")
+    pushed.machine("b")
+    pushed.ok("clone", "main")
+    assert '(use "graft hydrate main" to fetch the rest)' in pushed.ok("audit", "main")
+    assert "PRAGMA" not in pushed.ok("status", "main") + pushed.ok("audit", "main")
+    assert "PRAGMA graft_hydrate" in pushed.sql("main", "PRAGMA graft_audit")[0][0]
 
 
 def test_info_and_snapshot(pushed):

@@ -30,7 +30,8 @@ from graft_vfs import Config
 from graft_vfs.volume import transaction
 
 _PROGRAM = Path(__file__).with_name("speedtest_rows.py")
-_PATH = os.pathsep.join(str(Path(graft_vfs.__file__).parents[1] / part) for part in (".", "tests"))
+# The package may be installed, and then it is not beside the tests.
+_PATH = os.pathsep.join(map(str, (Path(graft_vfs.__file__).parents[1], Path(__file__).parents[1])))
 
 
 def run_speedtest(side: str, directory: Path, *arguments: str) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def test_the_tests_of_a_project_leave_nothing_behind(manage, engine, tmp_path, a
     done = manage("test", "library", *arguments, TMPDIR=str(tmp_path / "temporary"))
     assert "Ran 5 tests" in done.stderr
     assert "OK" in done.stderr
+    assert "Warning" not in done.stderr
     assert list((tmp_path / "temporary").iterdir()) == []
     assert tags(engine) == set()
 

@@ -287,6 +287,9 @@ def test_reads_and_writes_are_retried(scripted):
         store.put("k", [b"data"])
         assert store.counters.snapshot().put == 2
         assert store.counters.snapshot().bytes_sent == 8
+        assert store.counters.snapshot().retries == 2
+        counts = {verb: found.count for verb, found in store.counters.latencies().items()}
+        assert counts == {"get": 2, "put": 2}
 
 
 def test_a_body_cut_short_is_read_again(scripted):
@@ -295,6 +298,7 @@ def test_a_body_cut_short_is_read_again(scripted):
     with scripted.store() as store:
         assert store.get("k") == b"data"
         assert store.counters.snapshot().get == 2
+        assert store.counters.snapshot().retries == 1
         assert store.counters.snapshot().bytes_received == 4
 
 

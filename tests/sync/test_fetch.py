@@ -153,8 +153,8 @@ def test_a_pull_never_goes_back_behind_a_push_of_another_process(replicas, monke
     fetch = pull_module.fetch_log
     overtaken: list[int] = []
 
-    def fetch_and_be_overtaken(logs, log):
-        fetched = fetch(logs, log)
+    def fetch_and_be_overtaken(logs, log, **arguments):
+        fetched = fetch(logs, log, **arguments)
         if not overtaken:
             overtaken.append(fetched.newest)
             second.engine.pull("main")

@@ -1,0 +1,342 @@
+"""Autosync: a thread that pushes what was committed and pulls what is new, every few seconds.
+
+It syncs the volumes that are open in this process, one after the other. Nothing is done when a
+transaction commits: each run looks whether there are local commits. So what was committed is on the
+remote at the latest one interval and one push later, and a run that finds nothing new costs one
+request.
+
+Invariants:
+ 1. Of all processes that have a volume open, one syncs it: the one that holds the lock file
+    `autosync.lock` of the volume, its leader. The kernel drops the lock of a dead process, and
+    whoever asks next takes over; a follower asks once an interval, without a request.
+ 2. Two runs of a volume are at least one interval apart. After failures in a row the pause doubles,
+    up to five minutes or two intervals, with half of it random.
+ 3. A volume that has diverged costs no request until somebody has resolved that.
+
+Crash here: what `push` and `pull` leave, which the next leader settles.
+
+What it does not do: decide for anybody what becomes of diverged commits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import enum
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from graft_vfs.counters import Counters
+from graft_vfs.errors import BusyError, DivergedError, GraftError
+from graft_vfs.ids import VolumeId
+from graft_vfs.local.locks import FileLock
+from graft_vfs.reports import AutosyncReport, AutosyncRole
+
+_logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 10.0
+"""How long closing waits for what was not pushed."""
+BACKOFF_SECONDS_MAX = 300.0
+_LOCK_NAME = "autosync.lock"
+
+
+class Clock:
+    """The time, and a wait that another thread can end. One for each Autosync."""
+
+    def __init__(self) -> None:
+        self._woken = threading.Event()
+
+    def seconds(self) -> float:
+        """Return seconds that only grow."""
+        return time.monotonic()
+
+    def time_ms(self) -> int:
+        """Return milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds, or as soon as `wake` was called since the last wait."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    def wake(self) -> None:
+        """End the wait that is running, or the next one."""
+        self._woken.set()
+
+
+class Outcome(enum.Enum):
+    """How one sync of a volume ended, if not with an error."""
+
+    SYNCED = "it is as the remote, as far as anybody knows"
+    DIVERGED = "it has diverged, which was found without a request"
+    CLOSED = "nobody has it open any more, or no tag names it"
+
+
+class Sync(Protocol):
+    """Syncs one volume; raises GraftError. With `is_last` it is closing and is not to pull."""
+
+    def __call__(self, volume_id: VolumeId, /, *, is_last: bool) -> Outcome:
+        """Push, pull, or find out that there is nothing to do."""
+        ...
+
+
+@dataclass(slots=True)
+class _Task:
+    """What is known about one volume's syncs. Guarded by the lock of its Autosync."""
+
+    volume: VolumeId
+    directory: Path
+    due: float
+    lock: FileLock | None = None
+    role: AutosyncRole = AutosyncRole.CANDIDATE
+    has_diverged: bool = False
+    failures: int = 0
+    last_run_ms: int | None = None
+    last_error: str | None = None
+    is_wanted: bool = True
+    """Whether somebody opened the volume since its last run began."""
+    is_flushed: bool = False
+
+
+class Autosync:
+    """The syncs of one engine's volumes, and the thread that runs them.
+
+    Owner: the engine. Thread rule: any thread. The thread starts with the first volume; it does not
+    survive a fork, where the child's own engine starts its own.
+    """
+
+    def __init__(
+        self,
+        sync: Sync,
+        interval_seconds: float,
+        counters: Counters,
+        *,
+        clock: Clock | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._sync = sync
+        self._interval = interval_seconds
+        self._counters = counters
+        self._clock = clock or Clock()
+        self._jitter = jitter
+        self._lock = threading.Lock()
+        self._tasks: dict[VolumeId, _Task] = {}
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+        self._running: VolumeId | None = None
+        self._is_closing = False
+        self._closing_at = 0.0
+        self._unpushed: dict[VolumeId, str] = {}
+
+    def add(self, volume: VolumeId, directory: Path) -> None:
+        """Sync a volume from now on; harmless if it is synced already. No request here."""
+        with self._lock:
+            if self._is_closing:
+                return
+            task = self._tasks.get(volume)
+            if task is not None:
+                task.is_wanted = True
+                return
+            self._tasks[volume] = _Task(volume, directory, due=self._clock.seconds())
+            if self._thread is None:
+                self._start()
+        self._clock.wake()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="graft-autosync", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # No thread is to be had, or the interpreter is ending. The volume opens all the same.
+            _logger.warning("autosync does not run: %s", error)
+            return
+        self._thread = thread
+        _live.add(self)
+
+    def report(self, volume: VolumeId) -> AutosyncReport | None:
+        """Return how the syncs of a volume stand; None if it is not synced."""
+        with self._lock:
+            task = self._tasks.get(volume)
+            if task is None:
+                return None
+            seconds_left = max(0.0, task.due - self._clock.seconds())
+            return AutosyncReport(
+                role=task.role,
+                interval_seconds=self._interval,
+                diverged=task.has_diverged,
+                failures=task.failures,
+                last_run_ms=task.last_run_ms,
+                last_error=task.last_error,
+                next_run_ms=self._clock.time_ms() + int(seconds_left * 1000),
+            )
+
+    def close(self) -> VolumeId | None:
+        """Push what was not pushed, for FLUSH_SECONDS at most, and end the thread.
+
+        What could not be pushed is told by a warning; it stays in its volume, and the next push has
+        it. Returns the volume that the thread is still at, if it did not end in time. Harmless when
+        repeated, and in the child of a fork, where the syncs are the parent's.
+        """
+        if os.getpid() != self._process:
+            return None
+        with self._lock:
+            thread = self._thread
+            if self._is_closing:
+                return None
+            self._closing_at = self._clock.seconds() + FLUSH_SECONDS
+            self._is_closing = True
+        if thread is None:
+            return None
+        self._clock.wake()
+        try:
+            thread.join(FLUSH_SECONDS)
+        finally:
+            # Also when Ctrl-C ends the wait.
+            self._warn_of_unpushed()
+        return self._running if thread.is_alive() else None
+
+    def _warn_of_unpushed(self) -> None:
+        with self._lock:
+            late = [task.volume for task in self._tasks.values() if not task.is_flushed]
+            unpushed = {**dict.fromkeys(late, "there was no time left"), **self._unpushed}
+        for volume, reason in unpushed.items():
+            _logger.warning(
+                "volume %s may have commits that were not pushed before the end (%s); they stay "
+                "here, and the next push has them",
+                volume,
+                reason,
+            )
+
+    # The thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            self._clock.wait(self._run_due())
+        self._flush()
+        _live.discard(self)
+
+    def _run_due(self) -> float:
+        """Run what is due; returns how many seconds nothing will be."""
+        while not self._is_closing:
+            with self._lock:
+                task = min(self._tasks.values(), key=lambda each: each.due, default=None)
+                pause = self._interval if task is None else task.due - self._clock.seconds()
+                if task is None or pause > 0:
+                    return pause
+                task.is_wanted = False
+            self._run_one(task)
+        return 0.0
+
+    def _run_one(self, task: _Task) -> None:
+        outcome, error = self._attempt(task, is_last=False)
+        with self._lock:
+            if self._is_closing:
+                return  # The flush looks at this volume again, and tells what it finds.
+            if outcome is Outcome.CLOSED and not task.is_wanted:
+                self._tasks.pop(task.volume, None)
+                _release(task)
+                return
+            pause = self._interval
+            is_failure = error is not None and not isinstance(error, BusyError)
+            if is_failure:
+                task.failures += 1
+                pause = backoff_seconds(self._interval, task.failures, self._jitter())
+            elif error is None:
+                task.failures = 0
+            if task.role is AutosyncRole.LEADER:
+                task.last_run_ms = self._clock.time_ms()
+            task.last_error = None if error is None else str(error)
+            had_diverged, task.has_diverged = task.has_diverged, outcome is Outcome.DIVERGED
+            task.due = self._clock.seconds() + pause
+        if task.has_diverged and not had_diverged:
+            _logger.warning(
+                "volume %s has diverged from its log; autosync leaves it alone until that is "
+                "resolved, see graft_status",
+                task.volume,
+            )
+        if is_failure:
+            level = logging.WARNING if task.failures == 1 else logging.DEBUG
+            _logger.log(
+                level, "autosync of volume %s, again in %.0f s: %s", task.volume, pause, error
+            )
+
+    def _attempt(self, task: _Task, *, is_last: bool) -> tuple[Outcome, Exception | None]:
+        """Sync a volume if this process leads it; returns what came of it, and what kept it."""
+        try:
+            if not self._leads(task):
+                return Outcome.SYNCED, None
+            self._counters.add("autosync_runs")
+            self._running = task.volume
+            return self._sync(task.volume, is_last=is_last), None
+        except DivergedError:
+            return Outcome.DIVERGED, None
+        except GraftError as error:
+            self._counters.add("autosync_failures")
+            return Outcome.SYNCED, error
+        except Exception as error:
+            # A fault of the program must not end the thread, or data would be stale for ever with
+            # no sign. The status shows it, too.
+            self._counters.add("autosync_failures")
+            _logger.exception("autosync of volume %s", task.volume)
+            return Outcome.SYNCED, error
+        finally:
+            self._running = None
+
+    def _leads(self, task: _Task) -> bool:
+        """Tell whether this process leads the volume; take the lead if nobody has it."""
+        if task.role is AutosyncRole.LEADER:
+            return True
+        if task.lock is None:
+            task.lock = FileLock(task.directory / _LOCK_NAME)
+        if task.lock.acquire():
+            task.role = AutosyncRole.LEADER
+            _logger.info("this process leads the autosync of volume %s", task.volume)
+        else:
+            task.role = AutosyncRole.FOLLOWER
+        return task.role is AutosyncRole.LEADER
+
+    def _flush(self) -> None:
+        """Push what was not pushed, volume after volume, as long as there is time."""
+        for task in self._tasks.values():
+            if self._clock.seconds() < self._closing_at:
+                outcome, error = self._attempt(task, is_last=True)
+                with self._lock:
+                    task.is_flushed = True
+                    if error is not None:
+                        self._unpushed[task.volume] = str(error)
+                    elif outcome is Outcome.DIVERGED:
+                        self._unpushed[task.volume] = "it has diverged"
+            _release(task)
+
+
+def backoff_seconds(interval_seconds: float, failures: int, jitter: float) -> float:
+    """Return the pause after so many failures in a row, in seconds; `jitter` is from 0 to 1."""
+    longest = max(2 * interval_seconds, BACKOFF_SECONDS_MAX)
+    pause = min(longest, interval_seconds * 2.0 ** min(failures, 32))
+    return max(interval_seconds, pause * (0.5 + jitter / 2))
+
+
+def _release(task: _Task) -> None:
+    if task.lock is not None:
+        task.lock.close()
+
+
+_live: weakref.WeakSet[Autosync] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At the interpreter's end: push what was not pushed."""
+    for autosync in list(_live):
+        autosync.close()
+
+
+atexit.register(_close_all)
+# The threads of the parent are not in the child, and what they did is the parent's to end.
+os.register_at_fork(after_in_child=_live.clear)

@@ -1,0 +1,36 @@
+"""One check of the doctor: what was looked at, how bad it is, and what to do."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from graft_vfs.cli.output import without_credentials
+from graft_vfs.errors import GraftError
+
+
+class Level(enum.Enum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, what was found, and what to do."""
+
+    name: str
+    level: Level
+    text: str
+    next_step: str | None = None
+
+    def __str__(self) -> str:
+        step = f"; next: {self.next_step}" if self.next_step else ""
+        return f"{self.level.value:<8} {self.name}: {self.text}{step}"
+
+
+def problem(name: str, error: GraftError) -> Check:
+    """Return the check that a declared error is."""
+    return Check(name, Level.PROBLEM, without_credentials(error.message), error.next_step)

@@ -1,0 +1,234 @@
+"""What the doctor looks at on this machine: SQLite libraries, disk, catalog, volumes, leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+
+from graft_vfs.cli.check import Check, Level, problem
+from graft_vfs.cli.output import without_credentials
+from graft_vfs.config import Config, RemoteConfig
+from graft_vfs.engine import Graft
+from graft_vfs.errors import GraftError
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.reports import size_text
+from graft_vfs.vfs.file_system import FileSystem
+
+_SCRATCH_VFS = "graft-doctor"
+_STATEMENTS = (
+    "CREATE TABLE t(x)",
+    "INSERT INTO t VALUES('sound')",
+    "PRAGMA integrity_check",
+    "SELECT x FROM t",
+)
+_ANSWER = "sound"
+_LIBRARY_STEP = "install graft-vfs in an environment of its own; if it stays, report it"
+_CATALOG_STEP = (
+    "move the data directory away and clone again what was pushed; what was not is in its volumes/"
+)
+_FREE_BYTES_LOW = 1 << 30
+_FREE_BYTES_MIN = 64 << 20
+_BLOCK_BYTES = 512
+
+
+# SQLite -----------------------------------------------------------------------------------------
+
+
+def sqlite_libraries() -> Iterator[Check]:
+    """Write and read a volume through APSW's SQLite, and through the one of Python's `sqlite3`."""
+    libraries: tuple[tuple[str, str, Callable[[FileSystem], object]], ...] = (
+        ("apsw", apsw.sqlite_lib_version(), _ask_apsw),
+        ("sqlite3", sqlite3.sqlite_version, _ask_sqlite3),
+    )
+    for name, version, ask in libraries:
+        try:
+            with _scratch_volume() as file_system:
+                answer = ask(file_system)
+        except GraftError as error:
+            yield problem(name, error)
+        except (apsw.Error, sqlite3.Error, OSError) as error:
+            yield Check(name, Level.PROBLEM, f"SQLite {version}: {error}", _LIBRARY_STEP)
+        else:
+            if answer == _ANSWER:
+                yield Check(name, Level.OK, f"SQLite {version} writes and reads volumes")
+            else:
+                text = f"SQLite {version} reads {answer!r} where {_ANSWER!r} was written"
+                yield Check(name, Level.PROBLEM, text, _LIBRARY_STEP)
+
+
+@contextlib.contextmanager
+def _scratch_volume() -> Iterator[FileSystem]:
+    """Yield a file system on a data directory of its own, which goes with it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="graft-doctor-") as directory,
+        contextlib.closing(Graft(Config(data_dir=Path(directory)))) as engine,
+    ):
+        file_system = FileSystem(engine, name=_SCRATCH_VFS)
+        try:
+            yield file_system
+        finally:
+            file_system.unregister()
+
+
+def _ask_apsw(_: FileSystem) -> object:
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    with contextlib.closing(apsw.Connection("doctor", flags=flags, vfs=_SCRATCH_VFS)) as connection:
+        return [connection.execute(statement).get for statement in _STATEMENTS][-1]
+
+
+def _ask_sqlite3(file_system: FileSystem) -> object:
+    # Imported here because cffi reads C declarations, which takes a while.
+    from graft_vfs.vfs.sqlite3_bridge import Bridge  # noqa: PLC0415
+
+    bridge = Bridge(sqlite3, _SCRATCH_VFS, lambda: file_system)
+    bridge.register(make_default=False)
+    try:
+        name = f"file:doctor?vfs={_SCRATCH_VFS}"
+        with contextlib.closing(sqlite3.connect(name, uri=True)) as connection:
+            answers = [connection.execute(statement).fetchone() for statement in _STATEMENTS]
+        return answers[-1][0]
+    finally:
+        bridge.unregister()
+
+
+# The disk ---------------------------------------------------------------------------------------
+
+
+def data_directory(directory: Path) -> Check:
+    """Check that the directory, or the nearest one above it that exists, takes files."""
+    name = "data directory"
+    existing = _existing(directory)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Check(
+            name,
+            Level.PROBLEM,
+            f"{existing} cannot be written: {error.strerror}",
+            "correct its permissions, or set data_dir",
+        )
+    if existing != directory.absolute():
+        return Check(name, Level.OK, f"{directory} is made when it is needed")
+    return Check(name, Level.OK, f"{directory} can be written")
+
+
+def disk_space(directory: Path) -> Check:
+    """Check that there is room to commit to."""
+    free = shutil.disk_usage(_existing(directory)).free
+    level, step = Level.OK, None
+    if free < _FREE_BYTES_LOW:
+        level, step = Level.WARNING, "make room, or set cache_max_bytes"
+    if free < _FREE_BYTES_MIN:
+        level = Level.PROBLEM
+    return Check("disk space", level, f"{size_text(free)} free", step)
+
+
+def _existing(directory: Path) -> Path:
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return existing
+
+
+# Catalog and volumes ----------------------------------------------------------------------------
+
+
+def catalog_and_volumes(config: Config) -> Iterator[Check]:
+    """Check what is in the data directory, without the remote."""
+    local = dataclasses.replace(config, remote=RemoteConfig(), hydrate="lazy", autosync=0.0)
+    try:
+        with contextlib.closing(Graft(local)) as engine:
+            volumes = [row.id for row in engine.catalog.volumes()]
+            yield from _catalog(engine.catalog, len(volumes))
+            yield from _volumes(engine, volumes)
+            yield from _syncs(engine.catalog, volumes)
+            yield from _leftovers(config.data_dir.absolute(), engine.catalog)
+    except GraftError as error:
+        yield problem("catalog", error)
+
+
+def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:
+    problems = catalog.problems()
+    for text in problems:
+        yield Check("catalog", Level.PROBLEM, text, _CATALOG_STEP)
+    if not problems:
+        yield Check("catalog", Level.OK, f"sound; {len(catalog.tags())} tags, {volumes} volumes")
+
+
+def _volumes(engine: Graft, volumes: list[VolumeId]) -> Iterator[Check]:
+    """Open every volume; a line for each that fails, or one for all."""
+    failed = 0
+    for volume in volumes:
+        try:
+            engine.volume(volume).begin()
+        except GraftError as error:
+            failed += 1
+            yield problem(f"volume {volume}", error)
+    if volumes and not failed:
+        yield Check("volumes", Level.OK, f"all {len(volumes)} open")
+
+
+def _syncs(catalog: Catalog, volumes: list[VolumeId]) -> Iterator[Check]:
+    """Tell of pushes whose outcome is open, and of syncs that failed."""
+    step = "push or pull it again when the cause is gone"
+    for volume in volumes:
+        name = f"volume {volume}"
+        if catalog.pending_push(volume) is not None:
+            yield Check(name, Level.WARNING, "a push has not been settled", step)
+        last_error = catalog.volume(volume).last_error
+        if last_error is not None:
+            text = f"its last sync failed: {without_credentials(last_error)}"
+            yield Check(name, Level.WARNING, text, step)
+
+
+# Leftovers --------------------------------------------------------------------------------------
+
+
+def _leftovers(directory: Path, catalog: Catalog) -> Iterator[Check]:
+    """Name what the catalog does not know, with its size; crashes leave such things."""
+    found = list(leftovers(directory, catalog))
+    for path, what in found:
+        text = f"{path} ({size_text(_bytes_below(path))}) {what}"
+        yield Check("leftovers", Level.WARNING, text, "if no program uses graft now, delete it")
+    if not found:
+        yield Check("leftovers", Level.OK, "none")
+
+
+def leftovers(directory: Path, catalog: Catalog) -> Iterator[tuple[Path, str]]:
+    """Yield what is in a data directory and not in its catalog, with what it is."""
+    volumes = {str(row.id): row.id for row in catalog.volumes()}
+    for path in sorted((directory / "volumes").glob("*")):
+        if path.name in volumes:
+            yield from _volume_leftovers(path, catalog, volumes[path.name])
+        else:
+            # Commits in it were never pushed, perhaps: whoever lost a catalog wants to know.
+            yield path, "is a volume that the catalog does not know; it may hold commits"
+    for path in sorted((directory / "cache").glob("*")):
+        if not (LogId.looks_like(path.name) and catalog.knows_log(LogId.parse(path.name))):
+            yield path, "caches pages of a log that the catalog does not know"
+
+
+def _volume_leftovers(
+    directory: Path, catalog: Catalog, volume: VolumeId
+) -> Iterator[tuple[Path, str]]:
+    logs = {branch.file for branch in catalog.branches(volume)}
+    for path in sorted(directory.glob("*.log")):
+        if path.name not in logs:
+            yield path, "is a branch log that no branch uses any more"
+    for path in sorted(directory.glob("import-*.tmp")):
+        yield path, "is the copy of an import that was interrupted"
+
+
+def _bytes_below(path: Path) -> int:
+    """Return how much of the disk a file or a directory takes."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return sum(file.stat().st_blocks * _BLOCK_BYTES for file in files)

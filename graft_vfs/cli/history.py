@@ -1,0 +1,58 @@
+"""Commands about the commits of a volume: which there are, what one holds, what changed."""
+
+from __future__ import annotations
+
+import click
+
+from graft_vfs.cli.group import command
+from graft_vfs.cli.output import emit, json_option
+from graft_vfs.cli.progress import progress
+from graft_vfs.cli.session import opened, tag_argument
+
+
+@command("log", "graft log main", "graft log main --limit 10")
+@tag_argument
+@click.option("--limit", type=click.IntRange(min=1), help="Show at most so many commits.")
+@json_option
+def log(tag: str, limit: int | None, as_json: bool) -> None:
+    """List commits, newest first: local ones, then those of the remote log."""
+    with opened() as engine:
+        emit(engine.log(tag, limit=limit), as_json=as_json)
+
+
+@command("show", "graft show main", "graft show main 7", "graft show main local:12")
+@tag_argument
+@click.argument("commit", metavar="[COMMIT]", required=False)
+@json_option
+def show(tag: str, commit: str | None, as_json: bool) -> None:
+    """Describe one commit: time, author, parent, pages, bytes, frames.
+
+    COMMIT is an LSN of the remote log, LOG:LSN, or local:LSN for one that is not pushed. Without
+    it, the newest commit of the volume.
+    """
+    with opened() as engine:
+        emit(engine.show(tag, commit), as_json=as_json)
+
+
+@command("diff", "graft diff main", "graft diff main 3 7", "graft diff main 3")
+@tag_argument
+@click.argument("older", metavar="[A]", required=False)
+@click.argument("newer", metavar="[B]", required=False)
+@json_option
+def diff(tag: str, older: str | None, newer: str | None, as_json: bool) -> None:
+    """Say what changed from commit A to commit B: tables, and rows of each.
+
+    Each is an LSN of the remote log, LOG:LSN, or `head`, the volume with its local commits. Without
+    B, `head`; without both, what a push would publish.
+
+    Only pages that changed are read, and the interior pages of tables; all rows are compared if
+    that does not tell, such as for long rows that were overwritten in place. Pages that are not
+    here are fetched.
+    """
+    with opened() as engine:
+        with progress("Comparing key ranges") as show_progress:
+            found = engine.diff(tag, older, newer, progress=show_progress)
+        emit(found, as_json=as_json)
+
+
+COMMANDS: tuple[click.Command, ...] = (log, show, diff)

@@ -1,0 +1,137 @@
+"""`graft shell`: APSW's SQL shell on a volume; `graft completion`: the words for a shell's Tab."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import apsw
+import apsw.shell
+import click
+from click.shell_completion import get_completion_class
+
+from graft_vfs.cli.group import command, interruptible
+from graft_vfs.cli.output import echo
+from graft_vfs.cli.session import declared, logged, tag_argument
+from graft_vfs.config import Config
+from graft_vfs.engine import Graft
+from graft_vfs.errors import UsageError
+from graft_vfs.vfs import registry
+
+_SHELLS = ("bash", "zsh", "fish")
+_INTRO = 'Enter ".help" for instructions; PRAGMA graft_status, graft_push and others work here.\n'
+
+
+@command(
+    "shell",
+    "graft shell main",
+    'graft shell main -c "SELECT count(*) FROM notes"',
+    "graft shell main < script.sql",
+    'graft shell main --as-of "2 hours ago"',
+)
+@tag_argument
+@click.option("-c", "--command", "commands", multiple=True, metavar="SQL", help="Run SQL and end.")
+@click.option("--lsn", metavar="LSN", help="Show the remote log at an LSN, read-only.")
+@click.option("--as-of", metavar="TIME", help="Show the remote log at a time, read-only.")
+@click.option("--read-only", is_flag=True, help="Refuse writes.")
+def shell(
+    tag: str, commands: tuple[str, ...], lsn: str | None, as_of: str | None, read_only: bool
+) -> None:
+    """Open a SQL shell on TAG, which must exist.
+
+    With -c, or when standard input is no terminal, statements run without questions and the first
+    that fails ends it with exit code 1. `.help` lists the shell's own commands, such as `.mode` and
+    `.dump`.
+    """
+    if lsn is not None and as_of is not None:
+        raise UsageError("--lsn and --as-of exclude each other", next_step="give one of them")
+    config = dataclasses.replace(Config.load(), hydrate="lazy")
+    past = {"lsn": lsn} if lsn is not None else {"as_of": as_of} if as_of is not None else {}
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
+    with logged(config.log_file), _registered(config) as engine:
+        engine.open(tag)
+        try:
+            connection = registry.connect(registry.uri(tag, **past), flags=flags)
+        except apsw.Error as error:
+            raise declared(error, tag) from error
+        with contextlib.closing(connection):
+            _run(_Session(db=connection), commands)
+
+
+@contextlib.contextmanager
+def _registered(config: Config) -> Iterator[Graft]:
+    """Register the VFS for the block, in which a connection is open."""
+    try:
+        with interruptible():
+            yield registry.register(config)
+    finally:
+        registry.unregister()
+
+
+class _Session(apsw.shell.Shell):
+    """APSW's shell, made for volumes and for scripts.
+
+    Owner: the command. A person is told what failed and goes on; a script ends with its failure,
+    which is told as the other commands tell theirs.
+    """
+
+    def handle_exception(self) -> None:
+        """Leave the failure of a script to its caller."""
+        if not self.interactive:
+            raise  # noqa: PLE0704 - it is called where an exception is handled
+        super().handle_exception()  # type: ignore[no-untyped-call]
+
+    def process_sql(self, sql: str, *arguments: Any, **named: Any) -> None:
+        """Run statements; those of a text with pragmas of graft one by one.
+
+        APSW's shell prepares a text once to see where its first statement ends, and then that
+        statement, so that a pragma that is not alone would run twice: pragmas run when prepared.
+        Alone it is prepared once, because APSW keeps prepared statements by their text.
+        """
+        for statement in _statements(sql) if "graft_" in sql.lower() else (sql,):
+            super().process_sql(statement, *arguments, **named)
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """Yield the statements of a text, each as far as its semicolon."""
+    start = 0
+    for end, character in enumerate(sql, 1):
+        if character == ";" and apsw.complete(sql[start:end]):
+            yield sql[start:end].strip()
+            start = end
+    if rest := sql[start:].strip():
+        yield rest
+
+
+def _run(session: Any, commands: tuple[str, ...]) -> None:
+    """Run commands, or else what comes from standard input; the shell's database is closed then."""
+    session.interactive = session.interactive and not commands
+    session.bail = not session.interactive
+    where = ""
+    try:
+        for where in commands:
+            session.process_complete_line(where)
+        if not commands:
+            session.cmdloop(f"{Graft.versions()}\n{_INTRO}")
+    except (apsw.Error, apsw.shell.Shell.Error) as error:
+        raise declared(error, where or f"line {session.input_line_number}") from error
+    finally:
+        session.db = None, None
+
+
+@command("completion", "graft completion bash >> ~/.bashrc", "graft completion fish | source")
+@click.argument("shell_name", metavar="SHELL", type=click.Choice(_SHELLS))
+def completion(shell_name: str) -> None:
+    """Print the script that completes commands, options and tags with Tab.
+
+    SHELL is bash, zsh or fish. Read the script from your shell's start-up file.
+    """
+    kind = get_completion_class(shell_name)
+    assert kind is not None
+    root = click.get_current_context().find_root().command
+    echo(kind(root, {}, "graft", "_GRAFT_COMPLETE").source().rstrip("\n"))
+
+
+COMMANDS: tuple[click.Command, ...] = (shell, completion)

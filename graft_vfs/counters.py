@@ -1,0 +1,80 @@
+"""Counts of what an engine does, away from the hot path: claims, page cache, autosync.
+
+What a store sends is counted by the store (`store.base.StoreCounters`), and commits by their volume
+(`CommitCounts`), because a commit may not cost more than adding to an integer.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields
+from typing import Literal, TypeAlias
+
+CountName: TypeAlias = Literal[
+    "claim_requests",
+    "claims_won",
+    "claims_lost",
+    "claims_unknown",
+    "claim_retries",
+    "pages_missed",
+    "frames_fetched",
+    "pages_fetched",
+    "arenas_evicted",
+    "bytes_evicted",
+    "autosync_runs",
+    "autosync_failures",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts since the engine was opened; see `metrics` for what each of them means."""
+
+    claim_requests: int = 0
+    claims_won: int = 0
+    claims_lost: int = 0
+    claims_unknown: int = 0
+    claim_retries: int = 0
+    pages_found: int = 0
+    pages_missed: int = 0
+    frames_fetched: int = 0
+    pages_fetched: int = 0
+    arenas_evicted: int = 0
+    bytes_evicted: int = 0
+    autosync_runs: int = 0
+    autosync_failures: int = 0
+
+
+class CommitCounts:
+    """What was committed to one volume by this engine; changed under the volume's mutex."""
+
+    __slots__ = ("commits", "spilled")
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self.spilled = 0
+
+
+class Counters:
+    """The running counts of one engine. Any thread may add and take snapshots.
+
+    `pages_found` is added to without the lock, because looking for a page may cost no more. It is
+    exact as long as one thread reads; threads that read at one moment may lose a few.
+    """
+
+    __slots__ = ("_counts", "_lock", "pages_found")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.pages_found = 0
+        self._counts = {field.name: 0 for field in fields(Counts)}
+
+    def add(self, name: CountName, amount: int = 1) -> None:
+        """Add to one count."""
+        with self._lock:
+            self._counts[name] += amount
+
+    def snapshot(self) -> Counts:
+        """Return the counts of this moment, consistent with one another."""
+        with self._lock:
+            return Counts(**{**self._counts, "pages_found": self.pages_found})

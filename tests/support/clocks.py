@@ -1,0 +1,60 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+import threading
+
+from graft_vfs.autosync import Clock
+
+_PATIENCE_SECONDS = 60
+
+
+class ManualClock(Clock):
+    """Time moves by `advance` alone, which returns when whoever waits by this clock waits again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._condition = threading.Condition()
+        self._now = 0.0
+        self._until: float | None = None
+        self._is_woken = False
+
+    def seconds(self) -> float:
+        return self._now
+
+    def time_ms(self) -> int:
+        return int(self._now * 1000)
+
+    def wait(self, seconds: float) -> None:
+        with self._condition:
+            self._until = self._now + seconds
+            self._condition.notify_all()
+            self._condition.wait_for(self._is_over)
+            self._until, self._is_woken = None, False
+
+    def wake(self) -> None:
+        with self._condition:
+            self._is_woken = True
+            self._condition.notify_all()
+
+    def _is_over(self) -> bool:
+        assert self._until is not None
+        return self._is_woken or self._now >= self._until
+
+    def move(self, seconds: float) -> None:
+        """Let time pass, and return at once."""
+        with self._condition:
+            self._now += seconds
+            self._condition.notify_all()
+
+    def settle(self) -> None:
+        """Return when all that is due was done."""
+        with self._condition:
+            assert self._condition.wait_for(
+                lambda: self._until is not None and not self._is_over(), _PATIENCE_SECONDS
+            )
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and return when all that became due was done."""
+        self.move(seconds)
+        self.settle()
