@@ -108,7 +108,6 @@ def _statements(sql: str) -> Iterator[str]:
 def _run(session: Any, commands: tuple[str, ...]) -> None:
     """Run commands, or else what comes from standard input; the shell's database is closed then."""
     session.interactive = session.interactive and not commands
-    session.bail = not session.interactive
     where = ""
     try:
         for where in commands:

@@ -141,7 +141,7 @@ class _Comparison:
         if older is None or newer is None or not (older.root and newer.root):
             return _ALL_KEYS
         ranges = self._keys.ranges(older.root, newer.root)
-        # An unchanged tree may be read in another way, such as with another primary key.
+        # Unchanged rows may be read in another way, such as when two columns swapped their names.
         if ranges is None or older.sql != newer.sql:
             return _ALL_KEYS
         return ranges

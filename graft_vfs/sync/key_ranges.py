@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from pyroaring import BitMap
 
+from graft_vfs.ids import LogId
 from graft_vfs.pages import lock_page
 from graft_vfs.volume.log_view import CommitSource, LogView
 from graft_vfs.volume.snapshot import Snapshot
@@ -31,7 +32,8 @@ KEY_MAX = (1 << 63) - 1
 KeyRange = tuple[int, int]
 """First and last rowid, both inclusive."""
 
-_Run = tuple[int, int, CommitSource, int]
+_Run = tuple[int, int, CommitSource]
+"""First page, page behind the last, and the commit that has their images."""
 
 _INTERIOR_INDEX, _INTERIOR_TABLE, _LEAF_INDEX, _LEAF_TABLE = 2, 5, 10, 13
 _LEAVES = (_LEAF_INDEX, _LEAF_TABLE)
@@ -143,13 +145,13 @@ def changed_pages(older: Snapshot, newer: Snapshot) -> BitMap:
 def _runs(snapshot: Snapshot) -> Iterator[_Run]:
     view = snapshot.remote
     if isinstance(view, LogView):
-        for first, end, source, slot in view.table.runs():
+        for first, end, source, _ in view.table.runs():
             if first <= snapshot.page_count:
-                yield first, min(end, snapshot.page_count + 1), source, slot
+                yield first, min(end, snapshot.page_count + 1), source
 
 
 def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
-    """Return the pages that two page tables find in the same slot of the same commit."""
+    """Return the pages that both page tables find in one commit, which has one image of each."""
     same = BitMap()
     old, new = next(older, None), next(newer, None)
     while old is not None and new is not None:
@@ -163,9 +165,8 @@ def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
     return same
 
 
-def _origin(run: _Run) -> tuple[object, int, int]:
-    first, _, source, slot = run
-    return source.log.log_id, source.lsn, slot - first
+def _origin(run: _Run) -> tuple[LogId, int]:
+    return run[2].log.log_id, run[2].lsn
 
 
 # B-trees ----------------------------------------------------------------------------------------

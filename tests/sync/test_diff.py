@@ -181,6 +181,17 @@ def test_the_schema_tells_what_was_added_dropped_and_changed(database):
     assert "rows of plain: 0 inserted, 0 deleted, 1 updated" in str(found)
 
 
+def test_columns_that_swap_their_names_change_rows_that_nobody_wrote(database):
+    database.run("CREATE TABLE t(a, b)", "INSERT INTO t VALUES(1, 2), (3, 3)")
+    database.engine.push("main")
+    database.run(
+        "ALTER TABLE t RENAME COLUMN a TO c",
+        "ALTER TABLE t RENAME COLUMN b TO a",
+        "ALTER TABLE t RENAME COLUMN c TO b",
+    )
+    assert database.counts() == {"t": (0, 0, 1)}
+
+
 def test_a_table_with_another_key_has_other_rows(database):
     database.run("CREATE TABLE t(k INTEGER PRIMARY KEY, v)", "INSERT INTO t VALUES(1, 1), (2, 2)")
     database.engine.push("main")
