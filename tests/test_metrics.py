@@ -197,6 +197,13 @@ def test_reads_of_remote_pages_are_counted_when_they_are_looked_for_first(tmp_pa
     assert (warm.pages_found, warm.pages_missed) == (0, 0)
     connection.close()
     reader.close()
+    reader = Machine(tmp_path / "reader", remote)
+    connection = reader.connect()
+    again = scan()
+    assert again.pages_found == cold.pages_found + cold.pages_missed
+    assert (again.pages_missed, again.frames_fetched) == (0, 0)
+    connection.close()
+    reader.close()
 
 
 def test_what_the_cache_gives_up_is_counted(tmp_path, machine, caplog):
