@@ -28,6 +28,7 @@ import hashlib
 import itertools
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +282,7 @@ class S3Store(ObjectStore):
             )
         self._endpoint: str = self._client.meta.endpoint_url
         self._answered: tuple[float, str] | None = None
+        self._bodies = _Bodies()
         clients: tuple[tuple[S3Client, Verb], ...] = (
             (self._client, "put"),
             (self._claim_client, "put_if_absent"),
@@ -392,7 +394,7 @@ class S3Store(ObjectStore):
 
     def _counting_sender(self, client: S3Client, *, put: Verb) -> Callable[..., Any]:
         """Return a handler that counts, sends and times a client's requests, retries too."""
-        send = _bounded_sender(client)
+        send = _bounded_sender(client, self._bodies)
         verbs: dict[str, Verb] = {
             "PutObject": put,
             "CreateMultipartUpload": "put",
@@ -456,10 +458,18 @@ class S3Store(ObjectStore):
     def _request_object(
         self, name: str, start: int | None, limit_bytes: int
     ) -> GetObjectOutputTypeDef:
-        if start is None:
-            return self._client.get_object(Bucket=self._bucket, Key=name)
-        wanted = f"bytes={start}-{start + limit_bytes - 1}"
-        return self._client.get_object(Bucket=self._bucket, Key=name, Range=wanted)
+        try:
+            if start is None:
+                return self._client.get_object(Bucket=self._bucket, Key=name)
+            wanted = f"bytes={start}-{start + limit_bytes - 1}"
+            return self._client.get_object(Bucket=self._bucket, Key=name, Range=wanted)
+        except BaseException:
+            # boto3 leaves the body open of an answer whose head it cannot read.
+            if self._bodies.newest is not None:
+                self._bodies.newest.close()
+            raise
+        finally:
+            self._bodies.newest = None
 
     def _read_body(
         self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
@@ -896,7 +906,13 @@ def _is_retry(request: AWSPreparedRequest) -> bool:
     return text.partition(";")[0] not in {"", "attempt=1"}
 
 
-def _bounded_sender(client: Any) -> Callable[[AWSPreparedRequest], Any]:
+class _Bodies(threading.local):
+    """The body of the newest answer of each thread that is an object, until boto3 gives it out."""
+
+    newest: Any = None
+
+
+def _bounded_sender(client: Any, bodies: _Bodies) -> Callable[[AWSPreparedRequest], Any]:
     """Return a function that sends a request and reads its answer, unless that is an object.
 
     boto3 reads listings and errors to their end, however far away a hostile server puts it.
@@ -910,6 +926,7 @@ def _bounded_sender(client: Any) -> Callable[[AWSPreparedRequest], Any]:
         is_for_object, request.stream_output = request.stream_output, True
         response = send(request)
         if is_for_object and response.status_code < 300:
+            bodies.newest = response.raw
             return response
         content = bytearray()
         try:

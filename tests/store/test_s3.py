@@ -9,6 +9,7 @@ import traceback
 
 import botocore.exceptions
 import pytest
+from botocore.httpsession import URLLib3Session
 from servers import S3Endpoint
 
 from graft_vfs.errors import (
@@ -332,6 +333,22 @@ def test_an_answer_cut_in_its_head_is_not_taken_for_an_empty_one(scripted, read)
             scripted.script = [reply[:cut]]
             with pytest.raises(StoreUnavailableError, match="in full"):
                 read(store)
+
+
+@pytest.mark.parametrize("start", [None, 0])
+def test_an_answer_whose_head_cannot_be_read_is_closed(scripted, monkeypatch, start):
+    answers = []
+    send = URLLib3Session.send
+
+    def keep(session, request):
+        answers.append(send(session, request))
+        return answers[-1]
+
+    monkeypatch.setattr(URLLib3Session, "send", keep)
+    scripted.script = [answer(200, b"data", last_modified="Wed, 01 J")]
+    with scripted.store(attempts_max=1) as store, pytest.raises(StoreUnavailableError):
+        store.get("k") if start is None else store.get_range("k", start, 4)
+    assert [one.raw.closed for one in answers] == [True]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
