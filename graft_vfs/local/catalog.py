@@ -7,7 +7,9 @@ of applications never do.
 Invariants:
  1. A branch row's base never changes.
  2. A volume's current branch and epoch change together, in one transaction.
- 3. A pending push is written before its claim is sent and deleted with the settling of that LSN.
+ 3. A pending push is written before its claim is sent and deleted with the settling of that LSN. It
+    is deleted earlier only if its LSN is known to be somebody else's, or if its maker did not send
+    it and nobody has taken it up.
  4. A row that is handed out has values that its readers can use: whatever the file holds, an id is
     one, a number is in its range, and the name of a log file is no path. All else is damage.
 """
@@ -83,7 +85,7 @@ CREATE TABLE commits(
 CREATE TABLE pending_pushes(
     volume BLOB PRIMARY KEY, log BLOB NOT NULL, lsn INTEGER NOT NULL, hash BLOB NOT NULL,
     data BLOB NOT NULL, through_lsn INTEGER NOT NULL, counter INTEGER NOT NULL,
-    offset INTEGER NOT NULL, checksum TEXT NOT NULL
+    offset INTEGER NOT NULL, checksum TEXT NOT NULL, is_taken_up INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE probed_stores(store TEXT PRIMARY KEY, time_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
@@ -461,6 +463,11 @@ class Catalog:
         row = cast("tuple[Any, ...]", rows[0])
         return _volume_row(row[:10]), _branch_row(row[10:])
 
+    def announce_epoch(self, volume: VolumeId, announce: Callable[[int], None]) -> None:
+        """Call `announce` with the volume's epoch while nobody can switch its branch."""
+        with self._errors(), self._transaction():
+            announce(self.volume(volume).epoch)
+
     def switch_branch(
         self,
         volume: VolumeId,
@@ -559,7 +566,7 @@ class Catalog:
                     next_step="try again: the next sync settles it first",
                 )
             self._connection.execute(
-                f"INSERT INTO pending_pushes VALUES({_marks(9)})",
+                f"INSERT INTO pending_pushes VALUES({_marks(9)}, 0)",
                 (
                     push.volume.raw,
                     push.log.raw,
@@ -578,7 +585,7 @@ class Catalog:
         rows = self._rows("SELECT * FROM pending_pushes WHERE volume = ?", volume.raw)
         if not rows:
             return None
-        _, log, lsn, digest, data, through, counter, offset, checksum = rows[0]
+        _, log, lsn, digest, data, through, counter, offset, checksum, _ = rows[0]
         return PendingPush(
             volume=volume,
             log=_id(LogId, log),
@@ -588,6 +595,24 @@ class Catalog:
             through_lsn=_number(through),
             counter=_number(counter, last=_U32_MAX),
             through=_position(offset, checksum),
+        )
+
+    def take_up_pending_push(self, push: PendingPush) -> bool:
+        """Note that somebody else than its maker will send the push; False if it is gone."""
+        with self._errors(), self._transaction():
+            self._connection.execute(
+                "UPDATE pending_pushes SET is_taken_up = 1 WHERE volume = ? AND hash = ?",
+                (push.volume.raw, push.hash),
+            )
+            return self._connection.changes() > 0
+
+    def withdraw_pending_push(self, push: PendingPush) -> None:
+        """Forget a push that its maker did not send, unless somebody has taken it up."""
+        self._write(
+            (
+                "DELETE FROM pending_pushes WHERE volume = ? AND hash = ? AND NOT is_taken_up",
+                (push.volume.raw, push.hash),
+            )
         )
 
     def delete_pending_push(self, push: PendingPush) -> None:

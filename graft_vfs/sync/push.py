@@ -275,6 +275,8 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
     pending = volume.catalog.pending_push(volume.id)
     if pending is None:
         return
+    if not volume.catalog.take_up_pending_push(pending):
+        return
     header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
     log = logs.log(pending.log)
     data, counters = pending.data, logs.counters
@@ -311,8 +313,9 @@ def _claim_and_settle(
         log, data = logs.log(pending.log), pending.data
         won = claim(log, pending.lsn, data, pending.hash, counters=logs.counters).won
     except StoreError:
-        # The store surely did not take the write, so there is nothing to settle later.
-        volume.catalog.delete_pending_push(pending)
+        # The store surely did not take the write, so there is nothing to settle later; unless
+        # another process is sending the same bytes, whose end only the record tells.
+        volume.catalog.withdraw_pending_push(pending)
         raise
     if not won:
         newest = _forget_lost(volume, logs, pending)

@@ -11,6 +11,7 @@ is checked when the image is first read, and the sign is dropped then.
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ HISTORY_MIN = 1024
 
 
 class Branch:
-    """The page index of one branch.
+    """The page index of one branch. `mutex` is its volume's, absent where nothing is committed.
 
     Owner: the volume while it is current, later the snapshots that still read it. Thread rule:
     changed under the volume's mutex; read by anybody, because each step of a change leaves every
@@ -38,6 +39,7 @@ class Branch:
         "_ends",
         "_history_max",
         "_kept",
+        "_mutex",
         "_proved",
         "_starts",
         "history",
@@ -46,7 +48,13 @@ class Branch:
         "row",
     )
 
-    def __init__(self, row: BranchRow, log: BranchLog) -> None:
+    def __init__(
+        self,
+        row: BranchRow,
+        log: BranchLog,
+        mutex: contextlib.AbstractContextManager[object] | None = None,
+    ) -> None:
+        self._mutex = mutex or contextlib.nullcontext()
         self.row = row
         self.log = log
         self.index: dict[int, int] = {}
@@ -141,8 +149,10 @@ class Branch:
                     "other pages can still be read",
                 )
             self._proved[number] = 1
-        if self.index.get(page) == -offset:
-            self.index[page] = offset
+        with self._mutex:
+            # Else a commit between the two steps would be hidden behind the image that was proved.
+            if self.index.get(page) == -offset:
+                self.index[page] = offset
         return offset
 
     def pages_below(self, end: int, page_count: int) -> list[int]:

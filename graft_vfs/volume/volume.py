@@ -146,7 +146,11 @@ class Volume:
                 self.log.close()
                 raise
             if self.writable and not self.words[head.EPOCH]:
-                self.words[head.EPOCH] = row.epoch
+                self.catalog.announce_epoch(self.id, self._announce_first)
+
+    def _announce_first(self, epoch: int) -> None:
+        if not self.words[head.EPOCH]:
+            self.words[head.EPOCH] = epoch
 
     def _open_log(self, branch: BranchRow) -> BranchLog:
         path = self.directory / branch.file
@@ -163,8 +167,9 @@ class Volume:
                 log.close()
             raise
         self.log = log
-        self._epoch = epoch
+        # Ordering: the epoch last. Whoever finds the new one takes the snapshot without the mutex.
         self._publish(snapshot)
+        self._epoch = epoch
 
     def _build(self, row: BranchRow, log: BranchLog) -> Snapshot:
         """Return the newest view of a branch, by reading its part of the log.
@@ -173,7 +178,7 @@ class Volume:
         ones before it when they are read first.
         """
         remote = self._remote_view(row.log, row.base)
-        branch = Branch(row, log)
+        branch = Branch(row, log, self.mutex)
         transactions = list(log.transactions(row.start, row.first_lsn))
         proved_from = max(
             (

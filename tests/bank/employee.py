@@ -211,6 +211,9 @@ def main() -> None:
         job.stopped.set()
 
     threading.Thread(target=listen, daemon=True).start()
+    # In most processes threads change places far more often than by default, and so between any two
+    # steps that belong together.
+    sys.setswitchinterval(job.chance(-1).choice((1e-6, 1e-5, 5e-3)))
     with registered(job) as engine:
         globals()[f"run_{job.role}"](engine, job)
 

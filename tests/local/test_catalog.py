@@ -89,6 +89,21 @@ def test_one_push_is_pending_at_a_time(catalog: Catalog) -> None:
     assert catalog.pending_push(row.id) is None
 
 
+def test_a_push_is_withdrawn_unless_somebody_has_taken_it_up(catalog: Catalog) -> None:
+    row, _ = make(catalog)
+    push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
+    assert not catalog.take_up_pending_push(push)
+    catalog.add_pending_push(push)
+    catalog.withdraw_pending_push(push)
+    assert catalog.pending_push(row.id) is None
+    catalog.add_pending_push(push)
+    assert catalog.take_up_pending_push(push)
+    catalog.withdraw_pending_push(push)
+    assert catalog.pending_push(row.id) == push
+    catalog.delete_pending_push(push)
+    assert catalog.pending_push(row.id) is None
+
+
 def test_commits_are_kept_once_and_in_order(catalog: Catalog) -> None:
     log = LogId.new()
     assert catalog.newest_commit(log) == (0, bytes(32))

@@ -9,6 +9,7 @@ import random
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from graft_vfs.claim import claim
 from graft_vfs.config import RemoteConfig
-from graft_vfs.errors import CommitOutcomeUnknownError, GraftError
+from graft_vfs.errors import CommitOutcomeUnknownError, GraftError, StoreUnavailableError
 from graft_vfs.ids import LogId
 from graft_vfs.local import branch_log, head
 from graft_vfs.local.branch_log import BranchLog
@@ -329,6 +330,47 @@ def test_a_push_that_another_process_settled_is_not_settled_again(
         status = replica.engine.status("main")
         assert (status.base_lsn, status.ahead, status.behind) == (2, 0, 0)
         assert status.pending_push is False
+    for key, size in SCENARIO[2:]:
+        write(first, key, size)
+        first.engine.push("main")
+    check(machines, second)
+
+
+def test_a_push_that_was_not_sent_is_kept_while_another_process_sends_it(
+    machines, monkeypatch
+) -> None:
+    first, second = machines("ours"), machines("ours")
+    write(first, *SCENARIO[0])
+    first.engine.push("main")
+    write(first, *SCENARIO[1])
+    has_landed, may_go_on = threading.Event(), threading.Event()
+    helper = threading.Thread(target=lambda: second.engine.push("main"))
+    put = second.engine.store.put_if_absent
+
+    def put_and_wait(key: str, data: bytes):
+        outcome = put(key, data)
+        has_landed.set()
+        assert may_go_on.wait(60)
+        return outcome
+
+    def not_sent(key: str, data: bytes):
+        helper.start()
+        assert has_landed.wait(60)
+        raise StoreUnavailableError("a test cut the connection before the request")
+
+    monkeypatch.setattr(second.engine.store, "put_if_absent", put_and_wait)
+    with monkeypatch.context() as unreachable:
+        unreachable.setattr(first.engine.store, "put_if_absent", not_sent)
+        with pytest.raises(StoreUnavailableError):
+            first.engine.push("main")
+    # The other process may end just now: only the record knows whose LSN 2 is.
+    assert first.engine.status("main").pending_push
+    first.engine.push("main")
+    may_go_on.set()
+    helper.join()
+    for replica in (first, second):
+        status = replica.engine.status("main")
+        assert (status.base_lsn, status.ahead, status.pending_push) == (2, 0, False)
     for key, size in SCENARIO[2:]:
         write(first, key, size)
         first.engine.push("main")

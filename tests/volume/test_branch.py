@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from unittest import mock
 
+from support.watched import Watched
+from xxhash import xxh3_64_intdigest
+
+from graft_vfs.local.branch_log import Chunk, Position
 from graft_vfs.volume.branch import Branch
 
 PAGE_SIZE = 512
@@ -35,3 +39,39 @@ def test_a_page_that_is_committed_while_pages_are_listed_is_listed_once() -> Non
     assert branch.pages_below(end, 9) == [1, 2, 3]
     assert branch.pages_below(end, 9) == [1, 2, 3]
     assert branch.pages_below(branch.index[4] + 1, 9) == [1, 2, 3, 4]
+
+
+class LookedUp(dict):
+    """An index beside whose second look-up something happens."""
+
+    def __init__(self, items, beside) -> None:
+        super().__init__(items)
+        self._beside, self._asked = beside, 0
+
+    def get(self, page, default=None):
+        found = super().get(page, default)
+        self._asked += 1
+        if self._asked == 2:
+            self._beside()
+        return found
+
+
+def test_proving_an_old_image_never_hides_one_that_is_committed_meanwhile() -> None:
+    mutex = Watched()
+    branch = Branch(mock.sentinel.row, mock.Mock(view=memoryview(bytes(10_000))), mutex)
+    checksum = xxh3_64_intdigest(bytes(PAGE_SIZE))
+    after = Position(100 + PAGE_SIZE, 0)
+    branch.apply_unproved(Chunk(1, 1, 1, 1, PAGE_SIZE, 0, checksum, 0, (7,), 100, after))
+    threads = []
+
+    def commit() -> None:
+        with mutex:
+            branch.keep_history([7])
+            branch.apply([7], 5000, PAGE_SIZE)
+
+    branch.index = LookedUp(branch.index, lambda: threads.append(mutex.run_beside(commit)))
+    assert branch.offset_of(7, after.offset) == 100
+    threads.pop().join()
+    assert branch.index[7] == 5000
+    assert branch.offset_of(7, 6000) == 5000
+    assert branch.offset_of(7, after.offset) == 100
