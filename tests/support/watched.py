@@ -1,4 +1,4 @@
-"""A mutex that tells a test who has it and who waits, so that two threads meet where they should."""
+"""A mutex that tells who has it and who waits, so that two threads meet where a test wants it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def volume_of(replica: Replica) -> Volume:
     return replica.engine.volume(replica.engine.status("main").volume)
 
 
-def test_no_thread_gets_the_former_branch_while_another_one_switches(processes, monkeypatch) -> None:
+def test_no_thread_gets_the_former_branch_while_one_switches(processes, monkeypatch) -> None:
     ours, theirs = map(volume_of, processes)
     ours.mutex = mutex = Watched()
     former = ours.begin().branch
