@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import apsw
 
+from graft_vfs.errors import GraftError
+
 _NUMBER_BYTES = 4
 _RECENT_MAX = 400
 
@@ -62,7 +64,7 @@ class Journal:
     def xTruncate(self, size: int) -> None:
         """Cut the journal to `size` bytes; 0 ends it."""
         if size:
-            whole = self.xRead(size, 0)
+            whole = self._read(size, 0)
             self.xTruncate(0)
             self._recent[0] = whole
             return
@@ -79,7 +81,17 @@ class Journal:
         return self._packed_size
 
     def xRead(self, amount: int, offset: int) -> bytes:
-        """Return up to `amount` bytes; a body that was dropped comes from the snapshot."""
+        """Return up to `amount` bytes; a body that was dropped comes from the snapshot.
+
+        Whatever keeps it from being read is an I/O error: behind any other one SQLite would go on
+        to trust its cache, with the pages that it could not roll back.
+        """
+        try:
+            return self._read(amount, offset)
+        except GraftError as error:
+            raise apsw.IOError(str(error)) from error
+
+    def _read(self, amount: int, offset: int) -> bytes:
         self._pack()
         end = min(self._packed_size, offset + amount)
         parts = []
@@ -132,7 +144,7 @@ class Journal:
     def _overwrite(self, data: bytes, offset: int) -> None:
         """Write elsewhere than at the end: until it is cut, the journal is kept as it is."""
         recent, self._recent = self._recent, {}
-        whole = bytearray(self.xRead(self._packed_size, 0))
+        whole = bytearray(self._read(self._packed_size, 0))
         whole[offset : offset + len(data)] = data
         self._packed, self._packed_size = whole, len(whole)
         self._bodies, self._is_whole = array("Q"), True

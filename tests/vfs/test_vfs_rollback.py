@@ -12,7 +12,10 @@ from support.engines import reopened
 from support.sql import content, is_sound, rows, value
 
 import graft_vfs
+from graft_vfs.errors import CorruptLogError, StoreDeniedError, StoreUnavailableError
 from graft_vfs.local import branch_log
+from graft_vfs.vfs import journal
+from graft_vfs.vfs.volume_file import VolumeFile
 from graft_vfs.volume import transaction
 
 JOURNAL_MODES = ("delete", "truncate", "persist", "memory")
@@ -251,6 +254,39 @@ def test_the_journal_of_a_refused_transaction_is_never_played_back(
     connection.execute("INSERT INTO t VALUES(-1, 'last', NULL); DELETE FROM t WHERE id = -1")
     assert content(other) == wanted
     assert is_sound(connection)
+
+
+@pytest.mark.parametrize("failure", [CorruptLogError, StoreUnavailableError, StoreDeniedError])
+@pytest.mark.parametrize("journal_mode", ["delete", "truncate", "persist"])
+def test_a_rollback_that_cannot_read_an_old_page_shows_nothing_of_the_transaction(
+    connect, monkeypatch, journal_mode, failure
+):
+    read_page, failing = VolumeFile.read_snapshot_page, []
+
+    def read(self, page):
+        if failing:
+            raise failure("a test took the page away", next_step="give it back")
+        return read_page(self, page)
+
+    monkeypatch.setattr(VolumeFile, "read_snapshot_page", read)
+    # More pages than a journal keeps with their bodies; none is written before the rollback.
+    monkeypatch.setattr(journal, "_RECENT_MAX", 4)
+    connection = filled(connect("main"), journal_mode)
+    connection.pragma("cache_size", 2000)
+    before = content(connection)
+    connection.execute("BEGIN; UPDATE t SET data = zeroblob(900), v = v || '!'")
+    failing.append(True)
+    with pytest.raises(apsw.IOError, match="a test took the page away; give it back"):
+        connection.execute("ROLLBACK")
+    failing.clear()
+    assert content(connection) == before
+    assert is_sound(connection)
+    connection.execute("INSERT INTO t VALUES(-1, 'on', x'00')")
+    assert is_sound(connect("main"))
+    assert rows(connect("main"), "SELECT v FROM t WHERE id IN (-1, 5) ORDER BY id") == [
+        ("on",),
+        ("v5",),
+    ]
 
 
 def test_a_rolled_back_first_transaction_leaves_the_page_size_open(connect):
