@@ -46,8 +46,10 @@ def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = N
     """Fast-forward the volume. One request if nothing is new.
 
     `name` is for the ref of a log whose first push is settled here. Raises DivergedError, with
-    nothing moved, if the volume has commits that the newest remote commit does not stand on.
+    nothing moved, if the volume has commits that the newest remote commit does not stand on;
+    ReadOnlyError, also if nothing is new.
     """
+    volume.catalog.require_writable()
     while True:
         settle_pending(volume, logs, name)
         remote = volume.catalog.volume(volume.id).remote

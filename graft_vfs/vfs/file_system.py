@@ -55,8 +55,11 @@ class FileSystem(apsw.VFS):
         except GraftError as error:
             raise to_sqlite(error) from error
 
-    def xDelete(self, filename: str, syncdir: bool) -> None:
-        """Nothing to do: SQLite deletes only journals, and they are in memory."""
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: ARG002
+        """End the journal of the file that is writing; SQLite deletes nothing else here."""
+        file = self._writing(filename)
+        if file is not None:
+            file.journal = None
 
     def xSleep(self, microseconds: int) -> int:
         """Sleep for a busy handler. The inherited method would stop every thread meanwhile."""
@@ -132,11 +135,18 @@ class FileSystem(apsw.VFS):
         Journals of one tag share a name. The one to be opened belongs to the file that has a
         transaction; if more than one has (a tag that was moved), the journal keeps all bodies.
         """
-        tag = name.removesuffix(_JOURNAL_SUFFIX)
+        file = self._writing(name)
+        if file is None:
+            return Journal(None)
+        file.journal = journal = Journal(file.read_snapshot_page)
+        return journal
+
+    def _writing(self, journal: str) -> VolumeFile | None:
+        """Return the file with this journal's name that has a transaction, if just one has."""
         with self._lock:
-            files = self._files.get(tag, ())
+            files = self._files.get(journal.removesuffix(_JOURNAL_SUFFIX), ())
             writing = [file for file in files if file.transaction is not None]
-        return Journal(writing[0].read_snapshot_page if len(writing) == 1 else None)
+        return writing[0] if len(writing) == 1 else None
 
     def _answer(self, file: VolumeFile, name: str, value: str | None) -> str | None:
         return pragmas.answer(self.engine, file, name, value)

@@ -75,6 +75,10 @@ class Journal:
             self._packed_size = 0
             self._is_whole = self._read_page is None
 
+    def is_hot(self) -> bool:
+        """Tell whether the journal was not ended: by then it is empty, or begins with zeros."""
+        return any(self._read(8, 0))
+
     def xFileSize(self) -> int:
         """Return the size that SQLite believes the file has."""
         self._pack()
@@ -154,8 +158,7 @@ class Journal:
         """Nothing to do: recovery never reads a journal."""
 
     def xClose(self) -> None:
-        """Drop the content."""
-        self.xTruncate(0)
+        """Nothing to do: that it was closed before it was ended can still be asked."""
 
     def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: ARG002
         """Know no file control."""

@@ -196,11 +196,17 @@ class Bridge:
 
     # Errors -----------------------------------------------------------------------------------
 
-    def _fail(self, kind: type[BaseException], error: BaseException, _: TracebackType) -> int:
+    def _fail(
+        self, kind: type[BaseException], error: BaseException, traceback: TracebackType
+    ) -> int:
         """Return the result code of an exception, which ends here."""
         if not issubclass(kind, Exception):
+            opened = self._files.get(traceback.tb_frame.f_locals.get("file", 0))
             _raise_behind(kind)
-            return apsw.SQLITE_INTERRUPT
+            if isinstance(opened, VolumeFile) and not opened.holds_writer_lock:
+                return apsw.SQLITE_INTERRUPT
+            # It may be a rollback that was interrupted: see Journal.xRead.
+            return apsw.SQLITE_IOERR
         if not isinstance(error, apsw.Error):
             _log.error("a callback of SQLite failed", exc_info=error)
             return apsw.SQLITE_ERROR
@@ -213,19 +219,19 @@ class Bridge:
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType
     ) -> int:
         """Do an unlock or a close again that was interrupted: SQLite does not repeat it."""
-        arguments = traceback.tb_frame.f_locals
-        file = arguments["file"]
         if issubclass(kind, Exception):
             return self._fail(kind, error, traceback)
-        _raise_behind(kind)
-        opened = self._files.get(file)
+        arguments = traceback.tb_frame.f_locals
+        opened = self._files.get(arguments["file"])
         if opened is None:
-            return _OK
-        if "level" in arguments:
+            pass
+        elif "level" in arguments:
             opened.xUnlock(arguments["level"])
         else:
             opened.xClose()
-            self._files.pop(file, None)
+            self._files.pop(arguments["file"], None)
+        # Ordering: last, or it could come before that is done.
+        _raise_behind(kind)
         return _OK
 
     # The file system --------------------------------------------------------------------------
@@ -362,7 +368,8 @@ def _raise_behind(kind: type[BaseException]) -> None:
     """Raise what interrupted a callback of this thread again, when SQLite has returned from it.
 
     Another thread has to ask for it, because this one would raise it at its next instruction, which
-    is still inside the callback.
+    is still inside the callback. It may come in a later callback of the same statement, which ends
+    like this one then.
     """
     interrupted = ctypes.c_ulong(threading.get_ident())
     ask = ctypes.pythonapi.PyThreadState_SetAsyncExc

@@ -20,6 +20,7 @@ from graft_vfs.errors import ForkedProcessError, GraftError, ReadOnlyError
 from graft_vfs.local.files import forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
+from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import to_sqlite
 from graft_vfs.volume.snapshot import Located, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction, page_format
@@ -88,8 +89,13 @@ class VolumeFile:
         self._on_close = on_close
         self._lock: WriterLock | None = None if self._read_only else volume.open_writer_lock()
         self._level = _NONE
+        # The journal of this pager while it has one of ours open.
+        self.journal: Journal | None = None
         # Set when a pragma moves the connection; see the module `moved`.
         self._shift = 0
+        self._is_cache_doubtful = False
+        # Neither of the two is set: one look for the hot path.
+        self._is_plain = True
         self._empty_page_size = _HEADER_BYTES_MAX
         self._staged: dict[int, bytes] | None = None
         self._reads_left = _READS_RESIDENT_MAX
@@ -133,6 +139,7 @@ class VolumeFile:
             self._lock = volume.open_writer_lock()
         self.volume = volume
         self._shift = moved.new_shift()
+        self._is_plain = False
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
         self._adopt(volume.begin())
 
@@ -154,7 +161,7 @@ class VolumeFile:
                         return view[at : at + size]
                 elif 0 <= at < self._end:
                     return self._view[at : at + size]
-        elif offset == 24 and amount == 16 and self._level == _SHARED and not self._shift:
+        elif offset == 24 and amount == 16 and self._level == _SHARED and self._is_plain:
             try:
                 return self.snapshot.probe()
             except GraftError as error:
@@ -171,9 +178,25 @@ class VolumeFile:
             size = self._page_size or self._empty_page_size
             page, start = divmod(offset, size)
             image = self._image(page + 1)
+            if self._is_cache_doubtful and (amount, offset) == (16, 24):
+                return self._unknown_probe(image)
             return image if len(image) == amount else image[start : start + amount]
         except GraftError as error:
             raise to_sqlite(error) from error
+
+    def _doubt_cache(self) -> None:
+        """Let SQLite forget its cached pages when it next looks whether the file has changed.
+
+        It forgets them by itself only behind a rollback that failed with an I/O error or a full
+        disk. What Python can raise at any call, such as RecursionError, becomes SQLITE_ERROR, and
+        the cache would go on to show, and to build on, pages that were never committed.
+        """
+        self._is_cache_doubtful, self._is_plain = True, False
+
+    def _unknown_probe(self, first_page: bytes) -> bytes:
+        """Return a version of the file that SQLite has never seen, this once."""
+        self._is_cache_doubtful, self._is_plain = False, not self._shift
+        return bytes(byte ^ 0xFF for byte in first_page[24:40].ljust(16, b"\0"))
 
     def _follow(self) -> None:
         """Outside a lock show the newest snapshot: SQLite looks at a file when it opens it."""
@@ -231,11 +254,14 @@ class VolumeFile:
             if snapshot is not self.snapshot:
                 self._adopt(snapshot)
         elif level == _RESERVED:
+            # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
+            self._level = level
             try:
                 if self._lock is None:
                     raise ReadOnlyError("this connection is read-only")
                 transaction = self.volume.begin_write(self.snapshot, self._lock)
             except GraftError as error:
+                self._level = _SHARED
                 raise to_sqlite(error) from error
             if transaction.snapshot is not self.snapshot:
                 self._adopt(transaction.snapshot)
@@ -254,16 +280,24 @@ class VolumeFile:
 
     def xUnlock(self, level: int) -> None:
         """Drop an uncommitted transaction and the writer lock, and at NONE the snapshot."""
-        lock = self._lock
-        if self._level >= _RESERVED and lock is not None:
-            if self.transaction is not None:
-                self._end_write()
-            lock.release()
-        if level == _NONE:
-            self.volume.pins.discard(self)
-        self._level = level
+        try:
+            lock = self._lock
+            if self._level >= _RESERVED and lock is not None:
+                if self.transaction is not None:
+                    self._end_write()
+                lock.release()
+            if level == _NONE:
+                self.volume.pins.discard(self)
+            self._level = level
+        except KeyboardInterrupt:
+            # SQLite does not repeat an unlock, and others would wait for one that was not done.
+            self.xUnlock(level)
+            raise
 
     def _end_write(self) -> None:
+        """Drop a transaction; behind a rollback that went well its journal has been ended."""
+        if self._staged or (self.journal is not None and self.journal.is_hot()):
+            self._doubt_cache()
         self.transaction = None
         self._staged = None
         self._page_size = self.snapshot.page_size
@@ -313,8 +347,11 @@ class VolumeFile:
             # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
             if transaction.staged or not transaction.is_empty():
                 self._adopt(transaction.commit(self.durability))
-        except GraftError as error:
-            raise to_sqlite(error) from error
+        except BaseException as error:
+            self._doubt_cache()
+            if isinstance(error, GraftError):
+                raise to_sqlite(error) from error
+            raise
         finally:
             self.transaction = self._staged = None
             self._page_size = self.snapshot.page_size
@@ -370,7 +407,8 @@ class VolumeFile:
     def xClose(self) -> None:
         """Give back locks and the snapshot."""
         self.volume.pins.discard(self)
-        self.transaction = None
+        # The journal leads back here, so that both would wait for the garbage collector.
+        self.transaction = self.journal = None
         if self._lock is not None:
             self._lock.close()
         self._on_close(self)

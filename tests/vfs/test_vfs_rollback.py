@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -287,6 +288,65 @@ def test_a_rollback_that_cannot_read_an_old_page_shows_nothing_of_the_transactio
         ("on",),
         ("v5",),
     ]
+
+
+@pytest.mark.parametrize("spilled", [False, True], ids=["in the cache", "spilled"])
+@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
+def test_a_rollback_that_any_exception_ends_shows_nothing_of_the_transaction(
+    connect, monkeypatch, journal_mode, spilled
+):
+    connection = filled(connect("main"), journal_mode)
+    connection.pragma("cache_size", 10 if spilled else 2000)
+    before = content(connection)
+    connection.execute("BEGIN; UPDATE t SET data = zeroblob(900), v = v || '!'")
+    with monkeypatch.context() as failing:
+        for kind, name in ((journal.Journal, "xRead"), (VolumeFile, "xWrite")):
+            failing.setattr(kind, name, raised(RecursionError))
+        with contextlib.suppress(RecursionError):
+            connection.execute("ROLLBACK")
+    if not connection.in_transaction:
+        assert content(connection) == before
+        connection.execute("INSERT INTO t VALUES(-1, 'on', x'00')")
+        connection.execute("DELETE FROM t WHERE id = -1")
+    assert content(connect("main")) == before
+    assert is_sound(connect("main"))
+
+
+@pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
+def test_a_commit_that_any_exception_ends_shows_nothing_of_the_transaction(
+    connect, monkeypatch, journal_mode
+):
+    connection = filled(connect("main"), journal_mode)
+    connection.pragma("cache_size", 2000)
+    before = content(connection)
+    with monkeypatch.context() as failing:
+        failing.setattr(transaction.Transaction, "commit", raised(RecursionError))
+        with pytest.raises(RecursionError):
+            connection.execute("UPDATE t SET data = zeroblob(900), v = v || '!'")
+    assert content(connection) == before
+    connection.execute("INSERT INTO t VALUES(-1, 'on', x'00')")
+    connection.execute("DELETE FROM t WHERE id = -1")
+    assert content(connect("main")) == before
+    assert is_sound(connect("main"))
+
+
+def raised(kind):
+    def fail(*_):
+        raise kind("a test fails at any call")
+
+    return fail
+
+
+def test_the_cache_is_kept_behind_a_transaction_that_wrote_nothing(connect):
+    connection = filled(connect("main"))
+    connection.pragma("cache_size", 2000)
+    content(connection)
+    with counted_calls() as calls:
+        for statement in ("BEGIN IMMEDIATE", "SELECT count(*) FROM t", "COMMIT"):
+            connection.execute(statement)
+        connection.execute("BEGIN; UPDATE t SET v = 'x' WHERE id = 1; ROLLBACK")
+        assert content(connection)
+    assert calls["xRead"] < 30
 
 
 def test_a_rolled_back_first_transaction_leaves_the_page_size_open(connect):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import graft_vfs
 from graft_vfs.errors import StoreUnavailableError, UsageError
 from graft_vfs.vfs import registry
+from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.volume_file import VolumeFile
 
 
@@ -305,8 +307,42 @@ def test_ctrl_c_in_a_callback_ends_the_statement_and_arrives(module, opened, mon
     with pytest.raises(KeyboardInterrupt):
         insert()
     assert presses == []
-    assert codes == ([] if method == "xUnlock" else [apsw.SQLITE_INTERRUPT])
+    code = apsw.SQLITE_IOERR if method == "xWrite" else apsw.SQLITE_INTERRUPT
+    assert codes == ([] if method == "xUnlock" else [code])
     # Nothing is left behind: neither the lock nor a half of the row.
+    other = opened()
+    other.execute("INSERT INTO t VALUES(2)")
+    assert value(theirs, "SELECT max(x) FROM t") == 2
+    assert value(theirs, "PRAGMA integrity_check") == "ok"
+
+
+def test_ctrl_c_again_and_again_while_sqlite_rolls_back_leaves_nothing_behind(
+    module, opened, monkeypatch
+):
+    theirs = opened()
+    theirs.execute("CREATE TABLE t(x)")
+    presses = []
+
+    def pressing(original):
+        def pressed(self, *arguments):
+            presses.append(original)
+            signal.raise_signal(signal.SIGINT)
+            return original(self, *arguments)
+
+        return pressed
+
+    def insert():
+        with contextlib.suppress(module.OperationalError):
+            theirs.execute("INSERT INTO t VALUES(1)")
+        while True:
+            os.sched_yield()  # The interrupt arrives behind the statement, from another thread.
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr(VolumeFile, "xWrite", pressing(VolumeFile.xWrite))
+        pressed.setattr(Journal, "xRead", pressing(Journal.xRead))
+        with pytest.raises(KeyboardInterrupt):
+            insert()
+    assert {VolumeFile.xWrite, Journal.xRead} <= set(presses)
     other = opened()
     other.execute("INSERT INTO t VALUES(2)")
     assert value(theirs, "SELECT max(x) FROM t") == 2
