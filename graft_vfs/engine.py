@@ -7,16 +7,13 @@ command line call it; so may any program.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import getpass
 import logging
 import os
 import secrets
 import socket
 import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,20 +21,16 @@ import apsw
 
 from graft_vfs.autosync import Autosync, Clock, Outcome
 from graft_vfs.config import Config
-from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     ForkedProcessError,
     GraftError,
-    InvalidTagError,
     NoRemoteError,
     NotFoundError,
     UsageError,
 )
 from graft_vfs.format import commit as commit_format
-from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.branch_log import Chunk
-from graft_vfs.local.catalog import BranchRow, Catalog
+from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import is_lsn_text
@@ -59,23 +52,22 @@ from graft_vfs.store.none import NoStore
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import diff as comparing
-from graft_vfs.sync import transfer
+from graft_vfs.sync import history, transfer
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
 from graft_vfs.sync.push import Author, Pushed, push
+from graft_vfs.tags import check_tag
+from graft_vfs.times import parse_time
 from graft_vfs.version import __version__
-from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.log_view import LogView
 from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.open_volumes import OpenVolumes
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
-TAG_CHARACTERS_MAX = 512
 _FETCH_THREADS = 16
-VOLUMES_KEPT_MAX = 32
-"""So many volumes stay open that nobody uses, because opening one costs more than a query."""
 
 
 SnapshotConnector = Callable[
@@ -112,18 +104,12 @@ class Graft:
         self._connected = connected
         self._process = os.getpid()
         directory = self.config.data_dir.absolute()
-        self._volumes_directory = directory / "volumes"
-        self.writable = _make_directory(self._volumes_directory)
+        self.writable = _make_directory(directory / "volumes")
         self.catalog = Catalog(directory / "catalog.db", writable=self.writable)
         self.store = self.config.remote.open()
         self._lock = threading.RLock()
-        # All that are open, and those that stay open though nobody may use them.
-        self._volumes: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
-        self._kept: dict[VolumeId, Volume] = {}
-        self._commit_counts: dict[VolumeId, CommitCounts] = {}
         self._executor: Executor | None = None
         self._is_closed = False
-        self._hydrating: list[threading.Thread] = []
         self._author = Author(secrets.token_bytes(16), _author_name())
         self.logs = Logs(
             self.catalog,
@@ -132,6 +118,13 @@ class Graft:
             executor=self.executor,
             cache_bytes_max=self.config.cache_max_bytes,
             writable=self.writable,
+        )
+        self._volumes = OpenVolumes(
+            directory / "volumes",
+            self.catalog,
+            self.logs,
+            writable=self.writable,
+            hydrates=self.config.hydrate == "background",
         )
         _logger.info("opened %s with %s", directory, self.store.describe())
         self._autosync: Autosync | None = None
@@ -160,20 +153,14 @@ class Graft:
         with self._lock:
             self._is_closed = True
             executor, self._executor = self._executor, None
+        self._volumes.expect_close()
         # Without the lock, which whoever is still fetching may want.
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
-        for thread in self._hydrating:
-            thread.join()
-        with self._lock:
-            for volume in list(self._volumes.values()):
-                if volume.id != busy:
-                    volume.close()
-            self._volumes.clear()
-            self._kept.clear()
-            self.logs.close()
-            self.catalog.close()
-            self.store.close()
+        self._volumes.close(but=busy)
+        self.logs.close()
+        self.catalog.close()
+        self.store.close()
 
     def check_process(self) -> None:
         """Raise ForkedProcessError in a child of the process that made the engine."""
@@ -188,63 +175,10 @@ class Graft:
     def volume(self, volume_id: VolumeId) -> Volume:
         """Return an open volume, which autosync syncs; raises NotFoundError, CorruptLogError."""
         self.check_process()
-        with self._lock:
-            is_new = volume_id not in self._volumes
-            volume = self._opened(volume_id)
-            if is_new:
-                self._hydrate_in_background(volume)
-            self._keep(volume)
+        volume = self._volumes.use(volume_id)
         if self._autosync is not None:
             self._autosync.add(volume_id, volume.directory)
         return volume
-
-    def _opened(self, volume_id: VolumeId) -> Volume:
-        """Return a volume that stays open as long as the caller uses it."""
-        with self._lock:
-            volume = self._volumes.get(volume_id)
-            if volume is None:
-                volume = Volume(
-                    volume_id,
-                    self._volumes_directory / str(volume_id),
-                    self.catalog,
-                    self.logs.view,
-                    writable=self.writable,
-                    counts=self._commit_counts.setdefault(volume_id, CommitCounts()),
-                )
-                self._volumes[volume_id] = volume
-            return volume
-
-    def _keep(self, volume: Volume) -> None:
-        """Keep a volume open, and let go of others that nobody uses, the longest unused first.
-
-        A volume is closed by its last reference going, and so never under somebody's hands.
-        """
-        self._kept.pop(volume.id, None)
-        self._kept[volume.id] = volume
-        excess = max(0, len(self._kept) - VOLUMES_KEPT_MAX)
-        for volume_id in list(self._kept)[:excess]:
-            self._kept[volume_id].sync()
-            del self._kept[volume_id]
-            used = self._volumes.get(volume_id)
-            if used is not None:
-                self._kept[volume_id] = used
-
-    def _hydrate_in_background(self, volume: Volume) -> None:
-        view = volume.snapshot.remote
-        if self.config.hydrate != "background" or not isinstance(view, LogView):
-            return
-
-        def hydrate() -> None:
-            try:
-                view.hydrate()
-            except (GraftError, RuntimeError) as error:
-                # An executor that was closed between two ranges says so with a RuntimeError.
-                if not self._is_closed:
-                    _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
-
-        thread = threading.Thread(target=hydrate, name="graft-hydrate", daemon=True)
-        self._hydrating = [*filter(threading.Thread.is_alive, self._hydrating), thread]
-        thread.start()
 
     def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
         """Return the volume of a tag; with `create` make it, as a clone of `remote` if given.
@@ -274,7 +208,7 @@ class Graft:
         self.catalog.require_writable()
         return cloning.make_volume(
             self.catalog,
-            self._volumes_directory,
+            self._volumes.directory,
             tag=None if tag is None else check_tag(tag),
             replace_tag=replace_tag,
             remote=remote or (base[0] if base else None),
@@ -295,50 +229,9 @@ class Graft:
         volume = self.open(tag)
         log = self.catalog.volume(volume.id).remote
         if lsn is None:
-            lsn = self._lsn_as_of(log, parse_time(as_of or ""))
+            lsn = history.lsn_as_of(self.logs, log, parse_time(as_of or ""))
         require_commits(self.logs, log, lsn)
-        return self._fixed(volume, log, lsn)
-
-    def _lsn_as_of(self, log: LogId, time_ms: int) -> int:
-        newest = require_commits(self.logs, log, None)
-        low, high = 0, newest
-        while low < high:
-            middle = (low + high + 1) // 2
-            header = self.logs.header(log, middle)
-            assert header is not None
-            if header.time_ms <= time_ms:
-                low = middle
-            else:
-                high = middle - 1
-        if low == 0:
-            raise NotFoundError(
-                f"log {log} had no commit at that time", next_step="see graft_log for its times"
-            )
-        return low
-
-    def _fixed(self, volume: Volume, log: LogId, lsn: int) -> Snapshot:
-        view = self.logs.view(log, lsn)
-        row = BranchRow(
-            id=LogId.new(),
-            volume=volume.id,
-            log=log,
-            base=lsn,
-            counter=view.change_counter,
-            first_lsn=1,
-            file=volume.log.path.name,
-            start=volume.log.start,
-            created_ms=0,
-        )
-        branch = Branch(row, volume.log)
-        return Snapshot(
-            branch,
-            view,
-            volume.log.start,
-            0,
-            view.page_size,
-            view.page_count,
-            view.change_counter,
-        )
+        return history.snapshot_of(volume, self.logs, log, lsn)
 
     # Reports ----------------------------------------------------------------------------------
 
@@ -353,7 +246,7 @@ class Graft:
             tags.setdefault(volume, []).append(tag)
         reports = []
         for row in self.catalog.volumes():
-            snapshot = self._opened(row.id).begin()
+            snapshot = self._volumes.look(row.id).begin()
             branch = snapshot.branch.row
             reports.append(
                 VolumeReport(
@@ -404,9 +297,7 @@ class Graft:
 
         Other processes on the data directory count for themselves.
         """
-        with self._lock:
-            volumes = sorted(self._volumes.values(), key=lambda volume: volume.id)
-            counts = list(self._commit_counts.values())
+        counts = self._volumes.commit_counts()
         return Metrics(
             store=self.store.counters.snapshot(),
             latencies=self.store.counters.latencies(),
@@ -416,7 +307,7 @@ class Graft:
             cache_bytes=self.logs.cache_bytes(),
             volumes=tuple(
                 VolumeMetrics.of(self.catalog.volume_tags(volume.id), self.status("", volume))
-                for volume in volumes
+                for volume in self._volumes.all()
             ),
         )
 
@@ -442,44 +333,7 @@ class Graft:
         self, tag: str, volume: Volume | None = None, *, limit: int | None = None
     ) -> list[LogEntry]:
         """Return local commits, then known remote ones, newest first. No request."""
-        volume = volume or self.open(tag)
-        snapshot = volume.begin()
-        branch = snapshot.branch.row
-        entries = [
-            LogEntry(
-                "local",
-                chunks[-1].lsn,
-                chunks[-1].time_ms,
-                len({page for chunk in chunks for page in chunk.pages}),
-                chunks[-1].page_count,
-                "",
-                1,
-                _image_bytes(chunks),
-            )
-            for chunks in volume.log.transactions(branch.start, branch.first_lsn)
-        ]
-        entries.reverse()
-        log, lsn = branch.log, branch.base
-        while lsn > 0 and (limit is None or len(entries) < limit):
-            header = self.logs.header(log, lsn)
-            if header is None:
-                break
-            entries.append(
-                LogEntry(
-                    "remote",
-                    lsn,
-                    header.time_ms,
-                    len(header.pages),
-                    header.page_count,
-                    header.author,
-                    header.local_commits,
-                    self._stored_bytes(log, lsn, header),
-                )
-            )
-            lsn -= 1
-            if header.parent_log is not None:
-                log, lsn = header.parent_log, header.parent_lsn
-        return entries[:limit]
+        return history.entries(volume or self.open(tag), self.logs, limit)
 
     def show(self, tag: str, spec: str | None = None, volume: Volume | None = None) -> CommitReport:
         """Describe one commit: `LSN`, `log:LSN`, or `local:LSN` of the local branch.
@@ -490,68 +344,15 @@ class Graft:
         volume = volume or self.open(tag)
         snapshot = volume.begin()
         branch = snapshot.branch.row
-        if spec is None and not snapshot.local_commits:
-            if not branch.base:
+        if spec is None:
+            if not branch.base and not snapshot.local_commits:
                 raise NotFoundError(f"{tag!r} has no commit yet", next_step="commit something")
-            spec = f"{branch.log}:{branch.base}"
-        where, _, lsn_text = (spec or f"local:{snapshot.lsn}").rpartition(":")
+            is_local = snapshot.local_commits > 0
+            spec = f"local:{snapshot.lsn}" if is_local else f"{branch.log}:{branch.base}"
+        where, _, lsn_text = spec.rpartition(":")
         if where == "local" and is_lsn_text(lsn_text):
-            return self._show_local(volume, snapshot, int(lsn_text))
-        log, lsn = self._parse_commit(spec or "", volume)
-        require_commits(self.logs, log, lsn)
-        header = self.logs.header(log, lsn)
-        assert header is not None
-        parent = f"{log}:{lsn - 1}" if lsn > 1 else None
-        if header.parent_log is not None:
-            parent = f"{header.parent_log}:{header.parent_lsn}"
-        return CommitReport(
-            where="remote",
-            log=log,
-            lsn=lsn,
-            time_ms=header.time_ms,
-            author=header.author,
-            parent=parent,
-            hash=header.hash.hex(),
-            local_commits=header.local_commits,
-            pages=len(header.pages),
-            page_count=header.page_count,
-            page_size=header.page_size,
-            frames=len(header.frames),
-            stored_bytes=self._stored_bytes(log, lsn, header),
-            segment=str(header.segment) if header.segment else None,
-        )
-
-    def _show_local(self, volume: Volume, snapshot: Snapshot, lsn: int) -> CommitReport:
-        branch = snapshot.branch.row
-        for chunks in volume.log.transactions(branch.start, branch.first_lsn):
-            if chunks[-1].lsn == lsn:
-                break
-        else:
-            raise NotFoundError(
-                f"the local branch {branch.id} has no commit {lsn}", next_step="see `graft log`"
-            )
-        parent = f"{branch.log}:{branch.base}" if branch.base else None
-        last = chunks[-1]
-        return CommitReport(
-            where="local",
-            log=branch.id,
-            lsn=lsn,
-            time_ms=last.time_ms,
-            author="",
-            parent=f"{branch.id}:{lsn - 1}" if lsn > branch.first_lsn else parent,
-            hash=None,
-            local_commits=1,
-            pages=len({page for chunk in chunks for page in chunk.pages}),
-            page_count=last.page_count,
-            page_size=last.page_size,
-            frames=0,
-            stored_bytes=_image_bytes(chunks),
-            segment=None,
-        )
-
-    def _stored_bytes(self, log: LogId, lsn: int, header: CommitHeader) -> int:
-        (row,) = self.catalog.commits(log, lsn, lsn)
-        return len(row.header) + header.frames.body_bytes
+            return history.local_commit(volume, int(lsn_text))
+        return history.remote_commit(self.logs, *self._parse_commit(spec, volume))
 
     def diff(
         self,
@@ -601,7 +402,9 @@ class Graft:
         else:
             log, lsn = self._parse_commit(spec, volume)
             require_commits(self.logs, log, lsn)
-        return (f"{log}:{lsn}" if lsn else "nothing"), self._fixed(volume, log, lsn)
+        return (f"{log}:{lsn}" if lsn else "nothing"), history.snapshot_of(
+            volume, self.logs, log, lsn
+        )
 
     def audit(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
@@ -656,39 +459,11 @@ class Graft:
 
     def commit_facts(self, spec: str, volume: Volume | None = None) -> dict[str, LogId | int | str]:
         """Return what `dump_commit` describes, by name, for the same requests and errors."""
-        log, lsn = self._parse_commit(spec, volume)
-        require_commits(self.logs, log, lsn)
-        header = self.logs.header(log, lsn)
-        assert header is not None
-        return {
-            "log": header.log,
-            "lsn": header.lsn,
-            "hash": header.hash.hex(),
-            "previous": header.previous_hash.hex(),
-            "parent": f"{header.parent_log}:{header.parent_lsn}" if header.parent_log else "none",
-            "time_ms": header.time_ms,
-            "author": header.author,
-            "page_size": header.page_size,
-            "page_count": header.page_count,
-            "change_counter": header.change_counter,
-            "local_commits": header.local_commits,
-            "pages": len(header.pages),
-            "frames": len(header.frames),
-            "body": f"segment {header.segment}" if header.segment else "inline",
-            "body_bytes": header.frames.body_bytes,
-        }
+        return history.commit_facts(self.logs, *self._parse_commit(spec, volume))
 
     def _parse_commit(self, spec: str, volume: Volume | None) -> tuple[LogId, int]:
-        log_text, _, lsn_text = spec.rpartition(":")
-        if not is_lsn_text(lsn_text):
-            raise UsageError(
-                f"{spec[:64]!r} names no commit", next_step="write it as LSN or log:LSN"
-            )
-        if log_text:
-            return LogId.parse(log_text), int(lsn_text)
-        if volume is None:
-            raise UsageError(f"{spec!r} names no log", next_step="write it as log:LSN")
-        return self.catalog.volume(volume.id).remote, int(lsn_text)
+        own = None if volume is None else self.catalog.volume(volume.id).remote
+        return history.parse_commit(spec, own)
 
     # Verbs that move a tag --------------------------------------------------------------------
 
@@ -849,9 +624,8 @@ class Graft:
         tags = self.catalog.volume_tags(volume_id)
         if not tags:
             return Outcome.CLOSED
-        with self._lock:
-            is_open = volume_id in self._volumes
-            volume = self._opened(volume_id)
+        is_open = self._volumes.is_open(volume_id)
+        volume = self._volumes.look(volume_id)
         status = self.status(tags[0], volume)
         if status.diverged and not status.pending_push:
             return Outcome.DIVERGED if is_open else Outcome.CLOSED
@@ -920,19 +694,6 @@ class Graft:
         return transfer.import_file(volume, path, progress=progress)
 
 
-def check_tag(tag: str) -> str:
-    """Return the tag, or raise InvalidTagError."""
-    # Python decodes an argument that is no UTF-8 to lone surrogates, which no catalog can hold.
-    text = tag.isascii() or not any("\ud800" <= character <= "\udfff" for character in tag)
-    if not tag or "\0" in tag or len(tag) > TAG_CHARACTERS_MAX or not text:
-        shown = tag if len(tag) <= 40 else tag[:40] + "…"
-        raise InvalidTagError(
-            f"{shown!r} is not a tag",
-            next_step=f"use 1 to {TAG_CHARACTERS_MAX} characters of Unicode without NUL",
-        )
-    return tag
-
-
 def snapshot_text(snapshot: Snapshot) -> str:
     """Return a snapshot as `log[1..base] + branch[first..lsn]`, without what is empty."""
     branch = snapshot.branch.row
@@ -942,31 +703,6 @@ def snapshot_text(snapshot: Snapshot) -> str:
     if snapshot.local_commits:
         parts.append(f"{branch.id}[{branch.first_lsn}..{snapshot.lsn}]")
     return " + ".join(parts) or "empty"
-
-
-def _image_bytes(chunks: Sequence[Chunk]) -> int:
-    """Return how many bytes of page images a local commit wrote."""
-    return sum(len(chunk.pages) * chunk.page_size for chunk in chunks)
-
-
-_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
-
-
-def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
-    """Return milliseconds since 1970 of an ISO time (UTC if it names no zone) or `2 hours ago`."""
-    words = text.split()
-    if len(words) == 3 and words[2] == "ago" and words[1].rstrip("s") in _UNITS:
-        with contextlib.suppress(ValueError, OverflowError):
-            return int((now() - float(words[0]) * _UNITS[words[1].rstrip("s")]) * 1000)
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is no time", next_step='write 2026-01-31T12:00:00Z or "2 hours ago"'
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return int(moment.timestamp() * 1000)
 
 
 def _author_name() -> str:

@@ -17,7 +17,7 @@ import apsw
 import pytest
 
 from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import Graft, parse_time
+from graft_vfs.engine import Graft
 from graft_vfs.errors import (
     AlreadyExistsError,
     BucketMissingError,
@@ -34,6 +34,7 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.store.directory import DirectoryStore
+from graft_vfs.times import parse_time
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.volume import Volume
 from tests.replicas import Replica, rows
@@ -592,7 +593,7 @@ def hydrating(machines, tmp_path) -> Config:
 def test_a_background_hydrate_brings_everything(hydrating) -> None:
     engine = Graft(hydrating)
     volume = engine.open("main", create=True, remote="main")
-    for thread in engine._hydrating:
+    for thread in engine._volumes._hydrating:
         thread.join()
     present, total = volume.begin().remote.pages_present()
     assert present == total > 500
@@ -622,13 +623,13 @@ def test_an_engine_that_closes_ends_its_background_hydrate(hydrating, monkeypatc
     engine = Graft(hydrating)
     engine.open("main", create=True, remote="main")
     assert is_fetching.wait(20)
-    (thread,) = engine._hydrating
+    (thread,) = engine._volumes._hydrating
     engine.close()
     assert not thread.is_alive()
     monkeypatch.undo()
     again = Graft(hydrating)
     again.open("main")
-    for thread in again._hydrating:
+    for thread in again._volumes._hydrating:
         thread.join()
     assert again.audit("main").checksum
     again.close()

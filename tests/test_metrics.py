@@ -137,8 +137,8 @@ def test_commits_are_counted_also_those_of_volumes_that_were_closed(machine):
     connection.execute("BEGIN; INSERT INTO t VALUES(9); ROLLBACK")
     connection.close()
     assert machine.engine.metrics().commits == 4
-    machine.engine._kept.clear()
-    machine.engine._volumes.clear()
+    machine.engine._volumes._kept.clear()
+    machine.engine._volumes._open.clear()
     assert machine.engine.metrics().volumes == ()
     connection = machine.connect()
     connection.execute("INSERT INTO t VALUES(4)")

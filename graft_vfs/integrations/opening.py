@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
-from graft_vfs.engine import check_tag
 from graft_vfs.errors import UsageError
+from graft_vfs.tags import check_tag
 from graft_vfs.vfs import registry
 
 PARAMETERS = ("remote", "lsn", "as_of", "mode")

@@ -19,8 +19,8 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined] # the modul
 
 import graft_vfs
 from graft_vfs import Graft
-from graft_vfs.engine import check_tag
 from graft_vfs.errors import GraftError
+from graft_vfs.tags import check_tag
 
 _DATABASE_ARGUMENTS = {"path", "db_path"}
 

@@ -12,8 +12,9 @@ from urllib.parse import quote
 import apsw
 
 from graft_vfs.config import Config
-from graft_vfs.engine import Graft, check_tag
+from graft_vfs.engine import Graft
 from graft_vfs.errors import ForkedProcessError
+from graft_vfs.tags import check_tag
 from graft_vfs.vfs import snapshots
 from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.vfs.volume_file import VolumeFile

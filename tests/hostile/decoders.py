@@ -17,7 +17,6 @@ import zstandard
 from pyroaring import BitMap
 
 from graft_vfs.config import Config
-from graft_vfs.engine import check_tag, parse_time
 from graft_vfs.errors import (
     ConfigError,
     CorruptObjectError,
@@ -37,6 +36,8 @@ from graft_vfs.pages import LSN_MAX, PAGE_SIZES
 from graft_vfs.remote_log import ascending, create_ref, list_refs, read_ref, ref_key
 from graft_vfs.store.base import is_key
 from graft_vfs.store.memory import MemoryStore
+from graft_vfs.tags import check_tag
+from graft_vfs.times import parse_time
 from graft_vfs.vfs.file_system import _parse_lsn
 from tests.support.mutations import boundary, mutate, page_set, roaring, text
 

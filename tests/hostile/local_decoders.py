@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -83,6 +84,9 @@ class _OneVolume:
 
     def volume(self, _: VolumeId) -> VolumeRow:
         return self._found[0]
+
+    def announce_epoch(self, _: VolumeId, announce: Callable[[int], None]) -> None:
+        announce(self._found[0].epoch)
 
 
 class _Volumes:

@@ -20,10 +20,11 @@ from support.engines import Machine
 from graft_vfs import autosync
 from graft_vfs.autosync import BACKOFF_SECONDS_MAX, backoff_seconds
 from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import VOLUMES_KEPT_MAX, Graft
+from graft_vfs.engine import Graft
 from graft_vfs.reports import AutosyncRole
 from graft_vfs.store.base import ObjectStore, StoreCounts
 from graft_vfs.vfs.file_system import FileSystem
+from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
 from tests.faults import Fault, FaultyStore
 
 INTERVAL = 5.0
@@ -222,11 +223,11 @@ def test_a_volume_that_was_closed_is_pushed_once_more_and_then_left_alone(synced
         ours.engine.open(f"other {number}", create=True)
     ours.clock.settle()
     volume = ours.engine.catalog.tag_volume("first")
-    assert volume not in ours.engine._kept
+    assert volume not in ours.engine._volumes._kept
     ours.tick()
     assert "first" in {name for name, _ in ours.engine.refs()}
     assert ours.engine._autosync.report(volume) is None
-    assert volume not in ours.engine._volumes
+    assert volume not in ours.engine._volumes._open
     assert ours.tick().requests == VOLUMES_KEPT_MAX
     assert ours.engine.status("first").ahead == 0
 

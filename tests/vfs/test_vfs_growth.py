@@ -15,10 +15,10 @@ from support.engines import reopened
 from support.sql import is_sound, rows, value
 
 import graft_vfs
-from graft_vfs.engine import VOLUMES_KEPT_MAX
 from graft_vfs.local import locks
 from graft_vfs.sync import push
 from graft_vfs.volume.branch import HISTORY_MIN
+from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
 
 FEW, MANY, MEASURED = 100, 20_000, 50
 

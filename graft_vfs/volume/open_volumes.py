@@ -1,0 +1,138 @@
+"""The volumes that an engine has open: each once, and some of them beyond their last use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from pathlib import Path
+
+from graft_vfs.counters import CommitCounts
+from graft_vfs.errors import GraftError
+from graft_vfs.ids import VolumeId
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.volume.log_view import LogView
+from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
+
+VOLUMES_KEPT_MAX = 32
+"""So many volumes stay open that nobody uses, because opening one costs more than a query."""
+
+
+class OpenVolumes:
+    """Opens volumes and lets go of them. With `hydrates`, all pages of one are fetched behind it.
+
+    Owner: the engine. Thread rule: any thread.
+    """
+
+    def __init__(
+        self, directory: Path, catalog: Catalog, logs: Logs, *, writable: bool, hydrates: bool
+    ) -> None:
+        self.directory = directory
+        self._catalog = catalog
+        self._logs = logs
+        self._writable = writable
+        self._hydrates = hydrates
+        self._is_closed = False
+        self._lock = threading.RLock()
+        # All that are open, and those that stay open though nobody may use them.
+        self._open: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
+        self._kept: dict[VolumeId, Volume] = {}
+        self._commit_counts: dict[VolumeId, CommitCounts] = {}
+        self._hydrating: list[threading.Thread] = []
+
+    def use(self, volume_id: VolumeId) -> Volume:
+        """Return a volume for somebody who will use it, and keep it open for the next one.
+
+        Raises NotFoundError, CorruptLogError.
+        """
+        with self._lock:
+            is_new = volume_id not in self._open
+            volume = self.look(volume_id)
+            if is_new:
+                self._hydrate(volume)
+            self._keep(volume)
+            return volume
+
+    def look(self, volume_id: VolumeId) -> Volume:
+        """Return a volume that stays open only as long as the caller has it; raises as `use`."""
+        with self._lock:
+            volume = self._open.get(volume_id)
+            if volume is None:
+                volume = Volume(
+                    volume_id,
+                    self.directory / str(volume_id),
+                    self._catalog,
+                    self._logs.view,
+                    writable=self._writable,
+                    counts=self._commit_counts.setdefault(volume_id, CommitCounts()),
+                )
+                self._open[volume_id] = volume
+            return volume
+
+    def is_open(self, volume_id: VolumeId) -> bool:
+        """Tell whether a volume is open now."""
+        with self._lock:
+            return volume_id in self._open
+
+    def all(self) -> list[Volume]:
+        """Return the volumes that are open now, by id."""
+        with self._lock:
+            return sorted(self._open.values(), key=lambda volume: volume.id)
+
+    def commit_counts(self) -> list[CommitCounts]:
+        """Return the counts of each volume that was ever opened here."""
+        with self._lock:
+            return list(self._commit_counts.values())
+
+    def _keep(self, volume: Volume) -> None:
+        """Keep a volume open, and let go of others that nobody uses, the longest unused first.
+
+        A volume is closed by its last reference going, and so never under somebody's hands.
+        """
+        self._kept.pop(volume.id, None)
+        self._kept[volume.id] = volume
+        excess = max(0, len(self._kept) - VOLUMES_KEPT_MAX)
+        for volume_id in list(self._kept)[:excess]:
+            self._kept[volume_id].sync()
+            del self._kept[volume_id]
+            used = self._open.get(volume_id)
+            if used is not None:
+                self._kept[volume_id] = used
+
+    def _hydrate(self, volume: Volume) -> None:
+        view = volume.snapshot.remote
+        if not self._hydrates or not isinstance(view, LogView):
+            return
+
+        def hydrate() -> None:
+            try:
+                view.hydrate()
+            except (GraftError, RuntimeError) as error:
+                # An executor that was closed between two ranges says so with a RuntimeError.
+                if not self._is_closed:
+                    _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
+
+        thread = threading.Thread(target=hydrate, name="graft-hydrate", daemon=True)
+        self._hydrating = [*filter(threading.Thread.is_alive, self._hydrating), thread]
+        thread.start()
+
+    def expect_close(self) -> None:
+        """Say that fetches may fail from now on, because the engine ends them."""
+        self._is_closed = True
+
+    def close(self, *, but: VolumeId | None) -> None:
+        """Make all volumes durable and close them, but one that somebody is still at.
+
+        Waits for what is fetched in the background; whoever closes makes it fail before.
+        """
+        for thread in self._hydrating:
+            thread.join()
+        with self._lock:
+            for volume in list(self._open.values()):
+                if volume.id != but:
+                    volume.close()
+            self._open.clear()
+            self._kept.clear()
