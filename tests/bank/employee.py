@@ -44,6 +44,7 @@ class Job:
     data_dir: str
     remote: dict[str, str | None]
     threads: int = 1
+    pause_seconds: float = 0.0
     stopped: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def chance(self, thread: int = 0) -> random.Random:
@@ -96,6 +97,7 @@ def counter(job: Job, thread: int) -> None:
                 if job.stopped.is_set():
                     return
             say("paid", ref)
+            job.stopped.wait(job.pause_seconds)
 
 
 def paid(connection: apsw.Connection, chance: random.Random, ref: str, begin: str) -> bool:
