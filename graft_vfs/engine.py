@@ -30,7 +30,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog import Catalog, PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import is_lsn_text
@@ -270,6 +270,11 @@ class Graft:
         if branch.log != row.remote and branch.base:
             # A fork's first push publishes where it was forked, too.
             ahead += 1
+        pending = self.catalog.pending_push(volume.id)
+        claimed = base
+        if pending is not None and self._is_known(pending):
+            # Our own commit must not look like a rival's until the next sync settles it.
+            claimed, ahead = pending.lsn, snapshot.lsn - pending.through_lsn
         return Status(
             tag=tag,
             volume=volume.id,
@@ -278,14 +283,19 @@ class Graft:
             local_lsn=snapshot.lsn,
             base_lsn=base,
             ahead=ahead,
-            behind=max(0, self.catalog.newest_commit(row.remote)[0] - base),
+            behind=max(0, self.catalog.newest_commit(row.remote)[0] - claimed),
             attached=base > 0,
-            pending_push=self.catalog.pending_push(volume.id) is not None,
+            pending_push=pending is not None,
             last_sync_ms=row.synced_ms,
             last_error=row.last_error,
-            behind_since_ms=self._behind_since(row.remote, base),
+            behind_since_ms=self._behind_since(row.remote, claimed),
             autosync=self._autosync.report(volume.id) if self._autosync is not None else None,
         )
+
+    def _is_known(self, push: PendingPush) -> bool:
+        """Tell whether a push is known to have its LSN."""
+        found = self.catalog.commits(push.log, push.lsn, push.lsn)
+        return bool(found) and found[0].hash == push.hash
 
     def _behind_since(self, log: LogId, base: int) -> int | None:
         """Return when the oldest known commit above `base` was made."""

@@ -144,6 +144,29 @@ def test_a_push_without_an_answer_is_unknown_and_its_record_kept_until_it_is_set
     assert sound_log(replica.engine.store, log_of(replica)) == [1, 1]
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["later push", "first push"])
+def test_a_push_that_is_not_settled_does_not_look_like_a_rival_s(machines, first) -> None:
+    replica = machines("ours")
+    write(replica, *SCENARIO[0])
+    if not first:
+        replica.engine.push("main")
+    write(replica, *SCENARIO[1])
+    replica = machines("ours", faulty={"at": 2 if first else 0, "fault": Fault.CUT_AFTER})
+    with pytest.raises(GraftError):
+        replica.engine.push("main")
+    replica = machines("ours")
+    assert replica.engine.fetch("main").newest == (1 if first else 2)
+    status = replica.engine.status("main")
+    assert (status.pending_push, status.ahead, status.behind) == (True, 0, 0)
+    assert status.behind_since_ms is None
+    write(replica, 3, SMALL)
+    status = replica.engine.status("main")
+    assert (status.diverged, status.ahead, status.behind) == (False, 1, 0)
+    replica.engine.push("main")
+    status = replica.engine.status("main")
+    assert (status.pending_push, status.ahead, status.behind) == (False, 0, 0)
+
+
 def test_a_claim_that_was_lost_while_the_process_was_down_is_reported_as_diverged(machines) -> None:
     replica = machines("ours")
     write(replica, 1, SMALL)
