@@ -6,8 +6,7 @@ Invariants:
    retry that finds its own first try would see 412 and hide that the write had landed. It carries
    the MD5 of its body, because some servers create the key for a body that a killed client did not
    send to its end, and nobody could create it again.
-2. An answer is read by one pure function, `classify`; a request without an answer by another,
-   `classify_failure`. Everything else in this module acts on their results.
+2. What an answer means is said by `s3_answers`; this module acts on its results.
 3. No text that a server sends reaches an error or a log, except a well-formed error code and the
    name of a region, because servers repeat credentials in their messages.
 4. boto3 is imported when the first store is made, not with this module: it costs more time than
@@ -23,30 +22,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import enum
 import hashlib
 import itertools
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import (
-    BucketMissingError,
-    CommitOutcomeUnknownError,
     ConfigError,
-    GraftError,
-    ObjectMissingError,
-    StoreDeniedError,
     StoreError,
     StoreUnavailableError,
-    UnsafeStoreError,
     UsageError,
 )
 from graft_vfs.store.base import (
@@ -64,10 +53,26 @@ from graft_vfs.store.base import (
     is_key,
     oversized,
 )
+from graft_vfs.store.s3_answers import (
+    LOST_NEXT_STEP,
+    Answer,
+    Failure,
+    Reply,
+    answer_error,
+    classify_failure,
+    failure_error,
+)
+from graft_vfs.store.s3_client import (
+    Bodies,
+    bounded_sender,
+    configuration_errors,
+    is_retry,
+    make_clients,
+    prepare_call,
+)
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
-    from botocore.model import OperationModel
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
@@ -81,159 +86,13 @@ PARTS_MAX = 10_000
 UPLOADS_PARALLEL = 4
 """Few, because some providers throttle more parallel parts of one object."""
 
-ANSWER_BYTES_MAX = 16 * 1024 * 1024
-"""What is read of a listing, an error, or any other answer that is no object."""
-
 _POOL_CONNECTIONS = 32
-_ATTEMPT_HEADER, _FIRST_ATTEMPT = "amz-sdk-request", "attempt=1"
-"""What botocore says in each request of how often it sent it."""
 _READ_CHUNK_BYTES = 4 * 1024 * 1024
 _RETRY_PAUSE_SECONDS = 0.1
 _EMPTY_PAGES_MAX = 16
 _LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
-_LOST_NEXT_STEP = "check the endpoint and the network, and try again"
 
 _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
-_CODE = re.compile(r"[A-Z][a-z][A-Za-z]{1,62}", re.ASCII)
-_REGION = re.compile(r"[a-z]{2,4}(-[a-z]{2,12}){1,3}-[0-9]{1,2}", re.ASCII)
-
-
-class Answer(enum.Enum):
-    """What an error answer of the server means."""
-
-    OBJECT_MISSING = "object missing"
-    BUCKET_MISSING = "bucket missing"
-    UPLOAD_MISSING = "upload missing"
-    DENIED = "denied"
-    EXISTS = "exists"
-    RACING = "racing"
-    BEYOND_END = "beyond the end"
-    WRONG_REGION = "wrong region"
-    UNSUPPORTED = "unsupported"
-    UNAVAILABLE = "unavailable"
-    REFUSED = "refused"
-
-
-class Failure(enum.Enum):
-    """What is known about a request that ended without a readable answer."""
-
-    DENIED = "no credentials"
-    NOT_SENT = "not sent"
-    LOST = "no answer"
-    WRONG_CALL = "wrong call"
-
-
-_ANSWER_OF_CODE = {
-    "NoSuchBucket": Answer.BUCKET_MISSING,
-    "NoSuchKey": Answer.OBJECT_MISSING,
-    "NoSuchUpload": Answer.UPLOAD_MISSING,
-    "AccessDenied": Answer.DENIED,
-    "SignatureDoesNotMatch": Answer.DENIED,
-    "InvalidAccessKeyId": Answer.DENIED,
-    "InvalidToken": Answer.DENIED,
-    "ExpiredToken": Answer.DENIED,
-    "TokenRefreshRequired": Answer.DENIED,
-    "RequestTimeTooSkewed": Answer.DENIED,
-    "PreconditionFailed": Answer.EXISTS,
-    "ConditionalRequestConflict": Answer.RACING,
-    "InvalidRange": Answer.BEYOND_END,
-    "PermanentRedirect": Answer.WRONG_REGION,
-    "TemporaryRedirect": Answer.WRONG_REGION,
-    "AuthorizationHeaderMalformed": Answer.WRONG_REGION,
-    "IllegalLocationConstraintException": Answer.WRONG_REGION,
-    "NotImplemented": Answer.UNSUPPORTED,
-    "SlowDown": Answer.UNAVAILABLE,
-    "RequestTimeout": Answer.UNAVAILABLE,
-    "Throttling": Answer.UNAVAILABLE,
-    "TooManyRequests": Answer.UNAVAILABLE,
-}
-
-_ANSWER_OF_STATUS = {
-    301: Answer.WRONG_REGION,
-    302: Answer.WRONG_REGION,
-    307: Answer.WRONG_REGION,
-    401: Answer.DENIED,
-    403: Answer.DENIED,
-    404: Answer.OBJECT_MISSING,
-    408: Answer.UNAVAILABLE,
-    409: Answer.RACING,
-    412: Answer.EXISTS,
-    416: Answer.BEYOND_END,
-    429: Answer.UNAVAILABLE,
-    501: Answer.UNSUPPORTED,
-}
-
-
-def classify(code: str, status: int) -> Answer:
-    """Return what an error answer means, from its S3 error code and its HTTP status."""
-    if status >= 500 and status != 501:
-        # Whatever the code says: a server that failed cannot say what it has done.
-        return Answer.UNAVAILABLE
-    by_code = _ANSWER_OF_CODE.get(code)
-    return by_code or _ANSWER_OF_STATUS.get(status, Answer.REFUSED)
-
-
-_DENIED_FAILURES = frozenset(
-    {
-        "CredentialRetrievalError",
-        "LoginError",
-        "MetadataRetrievalError",
-        "NoAuthTokenError",
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "SSOError",
-        "TokenRetrievalError",
-        "UnknownCredentialError",
-    }
-)
-_NOT_SENT_FAILURES = frozenset(
-    {"ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError"}
-)
-
-
-def classify_failure(error: Exception) -> Failure:
-    """Return what a botocore or urllib3 exception says about a request without an answer.
-
-    Classes are known by name, so that this module needs no botocore to be imported. What is not
-    known to be harmless counts as lost: the request may have reached the server.
-    """
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & _DENIED_FAILURES:
-        return Failure.DENIED
-    if names & _NOT_SENT_FAILURES:
-        return Failure.NOT_SENT
-    if "SSLError" in names and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        # Certificates are checked before a byte of the request leaves; other TLS errors may come
-        # later.
-        return Failure.NOT_SENT
-    if "ParamValidationError" in names:
-        return Failure.WRONG_CALL
-    return Failure.LOST
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """An error answer: its meaning, and what may be shown of it."""
-
-    answer: Answer
-    shown: str
-    region: str
-    """Where the server says the bucket is; "" if it says nothing."""
-
-    @classmethod
-    def of(cls, response: Any) -> _Reply:
-        """Read the parsed response of a botocore ClientError; foreign, so nothing is assumed."""
-        error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
-        code = str(error.get("Code", ""))
-        status = int(metadata.get("HTTPStatusCode", 0))
-        label = code if _CODE.fullmatch(code) else "no S3 error code"
-        headers = metadata.get("HTTPHeaders", {})
-        region = str(headers.get("x-amz-bucket-region") or error.get("Region") or "")
-        return cls(
-            classify(code, status),
-            f"HTTP {status}, {label}",
-            region if _REGION.fullmatch(region) else "",
-        )
 
 
 class S3Store(ObjectStore):
@@ -276,19 +135,19 @@ class S3Store(ObjectStore):
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
-        with _configuration_errors(bucket):
-            self._client, self._claim_client = _make_clients(
+        with configuration_errors(bucket):
+            self._client, self._claim_client = make_clients(
                 endpoint, region, settings, attempts_max
             )
         self._endpoint: str = self._client.meta.endpoint_url
         self._answered: tuple[float, str] | None = None
-        self._bodies = _Bodies()
+        self._bodies = Bodies()
         clients: tuple[tuple[S3Client, Verb], ...] = (
             (self._client, "put"),
             (self._claim_client, "put_if_absent"),
         )
         for client, put in clients:
-            client.meta.events.register("before-call.s3", _prepare_call)
+            client.meta.events.register("before-call.s3", prepare_call)
             client.meta.events.register("after-call.s3", self._note_date)
             client.meta.events.register("before-send.s3", self._counting_sender(client, put=put))
 
@@ -316,7 +175,7 @@ class S3Store(ObjectStore):
                     ContentMD5=_md5_of(data),
                 )
             except ClientError as error:
-                reply = _Reply.of(error.response)
+                reply = Reply.of(error.response)
                 _log.debug("create-only write of %r: %s", key, reply.shown)
                 if reply.answer is Answer.EXISTS:
                     return PutOutcome.EXISTS
@@ -360,7 +219,7 @@ class S3Store(ObjectStore):
                 self._client.delete_object(Bucket=self._bucket, Key=name)
             except ClientError as error:
                 # Some gateways answer 404 for an absent key, where S3 answers 204.
-                if _Reply.of(error.response).answer is not Answer.OBJECT_MISSING:
+                if Reply.of(error.response).answer is not Answer.OBJECT_MISSING:
                     raise
 
     def describe(self) -> str:
@@ -394,7 +253,7 @@ class S3Store(ObjectStore):
 
     def _counting_sender(self, client: S3Client, *, put: Verb) -> Callable[..., Any]:
         """Return a handler that counts, sends and times a client's requests, retries too."""
-        send = _bounded_sender(client, self._bodies)
+        send = bounded_sender(client, self._bodies)
         verbs: dict[str, Verb] = {
             "PutObject": put,
             "CreateMultipartUpload": "put",
@@ -414,7 +273,7 @@ class S3Store(ObjectStore):
             sent = int(request.headers.get("Content-Length", 0)) if carries_object else 0
             # Counted before it is sent: a request that fails meanwhile is one, too.
             self.counters.add(verb, bytes_sent=sent)
-            if _is_retry(request):
+            if is_retry(request):
                 self.counters.add_retry()
             with self.counters.timed(verb):
                 return send(request)
@@ -434,7 +293,7 @@ class S3Store(ObjectStore):
                 try:
                     answer = self._request_object(name, start, limit_bytes)
                 except ClientError as error:
-                    past_end = _Reply.of(error.response).answer is Answer.BEYOND_END
+                    past_end = Reply.of(error.response).answer is Answer.BEYOND_END
                     if past_end and start is not None:
                         return b""
                     raise
@@ -515,7 +374,7 @@ class S3Store(ObjectStore):
                 # boto3 reads an answer that ends in its head as a listing of nothing.
                 raise StoreUnavailableError(
                     f"{self.describe()} did not answer in full (list of {prefix!r})",
-                    next_step=_LOST_NEXT_STEP,
+                    next_step=LOST_NEXT_STEP,
                 )
             found_before = found
             for name in [item["Key"] for item in page.get("Contents", ())]:
@@ -589,7 +448,7 @@ class S3Store(ObjectStore):
                 },
             )
         except ClientError as error:
-            if _Reply.of(error.response).answer is Answer.UPLOAD_MISSING:
+            if Reply.of(error.response).answer is Answer.UPLOAD_MISSING:
                 _log.debug("the upload of %r was completed or lost", name)
                 return False
             self._abort(name, upload, error)
@@ -663,10 +522,10 @@ class S3Store(ObjectStore):
         try:
             yield
         except ClientError as error:
-            reply = _Reply.of(error.response)
+            reply = Reply.of(error.response)
             _log.debug("%s of %r: %s", verb, key, reply.shown)
             # The cause is cut off: its text is the server's, see invariant 3.
-            raise self._answer_error(reply, verb, key) from None
+            raise answer_error(self.describe(), reply, verb, key) from None
         except (BotoCoreError, ResponseParserError, HTTPError, ValueError) as error:
             # A ValueError is boto3's too: headers that are no dates or numbers, such as cut ones.
             _log.debug("%s of %r: %s", verb, key, type(error).__name__)
@@ -674,54 +533,7 @@ class S3Store(ObjectStore):
             # So is that of a program that supplies credentials and may print them.
             is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
             cause = None if is_foreign else error
-            raise self._failure_error(error, failure, verb, key) from cause
-
-    def _answer_error(self, reply: _Reply, verb: Verb, key: str) -> GraftError:
-        """Make the declared error for an error answer."""
-        answer = _answer_for(verb, reply.answer)
-        where = f"{self.describe()} ({verb} of {key!r}: {reply.shown})"
-        if answer is Answer.OBJECT_MISSING:
-            return ObjectMissingError(key)
-        if answer is Answer.UNAVAILABLE and verb == "put_if_absent":
-            return _unknown(f"{where} failed while it handled a claim")
-        if answer is Answer.UNSUPPORTED and verb == "put_if_absent":
-            return UnsafeStoreError(
-                f"{where} knows no create-only writes, so pushing to it could lose commits",
-                next_step="use a store that honours 'If-None-Match: *' (Amazon S3 does)",
-            )
-        if answer is Answer.DENIED and verb in {"get", "get_range"}:
-            return StoreDeniedError(
-                f"{where} denied access",
-                next_step="check the credentials and the permission s3:GetObject; without"
-                " s3:ListBucket, S3 answers this for absent objects too, so grant both",
-            )
-        kind, what, step = _ERROR_OF_ANSWER[answer]
-        if answer is Answer.WRONG_REGION and reply.region:
-            step = f"set the region {reply.region}, in the configuration or as AWS_DEFAULT_REGION"
-        return kind(f"{where} {what}", next_step=step)
-
-    def _failure_error(
-        self, error: Exception, failure: Failure, verb: Verb, key: str
-    ) -> GraftError:
-        """Make the declared error for a request that has no answer."""
-        where = f"{self.describe()} ({verb} of {key!r}: {type(error).__name__})"
-        if failure is Failure.DENIED:
-            return StoreDeniedError(
-                f"{where} cannot be used without credentials",
-                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            )
-        if failure is Failure.NOT_SENT:
-            return StoreUnavailableError(
-                f"{where} cannot be reached", next_step="check the endpoint and the network"
-            )
-        if failure is Failure.WRONG_CALL:
-            return UsageError(f"{where} cannot be asked this", next_step="check the bucket's name")
-        if verb == "put_if_absent":
-            return _unknown(f"{where} did not answer a claim")
-        return StoreUnavailableError(
-            f"{where} did not answer in full",
-            next_step=_LOST_NEXT_STEP,
-        )
+            raise failure_error(self.describe(), error, failure, verb, key) from cause
 
     def _broken(self, what: str) -> StoreError:
         """Make the error for a server that does not keep S3's promises."""
@@ -730,62 +542,6 @@ class S3Store(ObjectStore):
             next_step="use a store that does as Amazon S3 does (general purpose buckets; not"
             " directory buckets of S3 Express)",
         )
-
-
-_ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
-    Answer.BUCKET_MISSING: (
-        BucketMissingError,
-        "has no such bucket",
-        "create the bucket, or check its name and the endpoint",
-    ),
-    Answer.DENIED: (
-        StoreDeniedError,
-        "denied access",
-        "check the credentials, their permissions for this bucket, and the clock",
-    ),
-    Answer.WRONG_REGION: (
-        StoreError,
-        "says that the bucket is in another region",
-        "set the bucket's region, in the configuration or as AWS_DEFAULT_REGION",
-    ),
-    Answer.UNSUPPORTED: (
-        StoreError,
-        "does not know this kind of request",
-        "use a store that does as Amazon S3 does",
-    ),
-    Answer.UNAVAILABLE: (
-        StoreUnavailableError,
-        "is not available",
-        "try again later",
-    ),
-    Answer.REFUSED: (
-        StoreError,
-        "refused the request",
-        "check that the endpoint is an S3 service",
-    ),
-}
-
-
-def _answer_for(verb: Verb, answer: Answer) -> Answer:
-    """Read an answer in the light of what was asked.
-
-    Only reads know absent objects: for the others, a 404 means that the bucket is absent. The
-    outcomes of create-only writes mean nothing for the rest.
-    """
-    if answer is Answer.OBJECT_MISSING and verb not in {"get", "get_range"}:
-        return Answer.BUCKET_MISSING
-    if answer is Answer.RACING:
-        return Answer.UNAVAILABLE
-    if answer in {Answer.EXISTS, Answer.BEYOND_END, Answer.UPLOAD_MISSING}:
-        return Answer.REFUSED
-    return answer
-
-
-def _unknown(message: str) -> CommitOutcomeUnknownError:
-    return CommitOutcomeUnknownError(
-        f"{message}; it may have landed or not",
-        next_step="push again: the record of this push is kept, and the same bytes are sent",
-    )
 
 
 def _checked_bucket(bucket: str) -> str:
@@ -809,138 +565,9 @@ def _checked_prefix(prefix: str) -> str:
     return f"{bare}/"
 
 
-@contextlib.contextmanager
-def _configuration_errors(bucket: str) -> Iterator[None]:
-    """Raise the declared error for what boto3 says while clients are made."""
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - see invariant 4
-
-    try:
-        yield
-    except BotoCoreError as error:
-        if classify_failure(error) is Failure.DENIED:
-            raise StoreDeniedError(
-                f"s3://{bucket} cannot be used without credentials ({type(error).__name__})",
-                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            ) from None
-        raise ConfigError(
-            f"s3://{bucket} cannot be set up ({type(error).__name__})",
-            next_step="check the region, and the profile in the AWS configuration files",
-        ) from error
-    except ValueError:
-        # The text of this error repeats the endpoint, which may hold a password.
-        raise ConfigError(
-            f"s3://{bucket} has an endpoint that is no URL",
-            next_step="write it as http://host:port or https://host",
-        ) from None
-
-
-def _make_clients(
-    endpoint: str | None, region: str | None, settings: dict[str, Any], attempts_max: int
-) -> tuple[S3Client, S3Client]:
-    """Return a client that retries and one that never does, for create-only writes."""
-    import boto3.session  # noqa: PLC0415 - see invariant 4
-    from botocore.config import Config  # noqa: PLC0415
-
-    session = boto3.session.Session()
-
-    def make(attempts: int, addressing: Literal["auto", "path"]) -> S3Client:
-        config = Config(
-            retries={"total_max_attempts": attempts, "mode": "standard"},
-            s3={"addressing_style": addressing},
-            **settings,
-        )
-        return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
-
-    client = make(attempts_max, "path" if endpoint else "auto")
-    parts = urlsplit(client.meta.endpoint_url)
-    host = parts.hostname or ""
-    addressing: Literal["auto", "path"]
-    addressing = "auto" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else "path"
-    if addressing == "path" and not endpoint:
-        # The endpoint came from the AWS configuration. Servers other than Amazon's rarely have a
-        # host name for each bucket.
-        client.close()
-        client = make(attempts_max, addressing)
-    if parts.username is not None or parts.password is not None:
-        client.close()
-        raise ConfigError(
-            "the S3 endpoint holds a user name or a password",
-            next_step="leave it out; credentials belong into the AWS variables or a profile",
-        )
-    return client, make(1, "path" if endpoint else addressing)
-
-
-def credentials_source() -> str | None:
-    """Return where the AWS chain finds credentials, such as `env`; None if it finds none.
-
-    Asks the metadata service of a cloud machine if nothing nearer has any. Raises ConfigError.
-    """
-    import boto3.session  # noqa: PLC0415 - see invariant 4
-
-    with _configuration_errors(""):
-        found = boto3.session.Session().get_credentials()
-    return None if found is None else found.method
-
-
 def _md5_of(data: bytes) -> str:
     """Return the header by which a server knows a body that is not whole."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
-def _prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> None:
-    """Change two of boto3's habits, just before it makes a request of a call."""
-    if model.name == "PutObject":
-        # With this header a client waits for the server's consent before it sends the body, which
-        # costs a round trip for each push, and a second where a server does not answer it.
-        params["headers"].pop("Expect", None)
-    # When an answer names another region, boto3 asks for the bucket's and repeats the request. That
-    # is more than the one request of a claim, and a server that always answers so makes it recurse
-    # until the stack ends. A request that counts as redirected already is left alone.
-    params["context"].setdefault("s3_redirect", {})["redirected"] = True
-
-
-def _is_retry(request: AWSPreparedRequest) -> bool:
-    """Tell whether boto3 sends a request again; it numbers them in a header, from 1."""
-    header = request.headers.get("amz-sdk-request", b"")
-    text = header.decode("ascii") if isinstance(header, bytes) else str(header)
-    return text.partition(";")[0] not in {"", "attempt=1"}
-
-
-class _Bodies(threading.local):
-    """The body of the newest answer of each thread that is an object, until boto3 gives it out."""
-
-    newest: Any = None
-
-
-def _bounded_sender(client: Any, bodies: _Bodies) -> Callable[[AWSPreparedRequest], Any]:
-    """Return a function that sends a request and reads its answer, unless that is an object.
-
-    boto3 reads listings and errors to their end, however far away a hostile server puts it.
-    """
-    from botocore.exceptions import HTTPClientError  # noqa: PLC0415 - see invariant 4
-    from urllib3.exceptions import HTTPError  # noqa: PLC0415
-
-    send = client._endpoint.http_session.send  # noqa: SLF001 - no public name leads there
-
-    def send_bounded(request: AWSPreparedRequest) -> Any:
-        is_for_object, request.stream_output = request.stream_output, True
-        response = send(request)
-        if is_for_object and response.status_code < 300:
-            bodies.newest = response.raw
-            return response
-        content = bytearray()
-        try:
-            for part in response.raw.stream():
-                content += part
-                if len(content) > ANSWER_BYTES_MAX:
-                    response.raw.close()
-                    raise HTTPClientError(error=f"an answer of more than {ANSWER_BYTES_MAX} bytes")
-        except HTTPError as error:
-            raise HTTPClientError(error=error) from error
-        response._content = bytes(content)  # noqa: SLF001 - where boto3 looks for it first
-        return response
-
-    return send_bounded
 
 
 def _read_up_to(body: StreamingBody, length: int) -> bytes:

@@ -19,7 +19,8 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId
 from graft_vfs.remote_log import RemoteLog, commits_prefix, list_refs, read_ref
-from graft_vfs.store.s3 import ANSWER_BYTES_MAX, S3Store
+from graft_vfs.store.s3 import S3Store
+from graft_vfs.store.s3_client import ANSWER_BYTES_MAX
 from tests.store.scripted import Reply, Request, ScriptedServer, answer
 
 LOG = LogId.parse("74ggc1B6R4-2kkvcy9fi4CHJ")

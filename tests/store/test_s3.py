@@ -26,7 +26,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.store import PutOutcome, S3Store
-from graft_vfs.store.s3 import Answer, Failure, classify, classify_failure
+from graft_vfs.store.s3_answers import Answer, Failure, classify, classify_failure
 
 from .scripted import Request, answer, error
 

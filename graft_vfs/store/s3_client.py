@@ -1,0 +1,159 @@
+"""boto3's clients as the S3 store needs them: how they are made, and which habits they lose.
+
+boto3 is imported when the first client is made, not with this module: it costs more time than
+opening a database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from graft_vfs.errors import ConfigError, StoreDeniedError
+from graft_vfs.store.s3_answers import Failure, classify_failure
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
+    from botocore.model import OperationModel
+    from mypy_boto3_s3 import S3Client
+
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+"""What is read of a listing, an error, or any other answer that is no object."""
+
+_ATTEMPT_HEADER, _FIRST_ATTEMPT = "amz-sdk-request", "attempt=1"
+"""What botocore says in each request of how often it sent it."""
+
+
+@contextlib.contextmanager
+def configuration_errors(bucket: str) -> Iterator[None]:
+    """Raise the declared error for what boto3 says while clients are made."""
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - only S3 needs boto3
+
+    try:
+        yield
+    except BotoCoreError as error:
+        if classify_failure(error) is Failure.DENIED:
+            raise StoreDeniedError(
+                f"s3://{bucket} cannot be used without credentials ({type(error).__name__})",
+                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            ) from None
+        raise ConfigError(
+            f"s3://{bucket} cannot be set up ({type(error).__name__})",
+            next_step="check the region, and the profile in the AWS configuration files",
+        ) from error
+    except ValueError:
+        # The text of this error repeats the endpoint, which may hold a password.
+        raise ConfigError(
+            f"s3://{bucket} has an endpoint that is no URL",
+            next_step="write it as http://host:port or https://host",
+        ) from None
+
+
+def make_clients(
+    endpoint: str | None, region: str | None, settings: dict[str, Any], attempts_max: int
+) -> tuple[S3Client, S3Client]:
+    """Return a client that retries and one that never does, for create-only writes."""
+    import boto3.session  # noqa: PLC0415 - only S3 needs boto3
+    from botocore.config import Config  # noqa: PLC0415
+
+    session = boto3.session.Session()
+
+    def make(attempts: int, addressing: Literal["auto", "path"]) -> S3Client:
+        config = Config(
+            retries={"total_max_attempts": attempts, "mode": "standard"},
+            s3={"addressing_style": addressing},
+            **settings,
+        )
+        return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+    client = make(attempts_max, "path" if endpoint else "auto")
+    parts = urlsplit(client.meta.endpoint_url)
+    host = parts.hostname or ""
+    addressing: Literal["auto", "path"]
+    addressing = "auto" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else "path"
+    if addressing == "path" and not endpoint:
+        # The endpoint came from the AWS configuration. Servers other than Amazon's rarely have a
+        # host name for each bucket.
+        client.close()
+        client = make(attempts_max, addressing)
+    if parts.username is not None or parts.password is not None:
+        client.close()
+        raise ConfigError(
+            "the S3 endpoint holds a user name or a password",
+            next_step="leave it out; credentials belong into the AWS variables or a profile",
+        )
+    return client, make(1, "path" if endpoint else addressing)
+
+
+def credentials_source() -> str | None:
+    """Return where the AWS chain finds credentials, such as `env`; None if it finds none.
+
+    Asks the metadata service of a cloud machine if nothing nearer has any. Raises ConfigError.
+    """
+    import boto3.session  # noqa: PLC0415 - only S3 needs boto3
+
+    with configuration_errors(""):
+        found = boto3.session.Session().get_credentials()
+    return None if found is None else found.method
+
+
+# Hooks --------------------------------------------------------------------------------------------
+
+
+def prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> None:
+    """Change two of boto3's habits, just before it makes a request of a call."""
+    if model.name == "PutObject":
+        # With this header a client waits for the server's consent before it sends the body, which
+        # costs a round trip for each push, and a second where a server does not answer it.
+        params["headers"].pop("Expect", None)
+    # When an answer names another region, boto3 asks for the bucket's and repeats the request. That
+    # is more than the one request of a claim, and a server that always answers so makes it recurse
+    # until the stack ends. A request that counts as redirected already is left alone.
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def is_retry(request: AWSPreparedRequest) -> bool:
+    """Tell whether boto3 sends a request again; it numbers them in a header, from 1."""
+    header = request.headers.get(_ATTEMPT_HEADER, b"")
+    text = header.decode("ascii") if isinstance(header, bytes) else str(header)
+    return text.partition(";")[0] not in {"", _FIRST_ATTEMPT}
+
+
+class Bodies(threading.local):
+    """The body of the newest answer of each thread that is an object, until boto3 gives it out."""
+
+    newest: Any = None
+
+
+def bounded_sender(client: Any, bodies: Bodies) -> Callable[[AWSPreparedRequest], Any]:
+    """Return a function that sends a request and reads its answer, unless that is an object.
+
+    boto3 reads listings and errors to their end, however far away a hostile server puts it.
+    """
+    from botocore.exceptions import HTTPClientError  # noqa: PLC0415 - only S3 needs boto3
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    send = client._endpoint.http_session.send  # noqa: SLF001 - no public name leads there
+
+    def send_bounded(request: AWSPreparedRequest) -> Any:
+        is_for_object, request.stream_output = request.stream_output, True
+        response = send(request)
+        if is_for_object and response.status_code < 300:
+            bodies.newest = response.raw
+            return response
+        content = bytearray()
+        try:
+            for part in response.raw.stream():
+                content += part
+                if len(content) > ANSWER_BYTES_MAX:
+                    response.raw.close()
+                    raise HTTPClientError(error=f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+        except HTTPError as error:
+            raise HTTPClientError(error=error) from error
+        response._content = bytes(content)  # noqa: SLF001 - where boto3 looks for it first
+        return response
+
+    return send_bounded
