@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import apsw
 
-from graft_vfs.errors import GraftError
+from graft_vfs.vfs.sqlite_errors import as_io_error
 
 _NUMBER_BYTES = 4
 _RECENT_MAX = 400
@@ -87,13 +87,12 @@ class Journal:
     def xRead(self, amount: int, offset: int) -> bytes:
         """Return up to `amount` bytes; a body that was dropped comes from the snapshot.
 
-        Whatever keeps it from being read is an I/O error: behind any other one SQLite would go on
-        to trust its cache, with the pages that it could not roll back.
+        Whatever keeps it from being read is an I/O error, see `as_io_error`.
         """
         try:
             return self._read(amount, offset)
-        except GraftError as error:
-            raise apsw.IOError(str(error)) from error
+        except BaseException as error:
+            raise as_io_error(error) from error
 
     def _read(self, amount: int, offset: int) -> bytes:
         self._pack()

@@ -35,7 +35,7 @@ import cffi
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.vfs.file_system import BUILTIN_VFS, FileSystem
 from graft_vfs.vfs.journal import Journal
-from graft_vfs.vfs.sqlite_errors import to_sqlite
+from graft_vfs.vfs.sqlite_errors import Interrupted, to_sqlite
 from graft_vfs.vfs.volume_file import VolumeFile
 
 _log = logging.getLogger(__name__)
@@ -200,13 +200,14 @@ class Bridge:
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType
     ) -> int:
         """Return the result code of an exception, which ends here."""
+        if issubclass(kind, Interrupted):
+            kind = KeyboardInterrupt
         if not issubclass(kind, Exception):
             opened = self._files.get(traceback.tb_frame.f_locals.get("file", 0))
+            is_reading = isinstance(opened, VolumeFile) and not opened.holds_writer_lock
             _raise_behind(kind)
-            if isinstance(opened, VolumeFile) and not opened.holds_writer_lock:
-                return apsw.SQLITE_INTERRUPT
-            # It may be a rollback that was interrupted: see Journal.xRead.
-            return apsw.SQLITE_IOERR
+            # Else it may be a rollback that was interrupted: see `as_io_error`.
+            return apsw.SQLITE_INTERRUPT if is_reading else apsw.SQLITE_IOERR
         if not isinstance(error, apsw.Error):
             _log.error("a callback of SQLite failed", exc_info=error)
             return apsw.SQLITE_ERROR

@@ -34,3 +34,17 @@ def to_sqlite(error: errors.GraftError, *, at_open: bool = False) -> apsw.Error:
             translated.extendedresult = code
             return cast("apsw.Error", translated)
     raise AssertionError("GraftError is in the table")
+
+
+class Interrupted(apsw.IOError, KeyboardInterrupt):
+    """Ctrl-C, which SQLite hears of as an I/O error and Python as what it is."""
+
+
+def as_io_error(error: BaseException) -> apsw.IOError:
+    """Return what makes SQLite forget its cached pages, whatever kept a page from it.
+
+    Behind SQLITE_ERROR, which any other exception of Python becomes, a rollback that failed leaves
+    pages in the cache that were never committed; SQLite goes on to show them and to build on them.
+    """
+    kind = Interrupted if isinstance(error, KeyboardInterrupt) else apsw.IOError
+    return kind(str(error) or type(error).__name__)

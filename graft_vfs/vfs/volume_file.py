@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import apsw
 
-from graft_vfs.errors import ForkedProcessError, GraftError, ReadOnlyError
+from graft_vfs.errors import (
+    ForkedProcessError,
+    GraftError,
+    LocalStorageError,
+    ReadOnlyError,
+)
 from graft_vfs.local.files import forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.journal import Journal
-from graft_vfs.vfs.sqlite_errors import to_sqlite
+from graft_vfs.vfs.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.volume.snapshot import Located, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction, page_format
 from graft_vfs.volume.volume import Volume
@@ -187,9 +192,8 @@ class VolumeFile:
     def _doubt_cache(self) -> None:
         """Let SQLite forget its cached pages when it next looks whether the file has changed.
 
-        It forgets them by itself only behind a rollback that failed with an I/O error or a full
-        disk. What Python can raise at any call, such as RecursionError, becomes SQLITE_ERROR, and
-        the cache would go on to show, and to build on, pages that were never committed.
+        For what Python raises before the first instruction of a method, where no `try` can stand:
+        see `as_io_error`. With locking_mode=EXCLUSIVE SQLite does not look again.
         """
         self._is_cache_doubtful, self._is_plain = True, False
 
@@ -330,6 +334,8 @@ class VolumeFile:
                 transaction.spill()
         except GraftError as error:
             raise to_sqlite(error) from error
+        except BaseException as error:
+            raise as_io_error(error) from error  # Rollbacks write, too.
 
     def xTruncate(self, size: int) -> None:
         """Set the size in bytes that the database has after the transaction."""
@@ -347,11 +353,10 @@ class VolumeFile:
             # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
             if transaction.staged or not transaction.is_empty():
                 self._adopt(transaction.commit(self.durability))
+        except LocalStorageError as error:
+            raise to_sqlite(error) from error
         except BaseException as error:
-            self._doubt_cache()
-            if isinstance(error, GraftError):
-                raise to_sqlite(error) from error
-            raise
+            raise as_io_error(error) from error
         finally:
             self.transaction = self._staged = None
             self._page_size = self.snapshot.page_size

@@ -257,16 +257,20 @@ def test_the_journal_of_a_refused_transaction_is_never_played_back(
     assert is_sound(connection)
 
 
-@pytest.mark.parametrize("failure", [CorruptLogError, StoreUnavailableError, StoreDeniedError])
+@pytest.mark.parametrize(
+    "failure",
+    [CorruptLogError, StoreUnavailableError, StoreDeniedError, RecursionError, KeyboardInterrupt],
+)
+@pytest.mark.parametrize("locking_mode", ["normal", "exclusive"])
 @pytest.mark.parametrize("journal_mode", ["delete", "truncate", "persist"])
 def test_a_rollback_that_cannot_read_an_old_page_shows_nothing_of_the_transaction(
-    connect, monkeypatch, journal_mode, failure
+    connect, monkeypatch, journal_mode, locking_mode, failure
 ):
     read_page, failing = VolumeFile.read_snapshot_page, []
 
     def read(self, page):
         if failing:
-            raise failure("a test took the page away", next_step="give it back")
+            raise failure("a test took the page away")
         return read_page(self, page)
 
     monkeypatch.setattr(VolumeFile, "read_snapshot_page", read)
@@ -274,10 +278,11 @@ def test_a_rollback_that_cannot_read_an_old_page_shows_nothing_of_the_transactio
     monkeypatch.setattr(journal, "_RECENT_MAX", 4)
     connection = filled(connect("main"), journal_mode)
     connection.pragma("cache_size", 2000)
+    connection.pragma("locking_mode", locking_mode)
     before = content(connection)
     connection.execute("BEGIN; UPDATE t SET data = zeroblob(900), v = v || '!'")
     failing.append(True)
-    with pytest.raises(apsw.IOError, match="a test took the page away; give it back"):
+    with pytest.raises(apsw.IOError, match="a test took the page away"):
         connection.execute("ROLLBACK")
     failing.clear()
     assert content(connection) == before
@@ -312,17 +317,22 @@ def test_a_rollback_that_any_exception_ends_shows_nothing_of_the_transaction(
     assert is_sound(connect("main"))
 
 
+@pytest.mark.parametrize("failure", [RecursionError, KeyboardInterrupt, CorruptLogError])
+@pytest.mark.parametrize("locking_mode", ["normal", "exclusive"])
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
 def test_a_commit_that_any_exception_ends_shows_nothing_of_the_transaction(
-    connect, monkeypatch, journal_mode
+    connect, monkeypatch, journal_mode, locking_mode, failure
 ):
     connection = filled(connect("main"), journal_mode)
     connection.pragma("cache_size", 2000)
+    connection.pragma("locking_mode", locking_mode)
     before = content(connection)
     with monkeypatch.context() as failing:
-        failing.setattr(transaction.Transaction, "commit", raised(RecursionError))
-        with pytest.raises(RecursionError):
+        failing.setattr(transaction.Transaction, "commit", raised(failure))
+        with pytest.raises(apsw.IOError) as raised_error:
             connection.execute("UPDATE t SET data = zeroblob(900), v = v || '!'")
+    if failure is KeyboardInterrupt:
+        assert isinstance(raised_error.value, KeyboardInterrupt)
     assert content(connection) == before
     connection.execute("INSERT INTO t VALUES(-1, 'on', x'00')")
     connection.execute("DELETE FROM t WHERE id = -1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import pytest
 
 import graft_vfs
 from graft_vfs.errors import StoreUnavailableError, UsageError
-from graft_vfs.vfs import registry
+from graft_vfs.vfs import registry, sqlite3_bridge
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.volume_file import VolumeFile
 
@@ -316,33 +315,33 @@ def test_ctrl_c_in_a_callback_ends_the_statement_and_arrives(module, opened, mon
     assert value(theirs, "PRAGMA integrity_check") == "ok"
 
 
+@pytest.mark.parametrize("where", ["before", "inside"])
 def test_ctrl_c_again_and_again_while_sqlite_rolls_back_leaves_nothing_behind(
-    module, opened, monkeypatch
+    module, opened, monkeypatch, where
 ):
     theirs = opened()
     theirs.execute("CREATE TABLE t(x)")
-    presses = []
+    presses, raised = [], []
 
     def pressing(original):
         def pressed(self, *arguments):
-            presses.append(original)
-            signal.raise_signal(signal.SIGINT)
+            if len(presses) < 3:  # As often as SQLite tries, at most.
+                presses.append(original)
+                signal.raise_signal(signal.SIGINT)
             return original(self, *arguments)
 
         return pressed
 
-    def insert():
-        with contextlib.suppress(module.OperationalError):
-            theirs.execute("INSERT INTO t VALUES(1)")
-        while True:
-            os.sched_yield()  # The interrupt arrives behind the statement, from another thread.
-
     with monkeypatch.context() as pressed:
+        # That they arrive is tested above; three of them could arrive in the midst of pytest.
+        pressed.setattr(sqlite3_bridge, "_raise_behind", raised.append)
         pressed.setattr(VolumeFile, "xWrite", pressing(VolumeFile.xWrite))
-        pressed.setattr(Journal, "xRead", pressing(Journal.xRead))
-        with pytest.raises(KeyboardInterrupt):
-            insert()
-    assert {VolumeFile.xWrite, Journal.xRead} <= set(presses)
+        reading = "xRead" if where == "before" else "_read"
+        pressed.setattr(Journal, reading, pressing(getattr(Journal, reading)))
+        with pytest.raises(module.OperationalError):
+            theirs.execute("INSERT INTO t VALUES(1)")
+    assert len(set(presses)) == 2
+    assert raised == [KeyboardInterrupt] * len(presses)
     other = opened()
     other.execute("INSERT INTO t VALUES(2)")
     assert value(theirs, "SELECT max(x) FROM t") == 2
