@@ -119,9 +119,17 @@ class ModelMachine:
         self.tags[tag] = volume
         self.volumes.append(volume)
 
-    def behind(self, volume: ModelVolume) -> int:
-        """How many commits are known that the volume does not stand on."""
-        return max(0, self.known[volume.log] - volume.base_lsn)
+    def standing(self, volume: ModelVolume) -> tuple[int, int]:
+        """How many local commits the remote lacks, and how many of its own, as far as known here.
+
+        A push that is known to have its LSN counts as settled.
+        """
+        push, known = volume.pending, self.known[volume.log]
+        if push is not None and push.lsn <= known:
+            commit = self.remote.logs[push.log][push.lsn - 1]
+            if commit is push.commit:
+                return len(volume.local) - commit.local_commits, known - push.lsn
+        return len(volume.local) + volume.is_forked, max(0, known - volume.base_lsn)
 
     # Verbs ------------------------------------------------------------------------------------
 

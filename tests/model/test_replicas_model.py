@@ -258,7 +258,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         self.pull(number, tag, Line())
         model = self.machines[number].model
         volume = model.tags.get(tag)
-        if volume is not None and volume.local and model.behind(volume):
+        if volume is not None and all(model.standing(volume)):
             self.clone(number, "main", tag)
 
     def unsettled(self) -> list[tuple[int, str]]:
@@ -439,8 +439,7 @@ class ReplicasMachine(RuleBasedStateMachine):
                 assert (status.volume, status.remote) == (volume.id, volume.log)
                 assert status.local_lsn == volume.lsn
                 assert status.base_lsn == volume.base_lsn
-                assert status.ahead == len(volume.local) + volume.is_forked
-                assert status.behind == machine.model.behind(volume)
+                assert (status.ahead, status.behind) == machine.model.standing(volume)
                 assert status.pending_push == (volume.pending is not None)
 
     def check_content(self, machine: Machine, tag: str) -> None:
