@@ -48,7 +48,7 @@ from graft_vfs.local.branch_log import LOG_HEADER_BYTES, Position
 from graft_vfs.local.files import storage_errors
 
 _APPLICATION_ID = 0x67726674
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _BUSY_TIMEOUT_MS = 10_000
 _DAMAGE_ERRORS = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError)
 _HASH_BYTES = 32
@@ -88,6 +88,11 @@ CREATE TABLE pending_pushes(
     offset INTEGER NOT NULL, checksum TEXT NOT NULL, is_taken_up INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE probed_stores(store TEXT PRIMARY KEY, time_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+_FROM_VERSION_1 = """
+ALTER TABLE pending_pushes ADD COLUMN is_taken_up INTEGER NOT NULL DEFAULT 0
 """
 
 
@@ -262,16 +267,28 @@ class Catalog:
                 next_step="upgrade graft-vfs",
             )
         if version == 0 and self._writable:
-            with self._transaction():
-                if connection.pragma("user_version") == 0:
-                    connection.execute(_SCHEMA)
-                    connection.pragma("application_id", _APPLICATION_ID)
-                    connection.pragma("user_version", _SCHEMA_VERSION)
+            self._create(connection)
         if connection.pragma("application_id") != _APPLICATION_ID:
             raise CorruptCatalogError(
                 f"{self.path} is a SQLite database, but not a catalog of graft-vfs",
                 next_step="set data_dir to another directory",
             )
+        if version == 1 and self._writable:
+            self._migrate(connection)
+
+    def _create(self, connection: apsw.Connection) -> None:
+        with self._transaction():
+            # Another process may have been first.
+            if connection.pragma("user_version") == 0:
+                connection.execute(_SCHEMA)
+                connection.pragma("application_id", _APPLICATION_ID)
+                connection.pragma("user_version", _SCHEMA_VERSION)
+
+    def _migrate(self, connection: apsw.Connection) -> None:
+        with self._transaction():
+            if connection.pragma("user_version") == 1:
+                connection.execute(_FROM_VERSION_1)
+                connection.pragma("user_version", _SCHEMA_VERSION)
 
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the data directory cannot be written."""
@@ -582,10 +599,14 @@ class Catalog:
 
     def pending_push(self, volume: VolumeId) -> PendingPush | None:
         """Return the push that waits to be settled."""
-        rows = self._rows("SELECT * FROM pending_pushes WHERE volume = ?", volume.raw)
+        rows = self._rows(
+            "SELECT log, lsn, hash, data, through_lsn, counter, offset, checksum "
+            "FROM pending_pushes WHERE volume = ?",
+            volume.raw,
+        )
         if not rows:
             return None
-        _, log, lsn, digest, data, through, counter, offset, checksum, _ = rows[0]
+        log, lsn, digest, data, through, counter, offset, checksum = rows[0]
         return PendingPush(
             volume=volume,
             log=_id(LogId, log),

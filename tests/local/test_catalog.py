@@ -149,6 +149,25 @@ def test_a_future_catalog_is_refused(tmp_path: Path) -> None:
         Catalog(path)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_catalog_of_version_1_goes_on(tmp_path: Path, writable: bool) -> None:
+    path = tmp_path / "catalog.db"
+    with contextlib.closing(Catalog(path)) as catalog:
+        row, _ = make(catalog)
+        push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
+        catalog.add_pending_push(push)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE pending_pushes DROP COLUMN is_taken_up")
+        connection.execute("PRAGMA user_version = 1")
+    with contextlib.closing(Catalog(path, writable=writable)) as catalog:
+        assert catalog.pending_push(row.id) == push
+        if writable:
+            assert catalog.take_up_pending_push(push)
+    with contextlib.closing(Catalog(path)) as catalog:
+        catalog.withdraw_pending_push(push)
+        assert (catalog.pending_push(row.id) is None) == (not writable)
+
+
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
