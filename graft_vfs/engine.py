@@ -230,7 +230,8 @@ class Graft:
         log = self.catalog.volume(volume.id).remote
         if lsn is None:
             lsn = history.lsn_as_of(self.logs, log, parse_time(as_of or ""))
-        require_commits(self.logs, log, lsn)
+        else:
+            require_commits(self.logs, log, lsn)
         return history.snapshot_of(volume, self.logs, log, lsn)
 
     # Reports ----------------------------------------------------------------------------------

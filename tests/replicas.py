@@ -9,6 +9,7 @@ from typing import Self
 
 import apsw
 
+from graft_vfs.autosync import Clock
 from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.engine import Graft
 from graft_vfs.store.base import ObjectStore, StoreCounts
@@ -21,9 +22,16 @@ class Replica:
     """One machine, as far as the remote can tell: a data directory and an engine."""
 
     def __init__(
-        self, data_dir: Path, remote: RemoteConfig, *, store: ObjectStore | None = None
+        self,
+        data_dir: Path,
+        remote: RemoteConfig,
+        *,
+        store: ObjectStore | None = None,
+        clock: Clock | None = None,
+        autosync: float = 0.0,
     ) -> None:
-        self.engine = Graft(Config(data_dir=data_dir, remote=remote))
+        config = Config(data_dir=data_dir, remote=remote, autosync=autosync)
+        self.engine = Graft(config, clock=clock)
         if store is not None:
             self.engine.store = self.engine.logs.store = store
         self.vfs = f"graft-test-{next(_numbers)}"

@@ -77,7 +77,9 @@ def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> int:
     low, high = 0, require_commits(logs, log, None)
     while low < high:
         middle = (low + high + 1) // 2
-        if header_of(logs, log, middle).time_ms <= time_ms:
+        header = logs.header(log, middle)
+        assert header is not None
+        if header.time_ms <= time_ms:
             low = middle
         else:
             high = middle - 1

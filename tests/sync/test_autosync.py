@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -23,14 +24,14 @@ from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.engine import Graft
 from graft_vfs.reports import AutosyncRole
 from graft_vfs.store.base import ObjectStore, StoreCounts
-from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
 from tests.faults import Fault, FaultyStore
+from tests.replicas import Replica
 
 INTERVAL = 5.0
 
 
-class Synced:
+class Synced(Replica):
     """A machine with autosync, whose time is the test's."""
 
     def __init__(
@@ -38,23 +39,12 @@ class Synced:
         data_dir: Path,
         root: Path,
         *,
-        wrap: Callable[[ObjectStore], ObjectStore] = lambda store: store,
+        wrap: Callable[[ObjectStore], ObjectStore] | None = None,
     ) -> None:
         self.clock = ManualClock()
         remote = RemoteConfig(type="fs", root=str(root))
-        config = Config(data_dir=data_dir, remote=remote, autosync=INTERVAL)
-        self.engine = Graft(config, clock=self.clock)
-        self.engine.store = self.engine.logs.store = wrap(self.engine.store)
-        self.vfs = f"graft-autosync-{id(self)}"
-        self._file_system = FileSystem(self.engine, name=self.vfs)
-        self.connections: list[apsw.Connection] = []
-
-    def connect(self, tag: str = "main", **parameters: str) -> apsw.Connection:
-        query = "".join(f"&{key}={value}" for key, value in parameters.items())
-        flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-        connection = apsw.Connection(f"file:{tag}?vfs={self.vfs}{query}", flags=flags)
-        self.connections.append(connection)
-        return connection
+        store = None if wrap is None else wrap(remote.open())
+        super().__init__(data_dir, remote, store=store, clock=self.clock, autosync=INTERVAL)
 
     def tick(self) -> StoreCounts:
         """Let an interval pass; returns what its run asked the store."""
@@ -62,12 +52,6 @@ class Synced:
         before = self.engine.store.counters.snapshot()
         self.clock.advance(INTERVAL)
         return self.engine.store.counters.snapshot() - before
-
-    def close(self) -> None:
-        for connection in self.connections:
-            connection.close()
-        self._file_system.unregister()
-        self.engine.close()
 
 
 @pytest.fixture
@@ -347,18 +331,13 @@ def test_a_diverged_volume_is_synced_again_once_that_is_resolved(synced, other):
 def test_after_failures_the_pause_doubles_and_after_a_good_run_it_is_the_interval(
     synced, caplog, monkeypatch
 ):
-    stores = []
-
-    def wrap(store: ObjectStore) -> ObjectStore:
-        stores.append(FaultyStore(store))
-        return stores[-1]
-
-    ours = synced(wrap=wrap)
+    ours = synced(wrap=FaultyStore)
+    store = ours.engine.store
     monkeypatch.setattr(ours.engine._autosync, "_jitter", lambda: 1.0)
     connection = ours.connect()
     insert(connection, 1)
     ours.tick()
-    stores[0].is_cut = True
+    store.is_cut = True
     start, runs = ours.clock.seconds(), []
     seen = 0
     while len(runs) < 4:
@@ -372,7 +351,7 @@ def test_after_failures_the_pause_doubles_and_after_a_good_run_it_is_the_interva
     assert "a test cut the line" in status.autosync.last_error
     assert "failed 4 times in a row" in str(status)
     assert len([each for each in caplog.records if each.levelno >= logging.WARNING]) == 1
-    stores[0].is_cut = False
+    store.is_cut = False
     ours.clock.advance(80)
     status = ours.engine.status("main")
     assert (status.autosync.failures, status.autosync.last_error) == (0, None)
@@ -392,22 +371,17 @@ def test_a_pause_after_failures_is_bounded(interval, failures):
 @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST, Fault.CUT_AFTER])
 def test_a_push_without_an_answer_is_settled_by_a_later_run(synced, other, fault, monkeypatch):
     monkeypatch.setattr("graft_vfs.claim._PAUSE_SECONDS", 0.0)
-    stores = []
-
-    def wrap(store: ObjectStore) -> ObjectStore:
-        stores.append(FaultyStore(store, at=4, fault=fault))
-        return stores[-1]
-
-    ours = synced(wrap=wrap)
+    ours = synced(wrap=partial(FaultyStore, at=4, fault=fault))
+    store = ours.engine.store
     connection = ours.connect()
     insert(connection, 1)
     ours.tick()
     insert(connection, 2)
     ours.tick()
-    stores[0].is_cut = False
+    store.is_cut = False
     for _ in range(4):
         ours.tick()
-    assert len(stores[0].effects) > 4
+    assert len(store.effects) > 4
     status = ours.engine.status("main")
     assert (status.ahead, status.pending_push, status.base_lsn) == (0, False, 2)
     theirs = other.connect(remote="main")
@@ -587,24 +561,19 @@ class BlockedStore(FaultyStore):
 
 def test_closing_does_not_wait_longer_than_it_says(tmp_path, caplog, synced, other, monkeypatch):
     monkeypatch.setattr(autosync, "FLUSH_SECONDS", 0.05)
-    stores: list[BlockedStore] = []
-
-    def wrap(store: ObjectStore) -> ObjectStore:
-        stores.append(BlockedStore(store))
-        return stores[-1]
-
-    ours = synced(wrap=wrap)
+    ours = synced(wrap=BlockedStore)
+    store = ours.engine.store
     connection = ours.connect()
     ours.clock.settle()
     thread = ours.engine._autosync._thread
     insert(connection, 1)
     caplog.clear()
     ours.clock.move(INTERVAL)
-    assert stores[0].begun.wait(60)
+    assert store.begun.wait(60)
     ours.close()
     (record,) = caplog.records
     assert "there was no time left" in record.getMessage()
-    stores[0].go_on.set()
+    store.go_on.set()
     thread.join(60)
     assert not thread.is_alive()
     # Nothing is lost, and nothing is there twice.
@@ -682,20 +651,15 @@ def test_what_is_too_large_for_the_end_of_the_interpreter_stays_and_is_told(tmp_
 
 
 def test_ctrl_c_ends_the_wait_for_a_push_and_tells_what_was_not_pushed(synced, caplog, monkeypatch):
-    stores: list[BlockedStore] = []
-
-    def wrap(store: ObjectStore) -> ObjectStore:
-        stores.append(BlockedStore(store))
-        return stores[-1]
-
-    ours = synced(wrap=wrap)
+    ours = synced(wrap=BlockedStore)
+    store = ours.engine.store
     connection = ours.connect()
     ours.clock.settle()
     thread = ours.engine._autosync._thread
     insert(connection, 1)
 
     def interrupt(_thread: threading.Thread, _timeout: float) -> None:
-        assert stores[0].begun.wait(60)
+        assert store.begun.wait(60)
         raise KeyboardInterrupt
 
     caplog.clear()
@@ -704,7 +668,7 @@ def test_ctrl_c_ends_the_wait_for_a_push_and_tells_what_was_not_pushed(synced, c
         with pytest.raises(KeyboardInterrupt):
             ours.engine.close()
     assert "there was no time left" in caplog.text
-    stores[0].go_on.set()
+    store.go_on.set()
     thread.join(60)
     assert not thread.is_alive()
 
