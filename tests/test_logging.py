@@ -6,11 +6,11 @@ import logging
 
 import pytest
 from support.children import child
-from support.engines import Machine
 
 from graft_vfs.config import RemoteConfig
 from graft_vfs.errors import StoreError
 from graft_vfs.store.s3 import S3Store
+from tests.replicas import Replica
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def logged(caplog):
 @pytest.fixture
 def machines(tmp_path):
     remote = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
-    made = [Machine(tmp_path / name, remote) for name in ("one", "two")]
+    made = [Replica(tmp_path / name, remote) for name in ("one", "two")]
     yield made
     for machine in made:
         machine.close()
@@ -63,7 +63,7 @@ def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
 
 
 def test_the_log_tells_which_data_directory_has_which_remote(tmp_path, logged):
-    Machine(tmp_path / "data", RemoteConfig(type="fs", root=str(tmp_path / "remote"))).close()
+    Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(tmp_path / "remote"))).close()
     assert logged() == [f"engine: opened {tmp_path}/data with file://{tmp_path}/remote"]
 
 
@@ -94,7 +94,7 @@ def test_the_log_tells_of_a_commit_that_a_killed_process_left(tmp_path, logged):
     """
     with child(tmp_path / "data", program) as killed:
         killed.process.wait(60)
-    machine = Machine(tmp_path / "data", RemoteConfig())
+    machine = Replica(tmp_path / "data", RemoteConfig())
     connection = machine.connect()
     connection.execute("INSERT INTO t VALUES(2)")
     assert any("recovered up to LSN 2" in line for line in logged())

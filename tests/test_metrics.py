@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from format.commit_samples import LOG, commit
 from prometheus_client.parser import text_string_to_metric_families
-from support.engines import Machine, memory_remote
+from support.engines import memory_remote
 
 from graft_vfs.claim import claim
 from graft_vfs.config import Config, RemoteConfig
@@ -24,6 +24,7 @@ from graft_vfs.store.base import LATENCY_BOUNDS_SECONDS, StoreCounters, StoreCou
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.volume import transaction
 from tests.faults import Fault, FaultyStore
+from tests.replicas import Replica
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -41,8 +42,8 @@ def parsed(metrics: Metrics) -> Samples:
 
 
 @pytest.fixture
-def machine(tmp_path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "ours", RemoteConfig(type="fs", root=str(tmp_path / "remote")))
+def machine(tmp_path) -> Iterator[Replica]:
+    made = Replica(tmp_path / "ours", RemoteConfig(type="fs", root=str(tmp_path / "remote")))
     yield made
     made.close()
 
@@ -169,7 +170,7 @@ def test_reads_of_remote_pages_are_counted_when_they_are_looked_for_first(tmp_pa
     machine.engine.push("main")
     assert machine.engine.metrics().counts.pages_missed == 0
     remote = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
-    reader = Machine(tmp_path / "reader", remote)
+    reader = Replica(tmp_path / "reader", remote)
     connection = reader.connect(remote="main")
     pages = connection.pragma("page_count")
 
@@ -197,7 +198,7 @@ def test_reads_of_remote_pages_are_counted_when_they_are_looked_for_first(tmp_pa
     assert (warm.pages_found, warm.pages_missed) == (0, 0)
     connection.close()
     reader.close()
-    reader = Machine(tmp_path / "reader", remote)
+    reader = Replica(tmp_path / "reader", remote)
     connection = reader.connect()
     again = scan()
     assert again.pages_found == cold.pages_found + cold.pages_missed

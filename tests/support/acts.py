@@ -14,8 +14,9 @@ import apsw
 
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
-from support.engines import Machine, close_connections
+from support.engines import close_connections
 from support.sql import is_sound, rows, stock
+from tests.replicas import Replica
 
 ROW_BYTES = 500
 LARGE_ROWS = 600
@@ -34,7 +35,7 @@ class World:
         self.config = Config(data_dir=directory / "data", remote=remote)
         self.engine: Graft = graft_vfs.register(self.config)
         self.connection: apsw.Connection
-        self.other: Machine | None = None
+        self.other: Replica | None = None
         self.expected = 0
 
     def reopen(self) -> None:
@@ -80,7 +81,7 @@ class World:
     def elsewhere_added(self, count: int) -> None:
         """Let the other machine add rows and push them."""
         if self.other is None:
-            self.other = Machine(self.elsewhere / "other", self.remote)
+            self.other = Replica(self.elsewhere / "other", self.remote)
         connection = self.other.connect(remote="main")
         self.other.engine.pull("main")
         with connection:

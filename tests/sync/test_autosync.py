@@ -16,7 +16,6 @@ import apsw
 import pytest
 from support import isolated
 from support.clocks import ManualClock
-from support.engines import Machine
 
 from graft_vfs import autosync
 from graft_vfs.autosync import BACKOFF_SECONDS_MAX, backoff_seconds
@@ -68,9 +67,9 @@ def synced(tmp_path) -> Iterator[Callable[..., Synced]]:
 
 
 @pytest.fixture
-def other(tmp_path) -> Iterator[Machine]:
+def other(tmp_path) -> Iterator[Replica]:
     """Another machine on the remote, which syncs when it is told to."""
-    machine = Machine(tmp_path / "other", RemoteConfig(type="fs", root=str(tmp_path / "remote")))
+    machine = Replica(tmp_path / "other", RemoteConfig(type="fs", root=str(tmp_path / "remote")))
     yield machine
     machine.close()
 
@@ -84,7 +83,7 @@ def found(connection: apsw.Connection) -> list[int]:
     return [k for (k,) in connection.execute("SELECT k FROM t ORDER BY k")]
 
 
-def push_from(machine: Machine, value: int, **parameters: str) -> None:
+def push_from(machine: Replica, value: int, **parameters: str) -> None:
     connection = machine.connect(**parameters)
     insert(connection, value)
     connection.close()
@@ -290,7 +289,7 @@ def test_a_pull_that_finds_nothing_waits_for_no_writer(synced, other):
 # Divergence, errors -----------------------------------------------------------------------------
 
 
-def diverged(ours: Synced, other: Machine) -> apsw.Connection:
+def diverged(ours: Synced, other: Replica) -> apsw.Connection:
     push_from(other, 1)
     connection = ours.connect(remote="main")
     ours.clock.settle()

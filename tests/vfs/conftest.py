@@ -10,6 +10,7 @@ from support.sql import stock
 
 import graft_vfs
 from graft_vfs import Config
+from tests.replicas import Replica
 
 
 def pytest_configure(config):
@@ -56,7 +57,7 @@ def machine(engine, config, tmp_path):
     numbers = itertools.count(2)
 
     def make():
-        made.append(engines.Machine(tmp_path / f"machine-{next(numbers)}", config.remote))
+        made.append(Replica(tmp_path / f"machine-{next(numbers)}", config.remote))
         return made[-1]
 
     yield make
