@@ -11,7 +11,8 @@ What a run finds is a series of samples for each of these. The first third is wa
 judged in one of two ways, and a series beyond its limit makes the exit status 1:
 
     growth  the slope of the trend (Theil-Sen: the median of the slopes of all pairs, which single
-            peaks do not move) times the time judged; the longer the run, the smaller a leak it sees
+            peaks do not move) times the time judged, but no more than lowest and highest value are
+            apart; the longer the run, the smaller a leak it sees
     level   the highest value: for what is allowed to swing, but not to leave a bound
 
 What the live data explains is not judged: remote objects, which nothing collects here, and in the
@@ -45,6 +46,8 @@ _WARM_UP_SHARE = 1 / 3
 _SAMPLES_MIN, _SAMPLES_MAX = 12, 90
 _COLUMNS = 7
 CACHE_BYTES_MAX = 8 * _MIB
+_ARENAS_MAX = 9
+"""A bounded cache has eight arenas, and one that is being filled."""
 COMMIT_ROW_BYTES = 64
 """What the catalog's table and its key take for a known commit beside its header."""
 
@@ -64,13 +67,14 @@ LIMITS: Mapping[str, Limit] = {
     "descriptors": Limit("growth", 24),
     # Threads that fetch start when they are needed, and stay.
     "threads": Limit("growth", 16),
-    # Who reads while the log file or an arena of the cache is replaced holds the old one till then.
-    "deleted files held": Limit("growth", 4),
+    # A process holds an arena that another one deleted until it looks for a frame that it does not
+    # know, two files each. The rest are replaced log files below snapshots, one for each.
+    "deleted files held": Limit("level", 2 * _ARENAS_MAX + 6),
     # A file is replaced by the first push behind 16 MiB that finds nobody writing; behind 64 MiB a
     # push waits for that. What is committed while pushes run on a busy machine comes on top.
     "branch logs MiB": Limit("level", 256),
-    # The bound, and one arena (an eighth of it) that is being filled.
-    "cache MiB": Limit("level", CACHE_BYTES_MAX / _MIB * 9 / 8),
+    # The bound, and the arena that is being filled.
+    "cache MiB": Limit("level", CACHE_BYTES_MAX / _MIB * _ARENAS_MAX / 8),
     "catalog beyond commits MiB": Limit("growth", 1),
     "catalog WAL MiB": Limit("level", 16),
     "branch rows": Limit("growth", 16),
@@ -108,7 +112,10 @@ def judge(series: Series, limit: Limit) -> Verdict:
     judged = [at for at in series.samples if at[0] >= begin + (end - begin) * _WARM_UP_SHARE]
     if limit.kind == "level":
         return Verdict(limit, max(value for _, value in judged))
-    return Verdict(limit, slope(judged) * (end - judged[0][0]))
+    values = [value for _, value in judged]
+    trend = slope(judged) * (end - judged[0][0])
+    # Few samples of what swings can have a trend that is steeper than anything that happened.
+    return Verdict(limit, min(trend, max(values) - min(values)))
 
 
 def verdicts(found: Iterable[Series]) -> list[tuple[Series, Verdict]]:

@@ -67,6 +67,15 @@ def test_a_level_is_judged_by_its_highest_value_behind_the_warm_up():
     assert exit_status(verdicts([early, late])) == 1
 
 
+def test_a_trend_is_never_found_greater_than_what_happened():
+    # Seen in a short run: the median slope of a few swinging samples went past their own range.
+    values = [0, 0, 2, 2, 6, 8, 8, 8]
+    samples = [(float(moment), float(value)) for moment, value in enumerate(values)]
+    swinging = Series("reader", "descriptors", [(-3.5, 0.0), *samples])
+    assert slope(samples) * (samples[-1][0] - samples[0][0]) > 8
+    assert judge(swinging, LIMITS["descriptors"]).found == 8
+
+
 def test_the_slope_of_a_line_is_that_line(chance):
     line = [(moment, 3 - 0.5 * moment) for moment in MOMENTS]
     chance.shuffle(line)
