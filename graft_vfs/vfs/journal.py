@@ -43,7 +43,7 @@ class Journal:
     def __init__(self, read_page: Callable[[int], bytes] | None) -> None:
         self._read_page = read_page
         self._is_whole = read_page is None
-        self._recent: dict[int, bytes] = {}
+        self._recent: list[tuple[int, bytes]] = []
         self._packed = bytearray()
         self._packed_size = 0
         self._bodies = array("Q")
@@ -52,12 +52,7 @@ class Journal:
     def xWrite(self, data: bytes, offset: int) -> None:
         """Append to the journal; a write at 0 begins a new one."""
         recent = self._recent
-        if not offset and (recent or self._packed_size):
-            self.xTruncate(0)
-        if offset in recent:
-            # The order of writes counts where they overlap, and a dictionary keeps the first place.
-            self._pack()
-        recent[offset] = data
+        recent.append((offset, data))
         if len(recent) > _RECENT_MAX:
             self._pack()
 
@@ -66,14 +61,20 @@ class Journal:
         if size:
             whole = self._read(size, 0)
             self.xTruncate(0)
-            self._recent[0] = whole
+            self._recent.append((0, whole))
             return
         self._recent.clear()
         if self._packed_size:
-            self._packed = bytearray()
-            self._bodies = array("Q")
-            self._packed_size = 0
-            self._is_whole = self._read_page is None
+            self._begin_packed()
+
+    def _begin_packed(self) -> None:
+        """Begin the packed part anew, empty."""
+        self._replace_packed(bytearray(), is_whole=self._read_page is None)
+
+    def _replace_packed(self, packed: bytearray, *, is_whole: bool) -> None:
+        new = packed, len(packed), array("Q"), is_whole
+        # All of it without a call in between, at which Ctrl-C could leave it half done.
+        self._packed, self._packed_size, self._bodies, self._is_whole = new
 
     def is_hot(self) -> bool:
         """Tell whether the journal was not ended: by then it is empty, or begins with zeros."""
@@ -96,6 +97,9 @@ class Journal:
 
     def _read(self, amount: int, offset: int) -> bytes:
         self._pack()
+        return self._read_packed(amount, offset)
+
+    def _read_packed(self, amount: int, offset: int) -> bytes:
         end = min(self._packed_size, offset + amount)
         parts = []
         while offset < end:
@@ -119,9 +123,18 @@ class Journal:
         return self._read_page(page)
 
     def _pack(self) -> None:
-        """Move the recent writes to the packed part, without bodies where that is possible."""
-        for offset, data in self._recent.items():
-            if offset < self._packed_size:
+        """Move the recent writes to the packed part, without bodies where that is possible.
+
+        Ctrl-C may end this anywhere: what is not counted yet is forgotten and packed again, and to
+        pack a write twice changes nothing.
+        """
+        while self._bodies and self._bodies[-1] >= self._packed_size:
+            self._bodies.pop()
+        del self._packed[self._packed_size - len(self._bodies) * self._page_bytes :]
+        for offset, data in self._recent:
+            if not offset:
+                self._begin_packed()
+            elif offset < self._packed_size:
                 self._overwrite(data, offset)
                 continue
             gap = offset - self._packed_size
@@ -146,12 +159,9 @@ class Journal:
 
     def _overwrite(self, data: bytes, offset: int) -> None:
         """Write elsewhere than at the end: until it is cut, the journal is kept as it is."""
-        recent, self._recent = self._recent, {}
-        whole = bytearray(self._read(self._packed_size, 0))
+        whole = bytearray(self._read_packed(self._packed_size, 0))
         whole[offset : offset + len(data)] = data
-        self._packed, self._packed_size = whole, len(whole)
-        self._bodies, self._is_whole = array("Q"), True
-        self._recent = recent
+        self._replace_packed(whole, is_whole=True)
 
     def xSync(self, flags: int) -> None:
         """Nothing to do: recovery never reads a journal."""

@@ -72,6 +72,7 @@ class Snapshot:
 
     __slots__ = (
         "_first_page",
+        "_probed",
         "branch",
         "counter",
         "end",
@@ -102,6 +103,7 @@ class Snapshot:
         self.counter = counter
         self.view = branch.log.view
         self._first_page = first_page
+        self._probed: bytes | None = None
 
     @property
     def local_commits(self) -> int:
@@ -151,10 +153,13 @@ class Snapshot:
 
     def probe(self) -> bytes:
         """Return bytes 24..39 of page 1, by which SQLite decides whether its cache is valid."""
-        if not self.page_count:
-            return b""
-        first_page = self._first_page or self.first_page()
-        return self.counter.to_bytes(4, "big") + first_page.probed
+        probed = self._probed
+        if probed is None:
+            probed = b""
+            if self.page_count:
+                probed = self.counter.to_bytes(4, "big") + self.first_page().probed
+            self._probed = probed
+        return probed
 
     def forget_resident(self) -> None:
         """Let go of mapped pages that were read; they are mapped again when they are needed."""

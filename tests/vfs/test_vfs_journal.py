@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -42,7 +45,7 @@ class Both:
 
 
 def held_bytes(kept):
-    return len(kept._packed) + sum(map(len, kept._recent.values()))
+    return len(kept._packed) + sum(len(data) for _, data in kept._recent)
 
 
 @pytest.mark.parametrize("records", [1, 30, 133, 134, 500, 5000])
@@ -115,6 +118,54 @@ def test_a_write_at_the_begin_ends_the_journal_before():
         both.append(record(number % 39 + 1))
     both.write(bytes(28), 0)
     both.check()
+
+
+def run_until(line, work):
+    """Run `work`, and raise KeyboardInterrupt at the given line that it reaches in the module."""
+    lines = itertools.count()
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename != journal.__file__:
+            return None
+        if event == "line" and next(lines) == line:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_packing_that_was_interrupted_anywhere_loses_nothing(overwrites):
+    line = 0
+    while True:
+        both = Both()
+        both.append([bytes(SIZE)])
+        both.append(record(7))
+        both.journal.xFileSize()
+        both.write(HEADER, 0)
+        for number in range(3):
+            both.append(record(number + 1))
+        both.write(HEADER, 0)
+        for number in range(4):
+            both.append(record(number + 5))
+        if overwrites:
+            both.write(b"\0\0\0\4", 8)
+            both.append(record(11))
+        was_interrupted = run_until(line, both.journal._pack)
+        both.append(record(12))
+        both.check()
+        if not was_interrupted:
+            break
+        line += 1
+    assert line > 100
 
 
 @pytest.mark.parametrize("size", [1, 100, SIZE, SIZE + 4, SIZE + 300, 5 * SIZE])
