@@ -30,7 +30,8 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.catalog import Catalog, PendingPush
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import is_lsn_text

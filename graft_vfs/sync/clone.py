@@ -13,7 +13,8 @@ from pathlib import Path
 from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog import BranchRow, Catalog, VolumeRow
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.local.head import new_epoch
 from graft_vfs.remote_log import read_ref

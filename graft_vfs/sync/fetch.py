@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from graft_vfs.errors import CorruptObjectError, NotFoundError
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog import CommitRow
+from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.remote_log import CommitRecord
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.volume.logs import Logs

@@ -8,7 +8,7 @@ from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import Chunk
-from graft_vfs.local.catalog import BranchRow
+from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.pages import is_lsn_text
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.fetch import require_commits

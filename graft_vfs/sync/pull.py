@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from graft_vfs.errors import PageSizeError
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog import BranchRow
+from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import diverged, settle_pending

@@ -20,7 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 from graft_vfs.errors import CorruptLogError
 from graft_vfs.local.branch_log import BranchLog, Chunk
-from graft_vfs.local.catalog import BranchRow
+from graft_vfs.local.catalog_rows import BranchRow
 
 HISTORY_MIN = 1024
 """So many superseded images are kept before it is asked which of them anybody still sees."""

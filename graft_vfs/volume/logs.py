@@ -17,7 +17,8 @@ from graft_vfs.counters import Counters
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog import Catalog, CommitRow
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.local.page_cache import PageCache
 from graft_vfs.page_table import PageTable
 from graft_vfs.remote_log import RemoteLog

@@ -36,7 +36,8 @@ from graft_vfs.local.branch_log import (
     Chunk,
     Position,
 )
-from graft_vfs.local.catalog import BranchRow, Catalog
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.volume.branch import Branch

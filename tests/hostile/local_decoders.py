@@ -25,10 +25,10 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.ids import LogId, SegmentId, VolumeId
-from graft_vfs.local import catalog as catalog_module
-from graft_vfs.local import head
+from graft_vfs.local import catalog_file, head
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog, Position
-from graft_vfs.local.catalog import BranchRow, Catalog, CommitRow, PendingPush, VolumeRow
+from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush, VolumeRow
 from graft_vfs.local.page_cache import RECORD_BYTES, PageCache
 from graft_vfs.volume.remote_none import EmptyRemoteView
 from graft_vfs.volume.volume import Volume
@@ -201,7 +201,7 @@ _TEXTS = ("0001.log", "../0001.log", "/etc/passwd", "main", "1844674407370955161
 
 def lenient_schema() -> str:
     """Return the catalog's schema without what makes SQLite refuse values of other types."""
-    schema = catalog_module._SCHEMA
+    schema = catalog_file.SCHEMA
     for words in (" STRICT, WITHOUT ROWID", " STRICT", " NOT NULL"):
         schema = schema.replace(words, "")
     return schema
@@ -223,8 +223,8 @@ def make_lenient_catalog(path: Path) -> None:
     """Make a catalog file that takes values of any type."""
     connection = apsw.Connection(str(path))
     connection.execute(lenient_schema())
-    connection.pragma("application_id", catalog_module._APPLICATION_ID)
-    connection.pragma("user_version", catalog_module._SCHEMA_VERSION)
+    connection.pragma("application_id", catalog_file.APPLICATION_ID)
+    connection.pragma("user_version", catalog_file.SCHEMA_VERSION)
     connection.close()
 
 
@@ -288,7 +288,7 @@ class CatalogRows:
         make_lenient_catalog(scratch / "catalog.db")
         self.catalog = Catalog(scratch / "catalog.db")
         filled(self.catalog)
-        self.connection = self.catalog._connection
+        self.connection = self.catalog._file.connection
         self.columns = columns(self.connection)
 
     def __call__(self, source: Random) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 import pytest
 
-from graft_vfs.local import catalog
+from graft_vfs.local import catalog_file
 from graft_vfs.store.memory import MemoryObjects
 from tests.support.power_cut import (
     ROOT,
@@ -226,7 +226,7 @@ def recorded(root: Path, remote: MemoryObjects | None = None) -> Iterator[Record
         for name in _SYNCING:
             patch.setattr(os, name, _watched_sync(recorder, name))
         patch.setattr(os, "open", _watched_open(recorder))
-        patch.setattr(catalog, "_builtin_vfs", lambda: file_system.name)
+        patch.setattr(catalog_file, "_builtin_vfs", lambda: file_system.name)
         if remote is not None:
             remote.by_key = _RecordedObjects(recorder, remote.by_key)
         yield recorder

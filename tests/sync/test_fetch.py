@@ -15,7 +15,7 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog import CommitRow
+from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.pages import LSN_MAX
 from graft_vfs.remote_log import commit_key
 from graft_vfs.sync import pull as pull_module
@@ -297,7 +297,7 @@ def test_commits_of_two_histories_are_not_taken_for_one(replicas) -> None:
     replica = replicas()
     two_commits(replica)
     other, data = commit(range(1, 5), lsn=2, previous_hash=b"x" * 32, salt=3)
-    replica.engine.catalog._connection.execute(
+    replica.engine.catalog._file.connection.execute(
         "UPDATE commits SET hash = ?, header = ? WHERE lsn = 2", (other.hash, data)
     )
     replica.engine.logs._views.clear()

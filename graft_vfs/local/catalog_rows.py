@@ -1,0 +1,174 @@
+"""Rows of the catalog: what they are, and how values that a file may hold become them.
+
+A row that is handed out has values that its readers can use: whatever the file holds, an id is one,
+a number is in its range, and the name of a log file is no path. All else is CorruptCatalogError.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from graft_vfs.errors import CorruptCatalogError, InvalidIdError
+from graft_vfs.ids import Id, LogId, VolumeId
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES, Position
+
+DAMAGE_STEP = (
+    "move it away, then clone each volume again by its ref; commits that were not pushed stay in "
+    "the branch logs under volumes/"
+)
+HASH_BYTES = 32
+INTEGER_MAX = (1 << 63) - 1
+"""SQLite knows no larger integers, so no larger LSN is ever known here."""
+U32_MAX = 0xFFFF_FFFF
+_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+_TIME_MS_MAX = 253_402_300_799_999  # The end of the year 9999.
+_LOG_FILE = re.compile(r"[0-9]{4,9}\.log", re.ASCII)
+_DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class BranchRow:
+    """A local branch: everything in `file` from `start` on, over `log` 1..base."""
+
+    id: LogId
+    volume: VolumeId
+    log: LogId
+    base: int
+    counter: int
+    first_lsn: int
+    file: str
+    start: Position
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRow:
+    """A volume, its current branch, and how its last sync ended."""
+
+    id: VolumeId
+    created_ms: int
+    remote: LogId
+    attached: bool
+    branch: LogId
+    epoch: int
+    synced_local: int | None
+    synced_remote: int | None
+    synced_ms: int | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRow:
+    """A known commit of a remote log, as the encoded header that proves itself."""
+
+    lsn: int
+    hash: bytes
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPush:
+    """A push whose claim was or may have been sent: exact bytes, and what it covers locally."""
+
+    volume: VolumeId
+    log: LogId
+    lsn: int
+    hash: bytes
+    data: bytes
+    through_lsn: int
+    counter: int
+    through: Position
+
+
+# Reading --------------------------------------------------------------------------------------
+
+_AnyId = TypeVar("_AnyId", bound=Id)
+
+
+def volume_row(row: Sequence[Any]) -> VolumeRow:
+    """Return a row of `volumes`, all columns in order."""
+    volume, created, remote, attached, branch, epoch, local, lsn, synced, last_error = row
+    return VolumeRow(
+        id=id_of(VolumeId, volume),
+        created_ms=number_of(created, last=_TIME_MS_MAX),
+        remote=id_of(LogId, remote),
+        attached=bool(number_of(attached, last=1)),
+        branch=id_of(LogId, branch),
+        epoch=number_of(epoch),
+        synced_local=None if local is None else number_of(local),
+        synced_remote=None if lsn is None else number_of(lsn),
+        synced_ms=None if synced is None else number_of(synced, last=_TIME_MS_MAX),
+        last_error=None if last_error is None else text_of(last_error),
+    )
+
+
+def branch_row(row: Sequence[Any]) -> BranchRow:
+    """Return a row of `branches`, all columns in order."""
+    branch, volume, log, base, counter, first, file, offset, checksum, created = row
+    return BranchRow(
+        id=id_of(LogId, branch),
+        volume=id_of(VolumeId, volume),
+        log=id_of(LogId, log),
+        base=number_of(base),
+        counter=number_of(counter, last=U32_MAX),
+        first_lsn=number_of(first, 1),
+        file=_log_file(file),
+        start=position_of(offset, checksum),
+        created_ms=number_of(created, last=_TIME_MS_MAX),
+    )
+
+
+def _impossible(value: object, wanted: str) -> CorruptCatalogError:
+    return CorruptCatalogError(
+        f"the catalog holds {reprlib.repr(value)} where {wanted} must be", next_step=DAMAGE_STEP
+    )
+
+
+def id_of(kind: type[_AnyId], value: object) -> _AnyId:
+    """Return an id from its 16 bytes."""
+    try:
+        if isinstance(value, bytes):
+            return kind(value)
+    except InvalidIdError as error:
+        raise _impossible(value, f"a {kind.KIND} id") from error
+    raise _impossible(value, f"a {kind.KIND} id")
+
+
+def number_of(value: object, first: int = 0, last: int = INTEGER_MAX) -> int:
+    """Return a number from `first` to `last`, both inclusive."""
+    if not isinstance(value, int) or not first <= value <= last:
+        raise _impossible(value, f"a number from {first} to {last}")
+    return value
+
+
+def text_of(value: object) -> str:
+    """Return a text."""
+    if not isinstance(value, str):
+        raise _impossible(value, "a text")
+    return value
+
+
+def bytes_of(value: object, length: int | None = None) -> bytes:
+    """Return bytes, of a given length if there is one."""
+    if not isinstance(value, bytes) or (length is not None and len(value) != length):
+        raise _impossible(value, "bytes" if length is None else f"{length} bytes")
+    return value
+
+
+def _log_file(value: object) -> str:
+    if not isinstance(value, str) or _LOG_FILE.fullmatch(value) is None:
+        raise _impossible(value, "the name of a log file")
+    return value
+
+
+def position_of(offset: object, checksum: object) -> Position:
+    """Return a position in a branch log."""
+    # A checksum is a text because SQLite has no unsigned 64-bit integers.
+    is_sound = isinstance(checksum, str) and _DIGITS.fullmatch(checksum) is not None
+    if not is_sound or int(cast("str", checksum)) > _U64_MAX:
+        raise _impossible(checksum, "a checksum")
+    return Position(number_of(offset, LOG_HEADER_BYTES), int(cast("str", checksum)))
