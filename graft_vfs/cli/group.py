@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, exit_code
+from graft_vfs.cli.interrupts import noticed_at_once
 from graft_vfs.cli.output import echo, echo_error, echo_graft_error
 from graft_vfs.errors import GraftError, LocalStorageError
 
@@ -53,7 +54,8 @@ class GraftGroup(click.Group):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Be a program; `main` and click's test runner are calls inside a larger one."""
-        return super().__call__(*args, obj=_PROGRAM, **named)
+        with noticed_at_once():
+            return super().__call__(*args, obj=_PROGRAM, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was chosen; raises Interrupted for KeyboardInterrupt."""

@@ -1,0 +1,86 @@
+"""Ctrl-C that also ends a call which begins to wait at that very moment.
+
+Python notes a signal and raises KeyboardInterrupt when the main thread runs Python code the next
+time. A system call that blocks is broken off for that, but not if the signal comes between the last
+look and the call, or to another thread: then a command would go on until the remote answers. So a
+thread is told of the signal (`signal.set_wakeup_fd`), and sends it to the main thread again until
+that has noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+_AGAIN_SECONDS = 0.1
+
+
+class _Watch:
+    """Sees to it that the main thread notices the first Ctrl-C.
+
+    Owner: the main thread, which makes it. `note` runs there between any two instructions, so it
+    takes no locks: each attribute is written by one thread when the other cannot mind.
+    """
+
+    def __init__(self) -> None:
+        self._main = threading.get_ident()
+        self._is_over = False
+        self._was_sent_again = False
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, but not for a signal that was sent again just too late."""
+        if self._is_over and self._was_sent_again:
+            self._was_sent_again = False
+            return
+        self._is_over = True
+        signal.default_int_handler(number, frame)
+
+    def watch(self, reader: int) -> None:
+        """Until the other end of the pipe is closed, see that what comes there is noticed."""
+        while number := os.read(reader, 1):
+            while number[0] == signal.SIGINT:
+                time.sleep(_AGAIN_SECONDS)
+                if self._is_over:
+                    break
+                self._was_sent_again = True
+                signal.pthread_kill(self._main, signal.SIGINT)
+
+    def end(self) -> None:
+        """Let signals be nobody's business any more."""
+        self._is_over = True
+
+
+@contextlib.contextmanager
+def noticed_at_once() -> Iterator[None]:
+    """Make sure of the first Ctrl-C inside the block, which the main thread enters.
+
+    Where Ctrl-C is ignored or handled by somebody else, as in background jobs, nothing changes.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler:
+        yield
+        return
+    watch = _Watch()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    thread = threading.Thread(
+        target=watch.watch, args=(reader,), name="graft-interrupts", daemon=True
+    )
+    thread.start()
+    # What the pipe has no room for is no loss: one byte is enough.
+    former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, watch.note)
+    try:
+        yield
+    finally:
+        watch.end()
+        signal.signal(signal.SIGINT, handler)
+        signal.set_wakeup_fd(former)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
