@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 from graft_vfs.counters import Counters
 from graft_vfs.errors import CommitOutcomeUnknownError, DamageError, StoreError
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import CommitRecord, RemoteLog, commit_key
 from graft_vfs.store.base import PutOutcome
 
@@ -105,7 +106,7 @@ class ClaimResult:
 
 def claim(
     log: RemoteLog,
-    lsn: int,
+    lsn: RemoteLsn,
     data: bytes,
     commit_hash: bytes,
     *,
@@ -135,7 +136,7 @@ class _Claim:
     def __init__(
         self,
         log: RemoteLog,
-        lsn: int,
+        lsn: RemoteLsn,
         data: bytes,
         commit_hash: bytes,
         counters: Counters,

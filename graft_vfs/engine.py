@@ -34,7 +34,7 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
-from graft_vfs.pages import is_lsn_text
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.remote_log import list_refs, read_ref
 from graft_vfs.reports import (
     Audit,
@@ -201,7 +201,7 @@ class Graft:
         tag: str | None,
         *,
         replace_tag: bool,
-        base: tuple[LogId, int] | None = None,
+        base: tuple[LogId, RemoteLsn] | None = None,
         remote: LogId | None = None,
         volume: VolumeId | None = None,
         branch: LogId | None = None,
@@ -230,10 +230,10 @@ class Graft:
         volume = self.open(tag)
         log = self.catalog.volume(volume.id).remote
         if lsn is None:
-            lsn = history.lsn_as_of(self.logs, log, parse_time(as_of or ""))
+            found = history.lsn_as_of(self.logs, log, parse_time(as_of or ""))
         else:
-            require_commits(self.logs, log, lsn)
-        return history.snapshot_of(volume, self.logs, log, lsn)
+            found = require_commits(self.logs, log, RemoteLsn(lsn))
+        return history.snapshot_of(volume, self.logs, log, found)
 
     # Reports ----------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Graft:
                     branch.id,
                     row.remote,
                     snapshot.lsn,
-                    branch.base if branch.log == row.remote else 0,
+                    branch.base if branch.log == row.remote else NO_LSN,
                     tuple(tags.get(row.id, ())),
                 )
             )
@@ -267,7 +267,7 @@ class Graft:
         volume = volume or self.open(tag)
         snapshot = volume.begin()
         row, branch = self.catalog.volume(volume.id), snapshot.branch.row
-        base = branch.base if branch.log == row.remote else 0
+        base = branch.base if branch.log == row.remote else NO_LSN
         ahead = snapshot.local_commits
         if branch.log != row.remote and branch.base:
             # A fork's first push publishes where it was forked, too.
@@ -299,9 +299,9 @@ class Graft:
         found = self.catalog.commits(push.log, push.lsn, push.lsn)
         return bool(found) and found[0].hash == push.hash
 
-    def _behind_since(self, log: LogId, base: int) -> int | None:
+    def _behind_since(self, log: LogId, base: RemoteLsn) -> int | None:
         """Return when the oldest known commit above `base` was made."""
-        header = self.logs.header(log, base + 1)
+        header = self.logs.header(log, RemoteLsn(base + 1))
         return None if header is None else header.time_ms
 
     def metrics(self) -> Metrics:
@@ -363,7 +363,7 @@ class Graft:
             spec = f"local:{snapshot.lsn}" if is_local else f"{branch.log}:{branch.base}"
         where, _, lsn_text = spec.rpartition(":")
         if where == "local" and is_lsn_text(lsn_text):
-            return history.local_commit(volume, int(lsn_text))
+            return history.local_commit(volume, LocalLsn(int(lsn_text)))
         return history.remote_commit(self.logs, *self._parse_commit(spec, volume))
 
     def diff(
@@ -473,7 +473,7 @@ class Graft:
         """Return what `dump_commit` describes, by name, for the same requests and errors."""
         return history.commit_facts(self.logs, *self._parse_commit(spec, volume))
 
-    def _parse_commit(self, spec: str, volume: Volume | None) -> tuple[LogId, int]:
+    def _parse_commit(self, spec: str, volume: Volume | None) -> tuple[LogId, RemoteLsn]:
         own = None if volume is None else self.catalog.volume(volume.id).remote
         return history.parse_commit(spec, own)
 
@@ -504,7 +504,7 @@ class Graft:
                 )
             self.catalog.set_tag(check_tag(tag), volume)
         else:
-            newest = fetch_log(self.logs, remote).newest if remote else 0
+            newest = fetch_log(self.logs, remote).newest if remote else NO_LSN
             base = (remote, newest) if remote and newest else None
             self._make(
                 tag, replace_tag=True, base=base, remote=remote, volume=volume, branch=branch
@@ -557,7 +557,7 @@ class Graft:
 
     def _moved(self, tag: str, volume: VolumeId, verb: str) -> Moved:
         row, branch = self.catalog.current(volume)
-        lsn = branch.base if branch.log == row.remote else 0
+        lsn = branch.base if branch.log == row.remote else NO_LSN
         _logger.info("tag %r: %s %s on log %s at LSN %d", tag, verb, volume, row.remote, lsn)
         return Moved(tag, volume, row.remote, lsn, verb)
 
@@ -651,7 +651,7 @@ class Graft:
         """Tell whether to pull; a log without commits is not listed to see that it has none."""
         if self.catalog.newest_commit(status.remote)[0]:
             return True
-        return self.logs.log(status.remote).read_header(1) is not None
+        return self.logs.log(status.remote).read_header(RemoteLsn(1)) is not None
 
     def _probe_store(self) -> None:
         name = self.store.describe()

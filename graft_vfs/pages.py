@@ -20,6 +20,9 @@ LocalLsn = NewType("LocalLsn", int)
 RemoteLsn = NewType("RemoteLsn", int)
 """A sequence number of a remote log: 1-based, no gaps. 0 stands for the empty log."""
 
+NO_LSN = RemoteLsn(0)
+"""The LSN of a log without commits: the base of a new volume."""
+
 LSN_MAX = 0xFFFF_FFFF_FFFF_FFFE
 _LSN_DIGITS_MAX = len(str(LSN_MAX))
 

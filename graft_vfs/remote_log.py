@@ -54,7 +54,7 @@ from graft_vfs.format.commit import HEAD_BYTES, CommitHeader, decode_header, hea
 from graft_vfs.format.frame import decode_frame
 from graft_vfs.format.segment import segment_header
 from graft_vfs.ids import LogId, SegmentId
-from graft_vfs.pages import LSN_MAX
+from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.store.base import ObjectStore, PutOutcome
 
 REFS_PREFIX = "refs/"
@@ -78,20 +78,20 @@ _REF_PAUSE_SECONDS = 0.1
 # Keys -----------------------------------------------------------------------------------------
 
 
-def descending(lsn: int) -> str:
+def descending(lsn: RemoteLsn) -> str:
     """Return the key segment of an LSN: 16 digits that sort from the newest to the oldest."""
     assert 0 < lsn <= LSN_MAX
     return f"{_U64_MAX - lsn:016x}"
 
 
-def ascending(text: str, *, key: str) -> int:
+def ascending(text: str, *, key: str) -> RemoteLsn:
     """Return the LSN of a key segment; raises CorruptObjectError if it is none. `key` names it."""
     lsn = _U64_MAX - int(text, 16) if _DESCENDING.fullmatch(text) else 0
     if not 0 < lsn <= LSN_MAX:
         raise CorruptObjectError(
             f"{key} is foreign: its name is no LSN", next_step="check who else writes to the remote"
         )
-    return lsn
+    return RemoteLsn(lsn)
 
 
 def commits_prefix(log: LogId) -> str:
@@ -99,19 +99,9 @@ def commits_prefix(log: LogId) -> str:
     return f"{LOGS_PREFIX}{log}/commits/"
 
 
-def checkpoints_prefix(log: LogId) -> str:
-    """Return what the keys of a log's checkpoints begin with."""
-    return f"{LOGS_PREFIX}{log}/checkpoints/"
-
-
-def commit_key(log: LogId, lsn: int) -> str:
+def commit_key(log: LogId, lsn: RemoteLsn) -> str:
     """Return the key of a commit."""
     return commits_prefix(log) + descending(lsn)
-
-
-def checkpoint_key(log: LogId, lsn: int) -> str:
-    """Return the key of a checkpoint."""
-    return checkpoints_prefix(log) + descending(lsn)
 
 
 def segment_key(segment: SegmentId) -> str:
@@ -180,7 +170,9 @@ class RemoteLog:
     def __repr__(self) -> str:
         return f"<RemoteLog {self.log_id} in {self.store.describe()}>"
 
-    def read_header(self, lsn: int, *, expect_previous: bytes | None = None) -> CommitRecord | None:
+    def read_header(
+        self, lsn: RemoteLsn, *, expect_previous: bytes | None = None
+    ) -> CommitRecord | None:
         """Return the commit at `lsn`, or None if there is none yet.
 
         One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
@@ -203,17 +195,17 @@ class RemoteLog:
         _check_chain(header, expect_previous, key=key)
         return CommitRecord(header, length, head[:length])
 
-    def newest_lsn(self) -> int:
+    def newest_lsn(self) -> RemoteLsn:
         """Return the newest LSN, 0 for an empty log. One listing."""
         prefix = commits_prefix(self.log_id)
         for key in self.store.list(prefix, limit=1):
             return ascending(key.removeprefix(prefix), key=key)
-        return 0
+        return NO_LSN
 
     def read_headers(
         self,
-        first: int,
-        last: int,
+        first: RemoteLsn,
+        last: RemoteLsn,
         *,
         previous_hash: bytes | None,
         progress: Callable[[int, int], None] | None = None,
@@ -243,7 +235,7 @@ class RemoteLog:
 
     def probe_next(
         self,
-        known_lsn: int,
+        known_lsn: RemoteLsn,
         known_hash: bytes | None,
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -256,13 +248,15 @@ class RemoteLog:
         """
         if not known_lsn:
             newest = self.newest_lsn()
-            return list(self.read_headers(1, newest, previous_hash=known_hash, progress=progress))
-        following = self.read_header(known_lsn + 1, expect_previous=known_hash)
+            return list(
+                self.read_headers(RemoteLsn(1), newest, previous_hash=known_hash, progress=progress)
+            )
+        following = self.read_header(RemoteLsn(known_lsn + 1), expect_previous=known_hash)
         if following is None:
             return []
         newest = self.newest_lsn()
         rest = self.read_headers(
-            known_lsn + 2, newest, previous_hash=following.header.hash, progress=progress
+            RemoteLsn(known_lsn + 2), newest, previous_hash=following.header.hash, progress=progress
         )
         return [following, *rest]
 
@@ -331,17 +325,17 @@ def _decoded(
 
 
 def _in_parallel(
-    read: Callable[[int], CommitRecord | None], lsns: range
-) -> Iterator[tuple[int, CommitRecord | None]]:
+    read: Callable[[RemoteLsn], CommitRecord | None], lsns: range
+) -> Iterator[tuple[RemoteLsn, CommitRecord | None]]:
     """Yield (LSN, what `read` returns for it) in order, with a bounded number in flight."""
     # len() knows no number as large as the newest LSN that a hostile listing can show.
     workers = len(lsns[:READ_WORKERS])
     if workers <= 1:
-        for lsn in lsns:
+        for lsn in map(RemoteLsn, lsns):
             yield lsn, read(lsn)
         return
-    pending: deque[tuple[int, Future[CommitRecord | None]]] = deque()
-    waiting = iter(lsns)
+    pending: deque[tuple[RemoteLsn, Future[CommitRecord | None]]] = deque()
+    waiting = map(RemoteLsn, lsns)
     executor = ThreadPoolExecutor(workers, thread_name_prefix="graft-read")
     waits = True
     try:

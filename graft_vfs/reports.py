@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.pages import LocalLsn, RemoteLsn
 
 Progress = Callable[[int, int], None]
 """Called by a verb that takes long with how much is done, and how much there is to do."""
@@ -81,8 +82,8 @@ class VolumeReport:
     volume: VolumeId
     branch: LogId
     remote: LogId
-    local_lsn: int
-    base_lsn: int
+    local_lsn: LocalLsn
+    base_lsn: RemoteLsn
     tags: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -154,8 +155,8 @@ class Status:
     volume: VolumeId
     branch: LogId
     remote: LogId
-    local_lsn: int
-    base_lsn: int
+    local_lsn: LocalLsn
+    base_lsn: RemoteLsn
     ahead: int
     behind: int
     attached: bool
@@ -270,7 +271,7 @@ class LogEntry:
     """
 
     where: str
-    lsn: int
+    lsn: LocalLsn | RemoteLsn
     time_ms: int
     pages: int
     page_count: int
@@ -299,7 +300,7 @@ class CommitReport:
 
     where: str
     log: LogId
-    lsn: int
+    lsn: LocalLsn | RemoteLsn
     time_ms: int
     author: str
     parent: str | None
@@ -438,7 +439,7 @@ class Moved:
     tag: str
     volume: VolumeId
     log: LogId
-    lsn: int
+    lsn: RemoteLsn
     verb: str
 
     def __str__(self) -> str:

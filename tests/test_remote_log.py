@@ -29,7 +29,6 @@ from graft_vfs.remote_log import (
     REF_BYTES_MAX,
     RemoteLog,
     ascending,
-    checkpoint_key,
     commit_key,
     commits_prefix,
     create_ref,
@@ -75,7 +74,6 @@ def add(
 
 def test_keys_are_those_of_the_design() -> None:
     assert commit_key(LOG, 1) == f"logs/{LOG}/commits/fffffffffffffffe"
-    assert checkpoint_key(LOG, 255) == f"logs/{LOG}/checkpoints/ffffffffffffff00"
     assert segment_key(SEGMENT) == f"segments/{SEGMENT}"
 
 

@@ -65,7 +65,7 @@ from graft_vfs.errors import CorruptObjectError, FutureVersionError, InvalidIdEr
 from graft_vfs.format.frame import CHECKSUM_BYTES, FRAME_PAGES_MAX, compressed_bytes_max
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId
-from graft_vfs.pages import LSN_MAX, PAGE_COUNT_MAX, PAGE_SIZES, lock_page
+from graft_vfs.pages import LSN_MAX, NO_LSN, PAGE_COUNT_MAX, PAGE_SIZES, RemoteLsn, lock_page
 
 MAGIC = b"GRAFTCMT"
 VERSION = 1
@@ -146,10 +146,10 @@ class CommitHeader:
     """
 
     log: LogId
-    lsn: int
+    lsn: RemoteLsn
     previous_hash: bytes
     parent_log: LogId | None
-    parent_lsn: int
+    parent_lsn: RemoteLsn
     page_size: int
     page_count: int
     change_counter: int
@@ -158,7 +158,7 @@ class CommitHeader:
     writer: bytes
     attempt: bytes
     time_ms: int
-    checkpoint_lsn: int
+    checkpoint_lsn: RemoteLsn
     author: str
     pages: BitMap
     frames: FrameTable
@@ -169,7 +169,7 @@ class CommitHeader:
         cls,
         *,
         log: LogId,
-        lsn: int,
+        lsn: RemoteLsn,
         previous_hash: bytes,
         page_size: int,
         page_count: int,
@@ -181,10 +181,10 @@ class CommitHeader:
         pages: BitMap,
         frames: FrameTable,
         segment: SegmentId | None = None,
-        checkpoint_lsn: int = 0,
+        checkpoint_lsn: RemoteLsn = NO_LSN,
         author: str = "",
         parent_log: LogId | None = None,
-        parent_lsn: int = 0,
+        parent_lsn: RemoteLsn = NO_LSN,
     ) -> CommitHeader:
         """Return a header with its hash.
 

@@ -71,7 +71,7 @@ from graft_vfs.local.files import (
     write_all,
     write_fully,
 )
-from graft_vfs.pages import PAGE_SIZES
+from graft_vfs.pages import PAGE_SIZES, LocalLsn
 
 COMMIT = 1
 DURABLE_BEFORE = 2
@@ -130,7 +130,7 @@ class Chunk(NamedTuple):
     """The header of one chunk. `images` is the file offset of its first page image."""
 
     flags: int
-    lsn: int
+    lsn: LocalLsn
     page_count: int
     change_counter: int
     page_size: int
@@ -277,7 +277,7 @@ class BranchLog:
             forget_resident(self.view)
         return is_sound
 
-    def transactions(self, position: Position, lsn: int) -> Iterator[list[Chunk]]:
+    def transactions(self, position: Position, lsn: LocalLsn) -> Iterator[list[Chunk]]:
         """Yield the committed transactions behind `position`, the first of which has `lsn`.
 
         Ends before the first chunk that does not follow. Images are not proved.
@@ -289,9 +289,9 @@ class BranchLog:
             if chunk.commits:
                 yield pending
                 pending = []
-                lsn += 1
+                lsn = LocalLsn(lsn + 1)
 
-    def damaged_before(self, position: Position, lsn: int) -> bool:
+    def damaged_before(self, position: Position, lsn: LocalLsn) -> bool:
         """Tell whether a durable transaction stood at `position`, where reading stopped.
 
         The evidence is a sound chunk further on of a later LSN than `lsn`, the one that is missing,
@@ -322,7 +322,7 @@ class BranchLog:
     def append(  # noqa: PLR0917 - keywords would cost time at each commit
         self,
         position: Position,
-        lsn: int,
+        lsn: LocalLsn,
         pages: Sequence[int],
         images: Sequence[bytes],
         page_size: int,
@@ -383,7 +383,7 @@ class BranchLog:
         # A named tuple's own constructor costs three times as much, at each commit.
         return first_image, tuple.__new__(Position, (after, checksum))
 
-    def copy_from(self, other: BranchLog, position: Position, lsn: int) -> Position:
+    def copy_from(self, other: BranchLog, position: Position, lsn: LocalLsn) -> Position:
         """Append what stands behind `position` in another log, and be durable with it.
 
         Returns the position in the other log behind what was copied. That is its last transaction,

@@ -34,11 +34,14 @@ from graft_vfs.local.catalog_rows import (
     branch_row,
     bytes_of,
     id_of,
+    local_lsn_of,
     number_of,
     position_of,
+    remote_lsn_of,
     text_of,
     volume_row,
 )
+from graft_vfs.pages import NO_LSN, RemoteLsn
 
 
 class Catalog:
@@ -101,11 +104,6 @@ class Catalog:
         if not rows:
             raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
         return volume_row(rows[0])
-
-    def volume_with_branch(self, branch: LogId) -> VolumeId | None:
-        """Return the volume that has a branch of this id."""
-        rows = self._file.rows("SELECT volume FROM branches WHERE id = ?", branch.raw)
-        return id_of(VolumeId, rows[0][0]) if rows else None
 
     def add_volume(
         self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replace_tag: bool = False
@@ -226,18 +224,18 @@ class Catalog:
                 [(log.raw, row.lsn, row.hash, row.header) for row in commits],
             )
 
-    def newest_commit(self, log: LogId) -> tuple[int, bytes]:
+    def newest_commit(self, log: LogId) -> tuple[RemoteLsn, bytes]:
         """Return (LSN, hash) of the newest known commit; (0, zeros) if none is known."""
         rows = self._file.rows(
             "SELECT lsn, hash FROM commits WHERE log = ? ORDER BY lsn DESC LIMIT 1", log.raw
         )
         return (
-            (number_of(rows[0][0]), bytes_of(rows[0][1], HASH_BYTES))
+            (remote_lsn_of(rows[0][0]), bytes_of(rows[0][1], HASH_BYTES))
             if rows
-            else (0, bytes(HASH_BYTES))
+            else (NO_LSN, bytes(HASH_BYTES))
         )
 
-    def commits(self, log: LogId, first: int, last: int) -> list[CommitRow]:
+    def commits(self, log: LogId, first: RemoteLsn, last: RemoteLsn) -> list[CommitRow]:
         """Return the known commits with LSN first..last, both inclusive, ascending."""
         rows = self._file.rows(
             "SELECT lsn, hash, header FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
@@ -247,7 +245,7 @@ class Catalog:
             min(last, INTEGER_MAX),
         )
         return [
-            CommitRow(number_of(lsn, first), bytes_of(digest, HASH_BYTES), bytes_of(header))
+            CommitRow(remote_lsn_of(lsn, first), bytes_of(digest, HASH_BYTES), bytes_of(header))
             for lsn, digest, header in rows
         ]
 
@@ -292,10 +290,10 @@ class Catalog:
         return PendingPush(
             volume=volume,
             log=id_of(LogId, log),
-            lsn=number_of(lsn, 1),
+            lsn=remote_lsn_of(lsn, 1),
             hash=bytes_of(digest, HASH_BYTES),
             data=bytes_of(data),
-            through_lsn=number_of(through),
+            through_lsn=local_lsn_of(through),
             counter=number_of(counter, last=U32_MAX),
             through=position_of(offset, checksum),
         )

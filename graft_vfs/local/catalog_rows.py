@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from graft_vfs.errors import CorruptCatalogError, InvalidIdError
 from graft_vfs.ids import Id, LogId, VolumeId
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES, Position
+from graft_vfs.pages import LocalLsn, RemoteLsn
 
 DAMAGE_STEP = (
     "move it away, then clone each volume again by its ref; commits that were not pushed stay in "
@@ -37,9 +38,9 @@ class BranchRow:
     id: LogId
     volume: VolumeId
     log: LogId
-    base: int
+    base: RemoteLsn
     counter: int
-    first_lsn: int
+    first_lsn: LocalLsn
     file: str
     start: Position
     created_ms: int
@@ -55,8 +56,8 @@ class VolumeRow:
     attached: bool
     branch: LogId
     epoch: int
-    synced_local: int | None
-    synced_remote: int | None
+    synced_local: LocalLsn | None
+    synced_remote: RemoteLsn | None
     synced_ms: int | None
     last_error: str | None
 
@@ -65,7 +66,7 @@ class VolumeRow:
 class CommitRow:
     """A known commit of a remote log, as the encoded header that proves itself."""
 
-    lsn: int
+    lsn: RemoteLsn
     hash: bytes
     header: bytes
 
@@ -76,10 +77,10 @@ class PendingPush:
 
     volume: VolumeId
     log: LogId
-    lsn: int
+    lsn: RemoteLsn
     hash: bytes
     data: bytes
-    through_lsn: int
+    through_lsn: LocalLsn
     counter: int
     through: Position
 
@@ -99,8 +100,8 @@ def volume_row(row: Sequence[Any]) -> VolumeRow:
         attached=bool(number_of(attached, last=1)),
         branch=id_of(LogId, branch),
         epoch=number_of(epoch),
-        synced_local=None if local is None else number_of(local),
-        synced_remote=None if lsn is None else number_of(lsn),
+        synced_local=None if local is None else local_lsn_of(local),
+        synced_remote=None if lsn is None else remote_lsn_of(lsn),
         synced_ms=None if synced is None else number_of(synced, last=_TIME_MS_MAX),
         last_error=None if last_error is None else text_of(last_error),
     )
@@ -113,9 +114,9 @@ def branch_row(row: Sequence[Any]) -> BranchRow:
         id=id_of(LogId, branch),
         volume=id_of(VolumeId, volume),
         log=id_of(LogId, log),
-        base=number_of(base),
+        base=remote_lsn_of(base),
         counter=number_of(counter, last=U32_MAX),
-        first_lsn=number_of(first, 1),
+        first_lsn=local_lsn_of(first, 1),
         file=_log_file(file),
         start=position_of(offset, checksum),
         created_ms=number_of(created, last=_TIME_MS_MAX),
@@ -143,6 +144,16 @@ def number_of(value: object, first: int = 0, last: int = INTEGER_MAX) -> int:
     if not isinstance(value, int) or not first <= value <= last:
         raise _impossible(value, f"a number from {first} to {last}")
     return value
+
+
+def local_lsn_of(value: object, first: int = 0) -> LocalLsn:
+    """Return a local LSN, no smaller than `first`."""
+    return LocalLsn(number_of(value, first))
+
+
+def remote_lsn_of(value: object, first: int = 0) -> RemoteLsn:
+    """Return a remote LSN, no smaller than `first`."""
+    return RemoteLsn(number_of(value, first))
 
 
 def text_of(value: object) -> str:

@@ -41,6 +41,7 @@ from graft_vfs.local.files import (
     storage_errors,
     write_fully,
 )
+from graft_vfs.pages import RemoteLsn
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class _Arena:
                 self.view = memoryview(mmap.mmap(self.pages_file, size, access=mmap.ACCESS_READ))
         return True
 
-    def append(self, lsn: int, frame: int, images: bytes) -> int:
+    def append(self, lsn: RemoteLsn, frame: int, images: bytes) -> int:
         """Write a frame and its record; the caller holds the arena's file lock."""
         offset, length = self.tail, len(images)
         with storage_errors(self.pages_path):
@@ -178,7 +179,7 @@ class PageCache:
         self._arenas.pop(number).close()
         self._frames = {key: at for key, at in self._frames.items() if at[0] != number}
 
-    def find(self, lsn: int, frame: int) -> Place | None:
+    def find(self, lsn: RemoteLsn, frame: int) -> Place | None:
         """Return where the proved images of a frame are, or None. No request, no sync."""
         with self._lock:
             found = self._prove(lsn, frame)
@@ -187,7 +188,7 @@ class PageCache:
                 found = self._prove(lsn, frame)
             return found
 
-    def _prove(self, lsn: int, frame: int) -> Place | None:
+    def _prove(self, lsn: RemoteLsn, frame: int) -> Place | None:
         key = (lsn, frame)
         kept = self._memory.get(key)
         if kept is not None:
@@ -208,7 +209,7 @@ class PageCache:
             self._frames[key] = (number, offset, length, None)
         return arena.view, offset
 
-    def add(self, lsn: int, frame: int, images: bytes) -> Place:
+    def add(self, lsn: RemoteLsn, frame: int, images: bytes) -> Place:
         """Keep a frame's images and return where they are; raises LocalStorageError."""
         with self._lock:  # Else other threads could make room for theirs in between.
             self.add_all(lsn, frame, [images])
@@ -216,7 +217,7 @@ class PageCache:
         assert place is not None
         return place
 
-    def add_all(self, lsn: int, first: int, frames: Iterable[bytes]) -> None:
+    def add_all(self, lsn: RemoteLsn, first: int, frames: Iterable[bytes]) -> None:
         """Keep neighbouring frames of one commit, the first of which has number `first`.
 
         One pass over the files for all of them. Raises LocalStorageError.

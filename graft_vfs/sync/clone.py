@@ -17,6 +17,7 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.local.head import new_epoch
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
@@ -32,7 +33,7 @@ def make_volume(
     tag: str | None,
     replace_tag: bool,
     remote: LogId | None = None,
-    base: tuple[LogId, int] | None = None,
+    base: tuple[LogId, RemoteLsn] | None = None,
     volume: VolumeId | None = None,
     branch: LogId | None = None,
     synced: bool = False,
@@ -45,7 +46,7 @@ def make_volume(
     volume = volume or VolumeId.new()
     branch = branch or LogId.new()
     remote = remote or LogId.new()
-    log_id, lsn = base or (remote, 0)
+    log_id, lsn = base or (remote, NO_LSN)
     directory = volumes_directory / str(volume)
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def make_volume(
         attached=lsn > 0,
         branch=branch,
         epoch=new_epoch(),
-        synced_local=0 if synced else None,
+        synced_local=LocalLsn(0) if synced else None,
         synced_remote=lsn if synced else None,
         synced_ms=now if synced else None,
         last_error=None,
@@ -76,7 +77,7 @@ def make_volume(
         log=log_id,
         base=lsn,
         counter=secrets.randbits(32),
-        first_lsn=1,
+        first_lsn=LocalLsn(1),
         file=FIRST_FILE,
         start=log.start,
         created_ms=now,
@@ -101,8 +102,8 @@ def resolve_log(logs: Logs, name: str) -> LogId:
 
 
 def clone_base(
-    logs: Logs, name: str, lsn: int | None = None, *, progress: Progress | None = None
-) -> tuple[LogId, int]:
+    logs: Logs, name: str, lsn: RemoteLsn | None = None, *, progress: Progress | None = None
+) -> tuple[LogId, RemoteLsn]:
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages."""
     log = resolve_log(logs, name)
     return log, require_commits(logs, log, lsn, progress=progress)

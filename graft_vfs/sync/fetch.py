@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from graft_vfs.errors import CorruptObjectError, NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import CommitRow
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import CommitRecord
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.volume.logs import Logs
@@ -23,8 +24,8 @@ class Fetched:
     """What a fetch found: the newest LSN that was known `before`, and the `newest` now."""
 
     log: LogId
-    before: int
-    newest: int
+    before: RemoteLsn
+    newest: RemoteLsn
 
     @property
     def commits(self) -> int:
@@ -63,7 +64,7 @@ def _fetch(logs: Logs, log: LogId, forks: tuple[LogId, ...], progress: Progress 
         rows = [CommitRow(item.header.lsn, item.header.hash, item.encoded) for item in records]
         logs.catalog.add_commits(log, rows)
         _logger.info("log %s: %d new commits, now at LSN %d", log, len(rows), before + len(rows))
-    return Fetched(log, before, before + len(records))
+    return Fetched(log, before, RemoteLsn(before + len(records)))
 
 
 def _fetch_parent(
@@ -90,8 +91,8 @@ def _fetch_parent(
 
 
 def require_commits(
-    logs: Logs, log: LogId, lsn: int | None, *, progress: Progress | None = None
-) -> int:
+    logs: Logs, log: LogId, lsn: RemoteLsn | None, *, progress: Progress | None = None
+) -> RemoteLsn:
     """Return `lsn`, or the newest one for None, once its commits are known.
 
     No request if they are. Raises NotFoundError if the log has no such commit.

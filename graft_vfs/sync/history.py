@@ -9,7 +9,7 @@ from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import Chunk
 from graft_vfs.local.catalog_rows import BranchRow
-from graft_vfs.pages import is_lsn_text
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.volume.branch import Branch
@@ -18,7 +18,7 @@ from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 
-def parse_commit(spec: str, own: LogId | None) -> tuple[LogId, int]:
+def parse_commit(spec: str, own: LogId | None) -> tuple[LogId, RemoteLsn]:
     """Return the log and the LSN that `log:LSN` names, or `LSN` of the log `own`.
 
     Raises UsageError, InvalidIdError.
@@ -27,13 +27,13 @@ def parse_commit(spec: str, own: LogId | None) -> tuple[LogId, int]:
     if not is_lsn_text(lsn_text):
         raise UsageError(f"{spec[:64]!r} names no commit", next_step="write it as LSN or log:LSN")
     if log_text:
-        return LogId.parse(log_text), int(lsn_text)
+        return LogId.parse(log_text), RemoteLsn(int(lsn_text))
     if own is None:
         raise UsageError(f"{spec!r} names no log", next_step="write it as log:LSN")
-    return own, int(lsn_text)
+    return own, RemoteLsn(int(lsn_text))
 
 
-def header_of(logs: Logs, log: LogId, lsn: int) -> CommitHeader:
+def header_of(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitHeader:
     """Return a commit's header; no request if it is known, else those of a fetch.
 
     Raises NotFoundError if the log has no such commit.
@@ -44,7 +44,7 @@ def header_of(logs: Logs, log: LogId, lsn: int) -> CommitHeader:
     return header
 
 
-def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: int) -> Snapshot:
+def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> Snapshot:
     """Return a known commit as a snapshot of the volume, without local commits. No request."""
     view = logs.view(log, lsn)
     row = BranchRow(
@@ -53,7 +53,7 @@ def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: int) -> Snapshot:
         log=log,
         base=lsn,
         counter=view.change_counter,
-        first_lsn=1,
+        first_lsn=LocalLsn(1),
         file=volume.log.path.name,
         start=volume.log.start,
         created_ms=0,
@@ -62,27 +62,27 @@ def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: int) -> Snapshot:
         Branch(row, volume.log),
         view,
         volume.log.start,
-        0,
+        LocalLsn(0),
         view.page_size,
         view.page_count,
         view.change_counter,
     )
 
 
-def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> int:
+def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
     """Return the newest LSN of a log that is no younger than a time. Requests of a fetch.
 
     Raises NotFoundError if there was none.
     """
-    low, high = 0, require_commits(logs, log, None)
+    low, high = NO_LSN, require_commits(logs, log, None)
     while low < high:
-        middle = (low + high + 1) // 2
+        middle = RemoteLsn((low + high + 1) // 2)
         header = logs.header(log, middle)
         assert header is not None
         if header.time_ms <= time_ms:
             low = middle
         else:
-            high = middle - 1
+            high = RemoteLsn(middle - 1)
     if low == 0:
         raise NotFoundError(
             f"log {log} had no commit at that time", next_step="see graft_log for its times"
@@ -127,13 +127,13 @@ def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
                 _stored_bytes(logs, header),
             )
         )
-        lsn -= 1
+        lsn = RemoteLsn(lsn - 1)
         if header.parent_log is not None:
             log, lsn = header.parent_log, header.parent_lsn
     return found[:limit]
 
 
-def local_commit(volume: Volume, lsn: int) -> CommitReport:
+def local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
     """Describe a commit of the local branch. No request. Raises NotFoundError."""
     branch = volume.begin().branch.row
     for chunks in volume.log.transactions(branch.start, branch.first_lsn):
@@ -163,7 +163,7 @@ def local_commit(volume: Volume, lsn: int) -> CommitReport:
     )
 
 
-def remote_commit(logs: Logs, log: LogId, lsn: int) -> CommitReport:
+def remote_commit(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitReport:
     """Describe a commit of a remote log; requests and errors of `header_of`."""
     header = header_of(logs, log, lsn)
     parent = f"{log}:{lsn - 1}" if lsn > 1 else None
@@ -187,7 +187,7 @@ def remote_commit(logs: Logs, log: LogId, lsn: int) -> CommitReport:
     )
 
 
-def commit_facts(logs: Logs, log: LogId, lsn: int) -> dict[str, LogId | int | str]:
+def commit_facts(logs: Logs, log: LogId, lsn: RemoteLsn) -> dict[str, LogId | int | str]:
     """Return all that a commit's header says, by name; requests and errors of `header_of`."""
     header = header_of(logs, log, lsn)
     return {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from graft_vfs.errors import PageSizeError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import BranchRow
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import diverged, settle_pending
@@ -26,8 +27,8 @@ class Pulled:
     """What a pull did: the branch's base, as an LSN of the log, `before` and now."""
 
     log: LogId
-    before: int
-    lsn: int
+    before: RemoteLsn
+    lsn: RemoteLsn
 
     @property
     def commits(self) -> int:
@@ -74,13 +75,13 @@ def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = N
                 raise diverged(remote, base, newest)
 
 
-def _base(snapshot: Snapshot, remote: LogId) -> int:
+def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:
     """Return the LSN of the remote log that a snapshot stands on, 0 for none."""
     branch = snapshot.branch.row
-    return branch.base if branch.log == remote else 0
+    return branch.base if branch.log == remote else NO_LSN
 
 
-def move(volume: Volume, logs: Logs, log: LogId, lsn: int) -> None:
+def move(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> None:
     """Make a new empty branch on `lsn` current; the caller holds the writer lock."""
     snapshot = volume.begin()
     view = logs.log_view(log, lsn)
@@ -95,7 +96,7 @@ def move(volume: Volume, logs: Logs, log: LogId, lsn: int) -> None:
         log=log,
         base=lsn,
         counter=(snapshot.counter + 1) & _COUNTER_MAX,
-        first_lsn=snapshot.lsn + 1,
+        first_lsn=LocalLsn(snapshot.lsn + 1),
         file=volume.log.path.name,
         start=snapshot.end,
         created_ms=time.time_ns() // 1_000_000,

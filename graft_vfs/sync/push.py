@@ -37,6 +37,7 @@ from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.branch_log import Position
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.files import spooled, storage_errors
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import create_ref
 from graft_vfs.reports import Progress, commits_text, pages_text, size_text
 from graft_vfs.sync.fetch import fetch_log
@@ -70,7 +71,7 @@ class Pushed:
     """
 
     log: LogId
-    lsn: int
+    lsn: RemoteLsn
     claimed: bool
     local_commits: int
     pages: int
@@ -91,10 +92,10 @@ class _Plan:
 
     snapshot: Snapshot
     log: LogId
-    lsn: int
+    lsn: RemoteLsn
     previous_hash: bytes
     parent_log: LogId | None
-    parent_lsn: int
+    parent_lsn: RemoteLsn
     time_ms_min: int
 
 
@@ -162,22 +163,22 @@ def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
     branch = snapshot.branch.row
     newest, digest = logs.catalog.newest_commit(remote)
     forked = branch.log != remote and branch.base > 0
-    base = 0 if branch.log != remote else branch.base
+    base = NO_LSN if branch.log != remote else branch.base
     if newest > base:
         raise diverged(remote, base, newest)
     parent = logs.header(branch.log, branch.base) if branch.base else None
     return _Plan(
         snapshot=snapshot,
         log=remote,
-        lsn=base + 1,
+        lsn=RemoteLsn(base + 1),
         previous_hash=parent.hash if parent else (digest if base else NO_HASH),
         parent_log=branch.log if forked else None,
-        parent_lsn=branch.base if forked else 0,
+        parent_lsn=branch.base if forked else NO_LSN,
         time_ms_min=parent.time_ms if parent else 0,
     )
 
 
-def diverged(log: LogId, base: int, newest: int) -> DivergedError:
+def diverged(log: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError:
     """Return the error for a volume whose base is no longer the newest remote commit."""
     return DivergedError(
         f"the volume has local commits on remote LSN {base}, but log {log} is at {newest}: "
@@ -216,7 +217,7 @@ def _build(
         writer=author.writer,
         attempt=secrets.token_bytes(16),
         time_ms=max(plan.time_ms_min, time.time_ns() // 1_000_000),
-        checkpoint_lsn=0,
+        checkpoint_lsn=NO_LSN,
         author=author.name,
         pages=builder.pages,
         frames=builder.table,
@@ -288,7 +289,7 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
         _forget_lost(volume, logs, pending)
 
 
-def _forget_lost(volume: Volume, logs: Logs, pending: PendingPush) -> int:
+def _forget_lost(volume: Volume, logs: Logs, pending: PendingPush) -> RemoteLsn:
     """Forget a push that lost its LSN; returns the newest LSN of its log.
 
     Ordering: the winner becomes known first, so that no push sends another commit, or its segment,
@@ -319,7 +320,7 @@ def _claim_and_settle(
         raise
     if not won:
         newest = _forget_lost(volume, logs, pending)
-        raise diverged(pending.log, pending.lsn - 1, newest)
+        raise diverged(pending.log, RemoteLsn(pending.lsn - 1), newest)
     _name_log(logs, header, name)
     _settle(volume, logs, pending, header, snapshot)
 
@@ -363,15 +364,16 @@ def _settle(
             # Another process found the record and settled it while the claim was under way.
             return
         file, start = current.file, pending.through
+        first_lsn = LocalLsn(pending.through_lsn + 1)
         if lock is not None and start.offset > _ROTATE_BYTES:
-            file, start = _rotate(volume, file, start, pending.through_lsn + 1)
+            file, start = _rotate(volume, file, start, first_lsn)
         branch = BranchRow(
             id=LogId.new(),
             volume=volume.id,
             log=pending.log,
             base=pending.lsn,
             counter=pending.counter,
-            first_lsn=pending.through_lsn + 1,
+            first_lsn=first_lsn,
             file=file,
             start=start,
             created_ms=time.time_ns() // 1_000_000,
@@ -387,7 +389,9 @@ def _settle(
             lock.close()
 
 
-def _rotate(volume: Volume, file: str, start: Position, first_lsn: int) -> tuple[str, Position]:
+def _rotate(
+    volume: Volume, file: str, start: Position, first_lsn: LocalLsn
+) -> tuple[str, Position]:
     """Begin a new log file with what was committed behind `start`; returns where a branch begins.
 
     The same place is returned if the rest is not much smaller than what is pushed, so that copying

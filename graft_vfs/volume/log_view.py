@@ -21,7 +21,7 @@ from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.page_cache import PageCache, Place
 from graft_vfs.page_table import PageTable
-from graft_vfs.pages import lock_page
+from graft_vfs.pages import RemoteLsn, lock_page
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.volume.snapshot import Located
 
@@ -48,7 +48,7 @@ class CommitSource:
     header_length: int
 
     @property
-    def lsn(self) -> int:
+    def lsn(self) -> RemoteLsn:
         """The commit's remote LSN."""
         return self.header.lsn
 
@@ -113,7 +113,7 @@ class LogView:
         self._executor = executor
         self.caches = caches
         self._lock = threading.Lock()
-        self._in_flight: dict[tuple[LogId, int, int], Future[None]] = {}
+        self._in_flight: dict[tuple[LogId, RemoteLsn, int], Future[None]] = {}
         self._streams: list[_Stream] = []
 
     def locate(self, page: int) -> Located | None:
@@ -234,7 +234,7 @@ class LogView:
                 self._in_flight[key] = future
             future.add_done_callback(functools.partial(self._landed, keys))
 
-    def _landed(self, keys: list[tuple[LogId, int, int]], future: Future[None]) -> None:
+    def _landed(self, keys: list[tuple[LogId, RemoteLsn, int]], future: Future[None]) -> None:
         for key in keys:
             if self._in_flight.get(key) is future:
                 self._in_flight.pop(key, None)

@@ -21,6 +21,7 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.local.page_cache import PageCache
 from graft_vfs.page_table import PageTable
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.volume.log_view import CommitSource, LogView
@@ -51,7 +52,7 @@ class Logs:
         self._lock = threading.RLock()
         self._logs: dict[LogId, RemoteLog] = {}
         self._caches: weakref.WeakValueDictionary[LogId, PageCache] = weakref.WeakValueDictionary()
-        self._views: weakref.WeakValueDictionary[tuple[LogId, int], LogView] = (
+        self._views: weakref.WeakValueDictionary[tuple[LogId, RemoteLsn], LogView] = (
             weakref.WeakValueDictionary()
         )
 
@@ -75,17 +76,17 @@ class Logs:
                 )
             return cache
 
-    def view(self, log: LogId, lsn: int) -> RemoteView:
+    def view(self, log: LogId, lsn: RemoteLsn) -> RemoteView:
         """Return the view of a log at an LSN whose commits the catalog knows. No request."""
-        return EmptyRemoteView() if lsn == 0 else self.log_view(log, lsn)
+        return EmptyRemoteView() if lsn == NO_LSN else self.log_view(log, lsn)
 
-    def log_view(self, log: LogId, lsn: int) -> LogView:
+    def log_view(self, log: LogId, lsn: RemoteLsn) -> LogView:
         """Return the view at `lsn` >= 1.
 
         Raises CorruptCatalogError if commits are missing or are not those of this log.
         """
         with self._lock:
-            step: tuple[LogId, int] | None = (log, lsn)
+            step: tuple[LogId, RemoteLsn] | None = (log, lsn)
             view, missing = self._views.get((log, lsn)), []
             # Forks of forks may be nested deeper than calls can be.
             while view is None and step is not None:
@@ -100,21 +101,21 @@ class Logs:
             assert view is not None
             return view
 
-    def _base(self, log: LogId, lsn: int) -> LogView | None:
+    def _base(self, log: LogId, lsn: RemoteLsn) -> LogView | None:
         """Return the view that the one at `lsn` can be made from."""
         older = (view for view in self._views.values() if view.log == log and view.lsn < lsn)
         return max(older, key=lambda view: view.lsn, default=None)
 
-    def _parent(self, log: LogId) -> tuple[LogId, int] | None:
+    def _parent(self, log: LogId) -> tuple[LogId, RemoteLsn] | None:
         """Return what a forked log stands on."""
-        first = self.header(log, 1)
+        first = self.header(log, RemoteLsn(1))
         if first is None or first.parent_log is None:
             return None
         return first.parent_log, first.parent_lsn
 
-    def _build(self, log: LogId, lsn: int, *, base: LogView | None) -> LogView:
+    def _build(self, log: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
         """Make a view from an older one of the log, or from that of the log it was forked from."""
-        first = base.lsn + 1 if base is not None and base.log == log else 1
+        first = RemoteLsn(base.lsn + 1 if base is not None and base.log == log else 1)
         rows = self.catalog.commits(log, first, lsn)
         if [row.lsn for row in rows] != list(range(first, lsn + 1)):
             raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {lsn}")
@@ -142,7 +143,7 @@ class Logs:
         header, length = _decoded(log, row)
         return CommitSource(self.log(log), self.cache(log), header, length)
 
-    def header(self, log: LogId, lsn: int) -> CommitHeader | None:
+    def header(self, log: LogId, lsn: RemoteLsn) -> CommitHeader | None:
         """Return a known commit's header, or None."""
         rows = self.catalog.commits(log, lsn, lsn)
         return _decoded(log, rows[0])[0] if rows else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from graft_vfs.pages import NO_LSN
 from graft_vfs.volume.snapshot import Located
 
 
 class EmptyRemoteView:
     """A remote log before its first commit: no pages, and no page size yet."""
 
-    lsn = 0
+    lsn = NO_LSN
     page_size = 0
     page_count = 0
     change_counter = 0

@@ -11,7 +11,7 @@ from typing import Protocol
 from graft_vfs.errors import CorruptLogError, CorruptObjectError
 from graft_vfs.local.branch_log import Position
 from graft_vfs.local.files import forget_resident
-from graft_vfs.pages import lock_page
+from graft_vfs.pages import LocalLsn, RemoteLsn, lock_page
 from graft_vfs.volume.branch import Branch
 
 Located = tuple[memoryview, int]
@@ -23,7 +23,7 @@ class RemoteView(Protocol):
     `located` maps pages to where their proved images are on this machine; it may forget.
     """
 
-    lsn: int
+    lsn: RemoteLsn
     page_size: int
     page_count: int
     change_counter: int
@@ -88,7 +88,7 @@ class Snapshot:
         branch: Branch,
         remote: RemoteView,
         end: Position,
-        lsn: int,
+        lsn: LocalLsn,
         page_size: int,
         page_count: int,
         counter: int,

@@ -11,7 +11,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from graft_vfs.errors import PageSizeError
-from graft_vfs.pages import check_page_size, lock_page
+from graft_vfs.pages import LocalLsn, check_page_size, lock_page
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Transaction:
         pages = sorted(self.staged)
         images = [self.staged[page] for page in pages]
         first_image, self.end = self.volume.log.append(
-            self.end, self.snapshot.lsn + 1, pages, images, self.page_size, None
+            self.end, LocalLsn(self.snapshot.lsn + 1), pages, images, self.page_size, None
         )
         offset = first_image
         for page in pages:

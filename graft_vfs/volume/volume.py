@@ -40,6 +40,7 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.local.locks import WriterLock, held
+from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import FirstPage, RemoteView, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
@@ -82,7 +83,7 @@ class Volume:
         volume: VolumeId,
         directory: Path,
         catalog: Catalog,
-        remote_view: Callable[[LogId, int], RemoteView],
+        remote_view: Callable[[LogId, RemoteLsn], RemoteView],
         *,
         writable: bool = True,
         counts: CommitCounts | None = None,
@@ -190,7 +191,7 @@ class Volume:
             ),
             default=0,
         )
-        end, lsn = row.start, row.first_lsn - 1
+        end, lsn = row.start, LocalLsn(row.first_lsn - 1)
         page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
         for chunks in transactions:
             for chunk in chunks:
@@ -209,7 +210,8 @@ class Volume:
             last = chunks[-1]
             end, lsn, page_size = last.after, last.lsn, last.page_size
             page_count, counter = last.page_count, last.change_counter
-        if log.damaged_before(end, lsn + 1) and not _follows(log, end, lsn + 1):
+        following = LocalLsn(lsn + 1)
+        if log.damaged_before(end, following) and not _follows(log, end, following):
             raise self._damage(log, end.offset)
         _logger.debug("volume %s: branch %s read up to LSN %d", self.id, row.id, lsn)
         return Snapshot(branch, remote, end, lsn, page_size, page_count, counter)
@@ -218,7 +220,7 @@ class Volume:
         """Apply the transactions that others appended behind the end known here."""
         snapshot = self.snapshot
         branch = snapshot.branch
-        for chunks in self.log.transactions(snapshot.end, snapshot.lsn + 1):
+        for chunks in self.log.transactions(snapshot.end, LocalLsn(snapshot.lsn + 1)):
             if not all(self.log.images_are_sound(chunk) for chunk in chunks):
                 break
             self._apply_foreign(branch, chunks)
@@ -432,7 +434,7 @@ class Volume:
         with self.mutex:
             current = self.snapshot
             branch = current.branch
-            lsn = current.lsn + 1
+            lsn = LocalLsn(current.lsn + 1)
             words[4] = 1
             try:
                 full = durability >= FULL
@@ -476,7 +478,7 @@ class Volume:
         self.words[head.WRITING] = 0
 
 
-def _follows(log: BranchLog, position: Position, lsn: int) -> bool:
+def _follows(log: BranchLog, position: Position, lsn: LocalLsn) -> bool:
     """Tell whether a sound transaction stands at `position` by now: another process wrote it."""
     chunks = next(log.transactions(position, lsn), None)
     return chunks is not None and all(log.images_are_sound(chunk) for chunk in chunks)

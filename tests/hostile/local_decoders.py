@@ -255,7 +255,6 @@ def read_everything(catalog: Catalog) -> None:
     """Ask a catalog all that it can be asked, and check what every caller relies on."""
     assert all(isinstance(tag, str) and volume for tag, volume in catalog.tags())
     catalog.tag_volume("main")
-    catalog.volume_with_branch(BRANCH)
     for row in (*catalog.volumes(), catalog.volume(VOLUME), catalog.current(VOLUME)[0]):
         assert 0 <= row.epoch < 1 << 64
         assert row.last_error is None or isinstance(row.last_error, str)
