@@ -1,8 +1,8 @@
 """The file that SQLite reads and writes: one connection's view of a volume.
 
 SQLite's page I/O arrives here, one Python call each, so this is the hot path: a transaction of one
-row makes about ten calls. Attributes that mirror the snapshot exist so that reading a page costs
-two dictionary look-ups and a slice.
+row makes some 16 calls here, and eight to its journal. Attributes that mirror the snapshot exist so
+that reading a page costs two dictionary look-ups and a slice.
 
 The order at a commit is: xWrite of each page, FCNTL_SYNC, xSync, xTruncate if the database shrank,
 FCNTL_COMMIT_PHASETWO, xUnlock. The transaction is committed at COMMIT_PHASETWO and nowhere else; an
