@@ -10,6 +10,7 @@ that has noticed.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -30,12 +31,11 @@ class _Watch:
     def __init__(self) -> None:
         self._main = threading.get_ident()
         self._is_over = False
-        self._was_sent_again = False
+        self._sent_again = -math.inf
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt, but not for a signal that was sent again just too late."""
-        if self._is_over and self._was_sent_again:
-            self._was_sent_again = False
+        if self._is_over and time.monotonic() - self._sent_again < _AGAIN_SECONDS:
             return
         self._is_over = True
         signal.default_int_handler(number, frame)
@@ -47,7 +47,7 @@ class _Watch:
                 time.sleep(_AGAIN_SECONDS)
                 if self._is_over:
                     break
-                self._was_sent_again = True
+                self._sent_again = time.monotonic()
                 signal.pthread_kill(self._main, signal.SIGINT)
 
     def end(self) -> None:
