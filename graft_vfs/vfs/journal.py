@@ -32,6 +32,7 @@ class Journal:
 
     __slots__ = (
         "_bodies",
+        "_counted",
         "_is_whole",
         "_packed",
         "_packed_size",
@@ -44,6 +45,7 @@ class Journal:
         self._read_page = read_page
         self._is_whole = read_page is None
         self._recent: list[tuple[int, bytes]] = []
+        self._counted = 0  # So many of the recent writes are packed.
         self._packed = bytearray()
         self._packed_size = 0
         self._bodies = array("Q")
@@ -63,7 +65,7 @@ class Journal:
             self.xTruncate(0)
             self._recent.append((0, whole))
             return
-        self._recent.clear()
+        self._recent, self._counted = [], 0
         if self._packed_size:
             self._begin_packed()
 
@@ -125,17 +127,19 @@ class Journal:
     def _pack(self) -> None:
         """Move the recent writes to the packed part, without bodies where that is possible.
 
-        Ctrl-C may end this anywhere: what is not counted yet is forgotten and packed again, and to
-        pack a write twice changes nothing.
+        Ctrl-C may end this anywhere: what is not counted yet is forgotten, and packed again.
         """
         while self._bodies and self._bodies[-1] >= self._packed_size:
             self._bodies.pop()
         del self._packed[self._packed_size - len(self._bodies) * self._page_bytes :]
-        for offset, data in self._recent:
+        recent = self._recent
+        for number in range(self._counted, len(recent)):
+            offset, data = recent[number]
             if not offset:
                 self._begin_packed()
             elif offset < self._packed_size:
                 self._overwrite(data, offset)
+                self._counted = number + 1
                 continue
             gap = offset - self._packed_size
             if gap:  # The name of a super-journal begins a new sector.
@@ -143,8 +147,8 @@ class Journal:
                 self._packed_size = offset
             if len(data) < 512 or not self._drop(len(data), offset):
                 self._packed += data
-            self._packed_size += len(data)
-        self._recent.clear()
+            self._packed_size, self._counted = self._packed_size + len(data), number + 1
+        self._recent, self._counted = [], 0
 
     def _drop(self, length: int, offset: int) -> bool:
         """Leave out a body of `length` bytes at `offset`; False if it has to be kept."""
