@@ -13,7 +13,8 @@ Invariants:
     process wrote them, or once at first use. So a power cut that kept the record and lost the
     images costs a fetch, never a wrong page, and nothing here is ever synced.
  2. Bytes are never overwritten. Room is made by deleting the least recently used arena whole, which
-    readers that have it mapped do not notice.
+    readers that have it mapped do not notice. Another process gives its space back when it next
+    looks for a frame that it does not know.
 
 All of it may be deleted while nobody has it open; it is fetched again then.
 """
