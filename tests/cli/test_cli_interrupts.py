@@ -52,6 +52,28 @@ def test_ctrl_c_is_130_and_the_next_command_works(cli, plain):
     assert cli.sql("main", "SELECT count(*) FROM t") == [(2000,)]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_ctrl_c_ends_a_statement_that_only_computes(cli):
+    cli.ok("new", "main")
+    forever = (
+        "SELECT 'started'; WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c) "
+        "SELECT count(*) FROM c"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "graft_vfs.cli", "shell", "main", "-c", forever],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "started\n"
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, output, errors) == (130, "", INTERRUPTED)
+
+
 # On a remote that takes a connection and never answers ------------------------------------------
 
 
