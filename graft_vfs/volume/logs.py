@@ -28,6 +28,8 @@ from graft_vfs.volume.log_view import CommitSource, LogView
 from graft_vfs.volume.remote_none import EmptyRemoteView
 from graft_vfs.volume.snapshot import RemoteView
 
+_BUILD_STEP_COMMITS = 512
+
 
 class Logs:
     """Owner: the engine. Thread rule: any thread."""
@@ -116,28 +118,43 @@ class Logs:
     def _build(self, log: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
         """Make a view from an older one of the log, or from that of the log it was forked from."""
         first = RemoteLsn(base.lsn + 1 if base is not None and base.log == log else 1)
-        rows = self.catalog.commits(log, first, lsn)
-        if [row.lsn for row in rows] != list(range(first, lsn + 1)):
-            raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {lsn}")
-        sources = [self._source(log, row) for row in rows]
-        hashes = [base.hash if base else NO_HASH, *(row.hash for row in rows)]
-        if any(source.header.previous_hash != hashes[at] for at, source in enumerate(sources)):
-            raise _damaged(
-                f"the catalog's commits of log {log} up to LSN {lsn} are of two histories"
-            )
-        page_sizes = {source.header.page_size for source in sources}
         table = PageTable[CommitSource]()
         caches: tuple[PageCache, ...] = (self.cache(log),)
+        page_sizes, previous_hash = set(), NO_HASH
         if base is not None:
-            page_sizes.add(base.page_size)
+            page_sizes, previous_hash = {base.page_size}, base.hash
             table, caches = base.table, base.caches if first > 1 else (*caches, *base.caches)
+        newest: CommitHeader | None = None
+        # Step by step, so that memory for the headers does not grow with the log.
+        for start in range(first, lsn + 1, _BUILD_STEP_COMMITS):
+            last = RemoteLsn(min(lsn, start + _BUILD_STEP_COMMITS - 1))
+            sources = self._sources(log, RemoteLsn(start), last, previous_hash)
+            page_sizes.update(source.header.page_size for source in sources)
+            table = table.advance((source, source.header.pages) for source in sources)
+            newest = sources[-1].header
+            previous_hash = newest.hash
         if len(page_sizes) > 1:
             raise CorruptObjectError(
                 f"log {log} changes its page size on the way to LSN {lsn}",
                 next_step="open an older LSN, or restore the log from a replica",
             )
-        table = table.advance((source, source.header.pages) for source in sources)
-        return LogView(log, sources[-1].header, table, caches, self._executor)
+        assert newest is not None
+        return LogView(log, newest, table, caches, self._executor)
+
+    def _sources(
+        self, log: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
+    ) -> list[CommitSource]:
+        """Return the commits first..last, both inclusive, proved to follow one on the other."""
+        rows = self.catalog.commits(log, first, last)
+        if [row.lsn for row in rows] != list(range(first, last + 1)):
+            raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {last}")
+        sources = [self._source(log, row) for row in rows]
+        hashes = [previous_hash, *(row.hash for row in rows)]
+        if any(source.header.previous_hash != hashes[at] for at, source in enumerate(sources)):
+            raise _damaged(
+                f"the catalog's commits of log {log} up to LSN {last} are of two histories"
+            )
+        return sources
 
     def _source(self, log: LogId, row: CommitRow) -> CommitSource:
         header, length = _decoded(log, row)
