@@ -30,8 +30,8 @@ def test_a_view_of_an_old_commit_is_made_in_steps_and_shows_what_was(
     monkeypatch.setattr(logs, "_BUILD_STEP_COMMITS", step)
     reader: Replica = replicas()
     reader.engine.clone("main", "main")
+    monkeypatch.setattr(Catalog, "commits", counted)
     for lsn in (10, 7, 1):
-        monkeypatch.setattr(Catalog, "commits", counted)
         old = reader.connect(lsn=str(lsn))
         assert rows(old) == [(number,) for number in range(lsn)]
     assert max(asked) == min(step, 10)
