@@ -25,7 +25,7 @@ from graft_vfs.store import S3Store
 from graft_vfs.store.base import PutOutcome
 
 from .contract import StoreContract, ThreadRaces
-from .races import check_process_race
+from .races import ANSWER_SECONDS, check_process_race
 
 
 @functools.cache
@@ -141,9 +141,9 @@ class TestMoto(S3Contract):
         return moto
 
 
-def open_store(endpoint: S3Endpoint, bucket: str, prefix: str) -> S3Store:
-    """Open a store in any process; at the top of the module to be picklable."""
-    return endpoint.store(bucket, prefix=prefix)
+def open_patient_store(endpoint: S3Endpoint, bucket: str, prefix: str) -> S3Store:
+    """Open a store for races in any process; at the top of the module to be picklable."""
+    return endpoint.store(bucket, prefix=prefix, read_timeout_seconds=ANSWER_SECONDS)
 
 
 class RacingS3Contract(S3Contract, ThreadRaces):
@@ -151,10 +151,14 @@ class RacingS3Contract(S3Contract, ThreadRaces):
 
     PROCESS_ROUNDS = 10
 
+    @pytest.fixture
+    def patient_store(self, endpoint, bucket, prefix):
+        with open_patient_store(endpoint, bucket, prefix) as store:
+            yield store
+
     def test_one_process_creates_a_key(self, endpoint, bucket, prefix):
-        check_process_race(
-            functools.partial(open_store, endpoint, bucket, prefix), rounds=self.PROCESS_ROUNDS
-        )
+        open_store = functools.partial(open_patient_store, endpoint, bucket, prefix)
+        check_process_race(open_store, rounds=self.PROCESS_ROUNDS)
 
 
 class TestMinistack(RacingS3Contract):
@@ -164,7 +168,7 @@ class TestMinistack(RacingS3Contract):
 
 
 class TestSeaweedFS(RacingS3Contract):
-    # A loser waits about a second for its answer, so as many rounds as elsewhere take too long.
+    # A loser waits a second for its answer, or many, so the rounds of elsewhere take too long.
     ROUNDS = 5
     PROCESS_ROUNDS = 4
 
