@@ -19,9 +19,9 @@ from graft_vfs.config import Config
 from graft_vfs.engine import Graft
 from graft_vfs.errors import UsageError
 from graft_vfs.vfs import registry
+from graft_vfs.vfs.interrupts import end_on_interrupt
 
 _SHELLS = ("bash", "zsh", "fish")
-_STEPS_BETWEEN_CALLS = 50_000
 _INTRO = 'Enter ".help" for instructions; PRAGMA graft_status, graft_push and others work here.\n'
 
 
@@ -91,8 +91,7 @@ class _Session(apsw.shell.Shell):
         statement, so that a pragma that is not alone would run twice: pragmas run when prepared.
         Alone it is prepared once, because APSW keeps prepared statements by their text.
         """
-        # Python sees Ctrl-C only when it is called, and SQLite may compute for long without that.
-        self.db.set_progress_handler(lambda: False, _STEPS_BETWEEN_CALLS, id=_Session)
+        end_on_interrupt(self.db)
         for statement in _statements(sql) if "graft_" in sql.lower() else (sql,):
             super().process_sql(statement, *arguments, **named)
 

@@ -27,7 +27,6 @@ NEWER = "main"
 _ALL_KEYS: list[KeyRange] = [(KEY_MIN, KEY_MAX)]
 _SCHEMA_ROOT = 1
 _ROWID_NAMES = ("rowid", "oid", "_rowid_")
-_STEPS_BETWEEN_CALLS = 50_000
 _COLUMNS_COMPARED_MAX = 200
 """SQLite limits how deep an expression is, and how long a row value; tables have 2000 columns."""
 
@@ -83,8 +82,6 @@ def compare(
     `progress` is called with (key ranges done, key ranges to do). Cost: the interior pages of all
     b-trees and the leaves of the ranges; at worst, all pages of both. Raises what reading raises.
     """
-    # Python sees Ctrl-C only when it is called, and SQLite may count for long without a page read.
-    connection.set_progress_handler(lambda: False, _STEPS_BETWEEN_CALLS)
     try:
         return _Comparison(connection, older, newer).run(progress)
     except apsw.Error as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import apsw
 
 from graft_vfs.vfs.file_system import BUILTIN_VFS
+from graft_vfs.vfs.interrupts import end_on_interrupt
 from graft_vfs.vfs.volume_file import VolumeFile
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -54,13 +55,15 @@ class _SnapshotFiles(apsw.VFS):
 def connected(volume: Volume, snapshots: Mapping[str, Snapshot]) -> Iterator[apsw.Connection]:
     """Yield a read-only connection that has each snapshot as a schema of the name given for it.
 
-    The first must be called `main`. Pages that are not here are fetched when they are read.
+    The first must be called `main`. Pages that are not here are fetched when they are read. Ctrl-C
+    ends a statement of it.
     """
     vfs = f"graft-snapshots-{secrets.token_hex(8)}"
     files = _SnapshotFiles(vfs, volume, snapshots)
     try:
         connection = apsw.Connection("main", flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
         try:
+            end_on_interrupt(connection)
             for schema in list(snapshots)[1:]:
                 connection.execute("ATTACH ?1 AS " + schema, (schema,))
             yield connection

@@ -1,0 +1,40 @@
+"""Ctrl-C in a statement that only computes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+
+import apsw
+import pytest
+
+from graft_vfs.vfs.interrupts import end_on_interrupt
+
+TEN_MILLION_ROWS = """
+WITH RECURSIVE counter(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter LIMIT 10000000)
+SELECT tell('begin', 0) UNION ALL SELECT tell('end', max(n)) FROM counter
+"""
+
+
+def test_ctrl_c_ends_a_statement_that_does_not_call_python() -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    connection = apsw.Connection(":memory:")
+    end_on_interrupt(connection)
+    # A method in C: no Python code runs that could notice the signal in its place.
+    connection.create_scalar_function("tell", told.put, 2)
+
+    def press_ctrl_c() -> None:
+        assert told.get(timeout=60) == "begin"
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press_ctrl_c)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            connection.execute(TEN_MILLION_ROWS).fetchall()
+    finally:
+        thread.join()
+    assert told.empty(), "the statement went on to its end"
+    assert connection.execute("SELECT 1").fetchall() == [(1,)]
