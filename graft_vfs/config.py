@@ -8,6 +8,7 @@ the table `[remote]`, and so on. With neither, volumes are local and there is no
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -139,8 +140,11 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
 def _is_file(path: Path) -> bool:
     """Tell whether a file is there; raises ConfigError if that cannot be told."""
     try:
-        return path.is_file()
-    except OSError as error:  # pathlib takes some errors for an absent file, and lets these out.
+        # Not `is_file`, which takes every error for an absent file since Python 3.14.
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
         raise ConfigError(
             f"{str(path)[:200]}: {error.strerror}", next_step="correct the path or its permissions"
         ) from error

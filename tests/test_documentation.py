@@ -23,6 +23,7 @@ from unittest import mock
 
 import click
 import pytest
+from support.left_open import CONNECTIONS_LEFT_OPEN
 
 import graft_vfs
 from graft_vfs import Graft, cli, config, errors, metrics, reports
@@ -461,6 +462,8 @@ def test_the_toml_block_is_a_configuration(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(example, environment, tmp_path):
+    if "datasette" in example.name:
+        environment["PYTHONWARNINGS"] += f",{CONNECTIONS_LEFT_OPEN}"
     assert run([str(example)], environment, tmp_path)
 
 

@@ -1,0 +1,9 @@
+"""Connections that Datasette leaves open, about which Python warns since 3.13."""
+
+from __future__ import annotations
+
+CONNECTIONS_LEFT_OPEN = "ignore:unclosed database:ResourceWarning"
+"""A filter of warnings for tests with Datasette only.
+
+It asks SQLite what it can do in connections to `:memory:`, and closes none of them.
+"""
