@@ -24,6 +24,7 @@ EXCLUDED = {
     "OpenTests.test_open_unquoted_uri": _ON_DISK,
     "OpenTests.test_open_uri": _ON_DISK,
     "OpenTests.test_open_uri_readonly": _ON_DISK,
+    "OpenTests.test_open_with_bytes_path": _ON_DISK,
     "OpenTests.test_open_with_path_like_object": _ON_DISK,
     "OpenTests.test_open_undecodable_uri": _UNDECODABLE,
     "OpenTests.test_open_with_undecodable_path": _UNDECODABLE,
