@@ -221,7 +221,12 @@ def _expanded(text: str) -> Path:
     if "\0" in text:
         raise ConfigError(f"{text!r} is not a path", next_step="leave the NUL out")
     try:
+        os.fsencode(text)
         return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{text!r} is not a path", next_step="leave out what is no character"
+        ) from error
     except RuntimeError as error:
         raise ConfigError(
             f"there is no home directory for {text!r}", next_step="write the path out"

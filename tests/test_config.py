@@ -151,6 +151,12 @@ def test_a_path_that_cannot_even_be_looked_at_is_an_error(variable) -> None:
         Config.load({variable: "x" * 5000})
 
 
+@pytest.mark.parametrize("variable", ["GRAFT_CONFIG", "XDG_CONFIG_HOME", "GRAFT_DATA_DIR"])
+def test_a_path_that_has_no_bytes_is_an_error(variable) -> None:
+    with pytest.raises(ConfigError, match="is not a path; leave out what is no character"):
+        Config.load({variable: "a\ud800"})
+
+
 @pytest.mark.parametrize("text", ["a\0b", "~\0"])
 def test_a_path_with_a_nul_is_an_error_wherever_it_is_used(text) -> None:
     with pytest.raises(ConfigError, match="leave the NUL out"):

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from graft_vfs.errors import CorruptObjectError, GraftError, ObjectMissingError, UsageError
+from graft_vfs.errors import CorruptObjectError, ObjectMissingError, UsageError
 from graft_vfs.store import ObjectStore, PutOutcome, StoreCounts
 
-from .races import ANSWER_SECONDS
+from .races import PATIENCE_SECONDS, race_for_a_key
 
 BAD_KEYS = [
     "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a/./b", "../a", "a b", "a\n", "a\0b", "ä",
@@ -324,25 +324,19 @@ class ThreadRaces:
         return store
 
     def test_one_thread_creates_a_key(self, patient_store: ObjectStore):
-        start = threading.Barrier(self.THREADS, timeout=2 * ANSWER_SECONDS)
+        start = threading.Barrier(self.THREADS, timeout=PATIENCE_SECONDS)
 
-        def race(thread: int) -> list[PutOutcome | GraftError]:
-            outcomes: list[PutOutcome | GraftError] = []
+        def race(thread: int) -> list[str]:
+            outcomes = []
             for number in range(self.ROUNDS):
                 start.wait()
-                try:
-                    outcome = patient_store.put_if_absent(f"race/{number}", b"%d" % thread)
-                except GraftError as error:
-                    # Judged with the others below; ending here would only stall them.
-                    outcomes.append(error)
-                else:
-                    outcomes.append(outcome)
+                outcomes.append(race_for_a_key(patient_store, number, thread))
             return outcomes
 
         with ThreadPoolExecutor(self.THREADS) as pool:
             rounds = list(zip(*pool.map(race, range(self.THREADS)), strict=True))
         for number, outcomes in enumerate(rounds):
-            assert set(outcomes) == {PutOutcome.CREATED, PutOutcome.EXISTS}, f"round {number}"
-            assert outcomes.count(PutOutcome.CREATED) == 1, f"round {number}: {outcomes}"
-            winner = outcomes.index(PutOutcome.CREATED)
-            assert patient_store.get(f"race/{number}") == b"%d" % winner
+            assert set(outcomes) == {PutOutcome.CREATED.name, PutOutcome.EXISTS.name}, number
+            winners = [n for n, each in enumerate(outcomes) if each == PutOutcome.CREATED.name]
+            assert len(winners) == 1, f"round {number}: {outcomes}"
+            assert patient_store.get(f"race/{number}") == b"%d" % winners[0]

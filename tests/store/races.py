@@ -17,7 +17,18 @@ ANSWER_SECONDS = 60
 SeaweedFS, when it is slow, lets one of those that wait for a key through each second: the last of
 16 has its answer after 15 s, which is as long as a store waits by default.
 """
-_PATIENCE_SECONDS = 2 * ANSWER_SECONDS
+PATIENCE_SECONDS = 2 * ANSWER_SECONDS
+
+
+def race_for_a_key(store: ObjectStore, number: int, racer: int) -> str:
+    """Try to create the key of a round; returns the outcome's name, or what went wrong.
+
+    An error is judged with the outcomes: a racer that ended here would only stall the others.
+    """
+    try:
+        return store.put_if_absent(f"race/{number}", b"%d" % racer).name
+    except GraftError as error:
+        return str(error)
 
 
 def _racer(open_store: Callable[[], ObjectStore], rounds: int, barrier, results, process: int):
@@ -28,12 +39,7 @@ def _racer(open_store: Callable[[], ObjectStore], rounds: int, barrier, results,
             racer = process * THREADS + thread
             for number in range(rounds):
                 barrier.wait()
-                try:
-                    outcome = store.put_if_absent(f"race/{number}", b"%d" % racer).name
-                except GraftError as error:
-                    # Reported and judged by the parent; ending here would only stall the others.
-                    outcome = str(error)
-                results.put((number, racer, outcome))
+                results.put((number, racer, race_for_a_key(store, number, racer)))
 
         threads = [threading.Thread(target=race, args=(thread,)) for thread in range(THREADS)]
         for thread in threads:
@@ -45,7 +51,7 @@ def _racer(open_store: Callable[[], ObjectStore], rounds: int, barrier, results,
 def _winners(open_store: Callable[[], ObjectStore], rounds: int) -> list[list[int]]:
     """Race processes against each other; returns the winners of each round."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(PROCESSES * THREADS, timeout=_PATIENCE_SECONDS)
+    barrier = context.Barrier(PROCESSES * THREADS, timeout=PATIENCE_SECONDS)
     results = context.Queue()
     racers = [
         context.Process(target=_racer, args=(open_store, rounds, barrier, results, number))
@@ -56,13 +62,13 @@ def _winners(open_store: Callable[[], ObjectStore], rounds: int) -> list[list[in
     winners: list[list[int]] = [[] for _ in range(rounds)]
     try:
         for _ in range(PROCESSES * THREADS * rounds):
-            number, racer_number, outcome = results.get(timeout=_PATIENCE_SECONDS)
+            number, racer_number, outcome = results.get(timeout=PATIENCE_SECONDS)
             assert outcome in PutOutcome.__members__, f"round {number}: {outcome}"
             if outcome == PutOutcome.CREATED.name:
                 winners[number].append(racer_number)
     finally:
         for racer in racers:
-            racer.join(_PATIENCE_SECONDS)
+            racer.join(PATIENCE_SECONDS)
             racer.close()
         results.close()
         results.join_thread()
