@@ -42,8 +42,13 @@ The file is extended sparsely, so that a mapping lasts, and zeroed a little ahea
 because overwriting allocated blocks costs less than allocating them commit by commit, and a sync of
 such blocks has no metadata to write. A small chunk is copied into the mapping of that space, which
 costs a third of a write call; where the file system might have to allocate for such a copy, and so
-could only fail by killing the process, chunks are written by calls (`mapped_writes_are_safe`). The
-layout follows the ideas of SQLite's own WAL.
+could only fail by killing the process, chunks are written by calls (`mapped_writes_are_safe`).
+Headers, and images whose checksum is verified, are read by calls, and later reads of those images
+go through the mapping; see `mapping` for the rules. The layout follows the ideas of SQLite's WAL.
+
+What an abandoned transaction wrote past the tail is given back by cutting the file (`give_back`).
+Another process may copy small chunks into space that it zeroed, so no process zeroes further ahead
+than `_kept_bytes` of the tail it knows, and that much is never cut.
 """
 
 from __future__ import annotations
@@ -63,14 +68,14 @@ from graft_vfs.errors import CorruptLogError, FutureVersionError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.files import (
     data_sync,
-    forget_resident,
     fsync_directory,
-    mapped_writes_are_safe,
+    grown_size,
     read_exactly,
     storage_errors,
     write_all,
     write_fully,
 )
+from graft_vfs.local.mapping import FileView, View, mapped_writes_are_safe
 from graft_vfs.pages import PAGE_SIZES, LocalLsn
 
 COMMIT = 1
@@ -91,8 +96,8 @@ _ZERO_STEP_MAX_BYTES = 1 << 20
 _ZERO_SKIP_BYTES = 256 << 10
 _ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
 _JOINED_PAGES_MAX = 64
-_CAPACITY_STEP_BYTES = 64 << 20
-_CAPACITY_MIN_BYTES = 1 << 20
+_READ_BYTES = 4096
+_READ_STEP_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
 """Recovery never has to read more images than this, because NORMAL syncs so often too."""
 
@@ -117,6 +122,16 @@ def _packer(count: int) -> struct.Struct:
     if count <= 64:
         _packers[count] = packer
     return packer
+
+
+def _zero_ahead(offset: int) -> int:
+    """Return how far ahead of a chunk at `offset` space is zeroed."""
+    return min(_ZERO_STEP_MAX_BYTES, max(_ZERO_STEP_MIN_BYTES, offset // 4))
+
+
+def _kept_bytes(end: int) -> int:
+    """Return how much past the newest commit some process may have zeroed for its next one."""
+    return _ZERO_SKIP_BYTES + 4096 + _zero_ahead(end)
 
 
 class Position(NamedTuple):
@@ -156,21 +171,27 @@ class BranchLog:
 
     _file = -1
 
-    def __init__(self, path: Path, *, volume: VolumeId, writable: bool = True) -> None:
-        """Open an existing log; raises CorruptLogError if it is not one of this volume."""
+    def __init__(
+        self, path: Path, *, volume: VolumeId, writable: bool = True, maps: bool = True
+    ) -> None:
+        """Open an existing log; raises CorruptLogError if it is not one of this volume.
+
+        Without `maps` it is read and written by calls alone.
+        """
         self.path = path
         self._volume = volume
+        self._maps = maps
+        self._map: mmap.mmap | None = None  # For stores.
         with storage_errors(path):
             self._file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
             self.start = self._read_header()
             with storage_errors(path):
-                self._maps_writes = writable and mapped_writes_are_safe(path)
+                self._maps_writes = writable and maps and mapped_writes_are_safe(path)
                 self._capacity = os.fstat(self._file).st_size
             self._zeroed = 0
-            self._proved_bytes = 0
             self.durable = 0  # What is below this offset was synced by this process.
-            self.view = memoryview(b"")
+            self.view: View = memoryview(b"") if maps else FileView(self._file, path)
             self.remap()
         except BaseException:
             self.close()
@@ -185,7 +206,7 @@ class BranchLog:
             descriptor = os.open(path, flags, 0o666)
             try:
                 os.pwrite(descriptor, header, 0)
-                os.ftruncate(descriptor, _CAPACITY_MIN_BYTES)
+                os.ftruncate(descriptor, grown_size(len(header)))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -214,12 +235,15 @@ class BranchLog:
 
     def remap(self) -> None:
         """Map the file as long as it is now; snapshots keep the mapping they have."""
+        if not self._maps:
+            return
         with storage_errors(self.path):
             length = os.fstat(self._file).st_size
             if length != len(self.view):
                 access = mmap.ACCESS_WRITE if self._maps_writes else mmap.ACCESS_READ
-                self._map = mmap.mmap(self._file, length, access=access)
-                self.view = memoryview(self._map).toreadonly()
+                mapped = mmap.mmap(self._file, length, access=access)
+                self.view = memoryview(mapped).toreadonly()
+                self._map = mapped if self._maps_writes else None
 
     def read_chunk(self, position: Position) -> Chunk | None:
         """Read the chunk header at `position`; None if no chunk of this log follows there.
@@ -230,26 +254,22 @@ class BranchLog:
         return chunk if chunk is not None and chunk.previous == position.checksum else None
 
     def _parse_chunk(self, offset: int) -> Chunk | None:
-        if offset + _CHUNK_HEADER_BYTES > len(self.view):
-            self.remap()
-            if offset + _CHUNK_HEADER_BYTES > len(self.view):
-                return None
-        fixed = _CHUNK_HEADER.unpack_from(self.view, offset)
-        magic, flags, reserved, lsn, page_count, counter, count, size = fixed[:8]
-        if magic != _CHUNK_MAGIC or reserved or count > CHUNK_PAGES_MAX or size not in PAGE_SIZES:
+        read = self._read_head(offset)
+        if read is None:
             return None
-        indexes_end = offset + _CHUNK_HEADER_BYTES + 4 * count
-        images = indexes_end + _CHECKSUM.size
+        data, head = read
+        fixed = _CHUNK_HEADER.unpack_from(data)
+        _, flags, _, lsn, page_count, counter, count, size = fixed[:8]
+        (checksum,) = _CHECKSUM.unpack_from(data, head)
+        if xxh3_64_intdigest(memoryview(data)[:head], self.start.checksum) != checksum:
+            return None
+        images = offset + head + _CHECKSUM.size
         after = images + count * size
         if after > len(self.view):
             self.remap()
             if after > len(self.view):
                 return None
-        view = self.view
-        (checksum,) = _CHECKSUM.unpack_from(view, indexes_end)
-        if xxh3_64_intdigest(view[offset:indexes_end], self.start.checksum) != checksum:
-            return None
-        pages = (_packers.get(count) or _packer(count)).unpack_from(view, offset)[len(fixed) :]
+        pages = (_packers.get(count) or _packer(count)).unpack_from(data)[len(fixed) :]
         end = Position(after, checksum)
         time_ms, images_checksum, previous = fixed[8:]
         return Chunk(
@@ -266,16 +286,42 @@ class BranchLog:
             end,
         )
 
+    def _read_head(self, offset: int) -> tuple[bytes, int] | None:
+        """Read what may be a chunk's header; returns (bytes, length before its checksum)."""
+        with storage_errors(self.path):
+            data = os.pread(self._file, _READ_BYTES, offset)
+            if len(data) < _CHUNK_HEADER_BYTES:
+                return None
+            magic, _, reserved, _, _, _, count, size = _CHUNK_HEADER.unpack_from(data)[:8]
+            is_possible = count <= CHUNK_PAGES_MAX and size in PAGE_SIZES
+            if magic != _CHUNK_MAGIC or reserved or not is_possible:
+                return None
+            head = _CHUNK_HEADER_BYTES + 4 * count
+            needed = head + _CHECKSUM.size
+            if needed > len(data):
+                data = read_exactly(self._file, needed, offset)
+        return (data, head) if needed <= len(data) else None
+
     def images_are_sound(self, chunk: Chunk) -> bool:
-        """Read all images of a chunk and tell whether they are what was written."""
-        images = self.view[chunk.images : chunk.after.offset]
-        is_sound = xxh3_64_intdigest(images) == chunk.images_checksum
-        self._proved_bytes += len(images)
-        if self._proved_bytes > SYNC_INTERVAL_BYTES:
-            # Recovery may read a long log; it need not stay in this process's memory.
-            self._proved_bytes = 0
-            forget_resident(self.view)
-        return is_sound
+        """Read all images of a chunk and return True if they are what was written."""
+        return self.checksum_of(chunk.images, chunk.after.offset) == chunk.images_checksum
+
+    def checksum_of(self, first: int, end: int) -> int:
+        """Return the XXH3-64 of bytes first..end (half-open), read by calls.
+
+        Raises LocalStorageError if the disk cannot read them.
+        """
+        digest = xxh3_64()
+        with storage_errors(self.path):
+            for at in range(first, end, _READ_STEP_BYTES):
+                digest.update(read_exactly(self._file, min(end - at, _READ_STEP_BYTES), at))
+        return digest.intdigest()
+
+    def images_of(self, chunk: Chunk) -> list[bytes]:
+        """Return the images of a chunk, read by calls; raises LocalStorageError."""
+        with storage_errors(self.path):
+            data = read_exactly(self._file, chunk.after.offset - chunk.images, chunk.images)
+        return [data[at : at + chunk.page_size] for at in range(0, len(data), chunk.page_size)]
 
     def transactions(self, position: Position, lsn: LocalLsn) -> Iterator[list[Chunk]]:
         """Yield the committed transactions behind `position`, the first of which has `lsn`.
@@ -298,17 +344,22 @@ class BranchLog:
         written when all before it was durable. Reads the rest of the file's data once.
         """
         for first, last in self._data_ranges(position.offset):
-            found = self._map.find(_CHUNK_MAGIC_BYTES, first, last)
-            while found >= 0:
-                chunk = self._parse_chunk(found)
-                if chunk is not None and chunk.flags & DURABLE_BEFORE and chunk.lsn > lsn:
-                    return True
-                found = self._map.find(_CHUNK_MAGIC_BYTES, found + 1, last)
+            for at in range(first, last, _READ_STEP_BYTES):
+                # A magic number may begin in one step and end in the next.
+                amount = min(last - at, _READ_STEP_BYTES + len(_CHUNK_MAGIC_BYTES) - 1)
+                with storage_errors(self.path):
+                    data = read_exactly(self._file, amount, at)
+                found = data.find(_CHUNK_MAGIC_BYTES)
+                while found >= 0:
+                    chunk = self._parse_chunk(at + found)
+                    if chunk is not None and chunk.flags & DURABLE_BEFORE and chunk.lsn > lsn:
+                        return True
+                    found = data.find(_CHUNK_MAGIC_BYTES, found + 1)
         return False
 
     def _data_ranges(self, offset: int) -> Iterator[tuple[int, int]]:
         """Yield the half-open ranges behind `offset` that are not holes of the sparse file."""
-        length = len(self.view)
+        length = self.size_bytes()
         while offset < length:
             try:
                 first = os.lseek(self._file, offset, os.SEEK_DATA)
@@ -366,10 +417,11 @@ class BranchLog:
         first_image = offset + len(head) + 8
         after = first_image + count * page_size
         if after > self._zeroed:
-            self._make_room(offset, after)
+            self._make_room(offset, after, zeroes=commit is not None)
         data = b"".join((head, checksum.to_bytes(8, "little"), body))
-        if self._maps_writes and after <= self._zeroed and not sync and is_small:
-            self._map[offset:after] = data
+        mapped = self._map
+        if mapped is not None and after <= self._zeroed and is_small and not sync:
+            mapped[offset:after] = data
         else:
             with storage_errors(self.path):
                 if is_small:
@@ -394,18 +446,15 @@ class BranchLog:
             if not all(other.images_are_sound(chunk) for chunk in chunks):
                 break
             for chunk in chunks:
-                first, size = chunk.images, chunk.page_size
-                images = [
-                    bytes(other.view[at : at + size]) for at in range(first, chunk.after[0], size)
-                ]
+                images = other.images_of(chunk)
                 commit = (chunk.page_count, chunk.change_counter) if chunk.commits else None
-                _, end = self.append(end, chunk.lsn, chunk.pages, images, size, commit)
+                _, end = self.append(end, chunk.lsn, chunk.pages, images, chunk.page_size, commit)
             position = chunks[-1].after
         self.sync(end.offset)
         return position
 
-    def _make_room(self, offset: int, needed: int) -> None:
-        """Extend the file and its mapping to `needed` bytes, and zero space for small chunks.
+    def _make_room(self, offset: int, needed: int, *, zeroes: bool) -> None:
+        """Extend the file and its mapping to `needed` bytes; zero space for small chunks if asked.
 
         Ordering: the file, its mapping, then the note that space is zeroed. Whichever step fails,
         the next chunk tries again, and no copy goes where the mapping or the disk has no room.
@@ -416,19 +465,42 @@ class BranchLog:
                 # the other one has zeroed, and kill it at its next copy into that.
                 self._capacity = os.fstat(self._file).st_size
             if needed > self._capacity:
-                step = min(_CAPACITY_STEP_BYTES, max(_CAPACITY_MIN_BYTES, self._capacity))
-                capacity = -(-needed // step) * step
+                capacity = grown_size(needed)
                 os.ftruncate(self._file, capacity)
                 self._capacity = capacity
-        if self._capacity > len(self.view):
+        if self._maps and self._capacity > len(self.view):
             self.remap()
-        with storage_errors(self.path):
-            if needed - offset < _ZERO_SKIP_BYTES:
+        if not zeroes:
+            # An abandoned transaction must not leave space noted that may be cut meanwhile.
+            self._zeroed = 0
+        elif needed - offset < _ZERO_SKIP_BYTES:
+            with storage_errors(self.path):
                 first = max(self._zeroed, offset)
-                ahead = min(_ZERO_STEP_MAX_BYTES, max(_ZERO_STEP_MIN_BYTES, offset // 4))
-                last = min(self._capacity, -(-needed // 4096) * 4096 + ahead)
+                last = min(self._capacity, -(-needed // 4096) * 4096 + _zero_ahead(offset))
                 write_fully(self._file, _ZEROS[: last - first], first)
                 self._zeroed = last
+
+    def size_bytes(self) -> int:
+        """Return how long the file is now; one cheap call."""
+        return os.lseek(self._file, 0, os.SEEK_END)
+
+    @property
+    def capacity(self) -> int:
+        """How long the file was when this process last extended it or looked."""
+        return self._capacity
+
+    def give_back(self, end: int) -> None:
+        """Cut off what an abandoned transaction wrote past `end`, the end of the newest commit.
+
+        The caller holds the writer lock. Harmless if there is nothing. Raises LocalStorageError.
+        """
+        kept = grown_size(end + _kept_bytes(end))
+        # Ordering: the note first, so that no copy goes where the file was cut.
+        self._zeroed = min(self._zeroed, kept)
+        with storage_errors(self.path):
+            if self.size_bytes() > kept:
+                os.ftruncate(self._file, kept)
+            self._capacity = self.size_bytes()
 
     def erase(self, position: Position) -> None:
         """Make the chunk at `position` unreadable; raises LocalStorageError."""

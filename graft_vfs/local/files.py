@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
-import mmap
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graft_vfs.errors import LocalStorageError
@@ -105,51 +102,15 @@ def data_sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
 
 
-@contextlib.contextmanager
-def spooled(directory: Path, parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
-    """Give parts as views of a mapped temporary file, so that they are never in memory together.
+_GROWTH_MIN_BYTES = 64 << 10
+_GROWTH_MAX_BYTES = 64 << 20
 
-    The file has no name, so nothing is left of it whatever happens.
+
+def grown_size(needed: int) -> int:
+    """Return the size to which a file that must hold `needed` bytes is extended.
+
+    At most a quarter or 64 KiB more than needed, so that a small file stays small and a large one
+    is seldom extended and mapped anew. Never less for a larger need.
     """
-    with storage_errors(directory), tempfile.TemporaryFile(dir=directory) as file:
-        lengths = [file.write(part) for part in parts]
-        file.flush()
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        view = memoryview(mapped)
-        ends = list(itertools.accumulate(lengths))
-        starts = [0, *ends[:-1]]
-    try:
-        yield [view[first:end] for first, end in zip(starts, ends, strict=True)]
-    finally:
-        forget_resident(view)
-
-
-def forget_resident(view: memoryview) -> None:
-    """Let go of the pages of a mapped file that this process has touched.
-
-    They stay in the system's page cache and are mapped again when they are read; without this a
-    scan of a large file would count as memory of this process.
-    """
-    if isinstance(view.obj, mmap.mmap):
-        view.obj.madvise(mmap.MADV_DONTNEED)
-
-
-_IN_PLACE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "tmpfs"})
-
-
-def mapped_writes_are_safe(path: Path) -> bool:
-    """Tell whether a mapped page that was written before can be written again without allocating.
-
-    A copy-on-write file system allocates at such a moment, and if the disk is full then, the kernel
-    kills the process. True only for file systems on Linux that are known to write in place.
-    """
-    mounts = Path("/proc/self/mountinfo")
-    if not mounts.exists():
-        return False
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text(errors="replace").splitlines():
-        fields = line.split()
-        if fields[2] == number:
-            return fields[fields.index("-") + 1] in _IN_PLACE_FILE_SYSTEMS
-    return False
+    step = min(_GROWTH_MAX_BYTES, max(_GROWTH_MIN_BYTES, 1 << max(0, needed.bit_length() - 3)))
+    return -(-needed // step) * step

@@ -37,11 +37,11 @@ from xxhash import xxh3_64_intdigest
 
 from graft_vfs.counters import Counters
 from graft_vfs.local.files import (
-    forget_resident,
     read_exactly,
     storage_errors,
     write_fully,
 )
+from graft_vfs.local.mapping import forget_resident
 from graft_vfs.pages import RemoteLsn
 
 _logger = logging.getLogger(__name__)

@@ -36,7 +36,8 @@ from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.branch_log import Position
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush
-from graft_vfs.local.files import spooled, storage_errors
+from graft_vfs.local.files import storage_errors
+from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import create_ref
 from graft_vfs.reports import Progress, commits_text, pages_text, size_text

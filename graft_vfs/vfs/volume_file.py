@@ -22,7 +22,7 @@ from graft_vfs.errors import (
     LocalStorageError,
     ReadOnlyError,
 )
-from graft_vfs.local.files import forget_resident
+from graft_vfs.local.mapping import View, forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.journal import Journal
@@ -107,7 +107,7 @@ class VolumeFile:
         self.snapshot: Snapshot
         self._page_size = 0
         self._end = 0
-        self._view: memoryview
+        self._view: View
         self._offset_of: Callable[[int], int | None]
         self._located: Callable[[int], Located | None]
         self._adopt(fixed or volume.begin())

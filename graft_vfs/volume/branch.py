@@ -16,8 +16,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-from xxhash import xxh3_64_intdigest
-
 from graft_vfs.errors import CorruptLogError
 from graft_vfs.local.branch_log import BranchLog, Chunk
 from graft_vfs.local.catalog_rows import BranchRow
@@ -140,11 +138,10 @@ class Branch:
     def _prove(self, page: int, offset: int) -> int:
         number = bisect_right(self._starts, offset) - 1
         if not self._proved[number]:
-            images = self.log.view[self._starts[number] : self._ends[number]]
-            if xxh3_64_intdigest(images) != self._checksums[number]:
+            start, end = self._starts[number], self._ends[number]
+            if self.log.checksum_of(start, end) != self._checksums[number]:
                 raise CorruptLogError(
-                    f"{self.log.path.name}: the images at byte {self._starts[number]} are damaged "
-                    f"(page {page})",
+                    f"{self.log.path.name}: the images at byte {start} are damaged (page {page})",
                     next_step="restore the data directory, or clone the volume from its remote; "
                     "other pages can still be read",
                 )

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from graft_vfs.errors import CorruptLogError, CorruptObjectError
 from graft_vfs.local.branch_log import Position
-from graft_vfs.local.files import forget_resident
+from graft_vfs.local.mapping import View, forget_resident
 from graft_vfs.pages import LocalLsn, RemoteLsn, lock_page
 from graft_vfs.volume.branch import Branch
 
-Located = tuple[memoryview, int]
+Located = tuple[View, int]
 
 
 class RemoteView(Protocol):

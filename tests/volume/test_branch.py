@@ -58,8 +58,9 @@ class LookedUp(dict):
 
 def test_proving_an_old_image_never_hides_one_that_is_committed_meanwhile() -> None:
     mutex = Watched()
-    branch = Branch(mock.sentinel.row, mock.Mock(view=memoryview(bytes(10_000))), mutex)
     checksum = xxh3_64_intdigest(bytes(PAGE_SIZE))
+    log = mock.Mock(checksum_of=lambda *_: checksum)
+    branch = Branch(mock.sentinel.row, log, mutex)
     after = Position(100 + PAGE_SIZE, 0)
     branch.apply_unproved(Chunk(1, 1, 1, 1, PAGE_SIZE, 0, checksum, 0, (7,), 100, after))
     threads = []
