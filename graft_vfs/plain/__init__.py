@@ -1,0 +1,1 @@
+"""Plain SQLite files: reading one without disturbing the programs that use it."""

@@ -1,0 +1,123 @@
+"""The child process that reads a plain SQLite file, through SQLite alone.
+
+A process of its own, because closing any descriptor of a file drops all POSIX locks that the
+process holds on it. A program that imports a file which it has open, by whatever SQLite library,
+would lose its locks, and the last close of one library could remove the WAL of another.
+
+It imports nothing but the standard library and apsw, so that it starts fast. Arguments: the file,
+a name for a temporary copy, the busy timeout in milliseconds. Standard output: one line of JSON
+with `page_size` and `pages`, then the images of pages 1…pages. A failure is one line of JSON on
+standard error with `kind` and `text`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import apsw
+
+_BATCH_BYTES = 1 << 18
+
+
+class ReadError(Exception):
+    """Why the file cannot be read; `kind` chooses the error that the parent raises."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def run(path: str, scratch: str, busy_ms: int) -> None:
+    """Write the header and all pages of the database to standard output."""
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs="unix")
+    try:
+        connection.set_busy_timeout(busy_ms)
+        _send(connection, path, scratch)
+        # Writers wait until the parent has committed what it read and closes its end, or is gone.
+        sys.stdin.buffer.read()
+    finally:
+        connection.close()
+
+
+def _send(connection: apsw.Connection, path: str, scratch: str) -> None:
+    if _wal_bytes(connection):
+        # The last connection to a file moves its WAL into it, which is not for an import to do.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    # The first read also rolls back a hot journal, and parses the schema.
+    connection.execute("BEGIN; SELECT count(*) FROM sqlite_schema").fetchall()
+    page_size, pages = connection.pragma("page_size"), connection.pragma("page_count")
+    if not pages:
+        raise ReadError("usage", "it is empty, and not a SQLite database")
+    has_wal = _wal_bytes(connection) > 0
+    _check_last_page(Path(path).stat().st_size, page_size, pages, has_wal=has_wal)
+    source = _copied(connection, scratch) if has_wal else connection
+    output = sys.stdout.buffer
+    output.write(json.dumps({"page_size": page_size, "pages": pages}).encode() + b"\n")
+    step = _BATCH_BYTES // page_size
+    for first in range(0, pages, step):
+        offset, amount = first * page_size, min(step, pages - first) * page_size
+        is_whole, data = source.read("main", 0, offset, amount)
+        if not is_whole:
+            raise ReadError("damage", f"the file ends before page {pages}")
+        output.write(data)
+    output.flush()
+
+
+def _wal_bytes(connection: apsw.Connection) -> int:
+    """Return the size of the database's WAL, which lies beside what a symbolic link names."""
+    try:
+        return Path(connection.filename_wal).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _check_last_page(size: int, page_size: int, pages: int, *, has_wal: bool) -> None:
+    """Refuse a file that ends inside a page: SQLite would fill the rest with zeros."""
+    whole, rest = divmod(size, page_size)
+    if rest and whole < pages:
+        kind = "short beside a WAL" if has_wal else "damage"
+        raise ReadError(kind, f"the file ends inside page {whole + 1} of {pages}")
+
+
+def _copied(connection: apsw.Connection, scratch: str) -> apsw.Connection:
+    """Return a private copy of a database whose newest pages are in its WAL; it has no name."""
+    target = apsw.Connection(scratch, vfs="unix")
+    target.execute("PRAGMA journal_mode=off").fetchall()
+    target.execute("PRAGMA synchronous=off")
+    with target.backup("main", connection, "main") as backup:
+        backup.step(-1)
+    Path(scratch).unlink()
+    return target
+
+
+def main() -> None:
+    """Run, and tell a failure on standard error; never returns."""
+    # Ctrl-C is for the parent, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    path, scratch, busy_ms = sys.argv[1:4]
+    failure = None
+    try:
+        run(path, scratch, int(busy_ms))
+    except ReadError as error:
+        failure = error.kind, str(error)
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        failure = "damage", str(error)
+    except apsw.BusyError as error:
+        failure = "busy", str(error)
+    except BrokenPipeError:
+        failure = "storage", "nobody reads"
+    except (apsw.Error, OSError) as error:
+        failure = "storage", str(error)
+    if failure is not None:
+        sys.stderr.write(json.dumps({"kind": failure[0], "text": failure[1]}) + "\n")
+        sys.stderr.flush()
+    # Not the usual end, which would flush a pipe that nobody reads.
+    os._exit(0 if failure is None else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""A plain SQLite file as a source of pages, which a child process reads; see `plain.reader`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from multiprocessing import spawn
+from pathlib import Path
+from typing import IO, cast
+
+from graft_vfs.errors import BusyError, DamageError, GraftError, LocalStorageError, UsageError
+from graft_vfs.local.files import storage_errors
+
+BUSY_TIMEOUT_MS = 2000
+"""How long a file that another program is writing to is waited for."""
+_END_SECONDS = 2.0
+_START = "import sys; sys.path[:] = sys.argv[5:]; exec(compile(sys.argv[4], 'reader.py', 'exec'))"
+_HEADER_BYTES_MAX = 4096
+_MESSAGE_BYTES_MAX = 4096
+
+
+class PlainSource:
+    """The pages of a plain database as of one moment: `pages` of `page_size` bytes.
+
+    Owner: the import. Thread rule: one thread. Memory: one page and a pipe.
+    """
+
+    def __init__(self, path: Path, output: IO[bytes], messages: IO[bytes]) -> None:
+        """Wait for the child's first line; raises what the child reports."""
+        self._path = path
+        self._output = output
+        self._messages = messages
+        line = output.readline(_HEADER_BYTES_MAX)
+        if not line.endswith(b"\n"):
+            raise self._failure()
+        header = json.loads(line)
+        self.page_size: int = header["page_size"]
+        self.pages: int = header["pages"]
+
+    def images(self) -> Iterator[bytes]:
+        """Yield the image of each page, ascending; raises DamageError, LocalStorageError."""
+        for _ in range(self.pages):
+            image = self._output.read(self.page_size)
+            if len(image) != self.page_size:
+                raise self._failure()
+            yield image
+
+    def _failure(self) -> GraftError:
+        """Return the error that the child reported before it ended, or what else it wrote."""
+        self._output.read()  # Until the child has closed it, and so has said all.
+        self._messages.seek(0)
+        text = self._messages.read(_MESSAGE_BYTES_MAX).decode(errors="replace").strip()
+        last = text.rpartition("\n")[2]
+        try:
+            report = json.loads(last)
+        except ValueError:
+            report = None
+        if isinstance(report, Mapping):
+            return _declared(self._path, str(report.get("kind")), str(report.get("text")))
+        return LocalStorageError(
+            f"{self._path}: the process that reads it ended early: {last or 'it was killed'}",
+            next_step="try again; if it stays, import the file with `graft import`",
+        )
+
+
+def _declared(path: Path, kind: str, text: str) -> GraftError:
+    """Return the declared error for what the child reported."""
+    if kind == "usage":
+        return UsageError(f"{path} cannot be imported: {text}", next_step="check the path")
+    if kind == "busy":
+        return BusyError(
+            f"{path} is being written to", next_step="end that transaction and try again"
+        )
+    if kind == "damage":
+        return DamageError(
+            f"{path} is not a sound SQLite database: {text}",
+            next_step="check it with PRAGMA integrity_check, or recover it first",
+        )
+    if kind == "short beside a WAL":
+        return DamageError(
+            f"{path} is not a sound SQLite database: {text}",
+            next_step="run PRAGMA wal_checkpoint(TRUNCATE) on it with SQLite and try again",
+        )
+    return LocalStorageError(
+        f"{path}: {text}",
+        next_step="check its permissions; a file in WAL mode also needs a directory that can be "
+        "written, so copy it there, with its -wal file",
+    )
+
+
+@contextlib.contextmanager
+def reading(path: Path, scratch: Path) -> Iterator[PlainSource]:
+    """Yield the database in a file, with what its WAL holds, while a child has it locked.
+
+    `scratch` is a directory for a copy, which is made only if the WAL holds something. Writers wait
+    until the block ends. Raises UsageError if the file is no database, DamageError if it is not
+    sound, BusyError if another program writes to it, LocalStorageError.
+    """
+    copy = scratch / f"import-{secrets.token_hex(4)}.tmp"
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", next_step="check the path")
+    with storage_errors(scratch):
+        opened = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the next line closes it
+    with opened as messages:
+        child = _start(path, copy, messages)
+        try:
+            yield PlainSource(path, cast("IO[bytes]", child.stdout), messages)
+        finally:
+            _end(child)
+            copy.unlink(missing_ok=True)
+
+
+def _start(path: Path, copy: Path, messages: IO[bytes]) -> subprocess.Popen[bytes]:
+    python = _python()
+    with storage_errors(Path(python)):
+        program = resources.files("graft_vfs.plain").joinpath("reader.py").read_text("utf-8")
+        arguments = [str(path), str(copy), str(BUSY_TIMEOUT_MS), program, *sys.path]
+        # -S: the child has the parent's sys.path, and need not look for packages itself.
+        return subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
+            [python, "-S", "-c", _START, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+        )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the child, which closes the file when it finds a pipe closed; if it is stuck, at once."""
+    for pipe in (child.stdin, child.stdout):
+        cast("IO[bytes]", pipe).close()
+    try:
+        child.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _python() -> str:
+    """Return the Python that runs a child; raises UsageError in a program that has none.
+
+    `sys.executable` is not one in a frozen program or inside another server: running it would
+    start that program again. Such a program names one as it does for `multiprocessing`.
+    """
+    named = spawn.get_executable()
+    chosen = os.fsdecode(named) if named else ""
+    if chosen and chosen != sys.executable:
+        return chosen
+    if not getattr(sys, "frozen", False):
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        for candidate in (chosen, str(Path(sys.base_exec_prefix) / "bin" / version)):
+            is_python = Path(candidate).name.lower().startswith(("python", "pypy"))
+            if is_python and os.access(candidate, os.X_OK):
+                return candidate
+    raise UsageError(
+        f"this program ({chosen or 'unnamed'}) has no Python interpreter to read a file with",
+        next_step="import the file with the command `graft import`, or name an interpreter with "
+        "multiprocessing.set_executable",
+    )
