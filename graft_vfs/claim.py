@@ -32,10 +32,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from graft_vfs.commit_reader import CommitRecord
 from graft_vfs.counters import Counters
 from graft_vfs.errors import CommitOutcomeUnknownError, DamageError, StoreError
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote_log import CommitRecord, RemoteLog, commit_key
+from graft_vfs.remote_log import RemoteLog, commit_key
 from graft_vfs.store.base import PutOutcome
 
 _logger = logging.getLogger(__name__)

@@ -31,16 +31,15 @@ owns an LSN (`claim`), or remember anything.
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import hashlib
 import re
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
 from urllib.parse import quote, unquote_to_bytes
 
+from graft_vfs.commit_reader import CommitRecord, Place, read_commit, read_commits
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,
@@ -50,7 +49,7 @@ from graft_vfs.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
-from graft_vfs.format.commit import HEAD_BYTES, CommitHeader, decode_header, header_length
+from graft_vfs.format.commit import CommitHeader
 from graft_vfs.format.frame import decode_frame
 from graft_vfs.format.segment import segment_header
 from graft_vfs.ids import LogId, SegmentId
@@ -60,7 +59,6 @@ from graft_vfs.store.base import ObjectStore, PutOutcome
 REFS_PREFIX = "refs/"
 LOGS_PREFIX = "logs/"
 SEGMENTS_PREFIX = "segments/"
-READ_WORKERS = 32
 REF_BYTES_MAX = 8192
 REF_NAME_CHARACTERS_MAX = 512
 
@@ -73,6 +71,9 @@ _REF_VERSION = 1
 _REF_LINES = 3
 _REF_ATTEMPTS = 5
 _REF_PAUSE_SECONDS = 0.1
+_BEHIND_BYTES_MAX = 8 << 20
+_LOOKS = (1, 1, 7)
+"""How many commits a poll looks at together, step by step while all of them exist."""
 
 
 # Keys -----------------------------------------------------------------------------------------
@@ -148,15 +149,6 @@ def _decode_name(encoded: str, *, key: str) -> str:
 # Logs -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CommitRecord:
-    """A commit that was read: its header, how long that is, and the bytes that prove it."""
-
-    header: CommitHeader
-    header_length: int
-    encoded: bytes
-
-
 class RemoteLog:
     """The handle of one log in one store. It remembers nothing, so it is never out of date.
 
@@ -178,22 +170,14 @@ class RemoteLog:
         One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
         is not the commit of this key, or does not stand on the one whose hash is given.
         """
-        key = commit_key(self.log_id, lsn)
-        try:
-            head = self.store.get_range(key, 0, HEAD_BYTES)
-            missing_bytes = header_length(head, key=key) - len(head)
-            if missing_bytes > 0 and len(head) == HEAD_BYTES:
-                head += self.store.get_range(key, len(head), missing_bytes)
-        except ObjectMissingError:
-            return None
-        header, length = decode_header(head, key=key)
-        if (header.log, header.lsn) != (self.log_id, lsn):
-            raise CorruptObjectError(
-                f"{key} holds LSN {header.lsn} of log {header.log}",
-                next_step="restore the object from a replica or a backup",
-            )
-        _check_chain(header, expect_previous, key=key)
-        return CommitRecord(header, length, head[:length])
+        record = read_commit(self.store, self.place(lsn))
+        if record is not None:
+            check_chain(record.header, expect_previous, key=commit_key(self.log_id, lsn))
+        return record
+
+    def place(self, lsn: RemoteLsn) -> Place:
+        """Return where the commit of an LSN is expected. No request."""
+        return Place(self.log_id, lsn, commit_key(self.log_id, lsn))
 
     def newest_lsn(self) -> RemoteLsn:
         """Return the newest LSN, 0 for an empty log. One listing."""
@@ -208,57 +192,84 @@ class RemoteLog:
         last: RemoteLsn,
         *,
         previous_hash: bytes | None,
-        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[CommitRecord]:
         """Yield the commits first..last (inclusive) in ascending order, as they arrive.
 
         `previous_hash` is that of the commit before `first`, None if it is not known; every commit
         is proved to stand on the one before. One request each, 32 at a time, which go on only as
-        far ahead as twice that. `progress` gets the commits read, and all. Raises
-        CorruptObjectError at a gap.
+        far ahead as twice that. Raises CorruptObjectError at a gap.
         """
-        read = self.read_header
-        for lsn, record in _in_parallel(read, range(first, last + 1)):
-            key = commit_key(self.log_id, lsn)
+        records = read_commits(self.store, map(self.place, map(RemoteLsn, range(first, last + 1))))
+        for lsn, record in enumerate(records, first):
             if record is None:
-                raise CorruptObjectError(
-                    f"log {self.log_id} has a gap: {key} (LSN {lsn}) is absent though a newer "
-                    f"commit exists",
-                    next_step="restore the object from a replica or a backup; a commit is never "
-                    "deleted by graft-vfs",
-                )
-            _check_chain(record.header, previous_hash, key=key)
+                raise self.gap(RemoteLsn(lsn))
+            check_chain(
+                record.header, previous_hash, key=commit_key(self.log_id, record.header.lsn)
+            )
             previous_hash = record.header.hash
-            if progress is not None:
-                progress(lsn - first + 1, last - first + 1)
             yield record
+
+    def gap(self, lsn: RemoteLsn) -> CorruptObjectError:
+        """Return the error for a commit that is absent though a newer one exists."""
+        return CorruptObjectError(
+            f"log {self.log_id} has a gap: {commit_key(self.log_id, lsn)} (LSN {lsn}) is absent "
+            "though a newer commit exists",
+            next_step="restore the object from a replica or a backup; a commit is never deleted by "
+            "graft-vfs",
+        )
 
     def probe_next(
         self,
         known_lsn: RemoteLsn,
         known_hash: bytes | None,
         *,
+        lists: bool = False,
         progress: Callable[[int, int], None] | None = None,
-    ) -> list[CommitRecord]:
-        """Return all commits after `known_lsn`, ascending, proved to follow it.
+    ) -> Iterator[CommitRecord]:
+        """Yield all commits after `known_lsn`, ascending, proved to follow it, as they arrive.
 
         `known_lsn` is 0 and `known_hash` None when nothing is known: a listing then, and one
-        request for each commit, 32 at a time. Else one request when nothing is new, and if
-        something is, that one, a listing, and one for each further commit.
+        request for each commit, 32 at a time. Else one request when nothing is new, and two for one
+        new commit. If there are two, the seven after them are looked at together, and only if all
+        exist does a listing tell how many more there are; with `lists` it always does, which also
+        finds that the next commit is missing. `progress` gets the commits read, and all.
         """
-        if not known_lsn:
-            newest = self.newest_lsn()
-            return list(
-                self.read_headers(RemoteLsn(1), newest, previous_hash=known_hash, progress=progress)
-            )
-        following = self.read_header(RemoteLsn(known_lsn + 1), expect_previous=known_hash)
-        if following is None:
-            return []
-        newest = self.newest_lsn()
-        rest = self.read_headers(
-            RemoteLsn(known_lsn + 2), newest, previous_hash=following.header.hash, progress=progress
-        )
-        return [following, *rest]
+        newest, is_far = known_lsn, not known_lsn
+        for count in () if is_far else _LOOKS:
+            looked_to = newest + count
+            for record in self._look(RemoteLsn(newest + 1), count, known_hash):
+                newest, known_hash = record.header.lsn, record.header.hash
+                yield record
+            is_far = newest == looked_to
+            if not is_far:
+                break
+        last = self.newest_lsn() if is_far or lists else newest
+        if progress is not None and newest > known_lsn:
+            progress(newest - known_lsn, last - known_lsn)
+        for record in self.read_headers(RemoteLsn(newest + 1), last, previous_hash=known_hash):
+            if progress is not None:
+                progress(record.header.lsn - known_lsn, last - known_lsn)
+            yield record
+
+    def _look(
+        self, first: RemoteLsn, count: int, previous_hash: bytes | None
+    ) -> Iterator[CommitRecord]:
+        """Yield the commits that there are among `count` from `first` on, read together."""
+        following = first
+        places = [self.place(RemoteLsn(lsn)) for lsn in range(first, first + count)]
+        for place, looked in zip(places, read_commits(self.store, places), strict=True):
+            record = looked
+            while record is not None and following <= place.lsn:
+                if following < place.lsn:
+                    # Absent before one that is present: it may have come between both answers.
+                    record = self.read_header(following)
+                    if record is None:
+                        raise self.gap(following)
+                check_chain(record.header, previous_hash, key=commit_key(self.log_id, following))
+                previous_hash = record.header.hash
+                yield record
+                following = RemoteLsn(following + 1)
+                record = looked
 
     # Frames -----------------------------------------------------------------------------------
 
@@ -283,6 +294,20 @@ class RemoteLog:
             )
         return list(_decoded(header, memoryview(body), first, end, key=key))
 
+    def frames_behind(self, record: CommitRecord) -> Iterator[bytes]:
+        """Yield the page images of the first frames, as far as they came whole with the header.
+
+        No request, and at most 8 MiB. Ends before a damaged frame: its reader gets the error.
+        """
+        header = record.header
+        if header.segment is not None:
+            return
+        whole = bisect.bisect_right(header.frames.offsets, len(record.behind)) - 1
+        whole = min(whole, _BEHIND_BYTES_MAX // (header.page_size * header.frames.frame_pages))
+        key = self.body_key(header)
+        with contextlib.suppress(CorruptObjectError):
+            yield from _decoded(header, memoryview(record.behind), 0, whole, key=key)
+
     def body_key(self, header: CommitHeader) -> str:
         """Return the key of the object that holds a commit's frames."""
         if header.segment is not None:
@@ -300,7 +325,8 @@ class RemoteLog:
         self.store.put(segment_key(segment), [segment_header(segment), *frames])
 
 
-def _check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:
+def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:
+    """Raise CorruptObjectError unless a commit names `expected` as the hash of the one before."""
     if expected is not None and header.previous_hash != expected:
         raise CorruptObjectError(
             f"{key}: LSN {header.lsn} does not stand on the commit known as the one before it; "
@@ -322,38 +348,6 @@ def _decoded(
             checksum=header.frames.checksum(frame),
             name=f"{key} frame {frame} of LSN {header.lsn}",
         )
-
-
-def _in_parallel(
-    read: Callable[[RemoteLsn], CommitRecord | None], lsns: range
-) -> Iterator[tuple[RemoteLsn, CommitRecord | None]]:
-    """Yield (LSN, what `read` returns for it) in order, with a bounded number in flight."""
-    # len() knows no number as large as the newest LSN that a hostile listing can show.
-    workers = len(lsns[:READ_WORKERS])
-    if workers <= 1:
-        for lsn in map(RemoteLsn, lsns):
-            yield lsn, read(lsn)
-        return
-    pending: deque[tuple[RemoteLsn, Future[CommitRecord | None]]] = deque()
-    waiting = map(RemoteLsn, lsns)
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="graft-read")
-    waits = True
-    try:
-        for lsn in islice(waiting, 2 * workers):
-            pending.append((lsn, executor.submit(read, lsn)))
-        while pending:
-            lsn, future = pending.popleft()
-            record = future.result()
-            for following in islice(waiting, 1):
-                pending.append((following, executor.submit(read, following)))
-            yield lsn, record
-    except KeyboardInterrupt:
-        waits = False
-        raise
-    finally:
-        # A caller who stops early waits for the requests that are already on their way, a person
-        # who presses Ctrl-C does not.
-        executor.shutdown(wait=waits, cancel_futures=True)
 
 
 # Refs -----------------------------------------------------------------------------------------

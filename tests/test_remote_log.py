@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from format.commit_samples import LOG, OTHER_LOG, SEGMENT, body, commit, header_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graft_vfs.commit_reader import READ_WORKERS
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,
@@ -21,11 +24,10 @@ from graft_vfs.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
-from graft_vfs.format.commit import HEAD_BYTES, CommitHeader
+from graft_vfs.format.commit import HEAD_BYTES, HEADER_BYTES_MAX, CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.pages import LSN_MAX
 from graft_vfs.remote_log import (
-    READ_WORKERS,
     REF_BYTES_MAX,
     RemoteLog,
     ascending,
@@ -350,14 +352,14 @@ def test_a_gap_is_damage() -> None:
         list(log.read_headers(1, 40, previous_hash=None))
     nineteenth = log.read_header(19)
     assert nineteenth is not None
-    assert log.probe_next(19, nineteenth.header.hash) == []
+    assert list(log.probe_next(19, nineteenth.header.hash)) == []
 
 
 def test_a_gap_behind_the_next_commit_is_damage_to_a_poll() -> None:
     store, log = filled(40)
     store.delete(commit_key(LOG, 20))
     with pytest.raises(CorruptObjectError, match=r"gap.*LSN 20"):
-        log.probe_next(0, None)
+        list(log.probe_next(0, None))
 
 
 def test_a_replaced_history_is_found_where_it_begins() -> None:
@@ -414,6 +416,58 @@ def test_an_error_in_one_read_ends_them_all() -> None:
         list(log.read_headers(1, 50, previous_hash=None))
 
 
+class Claiming(MemoryStore):
+    """A store of objects that all claim the largest header; it notes how much is under way."""
+
+    def __init__(self, claimed_bytes: int) -> None:
+        super().__init__()
+        self._claim = b"GRAFTCMT" + bytes([1, 0, 1, 0]) + claimed_bytes.to_bytes(4, "little")
+        self._gate = threading.Lock()
+        self.under_way = self.under_way_max = self.received = 0
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:  # noqa: ARG002
+        if start == 0:
+            return self._claim.ljust(length, b"\0")
+        with self._gate:
+            self.under_way += length
+            self.received += length
+            self.under_way_max = max(self.under_way_max, self.under_way)
+        time.sleep(0.005)
+        with self._gate:
+            self.under_way -= length
+        return b"short"
+
+
+def test_headers_that_claim_64_mib_are_not_read_all_at_once() -> None:
+    store = Claiming(HEADER_BYTES_MAX)
+    with pytest.raises(CorruptObjectError, match="truncated"):
+        list(RemoteLog(store, LOG).read_headers(1, 64, previous_hash=None))
+    assert store.received <= HEADER_BYTES_MAX
+
+
+def test_long_headers_are_read_together_within_a_bound() -> None:
+    store = Claiming(HEADER_BYTES_MAX // 8)
+    with pytest.raises(CorruptObjectError, match="truncated"):
+        list(RemoteLog(store, LOG).read_headers(1, 64, previous_hash=None))
+    assert store.under_way_max <= HEADER_BYTES_MAX
+    assert store.received >= 2 * HEADER_BYTES_MAX // 8
+
+
+def test_long_headers_come_in_order_among_short_ones() -> None:
+    store, newest = MemoryStore(), None
+    for lsn in range(1, 21):
+        pages = range(1, 20_000, 2) if lsn % 3 else range(1, 4)
+        facts = {} if newest is None else {"previous_hash": newest.hash}
+        newest, data = commit(pages, lsn=lsn, page_count=20_000, **facts)
+        store.put_if_absent(commit_key(LOG, lsn), data)
+    log = RemoteLog(store, LOG)
+    requests, records = requests_of(
+        store, lambda: list(log.read_headers(1, 20, previous_hash=None))
+    )
+    assert [record.header.lsn for record in records] == list(range(1, 21))
+    assert requests == 20 + 14
+
+
 # Finding what is new --------------------------------------------------------------------------
 
 
@@ -421,31 +475,74 @@ def test_a_poll_with_nothing_new_is_one_request() -> None:
     store, log = filled(3)
     newest = log.read_header(3)
     assert newest is not None
-    assert requests_of(store, lambda: log.probe_next(3, newest.header.hash)) == (1, [])
+    assert requests_of(store, lambda: list(log.probe_next(3, newest.header.hash))) == (1, [])
 
 
 def test_a_poll_of_an_empty_log_is_one_request() -> None:
     store = MemoryStore()
-    assert requests_of(store, lambda: RemoteLog(store, LOG).probe_next(0, None)) == (1, [])
+    assert requests_of(store, lambda: list(RemoteLog(store, LOG).probe_next(0, None))) == (1, [])
 
 
-@pytest.mark.parametrize(("known", "newest"), [(0, 1), (0, 60), (3, 4), (3, 5), (5, 60)])
-def test_a_poll_finds_everything_new(known: int, newest: int) -> None:
+@pytest.mark.parametrize(
+    ("known", "newest", "gets", "listings"),
+    [
+        (0, 1, 1, 1),
+        (0, 60, 60, 1),
+        (3, 4, 2, 0),
+        (3, 5, 9, 0),
+        (3, 11, 9, 0),
+        (3, 12, 9, 1),
+        (5, 60, 55, 1),
+    ],
+)
+def test_a_poll_finds_everything_new(known: int, newest: int, gets: int, listings: int) -> None:
     store, log = filled(newest)
     known_hash = None
     if known:
         record = log.read_header(known)
         assert record is not None
         known_hash = record.header.hash
-    requests, records = requests_of(store, lambda: log.probe_next(known, known_hash))
+    before = store.counters.snapshot()
+    records = list(log.probe_next(known, known_hash))
+    used = store.counters.snapshot() - before
     assert [record.header.lsn for record in records] == list(range(known + 1, newest + 1))
-    assert requests == 1 + (newest - known)
+    assert (used.get_range, used.list, used.requests) == (gets, listings, gets + listings)
+
+
+def test_a_commit_that_arrives_between_two_looks_is_no_gap() -> None:
+    store, log = filled(6)
+    second = log.read_header(2)
+    assert second is not None
+    late = commit_key(LOG, 5)
+    get_range = store.get_range
+    asked: list[str] = []
+
+    def get_late(key: str, start: int, length: int) -> bytes:
+        asked.append(key)
+        if key == late and asked.count(late) == 1:
+            raise ObjectMissingError(key)
+        return get_range(key, start, length)
+
+    store.get_range = get_late  # type: ignore[method-assign]
+    assert [each.header.lsn for each in log.probe_next(2, second.header.hash)] == [3, 4, 5, 6]
+    assert asked.count(late) == 2
+
+
+def test_a_gap_among_the_commits_that_a_poll_looks_at_is_damage() -> None:
+    store, log = filled(6)
+    second = log.read_header(2)
+    assert second is not None
+    store.delete(commit_key(LOG, 5))
+    records = log.probe_next(2, second.header.hash)
+    assert [next(records).header.lsn, next(records).header.lsn] == [3, 4]
+    with pytest.raises(CorruptObjectError, match=r"gap.*LSN 5"):
+        next(records)
 
 
 def test_a_poll_refuses_a_log_that_does_not_follow_what_is_known() -> None:
     _, log = filled(5)
     with pytest.raises(CorruptObjectError, match="does not stand on"):
-        log.probe_next(3, b"x" * 32)
+        list(log.probe_next(3, b"x" * 32))
 
 
 def test_a_fork_names_its_parent_and_chains_from_there() -> None:
@@ -461,10 +558,30 @@ def test_a_fork_names_its_parent_and_chains_from_there() -> None:
     assert (record.header.parent_log, record.header.parent_lsn) == (LOG, 4)
     assert record.header.hash == first.hash
     with pytest.raises(CorruptObjectError, match="does not stand on"):
-        fork.probe_next(0, b"x" * 32)
+        list(fork.probe_next(0, b"x" * 32))
 
 
 # Frames ---------------------------------------------------------------------------------------
+
+
+def test_frames_that_came_with_the_header_are_returned_as_far_as_they_are_whole() -> None:
+    store = MemoryStore()
+    images = {page: random.Random(page).randbytes(512) for page in range(1, 60)}
+    pages, table, frames = body(images)
+    header = header_of(pages, table)
+    store.put(commit_key(LOG, 1), [header.encode(), *frames])
+    log = RemoteLog(store, LOG)
+    record = log.read_header(1)
+    assert record is not None
+    whole = (HEAD_BYTES - record.header_length) // len(frames[0])
+    assert 0 < whole < len(frames)
+    requests, behind = requests_of(store, lambda: list(log.frames_behind(record)))
+    assert requests == 0
+    assert behind == [
+        b"".join(images[page] for page in range(16 * n + 1, 16 * n + 17)) for n in range(whole)
+    ]
+    damaged = replace(record, behind=record.behind[:10] + b"\xff" + record.behind[11:])
+    assert list(log.frames_behind(damaged)) == []
 
 
 def with_frames(*, in_segment: bool) -> tuple[MemoryStore, RemoteLog]:
@@ -585,7 +702,7 @@ def test_ctrl_c_does_not_wait_for_requests_that_are_under_way(
         is_asked.wait(20)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("graft_vfs.remote_log.Future.result", interrupt)
+    monkeypatch.setattr("graft_vfs.commit_reader.Future.result", interrupt)
     with pytest.raises(KeyboardInterrupt):
         list(RemoteLog(Silent(), LOG).read_headers(1, 4, previous_hash=None))
     assert waits == []
@@ -595,10 +712,14 @@ def test_ctrl_c_does_not_wait_for_requests_that_are_under_way(
 def test_progress_counts_the_commits_that_are_read() -> None:
     _, log = filled(4)
     calls: list[tuple[int, int]] = []
-    log.probe_next(0, None, progress=lambda done, total: calls.append((done, total)))
+    list(log.probe_next(0, None, progress=lambda done, total: calls.append((done, total))))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     first = log.read_header(1)
     assert first is not None
+    _, log = filled(16)
     calls.clear()
-    log.probe_next(1, first.header.hash, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 2), (2, 2)]
+    counted = log.probe_next(
+        1, first.header.hash, progress=lambda done, total: calls.append((done, total))
+    )
+    assert len(list(counted)) == 15
+    assert calls == [(n, 15) for n in range(9, 16)]

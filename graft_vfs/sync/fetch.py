@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from graft_vfs.errors import CorruptObjectError, NotFoundError
+from graft_vfs.commit_reader import CommitRecord
+from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote_log import CommitRecord
+from graft_vfs.remote_log import RemoteLog
 from graft_vfs.reports import Progress, commits_text
+from graft_vfs.sync.parents import read_parents
 from graft_vfs.volume.logs import Logs
 
 _logger = logging.getLogger(__name__)
 
-_FORKS_MAX = 128
-"""A log and its parents are read one inside the other, so that the stack bounds how many."""
+_BATCH_COMMITS = 512
+_BATCH_BYTES = 16 << 20
+"""Headers that are in memory before they go into the catalog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,53 +45,74 @@ class Fetched:
         )
 
 
-def fetch_log(logs: Logs, log: LogId, *, progress: Progress | None = None) -> Fetched:
-    """Make all commits of a log known, or none if that fails.
+def fetch_log(
+    logs: Logs, log: LogId, *, lists: bool = False, progress: Progress | None = None
+) -> Fetched:
+    """Make all commits of a log known, and those of the logs that it was forked from.
 
-    One request if nothing is new. `progress` counts commits. Raises StoreError, and
-    CorruptObjectError for a broken chain.
+    One request if nothing is new, two for one new commit, whose pages that came with them go into
+    the page cache; more as `RemoteLog.probe_next` says. A fork costs one request for each commit
+    that its parents have up to where it begins. With `lists` a listing confirms which commit is the
+    newest, so that a missing one after the known ones is found. `progress` counts commits.
+
+    What was verified before a failure stays known. Raises StoreError, and CorruptObjectError for a
+    broken chain.
     """
-    return _fetch(logs, log, (), progress)
-
-
-def _fetch(logs: Logs, log: LogId, forks: tuple[LogId, ...], progress: Progress | None) -> Fetched:
-    """Fetch a log that `forks` stand on, one on the other."""
     before, digest = logs.catalog.newest_commit(log)
-    records = logs.log(log).probe_next(before, digest if before else None, progress=progress)
-    for record in records[:1]:
+    remote = logs.log(log)
+    records = remote.probe_next(before, digest if before else None, lists=lists, progress=progress)
+    if before and not lists:
+        records = _keeping_frames(logs, remote, records)
+    elif not before:
+        records = _after_parents(logs, records, progress)
+    newest = _learn(logs, log, before, records)
+    if newest > before:
+        _logger.info("log %s: %d new commits, now at LSN %d", log, newest - before, newest)
+    return Fetched(log, before, newest)
+
+
+def _learn(logs: Logs, log: LogId, newest: RemoteLsn, records: Iterable[CommitRecord]) -> RemoteLsn:
+    """Put verified commits into the catalog as they come; returns the newest known LSN."""
+    rows: list[CommitRow] = []
+    size = 0
+    try:
+        for record in records:
+            header = record.header
+            rows.append(CommitRow(header.lsn, header.hash, record.encoded))
+            size += len(record.encoded)
+            newest = header.lsn
+            if len(rows) >= _BATCH_COMMITS or size >= _BATCH_BYTES:
+                logs.catalog.add_commits(log, rows)
+                rows, size = [], 0
+    finally:
+        # Also if the next one fails: these are verified, and need not be fetched again.
+        if rows:
+            logs.catalog.add_commits(log, rows)
+    return newest
+
+
+def _keeping_frames(
+    logs: Logs, remote: RemoteLog, records: Iterable[CommitRecord]
+) -> Iterator[CommitRecord]:
+    """Put the frames that came with the headers into the page cache: a follower reads them next."""
+    for record in records:
+        header = record.header
+        logs.cache(header.log).add_all(header.lsn, 0, remote.frames_behind(record))
+        yield record
+
+
+def _after_parents(
+    logs: Logs, records: Iterable[CommitRecord], progress: Progress | None
+) -> Iterator[CommitRecord]:
+    """Yield the commits of a log from its first on, once the logs that it stands on are known."""
+    for record in records:
+        if record.header.lsn == 1:
+            # Pages that stayed when the catalog was lost may be those of another history.
+            logs.cache(record.header.log).clear()
         if record.header.parent_log is not None:
-            _fetch_parent(logs, record, (*forks, log), progress)
-    if records and not before:
-        # Pages that stayed when the catalog was lost may be those of another history of this log.
-        logs.cache(log).clear()
-    if records:
-        rows = [CommitRow(item.header.lsn, item.header.hash, item.encoded) for item in records]
-        logs.catalog.add_commits(log, rows)
-        _logger.info("log %s: %d new commits, now at LSN %d", log, len(rows), before + len(rows))
-    return Fetched(log, before, RemoteLsn(before + len(records)))
-
-
-def _fetch_parent(
-    logs: Logs, record: CommitRecord, forks: tuple[LogId, ...], progress: Progress | None
-) -> None:
-    """Fetch the log that a forked log stands on, and check that it still is that log."""
-    header = record.header
-    assert header.parent_log is not None
-    if header.parent_log in forks or len(forks) > _FORKS_MAX:
-        raise CorruptObjectError(
-            f"log {forks[0]} claims to be forked from itself, or through more than {_FORKS_MAX} "
-            "logs",
-            next_step="check who else writes to the remote, or clone another log",
-        )
-    if logs.header(header.parent_log, header.parent_lsn) is None:
-        _fetch(logs, header.parent_log, forks, progress)
-    parent = logs.header(header.parent_log, header.parent_lsn)
-    if parent is None or parent.hash != header.previous_hash:
-        raise CorruptObjectError(
-            f"log {header.log} was forked from {header.parent_log}:{header.parent_lsn}, "
-            "which the remote does not have as it was then",
-            next_step="restore the objects of the parent log",
-        )
+            for parent, needed in read_parents(logs, record.header, progress):
+                _learn(logs, parent.log.log_id, parent.known, needed)
+        yield record
 
 
 def require_commits(
@@ -99,7 +124,8 @@ def require_commits(
     """
     known, _ = logs.catalog.newest_commit(log)
     if lsn is None or lsn > known:
-        known = fetch_log(logs, log, progress=progress).newest
+        # A clone that failed before keeps what it read, and must find the same damage again.
+        known = fetch_log(logs, log, lists=True, progress=progress).newest
     wanted = known if lsn is None else lsn
     if not 1 <= wanted <= known:
         raise NotFoundError(

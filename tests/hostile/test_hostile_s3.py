@@ -161,5 +161,5 @@ def test_a_listing_shows_the_largest_lsn_and_nothing_is_there(server) -> None:
     missing = answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
     server.script = [lambda request: listing if "list-type" in request.target else missing]
     with server.store() as store, pytest.raises(CorruptObjectError, match="gap"):
-        RemoteLog(store, LOG).probe_next(0, None)
+        list(RemoteLog(store, LOG).probe_next(0, None))
     assert len(server.requests) < 100

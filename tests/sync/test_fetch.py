@@ -14,14 +14,17 @@ from graft_vfs.errors import (
     GraftError,
     NotFoundError,
 )
+from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.pages import LSN_MAX
 from graft_vfs.remote_log import commit_key
+from graft_vfs.sync import fetch as fetch_module
+from graft_vfs.sync import parents as parents_module
 from graft_vfs.sync import pull as pull_module
 from graft_vfs.sync import push as push_module
 from graft_vfs.sync.fetch import fetch_log
-from tests.replicas import Replica
+from tests.replicas import Replica, rows
 
 
 def put(replica: Replica, log: LogId, lsn: int, data: bytes) -> None:
@@ -67,31 +70,115 @@ def test_logs_that_claim_to_be_forks_of_each_other_are_damage(replicas) -> None:
     assert (replica.counts() - before).requests <= 8
 
 
-def test_a_long_line_of_forks_is_fetched_and_a_longer_one_refused(replicas) -> None:
-    replica = replicas()
+def put_forks(replica: Replica, generations: int) -> list[LogId]:
+    """Put a log, a fork of it, a fork of that, and so on; returns their ids, the oldest first."""
     header, data = commit(salt=0)
     put(replica, LOG, 1, data)
-    for number in range(1, 130):
-        log = LogId.new()
+    logs = [LOG]
+    for number in range(1, generations):
         header, data = commit(
             [number % 19 + 1],
             salt=number,
-            log=log,
+            log=LogId.new(),
             parent_log=header.log,
             parent_lsn=1,
             previous_hash=header.hash,
             page_count=19,
         )
-        put(replica, log, 1, data)
-        if number == 128:
-            longest = log
-    with pytest.raises(CorruptObjectError, match="more than 128"):
-        clone(replica, log)
-    clone(replica, longest)
-    assert replica.engine.open("main").begin().stored(128 % 19 + 1) == image(15, salt=128)
+        put(replica, header.log, 1, data)
+        logs.append(header.log)
+    return logs
 
 
-def test_a_broken_chain_teaches_nothing_and_moves_nothing(replicas) -> None:
+def test_a_long_line_of_forks_is_fetched_with_one_request_for_each(replicas) -> None:
+    replica = replicas()
+    logs = put_forks(replica, 300)
+    before = replica.counts()
+    clone(replica, logs[-1])
+    used = replica.counts() - before
+    assert (used.requests, used.list) == (1 + 300, 1)
+    snapshot = replica.engine.open("main").begin()
+    assert snapshot.stored(299 % 19 + 1) == image(299 % 19 + 1, salt=299)
+    before = replica.counts()
+    replica.engine.clone(str(logs[200]), "older")
+    assert (replica.counts() - before).requests == 2, "its parents are known"
+
+
+def test_a_line_of_forks_that_does_not_end_is_refused(replicas, monkeypatch) -> None:
+    replica = replicas()
+    logs = put_forks(replica, 9)
+    monkeypatch.setattr(parents_module, "GENERATIONS_MAX", 7)
+    with pytest.raises(CorruptObjectError, match="more than 7 logs"):
+        clone(replica, logs[-1])
+    clone(replica, logs[-2])
+
+
+def put_line(replica: Replica, lengths: list[int], fork_points: list[int]) -> list[LogId]:
+    """Put logs of so many commits, each forked from the one before at the LSN given for it."""
+    logs: list[LogId] = []
+    start: CommitHeader | None = None
+    for length, fork_point in zip(lengths, [*fork_points, 1], strict=True):
+        log, previous = LogId.new(), start
+        for lsn in range(1, length + 1):
+            facts: dict[str, object] = {"log": log, "lsn": lsn, "page_count": 19}
+            if previous is not None:
+                facts["previous_hash"] = previous.hash
+            if lsn == 1 and previous is not None:
+                facts |= {"parent_log": previous.log, "parent_lsn": previous.lsn}
+            pages = range(1, 20) if not logs and lsn == 1 else [lsn % 19 + 1]
+            previous, data = commit(pages, salt=1000 * len(logs) + lsn, **facts)
+            put(replica, log, lsn, data)
+            if lsn == fork_point:
+                start = previous
+        logs.append(log)
+    return logs
+
+
+def test_a_clone_of_a_fork_reads_its_parents_up_to_where_the_forks_begin(replicas) -> None:
+    replica = replicas()
+    oldest, middle, youngest = put_line(replica, [50, 40, 3], [20, 7])
+    for log, lsn in ((oldest, 21), (oldest, 50), (middle, 8), (middle, 30)):
+        replica.engine.store.put(commit_key(log, lsn), [b"damage"])
+    before = replica.counts()
+    clone(replica, youngest)
+    used = replica.counts() - before
+    assert (used.get_range, used.list) == (20 + 7 + 3, 1)
+    assert [replica.engine.catalog.newest_commit(log)[0] for log in (oldest, middle)] == [20, 7]
+    snapshot = replica.engine.open("main").begin()
+    assert snapshot.stored(9) == image(9, salt=8)
+    assert snapshot.stored(5) == image(5, salt=1004)
+    assert snapshot.stored(3) == image(3, salt=2002)
+
+
+def test_a_parent_that_is_known_in_part_is_read_from_there(replicas) -> None:
+    replica = replicas()
+    oldest, middle, youngest = put_line(replica, [5, 12, 1], [5, 12])
+    clone(replica, middle)
+    replica.engine.catalog._file.connection.execute(
+        "DELETE FROM commits WHERE log = ? AND lsn > 4", (middle.raw,)
+    )
+    before = replica.counts()
+    replica.engine.clone(str(youngest), "youngest")
+    assert (replica.counts() - before).get_range == 8 + 1
+    assert replica.engine.catalog.newest_commit(oldest)[0] == 5
+
+
+def test_a_gap_in_a_parent_is_damage_and_what_was_read_before_it_is_kept(replicas) -> None:
+    replica = replicas()
+    oldest, middle, youngest = put_line(replica, [5, 12, 1], [5, 12])
+    data = replica.engine.store.get(commit_key(middle, 6))
+    replica.engine.store.delete(commit_key(middle, 6))
+    with pytest.raises(CorruptObjectError, match=r"gap.*LSN 6"):
+        clone(replica, youngest)
+    catalog = replica.engine.catalog
+    assert [catalog.newest_commit(log)[0] for log in (oldest, middle, youngest)] == [5, 5, 0]
+    put(replica, middle, 6, data)
+    before = replica.counts()
+    clone(replica, youngest)
+    assert (replica.counts() - before).get_range == 1 + 7
+
+
+def test_a_broken_chain_moves_nothing_and_teaches_what_comes_before(replicas) -> None:
     replica = replicas()
     first, data = commit(salt=1)
     put(replica, LOG, 1, data)
@@ -103,7 +190,7 @@ def test_a_broken_chain_teaches_nothing_and_moves_nothing(replicas) -> None:
     for verb in (replica.engine.fetch, replica.engine.pull):
         with pytest.raises(CorruptObjectError, match="does not stand on"):
             verb("main")
-    assert replica.engine.catalog.newest_commit(LOG) == (1, first.hash)
+    assert replica.engine.catalog.newest_commit(LOG) == (2, second.hash)
     assert replica.engine.open("main").begin() is before
     put(replica, LOG, 3, commit(lsn=3, previous_hash=second.hash, salt=3)[1])
     assert replica.engine.pull("main").lsn == 3
@@ -260,6 +347,71 @@ def test_pages_cached_of_another_history_are_not_shown_when_the_catalog_is_lost(
         for path in replica.engine.config.data_dir.glob("catalog.db*"):
             path.unlink()
         replica = replicas()
+
+
+# Requests ---------------------------------------------------------------------------------------
+
+
+def test_a_clone_that_failed_keeps_what_it_had_read(replicas) -> None:
+    replica = replicas()
+    (log,) = put_line(replica, [60], [])
+    data = replica.engine.store.get(commit_key(log, 50))
+    replica.engine.store.put(commit_key(log, 50), [b"damage"])
+    with pytest.raises(CorruptObjectError, match="not a commit"):
+        clone(replica, log)
+    assert replica.engine.tags() == []
+    assert replica.engine.catalog.newest_commit(log)[0] == 49
+    put(replica, log, 50, data)
+    before = replica.counts()
+    clone(replica, log)
+    assert (replica.counts() - before).get_range == 11
+
+
+def test_a_clone_that_failed_at_a_gap_fails_again(replicas) -> None:
+    replica = replicas()
+    (log,) = put_line(replica, [12], [])
+    replica.engine.store.delete(commit_key(log, 5))
+    for _ in range(2):
+        with pytest.raises(CorruptObjectError, match=r"gap.*LSN 5"):
+            clone(replica, log)
+        assert replica.engine.catalog.newest_commit(log)[0] == 4
+
+
+def test_a_log_is_learnt_in_batches(replicas, monkeypatch) -> None:
+    replica = replicas()
+    (log,) = put_line(replica, [10], [])
+    batches: list[int] = []
+    add = replica.engine.catalog.add_commits
+
+    def noted(log: LogId, rows: list[CommitRow]) -> None:
+        batches.append(len(rows))
+        add(log, rows)
+
+    monkeypatch.setattr(replica.engine.catalog, "add_commits", noted)
+    monkeypatch.setattr(fetch_module, "_BATCH_COMMITS", 4)
+    clone(replica, log)
+    assert batches == [4, 4, 2]
+
+
+def test_a_follower_reads_a_new_commit_with_the_requests_of_its_pull(replicas) -> None:
+    ours, theirs = replicas("ours"), replicas("theirs")
+    a = ours.connect()
+    a.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+    ours.engine.push("main")
+    b = theirs.connect(remote="main")
+    assert rows(b) == []
+    for number in range(3):
+        a.execute("INSERT INTO t VALUES(?, 'x')", (number,))
+        ours.engine.push("main")
+        before = theirs.counts()
+        assert theirs.engine.pull("main").commits == 1
+        used = theirs.counts() - before
+        assert (used.requests, used.get_range) == (2, 2)
+        assert rows(b) == rows(a)
+        assert (theirs.counts() - before).requests == 2, "its pages came with the commit"
+    before = theirs.counts()
+    theirs.engine.pull("main")
+    assert (theirs.counts() - before).requests == 1
 
 
 # What the catalog remembers ---------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""The logs that a forked log stands on: read each up to where the next one begins, no further.
+
+One round trip for each generation tells the line of parents, by two requests that run together: the
+commit where the fork begins, which verifies the parent, and LSN 1, which names the parent's own.
+All other commits are read together then, 32 at a time, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from graft_vfs.commit_reader import CommitRecord, Place, read_commits
+from graft_vfs.errors import CorruptObjectError
+from graft_vfs.format.commit import HEAD_BYTES, CommitHeader
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.remote_log import RemoteLog, check_chain, commit_key
+from graft_vfs.reports import Progress
+from graft_vfs.volume.logs import Logs
+
+GENERATIONS_MAX = 10_000
+"""How many logs may stand on one another; each costs a round trip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A log that another one was forked from: needed up to LSN `end`, which is verified.
+
+    The catalog knows its commits up to `known`, the last of which has `known_hash`. `kept` are
+    those that were read to find the line of parents, unless they are large.
+    """
+
+    log: RemoteLog
+    end: RemoteLsn
+    known: RemoteLsn
+    known_hash: bytes
+    kept: dict[RemoteLsn, CommitRecord]
+
+    def lsns(self) -> Iterator[RemoteLsn]:
+        """Yield the LSNs that are to become known."""
+        return map(RemoteLsn, range(self.known + 1, self.end + 1))
+
+    def places(self) -> Iterator[Place]:
+        """Yield where the commits are that are still to be read."""
+        return (self.log.place(lsn) for lsn in self.lsns() if lsn not in self.kept)
+
+    def records(self, read: Iterator[CommitRecord | None]) -> Iterator[CommitRecord]:
+        """Yield all commits in order, each verified to follow the one before."""
+        previous_hash = self.known_hash if self.known else None
+        for lsn in self.lsns():
+            record = self.kept.get(lsn) or next(read)
+            if record is None:
+                raise self.log.gap(lsn)
+            check_chain(record.header, previous_hash, key=commit_key(self.log.log_id, lsn))
+            previous_hash = record.header.hash
+            yield record
+
+
+def read_parents(
+    logs: Logs, fork: CommitHeader, progress: Progress | None = None
+) -> Iterator[tuple[Parent, Iterator[CommitRecord]]]:
+    """Yield the parents of a forked log, the oldest first, each with its commits to be learnt.
+
+    `fork` is LSN 1 of the forked log. The commits of one parent have to be consumed before the next
+    is asked for. If the caller makes them known in this order, a log whose LSN 1 is known stands on
+    known commits. `progress` counts commits. Raises CorruptObjectError if a parent is not what it
+    was when it was forked, or the line has no end; StoreError.
+    """
+    line = [*_line_of_parents(logs, fork)]
+    line.reverse()
+    total, done = sum(parent.end - parent.known for parent in line), 0
+    read = read_commits(logs.store, (place for parent in line for place in parent.places()))
+    for parent in line:
+        yield parent, _counted(parent.records(read), done, total, progress)
+        done += parent.end - parent.known
+
+
+def _counted(
+    records: Iterable[CommitRecord], done: int, total: int, progress: Progress | None
+) -> Iterator[CommitRecord]:
+    for number, record in enumerate(records, done + 1):
+        if progress is not None:
+            progress(number, total)
+        yield record
+
+
+def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
+    """Yield the parents of a fork that are not known yet, the youngest first."""
+    seen = {fork.log}
+    child: CommitHeader | None = fork
+    while child is not None and child.parent_log is not None:
+        if child.parent_log in seen or len(seen) > GENERATIONS_MAX:
+            raise _endless(fork)
+        seen.add(child.parent_log)
+        known, known_hash = logs.catalog.newest_commit(child.parent_log)
+        if known >= child.parent_lsn:
+            _check_fork(child, logs.header(child.parent_log, child.parent_lsn))
+            return
+        log = logs.log(child.parent_log)
+        # If LSN 1 is known, so are the parent's own parents.
+        lsns = [child.parent_lsn] if known or child.parent_lsn == 1 else [child.parent_lsn, 1]
+        records = [*read_commits(log.store, map(log.place, map(RemoteLsn, lsns)))]
+        first = None if known or records[-1] is None else records[-1].header
+        if first is not None and first.parent_log in seen:
+            raise _endless(fork)
+        _check_fork(child, None if records[0] is None else records[0].header)
+        if first is None and not known:
+            raise log.gap(RemoteLsn(1))
+        kept = {
+            record.header.lsn: replace(record, behind=b"")
+            for record in records
+            if record is not None and record.header_length <= HEAD_BYTES
+        }
+        yield Parent(log, child.parent_lsn, known, known_hash, kept)
+        child = first
+
+
+def _endless(fork: CommitHeader) -> CorruptObjectError:
+    return CorruptObjectError(
+        f"log {fork.log} claims to be forked from itself, or through more than {GENERATIONS_MAX} "
+        "logs",
+        next_step="check who else writes to the remote, or clone another log",
+    )
+
+
+def _check_fork(child: CommitHeader, parent: CommitHeader | None) -> None:
+    """Raise unless `parent` is the commit that `child` was forked from."""
+    if parent is None or parent.hash != child.previous_hash:
+        raise CorruptObjectError(
+            f"log {child.log} was forked from {child.parent_log}:{child.parent_lsn}, "
+            "which the remote does not have as it was then",
+            next_step="restore the objects of the parent log",
+        )
