@@ -65,7 +65,8 @@ class Counters:
     __slots__ = ("_counts", "_lock", "pages_found")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, because a finalizer may count in the middle of a count of its own thread.
+        self._lock = threading.RLock()
         self.pages_found = 0
         self._counts = {field.name: 0 for field in fields(Counts)}
 

@@ -12,7 +12,8 @@
     ├── ConfigError                  graft.toml, a GRAFT_… variable or a URI parameter is wrong
     ├── BusyError                    try again later
     │   ├── WriterBusyError          somebody else writes to the volume
-    │   └── StaleSnapshotError       the volume moved after this transaction began to read
+    │   ├── StaleSnapshotError       the volume moved after this transaction began to read
+    │   └── ReentryError             called in the middle of what this thread is doing already
     ├── ConflictError                somebody else was first; fetch and decide
     │   └── DivergedError            both sides have commits that the other lacks
     ├── CommitOutcomeUnknownError    a claim was sent and no answer tells how it ended
@@ -96,6 +97,10 @@ class WriterBusyError(BusyError):
 
 class StaleSnapshotError(BusyError):
     """The volume moved after this transaction began to read (SQLITE_BUSY_SNAPSHOT)."""
+
+
+class ReentryError(BusyError):
+    """A signal handler or finalizer called in the middle of what its own thread is doing."""
 
 
 class ConflictError(GraftError):

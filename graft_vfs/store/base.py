@@ -183,7 +183,8 @@ class StoreCounters:
     __slots__ = ("_buckets", "_counts", "_lock", "_seconds")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, because a finalizer may count in the middle of a count of its own thread.
+        self._lock = threading.RLock()
         self._counts = {field.name: 0 for field in fields(StoreCounts)}
         self._buckets: dict[Verb, list[int]] = {}
         self._seconds: dict[Verb, float] = {}

@@ -7,7 +7,6 @@ and goes to the built-in VFS.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from time import sleep
@@ -37,8 +36,9 @@ class FileSystem(apsw.VFS):
 
     def __init__(self, engine: Graft, *, name: str = "graft", make_default: bool = False) -> None:
         self.engine = engine
-        self._lock = threading.Lock()
-        self._files: dict[str, list[VolumeFile]] = {}
+        # Changed by single calls of set and never under a lock: the garbage collector may close a
+        # connection in the middle of any call here, in the same thread.
+        self._files: set[VolumeFile] = set()
         _file_systems.add(self)
         super().__init__(name, BUILTIN_VFS, makedefault=make_default, maxpathname=_NAME_BYTES_MAX)
 
@@ -109,25 +109,23 @@ class FileSystem(apsw.VFS):
             read_only=read_only,
             fixed=fixed,
             on_pragma=self._answer,
-            on_close=self._forget,
+            on_close=self._files.discard,
         )
         flags[1] = flags[0]
         if file.read_only:
             flags[1] &= ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
             flags[1] |= apsw.SQLITE_OPEN_READONLY
-        with self._lock:
-            self._files.setdefault(tag, []).append(file)
+        self._files.add(file)
         return file
 
     def abandon_files(self) -> None:
-        """Make all open files useless, without the lock that another thread may have held."""
-        for files in list(self._files.values()):
-            for file in files:
-                file.abandon()
+        """Make all open files useless."""
+        for file in list(self._files):
+            file.abandon()
 
     def has_open(self, tag: str) -> bool:
         """Tell whether a connection has this tag open."""
-        return tag in self._files
+        return any(file.tag == tag for file in list(self._files))
 
     def _open_journal(self, name: str) -> Journal:
         """Open a journal for the connection that is writing to its database now.
@@ -143,21 +141,14 @@ class FileSystem(apsw.VFS):
 
     def _writing(self, journal: str) -> VolumeFile | None:
         """Return the file with this journal's name that has a transaction, if just one has."""
-        with self._lock:
-            files = self._files.get(journal.removesuffix(_JOURNAL_SUFFIX), ())
-            writing = [file for file in files if file.transaction is not None]
+        tag = journal.removesuffix(_JOURNAL_SUFFIX)
+        writing = [
+            file for file in list(self._files) if file.transaction is not None and file.tag == tag
+        ]
         return writing[0] if len(writing) == 1 else None
 
     def _answer(self, file: VolumeFile, name: str, value: str | None) -> str | None:
         return pragmas.answer(self.engine, file, name, value)
-
-    def _forget(self, file: VolumeFile) -> None:
-        with self._lock:
-            files = self._files.get(file.tag, [])
-            if file in files:
-                files.remove(file)
-            if not files:
-                self._files.pop(file.tag, None)
 
 
 def _abandon_files() -> None:

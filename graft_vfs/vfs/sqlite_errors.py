@@ -10,6 +10,8 @@ from graft_vfs import errors
 
 CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
     errors.StaleSnapshotError: (apsw.BusyError, apsw.SQLITE_BUSY_SNAPSHOT),
+    # SQLite calls no busy handler then: waiting in the only thread that could go on helps nobody.
+    errors.ReentryError: (apsw.LockedError, apsw.SQLITE_LOCKED),
     errors.BusyError: (apsw.BusyError, apsw.SQLITE_BUSY),
     errors.ReadOnlyError: (apsw.ReadOnlyError, apsw.SQLITE_READONLY),
     errors.DamageError: (apsw.CorruptError, apsw.SQLITE_CORRUPT),

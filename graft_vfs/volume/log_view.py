@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 
-from graft_vfs.errors import CorruptObjectError, UsageError
+from graft_vfs.errors import CorruptObjectError, ReentryError, UsageError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.page_cache import PageCache, Place
@@ -36,6 +36,29 @@ _SLACK_PAGES = 16
 """How far beyond a stream's end a miss still goes on with it: interior pages lie between leaves."""
 _GUESS_FRAMES = 2
 _LOCATED_MAX = 262_144
+
+
+class _Thread(threading.local):
+    """What a thread is doing: it looks for one page, or fetches one range, at a time.
+
+    A signal handler, or a finalizer that the garbage collector calls, may read another page in the
+    middle of that. It would wait for locks that its own thread holds, here, in the page cache and
+    in the client of the store, or change under it what they guard.
+    """
+
+    is_fetching = False
+
+
+_thread = _Thread()
+
+
+def _refuse_reentry() -> None:
+    if _thread.is_fetching:
+        raise ReentryError(
+            "a signal handler or finalizer reads a page while its thread is fetching another",
+            next_step="run it again outside the handler, and close connections before they are "
+            "garbage",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,9 +82,14 @@ class CommitSource:
 
     def fetch(self, first: int, end: int) -> None:
         """Fetch frames first..end (half-open) into the cache. One range read."""
-        frames = self.log.read_frames(self.header, self.header_length, first, end)
-        self.cache.add_all(self.lsn, first, frames)
-        self._count(frames)
+        _refuse_reentry()
+        _thread.is_fetching = True
+        try:
+            frames = self.log.read_frames(self.header, self.header_length, first, end)
+            self.cache.add_all(self.lsn, first, frames)
+            self._count(frames)
+        finally:
+            _thread.is_fetching = False
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return where it is; others cannot take its room before that."""
@@ -130,13 +158,18 @@ class LogView:
         source, slot = found
         frame_pages = source.header.frames.frame_pages
         frame = slot // frame_pages
-        place = source.cache.find(source.lsn, frame)
-        if place is None:
-            source.cache.counters.add("pages_missed")
-            place = self._fetch(page, source, frame)
-        else:
-            source.cache.counters.pages_found += 1
-            self._read_on(page)
+        _refuse_reentry()
+        _thread.is_fetching = True
+        try:
+            place = source.cache.find(source.lsn, frame)
+            if place is None:
+                source.cache.counters.add("pages_missed")
+                place = self._fetch(page, source, frame)
+            else:
+                source.cache.counters.pages_found += 1
+                self._read_on(page)
+        finally:
+            _thread.is_fetching = False
         view, offset = place
         located = view, offset + slot % frame_pages * self.page_size
         if len(self.located) >= _LOCATED_MAX:
