@@ -30,18 +30,19 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.remote_log import list_refs, read_ref
 from graft_vfs.reports import (
+    Adopted,
     Audit,
     CommitReport,
     Diff,
     Info,
     LogEntry,
+    LostVolume,
     Moved,
     Progress,
     Status,
@@ -51,6 +52,7 @@ from graft_vfs.reports import (
 )
 from graft_vfs.store.none import NoStore
 from graft_vfs.store.probe import check_conditional_writes
+from graft_vfs.sync import adopt as adopting
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import diff as comparing
 from graft_vfs.sync import history, transfer
@@ -95,18 +97,22 @@ class Graft:
         *,
         connected: SnapshotConnector | None = None,
         clock: Clock | None = None,
+        recovering: bool = False,
     ) -> None:
         """Open, making the data directory if absent; raises ConfigError, LocalStorageError.
 
         `connected` is how a verb that needs SQL gets a connection on snapshots; an engine that
-        `graft_vfs.register` returns has it. `clock` tells autosync the time.
+        `graft_vfs.register` returns has it. `clock` tells autosync the time. An empty catalog
+        beside volumes is CorruptCatalogError, unless the engine is to recover them with `adopt`.
         """
         self.config = config or Config.load()
         self._connected = connected
         self._process = os.getpid()
         directory = self.config.data_dir.absolute()
         self.writable = _make_directory(directory / "volumes")
-        self.catalog = Catalog(directory / "catalog.db", writable=self.writable)
+        self.catalog, self._lost = adopting.open_catalog(
+            directory, self.writable, recovering=recovering
+        )
         self.store = self.config.remote.open()
         self._lock = threading.RLock()
         self._executor: Executor | None = None
@@ -189,12 +195,38 @@ class Graft:
         """
         check_tag(tag)
         found = self.catalog.tag_volume(tag)
+        if self._lost:
+            self._lost = self.lost_volumes()
+            adopting.refuse_lost(self.catalog, self._lost, tag, is_new=found is None)
         if found is None:
             if not create:
                 raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
             base = cloning.clone_base(self.logs, remote) if remote else None
             found = self._make(tag, replace_tag=False, base=base)
         return self.volume(found)
+
+    def lost_volumes(self) -> list[LostVolume]:
+        """Return the volumes that the catalog does not know, or knows as they were. No request."""
+        return adopting.lost_volumes(self.catalog, self._volumes.directory)
+
+    def adopt(
+        self, volume: VolumeId, tag: str | None = None, *, base: str | None = None
+    ) -> Adopted:
+        """Take up a volume that the catalog lost, as its own files say it is.
+
+        Without `tag` it gets the tags that it remembers. `base` is `log:LSN` for a volume of an
+        earlier version that does not say what it stands on. Requests: those of a fetch, if that
+        commit is not known. Raises AlreadyExistsError if nothing was lost, HistoryMismatchError,
+        UsageError.
+        """
+        if tag is not None:
+            check_tag(tag)
+        named = None if base is None else self._parse_commit(base, None)
+        done = adopting.adopt(
+            self.catalog, self.logs, self._volumes.directory, volume, tag=tag, base=named
+        )
+        _logger.info("%s", done)
+        return done
 
     def _make(
         self,

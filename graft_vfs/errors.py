@@ -15,7 +15,8 @@
     │   ├── StaleSnapshotError       the volume moved after this transaction began to read
     │   └── ReentryError             called in the middle of what this thread is doing already
     ├── ConflictError                somebody else was first; fetch and decide
-    │   └── DivergedError            both sides have commits that the other lacks
+    │   ├── DivergedError            both sides have commits that the other lacks
+    │   └── HistoryMismatchError     the remote does not have the history that is known here
     ├── CommitOutcomeUnknownError    a claim was sent and no answer tells how it ended
     ├── StoreError                   the remote store did not do its part
     │   ├── StoreUnavailableError    unreachable, timed out, or answered 5xx
@@ -109,6 +110,10 @@ class ConflictError(GraftError):
 
 class DivergedError(ConflictError):
     """The volume and its remote log both have commits that the other lacks."""
+
+
+class HistoryMismatchError(ConflictError):
+    """The remote does not have the commits of a log that this machine knows."""
 
 
 class CommitOutcomeUnknownError(GraftError):

@@ -94,6 +94,40 @@ class VolumeReport:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class LostVolume:
+    """A volume that the catalog does not know, or with `is_known` knows only as it was earlier.
+
+    `tags` are those that its own files remember.
+    """
+
+    volume: VolumeId
+    is_known: bool
+    tags: tuple[str, ...]
+
+    def __str__(self) -> str:
+        what = "the catalog is older than it" if self.is_known else "the catalog does not know it"
+        return f"{self.volume}  {what}  (was {', '.join(self.tags) or 'without a tag'})"
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A volume that was taken up: its tags, and what it stands on; `local_commits` are unpushed."""
+
+    volume: VolumeId
+    tags: tuple[str, ...]
+    remote: LogId
+    base_lsn: RemoteLsn
+    local_commits: int
+
+    def __str__(self) -> str:
+        named = f"tag {', '.join(self.tags)}" if self.tags else "no tag (see `graft switch`)"
+        return (
+            f"Adopted volume {self.volume} with {named}: {commits_text(self.local_commits)} over "
+            f"LSN {self.base_lsn} of log {self.remote}."
+        )
+
+
 class AutosyncRole(enum.Enum):
     """What this process is in the autosync of a volume that several may have open."""
 

@@ -462,7 +462,10 @@ def test_a_damaged_catalog_is_named_with_the_way_out(machines, closed, tmp_path,
     assert str(catalog) in str(caught.value)
     assert caught.value.next_step
     catalog.unlink()
-    machines("ours").engine.new("main")
+    with contextlib.closing(Graft(Config(data_dir=tmp_path / "ours"), recovering=True)) as engine:
+        for lost in engine.lost_volumes():
+            engine.adopt(lost.volume)
+    others_work(machines("ours"), closed[1])
 
 
 def test_another_programs_database_is_no_catalog(tmp_path) -> None:

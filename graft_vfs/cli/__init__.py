@@ -5,7 +5,7 @@
     output       text and JSON
     progress     a line on the terminal while work is long
     session      the engine of one command; the arguments that commands share
-    volumes, history, sync, transfer, shell, settings, doctor, demo    the commands
+    volumes, history, sync, transfer, shell, settings, doctor, recovery, demo    the commands
 
 Results go to standard output; errors, warnings and progress go to standard error.
 """
@@ -14,7 +14,17 @@ from __future__ import annotations
 
 import click
 
-from graft_vfs.cli import demo, doctor, history, settings, shell, sync, transfer, volumes
+from graft_vfs.cli import (
+    demo,
+    doctor,
+    history,
+    recovery,
+    settings,
+    shell,
+    sync,
+    transfer,
+    volumes,
+)
 from graft_vfs.cli.group import GraftGroup
 from graft_vfs.cli.output import echo
 from graft_vfs.engine import Graft
@@ -50,7 +60,7 @@ def main(context: click.Context) -> None:
         echo(context.get_help())
 
 
-for _module in (volumes, history, sync, transfer, shell, settings, doctor, demo):
+for _module in (volumes, history, sync, transfer, shell, settings, doctor, recovery, demo):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

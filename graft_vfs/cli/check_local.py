@@ -19,6 +19,7 @@ from graft_vfs.engine import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.descriptor import holds_volume
 from graft_vfs.reports import size_text
 from graft_vfs.vfs.file_system import FileSystem
 
@@ -32,7 +33,7 @@ _STATEMENTS = (
 _ANSWER = "sound"
 _LIBRARY_STEP = "install graft-vfs in an environment of its own; if it stays, report it"
 _CATALOG_STEP = (
-    "move the data directory away and clone again what was pushed; what was not is in its volumes/"
+    "move catalog.db and catalog.db-wal away, then take the volumes up again with `graft adopt`"
 )
 _FREE_BYTES_LOW = 1 << 30
 _FREE_BYTES_MIN = 64 << 20
@@ -146,9 +147,10 @@ def catalog_and_volumes(config: Config) -> Iterator[Check]:
     """Check what is in the data directory, without the remote."""
     local = dataclasses.replace(config, remote=RemoteConfig(), hydrate="lazy", autosync=0.0)
     try:
-        with contextlib.closing(Graft(local)) as engine:
+        with contextlib.closing(Graft(local, recovering=True)) as engine:
             volumes = [row.id for row in engine.catalog.volumes()]
             yield from _catalog(engine.catalog, len(volumes))
+            yield from _lost(engine)
             yield from _volumes(engine, volumes)
             yield from _syncs(engine.catalog, volumes)
             yield from _leftovers(config.data_dir.absolute(), engine.catalog)
@@ -162,6 +164,20 @@ def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:
         yield Check("catalog", Level.PROBLEM, text, _CATALOG_STEP)
     if not problems:
         yield Check("catalog", Level.OK, f"sound; {len(catalog.tags())} tags, {volumes} volumes")
+
+
+def _lost(engine: Graft) -> Iterator[Check]:
+    """Name the volumes that the catalog does not know as they are."""
+    for lost in engine.lost_volumes():
+        was = f" (it was {', '.join(lost.tags)})" if lost.tags else ""
+        what = "is older than it" if lost.is_known else "does not know it; it may hold commits"
+        yield Check(
+            f"volume {lost.volume}",
+            Level.PROBLEM,
+            f"the catalog {what}{was}",
+            f"put back catalog.db with its -wal, or run `graft adopt {lost.volume}"
+            + ("`" if lost.is_known or lost.tags else " TAG`"),
+        )
 
 
 def _volumes(engine: Graft, volumes: list[VolumeId]) -> Iterator[Check]:
@@ -209,9 +225,9 @@ def leftovers(directory: Path, catalog: Catalog) -> Iterator[tuple[Path, str]]:
     for path in sorted((directory / "volumes").glob("*")):
         if path.name in volumes:
             yield from _volume_leftovers(path, catalog, volumes[path.name])
-        else:
-            # Commits in it were never pushed, perhaps: whoever lost a catalog wants to know.
-            yield path, "is a volume that the catalog does not know; it may hold commits"
+        elif not (path.is_dir() and VolumeId.looks_like(path.name) and holds_volume(path)):
+            # One that holds commits is no leftover: `_lost` names it.
+            yield path, "is a volume whose making was interrupted"
     for path in sorted((directory / "cache").glob("*")):
         if not (LogId.looks_like(path.name) and catalog.knows_log(LogId.parse(path.name))):
             yield path, "caches pages of a log that the catalog does not know"

@@ -47,13 +47,13 @@ force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Graft]:
-    """Yield the engine that the configuration describes, and close it."""
+def opened(*, recovering: bool = False) -> Iterator[Graft]:
+    """Yield the engine that the configuration describes, and close it; see Graft."""
     # What goes on in the background is for programs that go on; a command does what it is told.
     config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
     with (
         logged(config.log_file),
-        contextlib.closing(Graft(config, connected=connected)) as engine,
+        contextlib.closing(Graft(config, connected=connected, recovering=recovering)) as engine,
         interruptible(),
     ):
         yield engine

@@ -41,6 +41,7 @@ from graft_vfs.local.catalog_rows import (
     text_of,
     volume_row,
 )
+from graft_vfs.local.descriptor import Descriptor
 from graft_vfs.pages import NO_LSN, RemoteLsn
 
 
@@ -124,21 +125,7 @@ class Catalog:
             ).fetchall()
             if taken:
                 raise AlreadyExistsError(f"volume {row.id} or branch {branch.id} exists already")
-            connection.execute(
-                f"INSERT INTO volumes VALUES({_marks(10)})",
-                (
-                    row.id.raw,
-                    row.created_ms,
-                    row.remote.raw,
-                    int(row.attached),
-                    row.branch.raw,
-                    row.epoch,
-                    row.synced_local,
-                    row.synced_remote,
-                    row.synced_ms,
-                    row.last_error,
-                ),
-            )
+            _insert_volume(connection, row)
             _insert_branch(connection, branch)
             if tag is not None:
                 connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
@@ -166,6 +153,38 @@ class Catalog:
         """Call `announce` with the volume's epoch while nobody can switch its branch."""
         with self._file.transaction():
             announce(self.volume(volume).epoch)
+
+    def descriptor(self, volume: VolumeId) -> Descriptor:
+        """Return what a volume's current branch stands on; raises NotFoundError."""
+        row, branch = self.current(volume)
+        base = self.commits(branch.log, branch.base, branch.base) if branch.base else []
+        return Descriptor(
+            row.remote, branch, base[0].hash if base else None, tuple(self.volume_tags(volume))
+        )
+
+    def describe(self, volume: VolumeId, use: Callable[[Descriptor], None]) -> None:
+        """Call `use` with a volume's descriptor while nobody can switch its branch."""
+        with self._file.transaction():
+            use(self.descriptor(volume))
+
+    def adopt_volume(self, row: VolumeRow, branch: BranchRow, *, tag: str | None) -> None:
+        """Take up a volume as its own files describe it, over what is known of it; durable.
+
+        A push that is pending for it is forgotten: it is found on the log, or was not made.
+        """
+        with self._file.transaction() as connection:
+            connection.execute("DELETE FROM volumes WHERE id = ?", (row.id.raw,))
+            connection.execute("DELETE FROM branches WHERE volume = ?", (row.id.raw,))
+            connection.execute("DELETE FROM pending_pushes WHERE volume = ?", (row.id.raw,))
+            _insert_volume(connection, row)
+            _insert_branch(connection, branch)
+            if tag is not None:
+                connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
+
+    def has_bases(self) -> bool:
+        """Return True if a volume stands on a commit of a remote log, or pushed one."""
+        sql = "SELECT 1 FROM branches WHERE base > 0 UNION ALL SELECT 1 FROM commits LIMIT 1"
+        return bool(self._file.rows(sql))
 
     def switch_branch(
         self,
@@ -355,6 +374,24 @@ class Catalog:
         """Note that this store honours create-only conditions."""
         now = time.time_ns() // 1_000_000
         self._file.write("INSERT OR REPLACE INTO probed_stores VALUES(?, ?)", store, now)
+
+
+def _insert_volume(connection: apsw.Connection, row: VolumeRow) -> None:
+    connection.execute(
+        f"INSERT INTO volumes VALUES({_marks(10)})",
+        (
+            row.id.raw,
+            row.created_ms,
+            row.remote.raw,
+            int(row.attached),
+            row.branch.raw,
+            row.epoch,
+            row.synced_local,
+            row.synced_remote,
+            row.synced_ms,
+            row.last_error,
+        ),
+    )
 
 
 def _insert_branch(connection: apsw.Connection, branch: BranchRow) -> None:

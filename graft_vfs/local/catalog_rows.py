@@ -18,8 +18,8 @@ from graft_vfs.local.branch_log import LOG_HEADER_BYTES, Position
 from graft_vfs.pages import LocalLsn, RemoteLsn
 
 DAMAGE_STEP = (
-    "move it away, then clone each volume again by its ref; commits that were not pushed stay in "
-    "the branch logs under volumes/"
+    "move it away with its -wal, then take the volumes up again with `graft adopt`, which lists "
+    "them; no commit is lost"
 )
 HASH_BYTES = 32
 INTEGER_MAX = (1 << 63) - 1

@@ -6,12 +6,14 @@ takes its cached pages for the new volume's.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from pathlib import Path
 
-from graft_vfs.errors import NotFoundError
+from graft_vfs.errors import AlreadyExistsError, LocalStorageError, NotFoundError
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import descriptor
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
@@ -22,6 +24,8 @@ from graft_vfs.remote_log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.volume.logs import Logs
+
+_logger = logging.getLogger(__name__)
 
 FIRST_FILE = "0001.log"
 
@@ -41,7 +45,8 @@ def make_volume(
     """Make a volume on `base` (log, LSN) that pushes to `remote`, and point `tag` at it.
 
     Returns the volume that the tag names then: an existing one if `replace_tag` is false and the
-    tag is taken. Durable on return. Crash here: a directory that no catalog row names is left.
+    tag is taken. Durable on return. Raises AlreadyExistsError if the directory of `volume` holds
+    files of a volume. Crash here: a directory that no catalog row names is left, without commits.
     """
     volume = volume or VolumeId.new()
     branch = branch or LogId.new()
@@ -50,13 +55,12 @@ def make_volume(
     directory = volumes_directory / str(volume)
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise _is_in_use(volume, directory)
         # Ordering: the names of the directories, then what is in them, then the catalog's row.
         fsync_directory(volumes_directory.parent)
         fsync_directory(volumes_directory)
-    path = directory / FIRST_FILE
-    with storage_errors(path):
-        path.unlink(missing_ok=True)
-    log = BranchLog.create(path, volume=volume)
+    log = BranchLog.create(directory / FIRST_FILE, volume=volume)
     log.close()
     now = time.time_ns() // 1_000_000
     row = VolumeRow(
@@ -82,7 +86,23 @@ def make_volume(
         start=log.start,
         created_ms=now,
     )
-    return catalog.add_volume(row, first, tag=tag, replace_tag=replace_tag)
+    named = catalog.add_volume(row, first, tag=tag, replace_tag=replace_tag)
+    try:
+        catalog.describe(volume, lambda wanted: descriptor.keep(directory, wanted))
+    except NotFoundError:
+        pass  # The tag was taken, so that this volume was not added.
+    except LocalStorageError as error:
+        # The volume is there; it is described when it is opened, or when it is first written to.
+        _logger.info("volume %s is not described yet: %s", volume, error)
+    return named
+
+
+def _is_in_use(volume: VolumeId, directory: Path) -> AlreadyExistsError:
+    """Return the error for a directory that may hold the only copy of commits."""
+    return AlreadyExistsError(
+        f"{directory} holds files of volume {volume}, which the catalog does not know",
+        next_step=f"run `graft adopt {volume} TAG`, which takes up what is there",
+    )
 
 
 def resolve_log(logs: Logs, name: str) -> LogId:

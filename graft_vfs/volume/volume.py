@@ -22,13 +22,14 @@ from typing import Protocol
 
 from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
+    BusyError,
     CorruptLogError,
     LocalStorageError,
     StaleSnapshotError,
     WriterBusyError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import head
+from graft_vfs.local import descriptor, head
 from graft_vfs.local.branch_log import (
     DURABLE_BEFORE,
     SYNC_INTERVAL_BYTES,
@@ -103,6 +104,7 @@ class Volume:
         self._epoch = 0
         self._end = 0
         self._is_changing = False
+        self._is_described = False
         self.log: BranchLog
         self.snapshot: Snapshot
         self._load()
@@ -129,6 +131,7 @@ class Volume:
 
     def _load(self) -> None:
         with self.mutex:
+            self._check_catalog()
             while True:
                 row, branch_row = self.catalog.current(self.id)
                 published_end = self.words[head.END]
@@ -150,6 +153,39 @@ class Volume:
             if self.writable and not self.words[head.EPOCH]:
                 self.catalog.announce_epoch(self.id, self._announce_first)
 
+    def _check_catalog(self) -> None:
+        """Raise CorruptCatalogError if the catalog is older than the volume; see `descriptor`."""
+        if self.writable:
+            self._describe()
+            return
+        found = descriptor.read(self.directory)
+        branch = self.catalog.current(self.id)[1]
+        if found is not None and found.branch.id != branch.id and found.is_newer(branch):
+            raise descriptor.older_catalog(found, branch)
+
+    def _describe(self) -> None:
+        """Have the descriptor follow the catalog. A disk that refuses is asked again by a writer.
+
+        The common case reads one small file; else the catalog's write lock is taken.
+        """
+        try:
+            found = descriptor.read(self.directory)
+        except CorruptLogError:
+            found = None
+        self._is_described = (
+            found is not None and found.branch.id == self.catalog.current(self.id)[1].id
+        )
+        if not self._is_described:
+            try:
+                self._write_descriptor()
+            except (LocalStorageError, BusyError) as error:
+                # Reading goes on, and nothing is committed on a branch that is not described.
+                _logger.info("volume %s is not described yet: %s", self.id, error)
+
+    def _write_descriptor(self) -> None:
+        self.catalog.describe(self.id, lambda wanted: descriptor.keep(self.directory, wanted))
+        self._is_described = True
+
     def _announce_first(self, epoch: int) -> None:
         if not self.words[head.EPOCH]:
             self.words[head.EPOCH] = epoch
@@ -169,6 +205,8 @@ class Volume:
                 log.close()
             raise
         self.log = log
+        if self.writable:
+            self._describe()
         # Ordering: the epoch last. Whoever finds the new one takes the snapshot without the mutex.
         self._publish(snapshot)
         self._epoch = epoch
@@ -298,7 +336,10 @@ class Volume:
         """Hold the writer lock inside the block; nobody else changes the content meanwhile."""
         self.catalog.require_writable()
         with held(self.directory / "writer.lock", timeout_seconds=timeout_seconds):
-            yield self.begin()
+            snapshot = self.begin()
+            if not self._is_described:
+                self._write_descriptor()
+            yield snapshot
 
     def try_writing(self, *, timeout_seconds: float = 0.0) -> WriterLock | None:
         """Return a held writer lock, or None if somebody writes until the timeout."""
@@ -405,6 +446,8 @@ class Volume:
             if writing or words[0] != self._end or words[1] != self._epoch:
                 self.refresh()
             newest = self.snapshot
+            if not self._is_described:
+                self._write_descriptor()
             if writing:
                 # A process died between writing a commit and publishing it: only the log knows.
                 _logger.info("volume %s: recovered up to LSN %d", self.id, newest.lsn)

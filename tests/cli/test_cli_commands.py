@@ -36,7 +36,7 @@ def test_help_of_every_command_has_an_example(cli, path):
 
 def test_the_commands_are_those_of_the_design():
     assert {" ".join(path) for path in all_commands()} == {
-        *("audit", "checkout", "clone", "completion", "config", "demo", "diff", "doctor"),
+        *("adopt", "audit", "checkout", "clone", "completion", "config", "demo", "diff", "doctor"),
         *("dump-commit", "dump-header", "export", "fetch", "fork", "hydrate", "import", "info"),
         *("init", "log", "new", "pull", "push", "remote", "remote ls", "rm", "shell", "show"),
         *("snapshot", "status", "switch", "tags", "volumes"),

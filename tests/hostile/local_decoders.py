@@ -7,6 +7,7 @@ and a program that went astray write such bytes, too, and the error must name wh
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import struct
 from collections.abc import Callable
@@ -25,10 +26,11 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.ids import LogId, SegmentId, VolumeId
-from graft_vfs.local import catalog_file, head
+from graft_vfs.local import catalog_file, descriptor, head
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog, Position
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush, VolumeRow
+from graft_vfs.local.descriptor import Descriptor
 from graft_vfs.local.page_cache import RECORD_BYTES, PageCache
 from graft_vfs.volume.remote_none import EmptyRemoteView
 from graft_vfs.volume.volume import Volume
@@ -84,6 +86,10 @@ class _OneVolume:
 
     def volume(self, _: VolumeId) -> VolumeRow:
         return self._found[0]
+
+    def describe(self, _: VolumeId, use: Callable[[Descriptor], None]) -> None:
+        row, branch = self._found
+        use(Descriptor(row.remote, branch, None, ()))
 
     def announce_epoch(self, _: VolumeId, announce: Callable[[int], None]) -> None:
         announce(self._found[0].epoch)
@@ -328,6 +334,38 @@ class CatalogFiles:
             catalog.close()
 
 
+# What a volume says of itself -----------------------------------------------------------------
+
+
+class Descriptors:
+    """Descriptors with changed values and bytes, with right checksums or without."""
+
+    def __init__(self, scratch: Path) -> None:
+        scratch.mkdir()
+        self.directory, self.path = scratch, scratch / descriptor.FILE_NAME
+        start = Position(LOG_HEADER_BYTES, 2**64 - 1)
+        branch = BranchRow(BRANCH, VOLUME, REMOTE, 1, 5, 1, "0001.log", start, 1)
+        descriptor.write(scratch, Descriptor(REMOTE, branch, bytes(32), ("main",)))
+        self.sound = self.path.read_bytes()
+
+    def __call__(self, source: Random) -> None:
+        changed = mutate(source, self.sound)
+        if source.randrange(4):
+            values = json.loads(self.sound)
+            del values["check"]
+            key = source.choice(list(values))
+            values[key] = source.choice(
+                (None, -1, 2**63, 1.5, "", "x", [], [1], {}, True, str(VOLUME), "0" * 64, "é" * 64)
+            )
+            changed = json.dumps(values | {"check": descriptor._check(values)}).encode()
+        self.path.write_bytes(changed)
+        found = descriptor.read(self.directory)
+        assert found is not None
+        assert found.branch.base >= 0
+        assert found.base_hash is None or len(found.base_hash) == 32
+        assert not found.is_newer(found.branch)
+
+
 # The page cache -------------------------------------------------------------------------------
 
 
@@ -381,5 +419,6 @@ def local_decoders(scratch: Path) -> list[Decoder]:
             CatalogFiles(scratch / "catalog"),
             1,
         ),
+        Decoder("descriptor", log, Descriptors(scratch / "descriptor"), 3),
         Decoder("page cache", (), PageCaches(scratch / "cache"), 3),
     ]

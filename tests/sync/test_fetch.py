@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 
 import apsw
 import pytest
@@ -346,6 +347,7 @@ def test_pages_cached_of_another_history_are_not_shown_when_the_catalog_is_lost(
         replica.close()
         for path in replica.engine.config.data_dir.glob("catalog.db*"):
             path.unlink()
+        shutil.rmtree(replica.engine.config.data_dir / "volumes")
         replica = replicas()
 
 
