@@ -20,11 +20,18 @@ Progress = Callable[[int, int], None]
 
 
 def time_text(time_ms: int | None) -> str:
-    """Return a time as ISO 8601 in UTC, `never` for None."""
-    if time_ms is None:
-        return "never"
-    moment = dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    """Return a time as ISO 8601 in UTC with whole seconds, `never` for None."""
+    return "never" if time_ms is None else _iso_text(time_ms, "seconds")
+
+
+def commit_time_text(time_ms: int) -> str:
+    """Return a commit's time with milliseconds, so that `as_of` with this text finds it again."""
+    return _iso_text(time_ms, "milliseconds")
+
+
+def _iso_text(time_ms: int, precision: str) -> str:
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=time_ms)
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def age_text(time_ms: int) -> str:
@@ -317,7 +324,7 @@ class LogEntry:
         who = "  not pushed" if self.where == "local" else f"  {self.author}"
         rolled = f"  ({commits_text(self.local_commits)})" if self.where == "remote" else ""
         return (
-            f"{self.where:<6} {self.lsn:>6}  {time_text(self.time_ms)}  "
+            f"{self.where:<6} {self.lsn:>6}  {commit_time_text(self.time_ms)}  "
             f"{size_text(self.stored_bytes):>10}  "
             f"{self.pages} of {self.page_count} pages{rolled}{who}"
         )
@@ -355,7 +362,7 @@ class CommitReport:
             ("Parent", self.parent or "none"),
             ("Hash", self.hash or "none, because it is not pushed"),
             ("Author", self.author or "this machine"),
-            ("Date", _moment_text(self.time_ms)),
+            ("Date", f"{commit_time_text(self.time_ms)} ({age_text(self.time_ms)})"),
             ("Commits", f"{commits_text(self.local_commits)} of the author"),
             ("Pages", f"{self.pages} of {self.page_count}, {size} of {after}"),
             ("Stored", f"{size_text(self.stored_bytes)}{self._place()}"),

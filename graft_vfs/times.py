@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import re
 import time
 from collections.abc import Callable
 
 from graft_vfs.errors import UsageError
 
+CLOCK_TOLERANCE_SECONDS = 60.0
+"""By how much a machine's clock may differ from the store's and still date a commit."""
+_FRACTION = re.compile(r"[.,](\d+)")
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
 
 def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
     """Return milliseconds since 1970 of an ISO time (UTC if it names no zone) or `2 hours ago`.
 
-    Raises UsageError. `now` gives seconds since 1970.
+    An ISO time stands for the whole second that it names, or for the whole tenth, hundredth or
+    thousandth if it has a fraction; the last millisecond of that is returned. So a time that was
+    printed with less precision than a commit has still includes that commit. Raises UsageError.
+    `now` gives seconds since 1970.
     """
     words = text.split()
     if len(words) == 3 and words[2] == "ago" and words[1].rstrip("s") in _UNITS:
@@ -29,4 +37,23 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
-    return int(moment.timestamp() * 1000)
+    fraction = _FRACTION.search(text)
+    digits = min(3, len(fraction[1])) if fraction else 0
+    start: int = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
+    return start + (0, 9, 99, 999)[3 - digits]
+
+
+def uptime_seconds() -> float:
+    """Return seconds that only grow, also while the machine sleeps and when its clock is set."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def corrected_ms(now_ms: int, ahead_seconds: float | None) -> int:
+    """Return the time to date a commit with: `now_ms`, or the store's if the two disagree.
+
+    `ahead_seconds` is how far this machine's clock is ahead of the store's, None if that is not
+    known.
+    """
+    if ahead_seconds is None or abs(ahead_seconds) <= CLOCK_TOLERANCE_SECONDS:
+        return now_ms
+    return max(0, now_ms - round(ahead_seconds * 1000))

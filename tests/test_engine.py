@@ -34,7 +34,7 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.store.directory import DirectoryStore
-from graft_vfs.times import parse_time
+from graft_vfs.times import corrected_ms, parse_time
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.volume import Volume
 from tests.replicas import Replica, rows
@@ -779,10 +779,13 @@ NOON_MS = int(dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC).timestamp() * 1000)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("2026-01-31T12:00:00Z", NOON_MS),
-        ("2026-01-31T12:00:00", NOON_MS),
-        ("2026-01-31 14:00:00+02:00", NOON_MS),
+        ("2026-01-31T12:00:00Z", NOON_MS + 999),
+        ("2026-01-31T12:00:00", NOON_MS + 999),
+        ("2026-01-31 14:00:00+02:00", NOON_MS + 999),
+        ("2026-01-31T12:00:00.2Z", NOON_MS + 299),
+        ("2026-01-31T12:00:00,25Z", NOON_MS + 259),
         ("2026-01-31T12:00:00.250Z", NOON_MS + 250),
+        ("2026-01-31T12:00:00.250999Z", NOON_MS + 250),
         ("2 hours ago", NOON_MS - 2 * HOUR_MS),
         ("1 hour ago", NOON_MS - HOUR_MS),
         ("1.5 hours ago", NOON_MS - 3 * HOUR_MS // 2),
@@ -832,6 +835,37 @@ def test_the_log_is_seen_as_it_was_at_any_time(machines, monkeypatch) -> None:
         ours.engine.snapshot_at("main", lsn=0)
     with pytest.raises(UsageError):
         ours.engine.snapshot_at("main")
+
+
+def test_the_time_that_the_log_prints_gives_that_very_commit(machines, monkeypatch) -> None:
+    ours = machines("ours")
+    connection = ours.connect()
+    connection.execute("CREATE TABLE t(k)")
+    for number in range(1, 7):
+        connection.execute("INSERT INTO t VALUES(?)", (number,))
+        moment = (NOON_MS + number * 333) * 1_000_000
+        with monkeypatch.context() as patch:
+            patch.setattr("graft_vfs.sync.push.time.time_ns", lambda moment=moment: moment)
+            ours.engine.push("main")
+    newest_of_second: dict[str, int] = {}
+    for entry in reversed(ours.engine.log("main")):
+        printed = str(entry).split()[2]
+        assert ours.engine.snapshot_at("main", as_of=printed).remote.lsn == entry.lsn
+        assert printed in str(ours.engine.show("main", str(entry.lsn)))
+        newest_of_second[printed[:19]] = entry.lsn
+    assert len(newest_of_second) == 2
+    for printed, lsn in newest_of_second.items():
+        assert ours.engine.snapshot_at("main", as_of=f"{printed}Z").remote.lsn == lsn
+
+
+@pytest.mark.parametrize("ahead", [None, 0.0, 59.0, -59.0])
+def test_a_clock_that_is_right_or_not_known_to_be_wrong_dates_commits(ahead) -> None:
+    assert corrected_ms(NOON_MS, ahead) == NOON_MS
+
+
+@pytest.mark.parametrize("ahead", [61.5, -61.5, 1e9, -1e9])
+def test_a_clock_that_disagrees_with_the_store_does_not_date_commits(ahead) -> None:
+    assert corrected_ms(NOON_MS, ahead) == NOON_MS - round(ahead * 1000)
 
 
 def test_the_past_of_a_log_without_commits_is_not_found(machines) -> None:

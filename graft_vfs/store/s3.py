@@ -70,6 +70,7 @@ from graft_vfs.store.s3_client import (
     make_clients,
     prepare_call,
 )
+from graft_vfs.times import uptime_seconds
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -228,12 +229,13 @@ class S3Store(ObjectStore):
         return f"{place} at {self._endpoint}"
 
     def clock_ahead_seconds(self) -> float | None:
-        """Compare the time of the last answer with its Date header, which has whole seconds."""
+        """Compare the clock with the last answer's Date, to which the time since is added."""
         if self._answered is None:
             return None
-        here, date = self._answered
+        noted, date = self._answered
         try:
-            return here - parsedate_to_datetime(date).timestamp()
+            there = parsedate_to_datetime(date).timestamp() + uptime_seconds() - noted
+            return time.time() - there
         except ValueError:
             return None  # The server's text, which nobody else needs.
 
@@ -241,7 +243,7 @@ class S3Store(ObjectStore):
         """Keep the Date header of an answer, be it an error's; it is read when somebody asks."""
         date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if date is not None:
-            self._answered = time.time(), date
+            self._answered = uptime_seconds(), date
 
     def close(self) -> None:
         """Close the connections; see ObjectStore.close."""

@@ -40,8 +40,10 @@ from graft_vfs.local.files import storage_errors
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import create_ref
-from graft_vfs.reports import Progress, commits_text, pages_text, size_text
+from graft_vfs.reports import Progress, commits_text, pages_text, size_text, time_text
+from graft_vfs.store.base import ObjectStore
 from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.times import corrected_ms
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -217,7 +219,7 @@ def _build(
         segment=segment,
         writer=author.writer,
         attempt=secrets.token_bytes(16),
-        time_ms=max(plan.time_ms_min, time.time_ns() // 1_000_000),
+        time_ms=max(plan.time_ms_min, _time_ms(logs.store)),
         checkpoint_lsn=NO_LSN,
         author=author.name,
         pages=builder.pages,
@@ -235,6 +237,24 @@ def _build(
         through=snapshot.end,
     )
     return pending, header
+
+
+def _time_ms(store: ObjectStore) -> int:
+    """Return the time to date a commit with; the store's if this machine's clock is wrong.
+
+    Known from answers that came before: no request. One wrong clock would date the commits of all
+    machines after it, because a commit is never dated before the one that it stands on.
+    """
+    here = time.time_ns() // 1_000_000
+    found = corrected_ms(here, store.clock_ahead_seconds())
+    if found != here:
+        _logger.warning(
+            "this machine's clock says %s and the remote's %s: the commit is dated by the remote's;"
+            " set the clock, best by NTP",
+            time_text(here),
+            time_text(found),
+        )
+    return found
 
 
 def _frames(snapshot: Snapshot, builder: BodyBuilder, progress: Progress | None) -> Iterator[bytes]:

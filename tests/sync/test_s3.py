@@ -6,6 +6,7 @@ import functools
 import random
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -254,3 +255,37 @@ def test_an_endpoint_that_nobody_listens_at_loses_nothing(ministack, tmp_path) -
         assert "127.0.0.1:1" in str(failing(tmp_path, dead, StoreUnavailableError))
         live = RemoteConfig(type="s3_compatible", bucket=bucket, endpoint=ministack.url)
         works(tmp_path, live)
+
+
+@pytest.mark.parametrize("days", [400, -400])
+def test_a_wrong_clock_does_not_date_the_commits_of_all_machines(
+    machines, monkeypatch, caplog, days
+) -> None:
+    wrong, right = machines("wrong"), machines("right")
+    wrong.connect().execute("CREATE TABLE t(k)")
+    now, now_ns = time.time, time.time_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + days * 86_400)
+        patch.setattr(time, "time_ns", lambda: now_ns() + days * 86_400 * 10**9)
+        wrong.engine.push("main")
+        wrong.connect().execute("INSERT INTO t VALUES(1)")
+        before = wrong.counts()
+        wrong.engine.push("main")
+        assert (wrong.counts() - before).requests == 1
+    assert "the commit is dated by the remote's; set the clock" in caplog.text
+    right.engine.clone("main", "main")
+    right.connect().execute("INSERT INTO t VALUES(2)")
+    right.engine.push("main")
+    times = [entry.time_ms for entry in right.engine.log("main")]
+    assert len(times) == 3
+    assert all(abs(each / 1000 - now()) < 3600 for each in times)
+
+
+def test_a_clock_that_is_set_after_an_answer_is_not_taken_for_wrong(machines, monkeypatch) -> None:
+    ours = machines("ours")
+    now = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + 86_400)
+        list(ours.engine.store.list("refs/"))
+        assert abs(ours.engine.store.clock_ahead_seconds() - 86_400) < 3600
+    assert abs(ours.engine.store.clock_ahead_seconds()) < 3600
