@@ -1,13 +1,16 @@
 """Configuration: `graft.toml`, GRAFT_… variables, defaults; checked before anything is opened.
 
 The file is the first of `$GRAFT_CONFIG`, `./graft.toml` and `$XDG_CONFIG_HOME/graft/graft.toml`. A
-variable wins over the file: `GRAFT_DATA_DIR` for `data_dir`, `GRAFT_REMOTE_BUCKET` for `bucket` in
-the table `[remote]`, and so on. With neither, volumes are local and there is no remote.
+variable wins over the file, unless it is empty: `GRAFT_DATA_DIR` for `data_dir`,
+`GRAFT_REMOTE_BUCKET` for `bucket` in the table `[remote]`, and so on. With neither, volumes are
+local and there is no remote.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import pwd
 import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +23,8 @@ from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.directory import DirectoryStore
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.store.none import NoStore
+
+_logger = logging.getLogger(__name__)
 
 REMOTE_TYPES = ("memory", "fs", "s3_compatible")
 AUTOSYNC_SECONDS_MAX = 86_400
@@ -93,7 +98,8 @@ class Config:
         remote_sources = _overridden(remote, _REMOTE_KEYS, environment, "GRAFT_REMOTE_", source)
         checked = {key: _check(key, value, sources[key]) for key, value in values.items()}
         checked = {key: value for key, value in checked.items() if key in _CHECKS}
-        checked.setdefault("data_dir", default_data_dir(environment))
+        if "data_dir" not in checked:
+            checked["data_dir"] = default_data_dir(environment)
         config = cls(**checked, remote=_check_remote(remote, remote_sources, source))
         sources |= {f"remote.{key}": source for key, source in remote_sources.items()}
         return config, sources
@@ -106,11 +112,14 @@ def _overridden(
     prefix: str,
     source: str,
 ) -> dict[str, str]:
-    """Put variables over the file's values; returns where the value of each key is from."""
+    """Put variables over the file's values; returns where the value of each key is from.
+
+    An empty variable is not a value: scripts and containers pass one on for what is not set.
+    """
     sources = dict.fromkeys(values, source)
     for key in keys:
         variable = f"{prefix}{key.upper()}"
-        if (text := environment.get(variable)) is not None:
+        if text := environment.get(variable):
             values[key], sources[key] = text, variable
     return sources
 
@@ -123,6 +132,8 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
 def find_file(environment: Mapping[str, str]) -> Path | None:
     """Return the configuration file that counts, or None; raises ConfigError if it is missing."""
     named = environment.get("GRAFT_CONFIG")
+    if named == os.devnull:
+        return None
     if named:
         path = _expanded(named)
         if not _is_file(path):
@@ -130,11 +141,34 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
                 f"GRAFT_CONFIG names {path}, which is no file", next_step="correct or unset it"
             )
         return path
-    base = _expanded(environment.get("XDG_CONFIG_HOME") or "~/.config")
-    for path in (Path("graft.toml"), base / "graft" / "graft.toml"):
-        if _is_file(path):
-            return path
-    return None
+    if _exists(Path("graft.toml"), environment):
+        return Path("graft.toml")
+    path = Path(environment.get("XDG_CONFIG_HOME") or "~/.config") / "graft" / "graft.toml"
+    if str(path).startswith("~") and _home() is None:
+        return None
+    path = _expanded(str(path))
+    return path if _exists(path, environment) else None
+
+
+def _exists(path: Path, environment: Mapping[str, str]) -> bool:
+    """Return True if there is a file of settings that nobody named.
+
+    If that cannot be found out, as in the home directory of another user, it is an error, unless
+    the settings come from variables: then such a place does not matter.
+    """
+    try:
+        return _is_file(path)
+    except ConfigError as error:
+        if not environment.get("GRAFT_DATA_DIR"):
+            raise ConfigError(
+                error.message,
+                next_step="correct its permissions, or give the settings as variables, "
+                "GRAFT_DATA_DIR first",
+            ) from error
+        is_whole = bool(environment.get("GRAFT_REMOTE_TYPE"))
+        level = logging.DEBUG if is_whole else logging.WARNING
+        _logger.log(level, "%s; only variables are settings now", error.message)
+        return False
 
 
 def _is_file(path: Path) -> bool:
@@ -222,7 +256,8 @@ def _expanded(text: str) -> Path:
         raise ConfigError(f"{text!r} is not a path", next_step="leave the NUL out")
     try:
         os.fsencode(text)
-        return Path(text).expanduser()
+        home = _home() if text == "~" or text.startswith("~/") else None
+        return Path(text).expanduser() if home is None else home / text[2:]
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"{text!r} is not a path", next_step="leave out what is no character"
@@ -231,6 +266,16 @@ def _expanded(text: str) -> Path:
         raise ConfigError(
             f"there is no home directory for {text!r}", next_step="write the path out"
         ) from error
+
+
+def _home() -> Path | None:
+    """Return the home directory, None if this user has none; an empty HOME is none."""
+    if home := os.environ.get("HOME"):
+        return Path(home)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
 
 
 def _size(value: Any) -> int | None:

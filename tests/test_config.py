@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,7 @@ def test_a_named_file_that_is_missing_is_an_error(name) -> None:
 
 @pytest.mark.parametrize("variable", ["GRAFT_CONFIG", "XDG_CONFIG_HOME"])
 def test_a_path_that_cannot_even_be_looked_at_is_an_error(variable) -> None:
-    with pytest.raises(ConfigError, match="too long; correct the path"):
+    with pytest.raises(ConfigError, match="too long; correct "):
         Config.load({variable: "x" * 5000})
 
 
@@ -331,3 +332,74 @@ def test_no_credential_is_in_a_repr(tmp_path, monkeypatch) -> None:
     with pytest.raises(GraftError) as caught:
         remote.open()
     assert SECRET not in str(caught.value)
+
+
+# Places that cannot be looked at, and variables that are empty ------------------------------------
+
+
+@pytest.fixture
+def no_home(tmp_path, monkeypatch) -> None:
+    """A home directory that cannot be looked into, for root neither: a link to itself."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.config").symlink_to(".config")
+
+
+@pytest.fixture
+def no_here(nowhere) -> None:
+    (nowhere / "graft.toml").symlink_to("graft.toml")
+
+
+@pytest.mark.parametrize("place", ["no_home", "no_here"])
+def test_a_place_that_cannot_be_looked_at_does_not_matter_if_variables_are_set(
+    request, tmp_path, caplog, place
+) -> None:
+    request.getfixturevalue(place)
+    with pytest.raises(ConfigError, match=r"correct its permissions, or .* GRAFT_DATA_DIR"):
+        Config.load({})
+    data_dir = str(tmp_path / "data")
+    config = Config.load(
+        {"GRAFT_DATA_DIR": data_dir, "GRAFT_REMOTE_TYPE": "fs", "GRAFT_REMOTE_ROOT": "/srv"}
+    )
+    assert config.data_dir == tmp_path / "data"
+    assert caplog.text == ""
+    assert Config.load({"GRAFT_DATA_DIR": data_dir}).remote == RemoteConfig()
+    assert "only variables are settings now" in caplog.text
+    named = Config.load({"GRAFT_DATA_DIR": data_dir, "GRAFT_CONFIG": "/dev/null"})
+    assert named.remote == RemoteConfig()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
+def test_the_home_of_another_user_does_not_matter_if_variables_are_set(
+    tmp_path, nowhere, monkeypatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    nowhere.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match="Permission denied"):
+            Config.load({})
+        Config.load({"GRAFT_DATA_DIR": "/data", "GRAFT_REMOTE_TYPE": "memory"})
+    finally:
+        os.seteuid(0)
+
+
+def test_a_user_without_a_home_needs_none_if_variables_are_set(monkeypatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match="there is no home directory"):
+        Config.load({})
+    assert Config.load({"GRAFT_DATA_DIR": "/data"}).data_dir == Path("/data")
+
+
+def test_an_empty_home_is_none(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "")
+    assert Config.load({}).data_dir == Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/share/graft")
+
+
+@pytest.mark.parametrize("variable", [*VARIABLES, "GRAFT_CONFIG", "XDG_CONFIG_HOME"])
+def test_an_empty_variable_is_not_a_value(variable) -> None:
+    text = "cache_max_bytes = 5\n[remote]\ntype = 'fs'\nroot = '/srv'\nprefix = 'p'\n"
+    assert load(text, **{variable: ""}) == load(text)
+    Path("graft.toml").unlink()
+    assert Config.load({variable: ""}) == Config.load({})
