@@ -27,7 +27,7 @@ from support.left_open import CONNECTIONS_LEFT_OPEN
 
 import graft_vfs
 from graft_vfs import Graft, cli, config, errors, metrics, reports
-from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, OTHER, exit_code
+from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, OTHER, READER_GONE, exit_code
 from graft_vfs.errors import GraftError, NotFoundError
 from graft_vfs.store import s3
 from graft_vfs.sync import fetch, pull, push, transfer
@@ -115,7 +115,7 @@ def test_the_row_of_a_command_has_its_arguments_and_options(name):
 
 def test_every_exit_code_has_a_row():
     rows = re.findall(r"^\| (\d+) \|", section("Command line"), re.MULTILINE)
-    known = {0, OTHER, INTERRUPTED, *EXIT_CODES.values()}
+    known = {0, OTHER, INTERRUPTED, READER_GONE, *EXIT_CODES.values()}
     assert sorted(map(int, rows)) == sorted(known)
 
 

@@ -6,6 +6,7 @@
 3    the configuration           8    damaged bytes
 4    busy, try again             9    the local disk
                                  130  interrupted by Ctrl-C
+                                 141  the reader of standard output has gone, as by SIGPIPE
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from graft_vfs.errors import (
 OTHER = 1
 USAGE = 2
 INTERRUPTED = 130
+READER_GONE = 141
 
 EXIT_CODES: dict[type[GraftError], int] = {
     UsageError: USAGE,

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, exit_code
+from graft_vfs.cli import streams
+from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, READER_GONE, exit_code
 from graft_vfs.cli.interrupts import noticed_at_once
 from graft_vfs.cli.output import echo, echo_error, echo_graft_error
 from graft_vfs.errors import GraftError, LocalStorageError
@@ -57,10 +58,16 @@ class GraftGroup(click.Group):
         with noticed_at_once():
             return super().__call__(*args, obj=_PROGRAM, **named)
 
+    def make_context(self, *args: Any, **named: Any) -> click.Context:
+        """Read the arguments, which prints the help or the version if these are asked for."""
+        with streams.watching_reader():
+            return super().make_context(*args, **named)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was chosen; raises Interrupted for KeyboardInterrupt."""
         try:
-            return super().invoke(ctx)
+            with streams.watching_reader():
+                return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise Interrupted from error
 
@@ -76,6 +83,8 @@ class GraftGroup(click.Group):
         """Run a command; in standalone mode, exit with its code."""
 
         def run() -> Any:
+            if extra.get("obj") is _PROGRAM:
+                streams.hold_closed()
             return super(GraftGroup, self).main(
                 args,
                 prog_name or "graft",
@@ -91,12 +100,12 @@ class GraftGroup(click.Group):
 
 
 def _exit_code_of(run: Callable[[], Any]) -> int:
-    """Run a command, print what failed, and return the exit code.
-
-    click itself ends the process quietly if the reader of standard output has gone.
-    """
+    """Run a command, print what failed, and return the exit code."""
     try:
         result = run()
+    except streams.ReaderGone:
+        streams.discard_output()
+        return READER_GONE
     except GraftError as error:
         echo_graft_error(error)
         return exit_code(error)
