@@ -331,12 +331,17 @@ def _release(task: _Task) -> None:
 _live: weakref.WeakSet[Autosync] = weakref.WeakSet()
 
 
-def _close_all() -> None:
-    """At the interpreter's end: push what was not pushed."""
+def is_live() -> bool:
+    """Return True if the thread of an Autosync runs in this process."""
+    return bool(_live)
+
+
+def close_all() -> None:
+    """Push what was not pushed, as at the interpreter's end; see Autosync.close."""
     for autosync in list(_live):
         autosync.close()
 
 
-atexit.register(_close_all)
+atexit.register(close_all)
 # The threads of the parent are not in the child, and what they did is the parent's to end.
 os.register_at_fork(after_in_child=_live.clear)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import apsw
 
+from graft_vfs import signals
 from graft_vfs.autosync import Autosync, Clock, Outcome
 from graft_vfs.config import Config
 from graft_vfs.errors import (
@@ -139,6 +140,7 @@ class Graft:
             self._autosync = Autosync(
                 self._sync_one, self.config.autosync, self.logs.counters, clock=clock
             )
+            signals.push_before_end()
 
     def executor(self) -> Executor:
         """Return the threads that fetch; they start with the first need of one."""
@@ -157,6 +159,7 @@ class Graft:
         """
         # A push that did not end in time ends at its next request, and its volume with it.
         busy = self._autosync.close() if self._autosync is not None else None
+        signals.restore()
         with self._lock:
             self._is_closed = True
             executor, self._executor = self._executor, None
