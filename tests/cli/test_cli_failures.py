@@ -172,7 +172,7 @@ def test_a_reader_that_left_is_no_traceback(cli):
         check=False,
     )
     os.close(write_end)
-    assert (process.returncode, process.stderr) == (1, b"")
+    assert (process.returncode, process.stderr) == (141, b"")
 
 
 def test_a_real_process_exits_with_the_code_and_two_lines(cli):
