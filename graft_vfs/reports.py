@@ -322,7 +322,8 @@ class LogEntry:
 
     def __str__(self) -> str:
         who = "  not pushed" if self.where == "local" else f"  {self.author}"
-        rolled = f"  ({commits_text(self.local_commits)})" if self.where == "remote" else ""
+        is_rolled = self.where == "remote" or self.local_commits > 1
+        rolled = f"  ({commits_text(self.local_commits)})" if is_rolled else ""
         return (
             f"{self.where:<6} {self.lsn:>6}  {commit_time_text(self.time_ms)}  "
             f"{size_text(self.stored_bytes):>10}  "

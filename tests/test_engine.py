@@ -243,7 +243,7 @@ def test_a_switch_that_fails_once_is_made_up_for_and_never_shows_an_old_view(
     a.execute("CREATE TABLE t(k)")
     assert rows(b) == []
     for number in range(1, 4):
-        monkeypatch.setattr("graft_vfs.sync.push._ROTATE_BYTES", 0)
+        monkeypatch.setattr("graft_vfs.volume.rotation.ROTATE_BYTES", 0)
         a.execute("INSERT INTO t VALUES(?)", (number,))
         first.engine.push("main")
         original = Logs.log_view

@@ -9,7 +9,7 @@ Invariants:
 File header, 64 bytes, little-endian:
 
     0   8  magic `GRAFTLOG`
-    8   2  format version, 1
+    8   2  format version, 1; 2 if the file begins with a folded run
     10  6  reserved, zero
     16  16 the volume's id
     32  8  salt: seeds every chunk's checksum and stands for the chunk before the first; random
@@ -33,6 +33,10 @@ Chunk, little-endian, directly behind the one before it:
     ..     n page images
 
 A transaction is one or more chunks of one LSN; only the last has COMMIT and makes it visible.
+The first transaction of a file of version 2 is a folded run: it has the LSN of the newest commit in
+it and stands for all commits of its branch up to that, of which it holds the newest image of each
+page. It was durable before any catalog named the file.
+
 DURABLE_BEFORE says that all before this chunk had been synced when it was written, so that recovery
 reads images only behind it. Crash here: a torn or uncommitted tail stays in the file until the next
 transaction overwrites it; readers stop before it. A later chunk with this flag behind a place where
@@ -57,7 +61,7 @@ import mmap
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
@@ -84,7 +88,8 @@ DURABLE_BEFORE = 2
 LOG_HEADER_BYTES = 64
 CHUNK_PAGES_MAX = 65_536
 _LOG_MAGIC = b"GRAFTLOG"
-_VERSION = 1
+_VERSION = 2
+_PLAIN, _FOLDED = 1, 2
 _CHUNK_MAGIC = 0x4B48_4347
 _CHUNK_MAGIC_BYTES = _CHUNK_MAGIC.to_bytes(4, "little")
 _LOG_HEADER = struct.Struct("<8sH6x16sQ24x")
@@ -188,19 +193,28 @@ class BranchLog:
             self.start = self._read_header()
             with storage_errors(path):
                 self._maps_writes = writable and maps and mapped_writes_are_safe(path)
-                self._capacity = os.fstat(self._file).st_size
+                # How long it was when this process last extended it or looked.
+                self.capacity = os.fstat(self._file).st_size
             self._zeroed = 0
             self.durable = 0  # What is below this offset was synced by this process.
             self.view: View = memoryview(b"") if maps else FileView(self._file, path)
+            # How long the file is now: each transaction asks, so it is a call that costs little.
+            self.size_bytes: Callable[[], int] = self.view.__len__
             self.remap()
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def create(cls, path: Path, *, volume: VolumeId) -> BranchLog:
-        """Make an empty log; its header and name are durable on return."""
-        header = _LOG_HEADER.pack(_LOG_MAGIC, _VERSION, volume.raw, secrets.randbits(64))
+    def create(
+        cls, path: Path, *, volume: VolumeId, folded: bool = False, maps: bool = True
+    ) -> BranchLog:
+        """Make an empty log; its header and name are durable on return.
+
+        With `folded` the first transaction stands for all commits up to its LSN.
+        """
+        version = _FOLDED if folded else _PLAIN
+        header = _LOG_HEADER.pack(_LOG_MAGIC, version, volume.raw, secrets.randbits(64))
         with storage_errors(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o666)
@@ -211,7 +225,7 @@ class BranchLog:
             finally:
                 os.close(descriptor)
             fsync_directory(path.parent)
-        return cls(path, volume=volume)
+        return cls(path, volume=volume, maps=maps)
 
     def _read_header(self) -> Position:
         with storage_errors(self.path):
@@ -225,10 +239,11 @@ class BranchLog:
                 f"{self.path.name} has branch log format {version}, this program reads {_VERSION}",
                 next_step="upgrade graft-vfs",
             )
-        if version != _VERSION or volume != self._volume.raw:
+        if version not in {_PLAIN, _FOLDED} or volume != self._volume.raw:
             raise CorruptLogError(
                 f"{self.path.name} does not belong to volume {self._volume}", next_step=step
             )
+        self.folded = version == _FOLDED
         return Position(LOG_HEADER_BYTES, salt)
 
     # Reading ----------------------------------------------------------------------------------
@@ -244,6 +259,7 @@ class BranchLog:
                 mapped = mmap.mmap(self._file, length, access=access)
                 self.view = memoryview(mapped).toreadonly()
                 self._map = mapped if self._maps_writes else None
+                self.size_bytes = mapped.size
 
     def read_chunk(self, position: Position) -> Chunk | None:
         """Read the chunk header at `position`; None if no chunk of this log follows there.
@@ -326,16 +342,26 @@ class BranchLog:
     def transactions(self, position: Position, lsn: LocalLsn) -> Iterator[list[Chunk]]:
         """Yield the committed transactions behind `position`, the first of which has `lsn`.
 
-        Ends before the first chunk that does not follow. Images are not proved.
+        A folded run has the LSN of the last commit in it instead. Ends before the first chunk that
+        does not follow. Images are not proved.
         """
         pending: list[Chunk] = []
-        while (chunk := self.read_chunk(position)) is not None and chunk.lsn == lsn:
+        is_run = self.begins_with_run(position)
+        while (chunk := self.read_chunk(position)) is not None:
+            if is_run and not pending:
+                lsn, is_run = max(lsn, chunk.lsn), False
+            if chunk.lsn != lsn:
+                return
             pending.append(chunk)
             position = chunk.after
             if chunk.commits:
                 yield pending
                 pending = []
                 lsn = LocalLsn(lsn + 1)
+
+    def begins_with_run(self, position: Position) -> bool:
+        """Return True if a folded run stands at `position`, durable since a catalog named it."""
+        return self.folded and position == self.start
 
     def damaged_before(self, position: Position, lsn: LocalLsn) -> bool:
         """Tell whether a durable transaction stood at `position`, where reading stopped.
@@ -460,15 +486,15 @@ class BranchLog:
         the next chunk tries again, and no copy goes where the mapping or the disk has no room.
         """
         with storage_errors(self.path):
-            if needed > self._capacity:
+            if needed > self.capacity:
                 # Another process may have extended the file. To cut it would take away space that
                 # the other one has zeroed, and kill it at its next copy into that.
-                self._capacity = os.fstat(self._file).st_size
-            if needed > self._capacity:
+                self.capacity = os.fstat(self._file).st_size
+            if needed > self.capacity:
                 capacity = grown_size(needed)
                 os.ftruncate(self._file, capacity)
-                self._capacity = capacity
-        if self._maps and self._capacity > len(self.view):
+                self.capacity = capacity
+        if self._maps and self.capacity > len(self.view):
             self.remap()
         if not zeroes:
             # An abandoned transaction must not leave space noted that may be cut meanwhile.
@@ -476,18 +502,13 @@ class BranchLog:
         elif needed - offset < _ZERO_SKIP_BYTES:
             with storage_errors(self.path):
                 first = max(self._zeroed, offset)
-                last = min(self._capacity, -(-needed // 4096) * 4096 + _zero_ahead(offset))
+                last = min(self.capacity, -(-needed // 4096) * 4096 + _zero_ahead(offset))
                 write_fully(self._file, _ZEROS[: last - first], first)
                 self._zeroed = last
 
-    def size_bytes(self) -> int:
-        """Return how long the file is now; one cheap call."""
-        return os.lseek(self._file, 0, os.SEEK_END)
-
-    @property
-    def capacity(self) -> int:
-        """How long the file was when this process last extended it or looked."""
-        return self._capacity
+    def is_longer_than_needed(self, end: int) -> bool:
+        """Return True if `give_back` would cut the file."""
+        return self.size_bytes() > grown_size(end + _kept_bytes(end))
 
     def give_back(self, end: int) -> None:
         """Cut off what an abandoned transaction wrote past `end`, the end of the newest commit.
@@ -500,7 +521,7 @@ class BranchLog:
         with storage_errors(self.path):
             if self.size_bytes() > kept:
                 os.ftruncate(self._file, kept)
-            self._capacity = self.size_bytes()
+            self.capacity = self.size_bytes()
 
     def erase(self, position: Position) -> None:
         """Make the chunk at `position` unreadable; raises LocalStorageError."""

@@ -195,13 +195,16 @@ class Catalog:
         epoch: int,
         synced: tuple[int, int] | None,
         settled_push: bool = False,
+        unless_pending: bool = False,
         announce: Callable[[], None] = lambda: None,
     ) -> bool:
         """Make `branch` current if `expected` still is, whose row goes; all or nothing, durable.
 
         `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push` the
-        pending push goes in the same transaction. `announce` is called before it commits, if it
-        will: in the order in which switches commit, because they hold SQLite's write lock then.
+        pending push goes in the same transaction; with `unless_pending` nothing is done if there is
+        one, because its record names a place in the branch's file. `announce` is called before it
+        commits, if it will: in the order in which switches commit, because they hold SQLite's write
+        lock then.
         """
         now = time.time_ns() // 1_000_000
         with self._file.transaction() as connection:
@@ -209,6 +212,8 @@ class Catalog:
                 "SELECT branch FROM volumes WHERE id = ?", (volume.raw,)
             ).fetchall()
             if not found or found[0][0] != expected.raw:
+                return False
+            if unless_pending and self.pending_push(volume) is not None:
                 return False
             # All commits of the former branch are on the remote or on this one.
             connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
@@ -270,9 +275,15 @@ class Catalog:
 
     # Pushes -----------------------------------------------------------------------------------
 
-    def add_pending_push(self, push: PendingPush) -> None:
-        """Keep a push before its claim is sent; raises AlreadyExistsError if one is pending."""
+    def add_pending_push(self, push: PendingPush, *, branch: LogId) -> bool:
+        """Keep a push before its claim is sent; raises AlreadyExistsError if one is pending.
+
+        False, and nothing is kept, if `branch` is no longer current: `push.through` is a place in
+        its file.
+        """
         with self._file.transaction() as connection:
+            if self.volume(push.volume).branch != branch:
+                return False
             found = connection.execute(
                 "SELECT 1 FROM pending_pushes WHERE volume = ?", (push.volume.raw,)
             ).fetchall()
@@ -295,6 +306,7 @@ class Catalog:
                     str(push.through.checksum),
                 ),
             )
+        return True
 
     def pending_push(self, volume: VolumeId) -> PendingPush | None:
         """Return the push that waits to be settled."""

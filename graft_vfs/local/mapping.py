@@ -14,7 +14,7 @@ So the rules for every mapped file are:
  1. Bytes are loaded only after a call of this process has read or written them. The call is what
     fails, and the checksum of what it read is verified at the same time.
  2. Bytes are stored only where `mapped_writes_are_safe`, and where a call has written before.
- 3. A transaction begins with a look at the file's length.
+ 3. A transaction begins with a look at the file's length, unless the last look was just before.
 
 What these leave is a file that is cut within a transaction, and a sector that fails after it was
 read well and dropped from memory. With the setting `mmap = "off"` nothing is mapped: a `FileView`

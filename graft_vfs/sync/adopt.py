@@ -224,7 +224,9 @@ def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, B
                 next_step="restore the volume's directory from a backup as a whole, or clone the "
                 "volume from its remote",
             )
-        commits = sum(1 for _ in log.transactions(branch.start, branch.first_lsn))
+        # A folded run stands for several commits.
+        lsns = [chunks[-1].lsn for chunks in log.transactions(branch.start, branch.first_lsn)]
+        commits = max(lsns, default=branch.first_lsn - 1) - branch.first_lsn + 1
     finally:
         log.close()
     if branch.base:

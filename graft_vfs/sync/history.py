@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.format.commit import CommitHeader
@@ -95,7 +95,8 @@ def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
 
 def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
     """Return local commits, then known remote ones, newest first. No request."""
-    branch = volume.begin().branch.row
+    snapshot = volume.begin()
+    branch = snapshot.branch.row
     found = [
         LogEntry(
             "local",
@@ -104,10 +105,10 @@ def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
             _page_count(chunks),
             chunks[-1].page_count,
             "",
-            1,
+            commits,
             _image_bytes(chunks),
         )
-        for chunks in volume.log.transactions(branch.start, branch.first_lsn)
+        for chunks, commits in _local_commits(snapshot)
     ]
     found.reverse()
     log, lsn = branch.log, branch.base
@@ -135,25 +136,32 @@ def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
 
 def local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
     """Describe a commit of the local branch. No request. Raises NotFoundError."""
-    branch = volume.begin().branch.row
-    for chunks in volume.log.transactions(branch.start, branch.first_lsn):
-        if chunks[-1].lsn == lsn:
+    snapshot = volume.begin()
+    branch = snapshot.branch.row
+    for chunks, commits in _local_commits(snapshot):
+        last = chunks[-1]
+        if last.lsn == lsn:
             break
+        if last.lsn - commits < lsn < last.lsn:
+            raise NotFoundError(
+                f"the local commit {lsn} is one of the {commits} up to {last.lsn} that were rolled "
+                "into one when the branch file was compacted",
+                next_step=f"use local:{last.lsn}",
+            )
     else:
         raise NotFoundError(
             f"the local branch {branch.id} has no commit {lsn}", next_step="see `graft log`"
         )
     parent = f"{branch.log}:{branch.base}" if branch.base else None
-    last = chunks[-1]
     return CommitReport(
         where="local",
         log=branch.id,
         lsn=lsn,
         time_ms=last.time_ms,
         author="",
-        parent=f"{branch.id}:{lsn - 1}" if lsn > branch.first_lsn else parent,
+        parent=f"{branch.id}:{lsn - commits}" if lsn - commits >= branch.first_lsn else parent,
         hash=None,
-        local_commits=1,
+        local_commits=commits,
         pages=_page_count(chunks),
         page_count=last.page_count,
         page_size=last.page_size,
@@ -207,6 +215,15 @@ def commit_facts(logs: Logs, log: LogId, lsn: RemoteLsn) -> dict[str, LogId | in
         "body": f"segment {header.segment}" if header.segment else "inline",
         "body_bytes": header.frames.body_bytes,
     }
+
+
+def _local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
+    """Yield the transactions of a local branch, each with the number of commits it stands for."""
+    branch = snapshot.branch
+    before = branch.row.first_lsn - 1
+    for chunks in branch.log.transactions(branch.row.start, branch.row.first_lsn):
+        yield chunks, chunks[-1].lsn - before
+        before = chunks[-1].lsn
 
 
 def _page_count(chunks: Sequence[Chunk]) -> int:

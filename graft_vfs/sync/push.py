@@ -34,9 +34,7 @@ from graft_vfs.errors import (
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
-from graft_vfs.local.branch_log import Position
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush
-from graft_vfs.local.files import storage_errors
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import create_ref
@@ -44,6 +42,7 @@ from graft_vfs.reports import Progress, commits_text, pages_text, size_text, tim
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.times import corrected_ms
+from graft_vfs.volume import rotation
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -51,7 +50,6 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 INLINE_BYTES_MAX = 1 << 20
-_ROTATE_BYTES = 16 << 20
 _ROTATE_PATIENCE_SECONDS = 0.5
 _PAGES_RESIDENT_MAX = 8192
 _FRAMES_RESIDENT_MAX = 512
@@ -116,7 +114,9 @@ def push(
         settle_pending(volume, logs, name)
         with volume.pinned() as snapshot:
             try:
-                return _push(volume, logs, author, snapshot, name=name, progress=progress)
+                pushed = _push(volume, logs, author, snapshot, name=name, progress=progress)
+                if pushed is not None:
+                    return pushed
             except DivergedError:
                 # The rival may be another process here that pushes the same commits: then they are
                 # settled, or will be in the next turn. Ordering: the record goes with the settling.
@@ -134,7 +134,8 @@ def _push(
     *,
     name: str,
     progress: Progress | None,
-) -> Pushed:
+) -> Pushed | None:
+    """Push what `snapshot` has; None if its branch was replaced before the claim was prepared."""
     row = volume.catalog.volume(volume.id)
     branch = snapshot.branch.row
     forked = branch.log != row.remote and branch.base > 0
@@ -146,7 +147,8 @@ def _push(
     # end; were they lost at a power cut, new ones would be written before that place, for nobody.
     snapshot.branch.log.sync(snapshot.end.offset)
     try:
-        volume.catalog.add_pending_push(pending)
+        if not volume.catalog.add_pending_push(pending, branch=branch.id):
+            return None
     except AlreadyExistsError as error:
         raise BusyError("another push of this volume is running", next_step="try again") from error
     _claim_and_settle(volume, logs, pending, header, snapshot, name=name)
@@ -377,7 +379,7 @@ def _settle(
     if snapshot is not None:
         _keep_pages(logs, header, snapshot)
     # Where somebody always writes, a chance look never finds the lock free.
-    is_long = pending.through.offset > 4 * _ROTATE_BYTES
+    is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
     lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
     try:
         current = volume.catalog.current(volume.id)[1]
@@ -386,8 +388,8 @@ def _settle(
             return
         file, start = current.file, pending.through
         first_lsn = LocalLsn(pending.through_lsn + 1)
-        if lock is not None and start.offset > _ROTATE_BYTES:
-            file, start = _rotate(volume, file, start, first_lsn)
+        if lock is not None and start.offset > rotation.ROTATE_BYTES:
+            file, start = rotation.rotated(volume, file, start, first_lsn)
         branch = BranchRow(
             id=LogId.new(),
             volume=volume.id,
@@ -408,41 +410,6 @@ def _settle(
     finally:
         if lock is not None:
             lock.close()
-
-
-def _rotate(
-    volume: Volume, file: str, start: Position, first_lsn: LocalLsn
-) -> tuple[str, Position]:
-    """Begin a new log file with what was committed behind `start`; returns where a branch begins.
-
-    The same place is returned if the rest is not much smaller than what is pushed, so that copying
-    it would gain little, or if it is damaged: a copy would vouch for it. The caller holds the
-    writer lock. Crash here: a file that no branch names is left; the next rotation removes it.
-    """
-    end = volume.begin().end
-    if end.offset - start.offset > start.offset // 2:
-        return file, start
-    _remove_unused_files(volume)
-    log = volume.new_log_file()
-    _logger.debug("volume %s: log file %s follows %s", volume.id, log.path.name, file)
-    try:
-        if log.copy_from(volume.log, start, first_lsn) != end:
-            return file, start
-        return log.path.name, log.start
-    finally:
-        log.close()
-
-
-def _remove_unused_files(volume: Volume) -> None:
-    """Remove log files that no branch names: a process was killed before it switched to them.
-
-    The caller holds the writer lock, without which nobody makes one.
-    """
-    named = {branch.file for branch in volume.catalog.branches(volume.id)}
-    for path in volume.directory.glob("[0-9]*.log"):
-        if path.name not in named:
-            with storage_errors(path):
-                path.unlink(missing_ok=True)
 
 
 def _keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:

@@ -302,6 +302,8 @@ class VolumeFile:
         """Drop a transaction; behind a rollback that went well its journal has been ended."""
         if self._staged or (self.journal is not None and self.journal.is_hot()):
             self._doubt_cache()
+        if self.transaction is not None:
+            self.transaction.abandon()
         self.transaction = None
         self._staged = None
         self._page_size = self.snapshot.page_size

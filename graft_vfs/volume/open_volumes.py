@@ -21,24 +21,43 @@ VOLUMES_KEPT_MAX = 32
 """So many volumes stay open that nobody uses, because opening one costs more than a query."""
 
 
+class _Gate:
+    """Lets one thread at a time open a volume; lives while one does."""
+
+    __slots__ = ("__weakref__", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+
 class OpenVolumes:
     """Opens volumes and lets go of them. With `hydrates`, all pages of one are fetched behind it.
 
-    Owner: the engine. Thread rule: any thread.
+    Owner: the engine. Thread rule: any thread; one that opens a volume makes only those wait who
+    want the same one.
     """
 
     def __init__(
-        self, directory: Path, catalog: Catalog, logs: Logs, *, writable: bool, hydrates: bool
+        self,
+        directory: Path,
+        catalog: Catalog,
+        logs: Logs,
+        *,
+        writable: bool,
+        hydrates: bool,
+        maps: bool = True,
     ) -> None:
         self.directory = directory
         self._catalog = catalog
         self._logs = logs
         self._writable = writable
         self._hydrates = hydrates
+        self._maps = maps
         self._is_closed = False
         self._lock = threading.RLock()
         # All that are open, and those that stay open though nobody may use them.
         self._open: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
+        self._opening: weakref.WeakValueDictionary[VolumeId, _Gate] = weakref.WeakValueDictionary()
         self._kept: dict[VolumeId, Volume] = {}
         self._commit_counts: dict[VolumeId, CommitCounts] = {}
         self._hydrating: list[threading.Thread] = []
@@ -48,29 +67,42 @@ class OpenVolumes:
 
         Raises NotFoundError, CorruptLogError.
         """
+        volume, is_new = self._look(volume_id)
         with self._lock:
-            is_new = volume_id not in self._open
-            volume = self.look(volume_id)
             if is_new:
                 self._hydrate(volume)
             self._keep(volume)
-            return volume
+        return volume
 
     def look(self, volume_id: VolumeId) -> Volume:
         """Return a volume that stays open only as long as the caller has it; raises as `use`."""
+        return self._look(volume_id)[0]
+
+    def _look(self, volume_id: VolumeId) -> tuple[Volume, bool]:
+        """Return a volume, and whether this opened it."""
         with self._lock:
             volume = self._open.get(volume_id)
-            if volume is None:
-                volume = Volume(
-                    volume_id,
-                    self.directory / str(volume_id),
-                    self._catalog,
-                    self._logs.view,
-                    writable=self._writable,
-                    counts=self._commit_counts.setdefault(volume_id, CommitCounts()),
-                )
+            if volume is not None:
+                return volume, False
+            gate = self._opening.setdefault(volume_id, _Gate())
+        with gate.lock:
+            with self._lock:
+                volume = self._open.get(volume_id)
+                counts = self._commit_counts.setdefault(volume_id, CommitCounts())
+            if volume is not None:
+                return volume, False
+            volume = Volume(
+                volume_id,
+                self.directory / str(volume_id),
+                self._catalog,
+                self._logs.view,
+                writable=self._writable,
+                maps=self._maps,
+                counts=counts,
+            )
+            with self._lock:
                 self._open[volume_id] = volume
-            return volume
+            return volume, True
 
     def is_open(self, volume_id: VolumeId) -> bool:
         """Tell whether a volume is open now."""

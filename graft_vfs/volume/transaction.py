@@ -8,14 +8,17 @@ and offset stay.
 from __future__ import annotations
 
 import enum
+import logging
 from typing import TYPE_CHECKING
 
-from graft_vfs.errors import PageSizeError
+from graft_vfs.errors import LocalStorageError, PageSizeError
 from graft_vfs.pages import LocalLsn, check_page_size, lock_page
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
 
 if TYPE_CHECKING:
     from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
 
 STAGED_BYTES_MAX = 16 << 20
 """SQLite spills its cache of 2 MB page by page, the same pages again and again. Staging this much
@@ -49,6 +52,7 @@ class Transaction:
 
     __slots__ = (
         "end",
+        "has_spilled",
         "page_count",
         "page_size",
         "reformatted",
@@ -69,6 +73,7 @@ class Transaction:
         self.staged_max = STAGED_BYTES_MAX // size if size else 2
         self.end = snapshot.end
         self.reformatted = False
+        self.has_spilled = False
 
     def set_page_size(self, size: int) -> None:
         """Fix the page size by the first page written, or raise PageSizeError if it differs."""
@@ -116,11 +121,14 @@ class Transaction:
     def truncate(self, page_count: int) -> None:
         """Set the page count; pages beyond it are dropped now or at the commit."""
         self.page_count = page_count
+        self.volume.expect_dead_pages()
         for page in [page for page in self.staged if page > page_count]:
             del self.staged[page]
 
     def spill(self) -> None:
         """Write all staged pages to the log, not yet visible; raises LocalStorageError."""
+        self.has_spilled = True
+        self.volume.expect_leftovers()
         pages = sorted(self.staged)
         images = [self.staged[page] for page in pages]
         first_image, self.end = self.volume.log.append(
@@ -131,6 +139,17 @@ class Transaction:
             self.spilled[page] = offset
             offset += self.page_size
         self.staged.clear()
+
+    def abandon(self) -> None:
+        """Give back the space of what was spilled; the writer lock is still held.
+
+        An error is logged: the next writer tries again.
+        """
+        if self.has_spilled:
+            try:
+                self.volume.give_back()
+            except LocalStorageError as error:
+                _logger.warning("volume %s: %s", self.volume.id, error)
 
     def commit(self, durability: int) -> Snapshot:
         """Commit as one LSN and return the view of it.

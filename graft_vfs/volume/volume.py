@@ -18,12 +18,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     BusyError,
     CorruptLogError,
+    GraftError,
     LocalStorageError,
     StaleSnapshotError,
     WriterBusyError,
@@ -42,6 +44,7 @@ from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.volume import rotation
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import FirstPage, RemoteView, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
@@ -49,6 +52,9 @@ from graft_vfs.volume.transaction import FULL, Transaction
 _logger = logging.getLogger(__name__)
 
 _WRITER_TIMEOUT_SECONDS = 10.0
+LOOK_SECONDS = 0.01
+"""A transaction that begins later than this after the last look at the length of the mapped files
+looks again: in a busy program a look at each would cost a hundredth of a transaction."""
 _SYNC_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
 
 
@@ -87,14 +93,20 @@ class Volume:
         remote_view: Callable[[LogId, RemoteLsn], RemoteView],
         *,
         writable: bool = True,
+        maps: bool = True,
         counts: CommitCounts | None = None,
     ) -> None:
-        """Open the volume and recover its log; raises CorruptLogError, LocalStorageError."""
+        """Open the volume and recover its log; raises CorruptLogError, LocalStorageError.
+
+        Without `maps` its files are read and written by calls alone. Space that earlier processes
+        left is given back, if nobody writes now.
+        """
         self.id = volume
         self.directory = directory
         self.catalog = catalog
         self.counts = counts or CommitCounts()
         self.writable = writable
+        self.maps = maps
         self.mutex = threading.RLock()
         self.pins: set[Pin] = set()
         self._remote_view = remote_view
@@ -105,14 +117,20 @@ class Volume:
         self._end = 0
         self._is_changing = False
         self._is_described = False
+        self._compact_at = -1  # Not known yet.
+        self._may_be_longer = False
+        self._look_at = 0.0
         self.log: BranchLog
         self.snapshot: Snapshot
         self._load()
+        self._tidy()
 
     # Reading ----------------------------------------------------------------------------------
 
     def begin(self) -> Snapshot:
         """Return the newest snapshot, with what other processes committed. No I/O if nothing."""
+        if monotonic() >= self._look_at:
+            self._look()
         words = self.words
         if words[0] != self._end or words[1] != self._epoch or self._is_changing:
             self.refresh()
@@ -182,6 +200,11 @@ class Volume:
                 # Reading goes on, and nothing is committed on a branch that is not described.
                 _logger.info("volume %s is not described yet: %s", self.id, error)
 
+    def require_described(self) -> None:
+        """Raise LocalStorageError if the descriptor cannot be made to name the current branch."""
+        if not self._is_described:
+            self._write_descriptor()
+
     def _write_descriptor(self) -> None:
         self.catalog.describe(self.id, lambda wanted: descriptor.keep(self.directory, wanted))
         self._is_described = True
@@ -192,7 +215,7 @@ class Volume:
 
     def _open_log(self, branch: BranchRow) -> BranchLog:
         path = self.directory / branch.file
-        return BranchLog(path, volume=self.id, writable=self.writable)
+        return BranchLog(path, volume=self.id, writable=self.writable, maps=self.maps)
 
     def _switch(self, row: BranchRow, epoch: int) -> None:
         """Follow another process to a branch; its content may be the same or not."""
@@ -219,37 +242,30 @@ class Volume:
         """
         remote = self._remote_view(row.log, row.base)
         branch = Branch(row, log, self.mutex)
-        transactions = list(log.transactions(row.start, row.first_lsn))
-        proved_from = max(
-            (
-                chunk.images
-                for chunks in transactions
-                for chunk in chunks
-                if chunk.flags & DURABLE_BEFORE
-            ),
-            default=0,
-        )
         end, lsn = row.start, LocalLsn(row.first_lsn - 1)
         page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
-        for chunks in transactions:
-            for chunk in chunks:
-                if chunk.images < proved_from:
-                    branch.apply_unproved(chunk)
+        for chunks, proved_from in _by_durability(log.transactions(row.start, row.first_lsn)):
             late = [chunk for chunk in chunks if chunk.images >= proved_from]
-            if not all(log.images_are_sound(chunk) for chunk in late):
+            if not all(map(log.images_are_sound, late)):
                 _logger.info(
                     "volume %s: LSN %d, which was never durable, is not whole and left out",
                     self.id,
                     lsn + 1,
                 )
                 break
-            for chunk in late:
-                branch.apply(chunk.pages, chunk.images, chunk.page_size)
+            for chunk in chunks:
+                if chunk.images < proved_from:
+                    branch.apply_unproved(chunk)
+                else:
+                    branch.apply(chunk.pages, chunk.images, chunk.page_size)
             last = chunks[-1]
             end, lsn, page_size = last.after, last.lsn, last.page_size
             page_count, counter = last.page_count, last.change_counter
         following = LocalLsn(lsn + 1)
-        if log.damaged_before(end, following) and not _follows(log, end, following):
+        is_run_missing = log.begins_with_run(row.start) and lsn < row.first_lsn
+        if is_run_missing or (
+            log.damaged_before(end, following) and not _follows(log, end, following)
+        ):
             raise self._damage(log, end.offset)
         _logger.debug("volume %s: branch %s read up to LSN %d", self.id, row.id, lsn)
         return Snapshot(branch, remote, end, lsn, page_size, page_count, counter)
@@ -297,6 +313,9 @@ class Volume:
             branch.forget_history(min(ends, default=self._end))
 
     def _publish(self, snapshot: Snapshot) -> None:
+        if self._compact_at < 0 or snapshot.branch is not self.snapshot.branch:
+            pages = min(len(snapshot.branch.index), snapshot.page_count)
+            self._compact_at = rotation.due_at(snapshot, pages)
         self.snapshot = snapshot
         self._end = snapshot.end.offset
 
@@ -318,6 +337,27 @@ class Volume:
             next_step=_SYNC_STEP,
         )
 
+    def _look(self) -> None:
+        """Raise CorruptLogError if another program has cut the log, which is mapped.
+
+        Another process of ours changes the length, too, and never below the newest commit.
+        """
+        self._look_at = monotonic() + LOOK_SECONDS
+        snapshot = self.snapshot
+        log = snapshot.branch.log
+        size = log.size_bytes()
+        if size == log.capacity:
+            return
+        if size < snapshot.end.offset:
+            raise CorruptLogError(
+                f"{log.path.name} has {size} bytes and had {snapshot.end.offset}: another program "
+                "has cut it",
+                next_step=_SYNC_STEP,
+            )
+        log.capacity = size
+        # Extended for a commit, or for what a process spilled that was killed then.
+        self._may_be_longer = True
+
     @contextlib.contextmanager
     def pinned(self) -> Iterator[Snapshot]:
         """Hold the newest snapshot inside the block, whatever is committed meanwhile."""
@@ -337,8 +377,7 @@ class Volume:
         self.catalog.require_writable()
         with held(self.directory / "writer.lock", timeout_seconds=timeout_seconds):
             snapshot = self.begin()
-            if not self._is_described:
-                self._write_descriptor()
+            self.require_described()
             yield snapshot
 
     def try_writing(self, *, timeout_seconds: float = 0.0) -> WriterLock | None:
@@ -356,10 +395,12 @@ class Volume:
         expected: LogId,
         synced: tuple[int, int] | None,
         settled_push: bool = False,
+        unless_pending: bool = False,
     ) -> bool:
         """Make `row` the current branch if `expected` still is; durable on return.
 
-        The caller holds the writer lock if content or file change. Ordering: see the head file.
+        With `unless_pending` it is not if a push waits to be settled. The caller holds the writer
+        lock if content or file change. Ordering: see the head file.
         """
         epoch = new_epoch()
 
@@ -376,6 +417,7 @@ class Volume:
                 epoch=epoch,
                 synced=synced,
                 settled_push=settled_push,
+                unless_pending=unless_pending,
                 announce=announce,
             ):
                 self.refresh()
@@ -384,14 +426,17 @@ class Volume:
             self._switch(row, epoch)
             if self.log.path != old_file:
                 self._publish_words(self._end)
-                # Whoever reads the old file has it open, and its commits are on the remote.
-                old_file.unlink(missing_ok=True)
+                # Whoever reads the old file has it open. All that it held is on the remote, or in
+                # the new file; but while the descriptor names the old one, it is kept.
+                if self._is_described:
+                    old_file.unlink(missing_ok=True)
             return True
 
-    def new_log_file(self) -> BranchLog:
-        """Make the next branch log file, empty."""
+    def new_log_file(self, *, folded: bool = False) -> BranchLog:
+        """Make the next branch log file, empty; `folded` if it is to begin with a folded run."""
         number = int(self.log.path.stem) + 1
-        return BranchLog.create(self.directory / f"{number:04d}.log", volume=self.id)
+        path = self.directory / f"{number:04d}.log"
+        return BranchLog.create(path, volume=self.id, folded=folded, maps=self.maps)
 
     def write_pages(
         self, snapshot: Snapshot, pages: Iterable[tuple[int, bytes]], *, page_count: int
@@ -417,10 +462,68 @@ class Volume:
                 self.log.sync(self._end)
 
     def close(self) -> None:
-        """Make what was committed durable and close the log."""
+        """Make what was committed durable and close the log; compacts it first if that is due."""
+        self._tidy()
         with self.mutex:
             self.sync()
             self.log.close()
+
+    # Space ------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Give back what dead images and ended processes hold, if nobody writes now.
+
+        An error is logged: whoever opens or closes a volume did not ask for this.
+        """
+        if not self.writable or not (self._is_compaction_due() or self._has_leftovers()):
+            return
+        try:
+            lock = self.try_writing()
+            if lock is None:
+                return
+            try:
+                # A process that was killed may have committed and not said so.
+                self.refresh()
+                if self.words[head.WRITING]:
+                    self._publish_words(self._end)
+                rotation.remove_unused_files(self)
+                self.give_back()
+                self.compact_if_due()
+            finally:
+                lock.close()
+        except GraftError as error:
+            _logger.warning("volume %s: no space could be given back: %s", self.id, error)
+
+    def _is_compaction_due(self) -> bool:
+        return self._end > self._compact_at
+
+    def _has_leftovers(self) -> bool:
+        """Return True if the log or its directory holds what no commit needs."""
+        if self.log.is_longer_than_needed(self._end):
+            return True
+        return any(path != self.log.path for path in self.directory.glob("[0-9]*.log"))
+
+    def expect_leftovers(self) -> None:
+        """Have the next writer give back what this one leaves: it writes before it commits."""
+        self._may_be_longer = True
+
+    def expect_dead_pages(self) -> None:
+        """Have the next writer ask whether a compaction is due: the database becomes smaller."""
+        self._compact_at = 0
+
+    def give_back(self) -> None:
+        """Give back what an abandoned transaction wrote; the caller holds the writer lock."""
+        with self.mutex:
+            self.log.give_back(self._end)
+            self._may_be_longer = False
+
+    def compact_if_due(self) -> None:
+        """Compact the branch file if little of it is alive; see `rotation`.
+
+        The caller holds the writer lock and has written nothing since.
+        """
+        if self._is_compaction_due():
+            self._compact_at = rotation.compact(self)
 
     # Writing ----------------------------------------------------------------------------------
 
@@ -445,6 +548,11 @@ class Volume:
             writing = words[4]
             if writing or words[0] != self._end or words[1] != self._epoch:
                 self.refresh()
+            if self._may_be_longer:
+                self.give_back()
+            if self._end > self._compact_at:
+                self.compact_if_due()
+                self.begin()
             newest = self.snapshot
             if not self._is_described:
                 self._write_descriptor()
@@ -490,6 +598,7 @@ class Volume:
             except LocalStorageError:
                 # The caller will report a failed transaction, so nobody may find it in the log.
                 log.erase(begin)
+                self.give_back()
                 raise
             self._is_changing = True
             if len(self.pins) > 1:
@@ -519,6 +628,23 @@ class Volume:
         self.words[head.BOOT] = self._boot
         self.words[head.END] = end
         self.words[head.WRITING] = 0
+
+
+def _by_durability(transactions: Iterable[list[Chunk]]) -> Iterator[tuple[list[Chunk], int]]:
+    """Yield each transaction with an offset below which all images were durable.
+
+    Only the transactions since the last chunk that says so are in memory at a time.
+    """
+    waiting: list[list[Chunk]] = []
+    proved_from = 0
+    for chunks in transactions:
+        marks = [chunk.images for chunk in chunks if chunk.flags & DURABLE_BEFORE]
+        if marks:
+            proved_from = marks[-1]
+            yield from ((each, proved_from) for each in waiting)
+            waiting = []
+        waiting.append(chunks)
+    yield from ((each, proved_from) for each in waiting)
 
 
 def _follows(log: BranchLog, position: Position, lsn: LocalLsn) -> bool:

@@ -2,7 +2,7 @@
 
 Together they make every change that a data directory knows: transactions at each `synchronous`
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
-rotation, clone, cache fill, eviction, pull, hydrate, fork and import.
+rotation, compaction, clone, cache fill, eviction, pull, hydrate, fork and import.
 """
 
 from __future__ import annotations
@@ -117,11 +117,16 @@ class Life:
         with self.ledger.step(tag, connection, survives_power_cut=is_full), connection:
             self._change(tag, connection, size)
 
-    def replace(self, tag: str, *, size: int) -> None:
-        """Commit, at NORMAL, one transaction that counts and replaces the same row each time."""
+    def branch_file(self, tag: str) -> str:
+        """Return the name of the file that a tag's branch is in."""
+        return self.replica.engine.open(tag).log.path.name
+
+    def replace(self, tag: str, synchronous: str = "normal", *, size: int) -> None:
+        """Commit one transaction that counts and replaces the same row each time."""
         connection = self.connection(tag)
-        connection.pragma("synchronous", "normal")
-        with self.ledger.step(tag, connection, survives_power_cut=False), connection:
+        connection.pragma("synchronous", synchronous)
+        is_full = synchronous == "full"
+        with self.ledger.step(tag, connection, survives_power_cut=is_full), connection:
             number = sql.value(connection, "SELECT n FROM counter") + 1
             connection.execute("UPDATE counter SET n = ?", (number,))
             data = random.Random(number).randbytes(size)
@@ -270,6 +275,25 @@ def caching(life: Life) -> None:
         sql.rows(connection, "SELECT v FROM t WHERE k = ?", number)
 
 
+def compactions(life: Life) -> None:
+    """Updates of the same pages, until the branch file is compacted, more than once."""
+    life.create("main")
+    for synchronous in ("normal", "off", "full"):
+        former = life.branch_file("main")
+        while life.branch_file("main") == former:
+            life.replace("main", synchronous, size=12_000)
+        life.commit("main", synchronous)
+        life.roll_back("main", size=LARGE)
+    assert life.replica.engine.open("main").log.folded
+    life.push("main")
+    former = life.branch_file("main")
+    while life.branch_file("main") == former:
+        life.replace("main", size=12_000)
+    life.reopen()
+    life.commit("main", "normal")
+    life.commit("main", "full")
+
+
 def recovery(life: Life) -> None:
     """What a machine does first after a crash: for a second crash while it does."""
     life.find("main")
@@ -298,5 +322,5 @@ def one_replacement(life: Life) -> None:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    each.__name__: each for each in (commits, pushes, volumes, caching)
+    each.__name__: each for each in (commits, pushes, volumes, caching, compactions)
 }

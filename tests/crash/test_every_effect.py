@@ -27,7 +27,7 @@ from graft_vfs.config import RemoteConfig
 from graft_vfs.local import head
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push
-from graft_vfs.volume import transaction
+from graft_vfs.volume import rotation, transaction
 from tests.crash.aftermath import Crash, Machines, recover, remote_contents
 from tests.crash.ledger import Content, Ledger
 from tests.crash.scenarios import (
@@ -105,11 +105,12 @@ def run(scenario: Scenario, root: Path, kind: str, remote: dict[str, bytes]) -> 
         objects = MemoryStore.named(remote_root)._objects
         objects.by_key = dict(remote)
     with pytest.MonkeyPatch.context() as patch:
-        # Spills, segments and rotation come with much less data than elsewhere.
+        # Spills, segments, rotation and compaction come with much less data than elsewhere.
         if scenario not in {replacements, one_replacement}:
             patch.setattr(transaction, "STAGED_BYTES_MAX", 16 << 10)
+            patch.setattr(rotation, "COMPACT_BYTES", 64 << 10)
         patch.setattr(push, "INLINE_BYTES_MAX", 16 << 10)
-        patch.setattr(push, "_ROTATE_BYTES", 32 << 10)
+        patch.setattr(rotation, "ROTATE_BYTES", 32 << 10)
         with recorded(root, objects) as recorder:
             ledger = Ledger(recorder.observe)
             life = Life(root, ledger, RemoteConfig(type=kind, root=remote_root))

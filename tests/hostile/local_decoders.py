@@ -221,7 +221,8 @@ def filled(catalog: Catalog) -> None:
     catalog.add_volume(row, branch, tag="main")
     header = golden("commit-inline.bin")
     catalog.add_commits(REMOTE, [CommitRow(1, bytes(32), header)])
-    catalog.add_pending_push(PendingPush(VOLUME, REMOTE, 2, b"h" * 32, header, 4, 9, position))
+    push = PendingPush(VOLUME, REMOTE, 2, b"h" * 32, header, 4, 9, position)
+    catalog.add_pending_push(push, branch=BRANCH)
     catalog.set_probed("memory://")
 
 

@@ -45,7 +45,7 @@ def test_volumes_branches_and_tags_come_back_as_they_were(catalog: Catalog) -> N
 
 
 def test_of_two_that_make_a_tag_both_get_the_first(catalog: Catalog) -> None:
-    row, _ = make(catalog)
+    row, branch = make(catalog)
     other = VolumeId.new()
     taken = VolumeRow(other, 1, LogId.new(), False, LogId.new(), 1, None, None, None, None)
     branch = BranchRow(taken.branch, other, taken.remote, 0, 0, 1, "f", Position(64, 0), 1)
@@ -73,10 +73,10 @@ def test_switching_a_branch_needs_the_expected_one(catalog: Catalog) -> None:
 def test_one_push_is_pending_at_a_time(catalog: Catalog) -> None:
     row, branch = make(catalog)
     push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 2**64 - 2))
-    catalog.add_pending_push(push)
+    catalog.add_pending_push(push, branch=branch.id)
     assert catalog.pending_push(row.id) == push
     with pytest.raises(AlreadyExistsError):
-        catalog.add_pending_push(push)
+        catalog.add_pending_push(push, branch=branch.id)
     following = BranchRow(LogId.new(), row.id, row.remote, 1, 6, 5, "f", Position(999, 0), 2)
     catalog.switch_branch(
         row.id, following, expected=branch.id, epoch=2, synced=(4, 1), settled_push=True
@@ -85,13 +85,13 @@ def test_one_push_is_pending_at_a_time(catalog: Catalog) -> None:
 
 
 def test_a_push_is_withdrawn_unless_somebody_has_taken_it_up(catalog: Catalog) -> None:
-    row, _ = make(catalog)
+    row, branch = make(catalog)
     push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
     assert not catalog.take_up_pending_push(push)
-    catalog.add_pending_push(push)
+    catalog.add_pending_push(push, branch=branch.id)
     catalog.withdraw_pending_push(push)
     assert catalog.pending_push(row.id) is None
-    catalog.add_pending_push(push)
+    catalog.add_pending_push(push, branch=branch.id)
     assert catalog.take_up_pending_push(push)
     catalog.withdraw_pending_push(push)
     assert catalog.pending_push(row.id) == push
@@ -122,9 +122,9 @@ def test_two_handles_see_each_other(catalog: Catalog) -> None:
 def test_a_catalog_of_version_1_goes_on(tmp_path: Path, writable: bool) -> None:
     path = tmp_path / "catalog.db"
     with contextlib.closing(Catalog(path)) as catalog:
-        row, _ = make(catalog)
+        row, branch = make(catalog)
         push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
-        catalog.add_pending_push(push)
+        catalog.add_pending_push(push, branch=branch.id)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE pending_pushes DROP COLUMN is_taken_up")
         connection.execute("PRAGMA user_version = 1")

@@ -32,7 +32,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push as push_module
-from graft_vfs.volume import transaction
+from graft_vfs.volume import rotation, transaction
 from tests.faults import Fault, ProcessStopped
 from tests.model.exploring import explore, explore_deeply, scratch_directory
 from tests.model.machines import Commit, ModelMachine, ModelRemote, ModelVolume, Outcome
@@ -141,7 +141,8 @@ class ReplicasMachine(RuleBasedStateMachine):
         self.patch.setattr(transaction, "STAGED_BYTES_MAX", 3 * page_size)
         self.patch.setattr(push_module, "INLINE_BYTES_MAX", 6 * page_size)
         if is_rotating:
-            self.patch.setattr(push_module, "_ROTATE_BYTES", 0)
+            self.patch.setattr(rotation, "ROTATE_BYTES", 0)
+            self.patch.setattr(rotation, "COMPACT_BYTES", 8 * page_size)
         for number in range(MACHINES):
             self.add_machine(f"machine {number}")
         first = self.machines[0]

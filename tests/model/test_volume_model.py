@@ -26,7 +26,7 @@ from graft_vfs.config import Config
 from graft_vfs.engine import Graft
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push as push_module
-from graft_vfs.volume import transaction
+from graft_vfs.volume import rotation, transaction
 from tests.model.exploring import explore, explore_deeply, scratch_directory
 from tests.model.pager import Content, Pager, image_of
 
@@ -87,7 +87,8 @@ class VolumeMachine(RuleBasedStateMachine):
         patch.setattr(push_module, "INLINE_BYTES_MAX", 4 * page_size)
         patch.setattr(page_table, "_RECENT_MAX", 8)
         if is_rotating:
-            patch.setattr(push_module, "_ROTATE_BYTES", 0)
+            patch.setattr(rotation, "ROTATE_BYTES", 0)
+            patch.setattr(rotation, "COMPACT_BYTES", 8 * page_size)
         self.engines = [self.open_engine("ours"), self.open_engine("ours")]
         self.rival = self.open_engine("theirs")
         self.sessions = [self.open_session(number % 2) for number in range(CONNECTIONS)]

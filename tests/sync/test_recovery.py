@@ -25,6 +25,7 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.locks import WriterLock
 from graft_vfs.local.page_cache import PageCache
 from graft_vfs.sync import push as push_module
+from graft_vfs.volume import rotation
 from graft_vfs.volume.volume import Volume
 from tests.faults import Fault, FaultyStore, ProcessStopped
 from tests.replicas import Replica, rows
@@ -272,7 +273,7 @@ def test_a_stop_at_a_step_of_a_push_leaves_the_volume_right(  # noqa: PLR0917
     machines, monkeypatch, owner, step, when, rotating
 ) -> None:
     if rotating:
-        monkeypatch.setattr(push_module, "_ROTATE_BYTES", 0)
+        monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     replica = machines("ours")
     write(replica, *SCENARIO[0])
     with monkeypatch.context() as patch:
@@ -306,7 +307,7 @@ def test_a_stop_while_an_earlier_stop_is_made_up_for_leaves_the_volume_right(  #
     machines, monkeypatch, owner, step, when, rotating
 ) -> None:
     if rotating:
-        monkeypatch.setattr(push_module, "_ROTATE_BYTES", 0)
+        monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     at = EFFECTS.index("logs")
     replica = machines("ours", faulty={"at": at, "fault": Fault.STOP_AFTER})
     write(replica, *SCENARIO[0])
@@ -331,7 +332,7 @@ def test_a_push_that_another_process_settled_is_not_settled_again(
     machines, monkeypatch, verb, rotating
 ) -> None:
     if rotating:
-        monkeypatch.setattr(push_module, "_ROTATE_BYTES", 0)
+        monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     first, second = machines("ours"), machines("ours")
     write(first, *SCENARIO[0])
     store = first.engine.store

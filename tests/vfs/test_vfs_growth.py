@@ -16,7 +16,7 @@ from support.sql import is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.local import locks
-from graft_vfs.sync import push
+from graft_vfs.volume import rotation
 from graft_vfs.volume.branch import HISTORY_MIN
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
 
@@ -139,7 +139,7 @@ def descriptors():
 
 
 def test_log_files_that_were_replaced_are_given_back(engine, connect, monkeypatch):
-    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     writer, reader = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     open_descriptors = []
@@ -173,7 +173,7 @@ def test_a_log_file_is_replaced_though_somebody_always_writes(config, engine, co
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     writer.execute("UPDATE t SET n = zeroblob(10000)")
     writer.execute("UPDATE t SET n = 0")
-    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     commit_during_each_push(engine, monkeypatch, writer)
     value(reader, "BEGIN; SELECT count(*) FROM t")
     lsn = engine.open("main").snapshot.lsn
@@ -197,7 +197,7 @@ def test_damage_behind_what_is_pushed_is_not_copied_into_a_new_log_file(
 ):
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(zeroblob(90000))")
-    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     put, log = engine.store.put_if_absent, engine.open("main").log
 
     def put_beside_damage(key, data):
@@ -274,7 +274,7 @@ def test_a_volume_that_is_let_go_is_durable(engine, connect):
 
 
 def test_a_push_waits_for_a_writer_to_replace_a_log_file_that_is_long(engine, connect, monkeypatch):
-    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     writer.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
@@ -286,7 +286,7 @@ def test_a_push_waits_for_a_writer_to_replace_a_log_file_that_is_long(engine, co
 
 
 def test_a_push_does_not_wait_for_ever_for_a_writer(engine, connect, monkeypatch):
-    monkeypatch.setattr(push, "_ROTATE_BYTES", 0)
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     writer.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")

@@ -1,0 +1,392 @@
+"""Space on disk: what was rolled back, superseded or deleted is given back; opening is short."""
+
+from __future__ import annotations
+
+import threading
+
+import apsw
+import pytest
+from support.children import child
+from support.engines import reopened
+from support.sql import is_sound, rows, value
+
+import graft_vfs
+from graft_vfs.errors import LocalStorageError, NotFoundError
+from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.sync import push
+from graft_vfs.volume import rotation, transaction
+from graft_vfs.volume.volume import Volume
+
+SMALL = 2 << 20
+"""What a volume of a few pages may take: the log keeps some space zeroed past its tail."""
+
+
+@pytest.fixture
+def small_spills(monkeypatch):
+    monkeypatch.setattr(transaction, "STAGED_BYTES_MAX", 64 << 10)
+
+
+@pytest.fixture
+def early_compaction(monkeypatch):
+    monkeypatch.setattr(rotation, "COMPACT_BYTES", 256 << 10)
+
+
+def log_bytes(engine):
+    """Return (allocated bytes, apparent bytes) of the branch files of `main`."""
+    files = [path.stat() for path in engine.open("main").directory.glob("*.log")]
+    return sum(file.st_blocks * 512 for file in files), sum(file.st_size for file in files)
+
+
+def insert_much(connection, megabytes=8):
+    connection.execute(
+        "WITH c(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM c WHERE n < ?) "
+        "INSERT INTO t SELECT randomblob(4000) FROM c",
+        (megabytes * 256,),
+    )
+
+
+# Transactions that come to nothing ----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_spills")
+def test_a_rolled_back_transaction_leaves_no_space_taken(engine, connect):
+    connection = connect("main")
+    connection.pragma("cache_size", 10)
+    connection.execute("CREATE TABLE t(v)")
+    connection.execute("BEGIN")
+    insert_much(connection)
+    assert max(log_bytes(engine)) > 8 << 20
+    connection.execute("ROLLBACK")
+    assert max(log_bytes(engine)) < SMALL
+    connection.execute("INSERT INTO t VALUES(1)")
+    assert rows(connection, "SELECT v FROM t") == [(1,)]
+
+
+@pytest.mark.usefixtures("small_spills")
+@pytest.mark.parametrize("fails_at", ["write", "commit"])
+def test_a_failed_transaction_leaves_no_space_taken(engine, connect, monkeypatch, fails_at):
+    connection = connect("main")
+    connection.pragma("cache_size", 10)
+    connection.execute("CREATE TABLE t(v)")
+    append = BranchLog.append
+    calls = []
+
+    def append_until_full(log, position, lsn, pages, images, page_size, commit, *sync):  # noqa: PLR0917
+        calls.append(commit)
+        if commit if fails_at == "commit" else len(calls) > 100:
+            raise LocalStorageError("a test took the disk away")
+        return append(log, position, lsn, pages, images, page_size, commit, *sync)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BranchLog, "append", append_until_full)
+        with pytest.raises(apsw.Error):
+            insert_much(connection)
+    assert len(calls) > 100
+    assert max(log_bytes(engine)) < SMALL
+    assert rows(connection, "SELECT count(*) FROM t") == [(0,)]
+    connection.execute("INSERT INTO t VALUES(1)")
+    assert is_sound(connection)
+
+
+@pytest.mark.parametrize("next_step", ["open", "write"])
+def test_what_a_killed_process_had_spilled_is_given_back(config, connect, engine, next_step):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(v)")
+    program = """
+        from graft_vfs.volume import transaction
+        transaction.STAGED_BYTES_MAX = 64 << 10
+        connection = graft_vfs.connect("main")
+        connection.pragma("cache_size", 10)
+        connection.execute("BEGIN")
+        connection.execute(
+            "WITH c(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM c WHERE n < 2000) "
+            "INSERT INTO t SELECT randomblob(4000) FROM c")
+        say("written")
+        hear()
+    """
+    with child(config.data_dir, program) as writer:
+        assert writer.hear() == "written"
+        writer.kill()
+    assert max(log_bytes(engine)) > 7 << 20
+    if next_step == "open":
+        engine = reopened(config)
+        connection = graft_vfs.connect("main")
+    else:
+        connection.execute("INSERT INTO t VALUES(1)")
+    assert max(log_bytes(engine)) < SMALL
+    assert rows(connection, "SELECT count(*) FROM t") == [(int(next_step == "write"),)]
+
+
+@pytest.mark.usefixtures("small_spills")
+def test_another_process_writes_on_where_space_was_given_back(config, connect, engine):
+    """It copies into mapped space that it zeroed, which must still be there."""
+    connection = connect("main")
+    connection.pragma("cache_size", 10)
+    connection.execute("CREATE TABLE t(v)")
+    program = """
+        connection = graft_vfs.connect("main")
+        connection.pragma("synchronous", "normal")
+        while hear():
+            connection.execute("INSERT INTO t VALUES(1)")
+            say("done")
+    """
+    with child(config.data_dir, program) as writer:
+        for turn in range(1, 30):
+            writer.say("go")
+            assert writer.hear() == "done"
+            if turn % 3 == 0:
+                connection.execute("BEGIN")
+                insert_much(connection, megabytes=2)
+                connection.execute("ROLLBACK")
+            assert value(connection, "SELECT count(*) FROM t") == turn
+
+
+# Images that were superseded ----------------------------------------------------------------------
+
+
+def update_often(connection, times):
+    connection.pragma("synchronous", "normal")
+    for _ in range(times):
+        connection.execute("UPDATE t SET n = n + 1")
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_a_row_that_is_updated_often_takes_bounded_space_and_opens_in_few_reads(
+    config, engine, connect, monkeypatch
+):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    lsn = engine.open("main").snapshot.lsn
+    update_often(connection, 1500)  # 6 MB of images.
+    assert max(log_bytes(engine)) < SMALL
+    assert engine.open("main").snapshot.lsn == lsn + 1500
+    assert engine.status("main").ahead == lsn + 1500
+    reads = []
+    read_chunk = BranchLog.read_chunk
+
+    def counted(log, position):
+        reads.append(position)
+        return read_chunk(log, position)
+
+    monkeypatch.setattr(BranchLog, "read_chunk", counted)
+    engine = reopened(config)
+    connection = graft_vfs.connect("main")
+    assert rows(connection, "SELECT n FROM t") == [(1500,)]
+    assert len(reads) < 200
+    assert is_sound(connection)
+    assert engine.push("main").local_commits == lsn + 1500
+    assert engine.status("main").ahead == 0
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_readers_keep_their_snapshot_while_the_branch_file_is_compacted(config, engine, connect):
+    writer, reader = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    program = """
+        connection = graft_vfs.connect("main")
+        say(connection.execute("BEGIN; SELECT n FROM t").get)
+        while hear():
+            say(connection.execute("SELECT n FROM t").get)
+    """
+    with child(config.data_dir, program) as other:
+        assert other.hear() == "0"
+        value(reader, "BEGIN; SELECT n FROM t")
+        file = engine.open("main").log.path
+        update_often(writer, 300)
+        assert engine.open("main").log.path != file
+        assert not file.exists()
+        other.say("again")
+        assert other.hear() == "0"
+        assert value(reader, "SELECT n FROM t") == 0
+        reader.execute("COMMIT")
+        assert value(reader, "SELECT n FROM t") == 300
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_a_process_that_knew_the_old_file_writes_to_the_new_one(config, engine, connect):
+    ours = connect("main")
+    ours.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    program = """
+        connection = graft_vfs.connect("main")
+        connection.pragma("synchronous", "normal")
+        while line := hear():
+            for _ in range(int(line)):
+                connection.execute("UPDATE t SET n = n + 1")
+            say("done")
+    """
+    with child(config.data_dir, program) as other:
+        for turn in range(1, 6):
+            other.say("150")
+            assert other.hear() == "done"
+            update_often(ours, 150)
+            assert value(ours, "SELECT n FROM t") == turn * 300
+    assert is_sound(ours)
+    assert engine.status("main").ahead == 5 * 300 + 2
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_history_says_what_was_rolled_into_one(engine, connect):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    update_often(connection, 200)
+    entries = engine.log("main")
+    assert sum(entry.local_commits for entry in entries) == 202
+    folded = entries[-1]
+    assert folded.local_commits > 50
+    assert f"({folded.local_commits} commits)" in str(folded)
+    report = engine.show("main", f"local:{folded.lsn}")
+    assert report.local_commits == folded.local_commits
+    with pytest.raises(NotFoundError, match=f"rolled into one .*; use local:{folded.lsn}"):
+        engine.show("main", f"local:{folded.lsn - 1}")
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_a_push_that_was_planned_before_a_compaction_is_planned_anew(engine, connect, monkeypatch):
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    build, compacted = push._build, []
+
+    def build_beside_a_writer(*arguments):
+        result = build(*arguments)
+        if not compacted:
+            file = engine.open("main").log.path
+            update_often(writer, 300)
+            compacted.append(engine.open("main").log.path != file)
+        return result
+
+    monkeypatch.setattr(push, "_build", build_beside_a_writer)
+    assert engine.push("main").local_commits == 302
+    assert compacted == [True]
+    update_often(writer, 1)
+    assert value(writer, "SELECT n FROM t") == 301
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_no_compaction_moves_commits_that_a_push_is_about_to_settle(
+    config, engine, connect, monkeypatch
+):
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    put = engine.store.put_if_absent
+
+    def put_beside_a_writer(key, data):
+        if "/commits/" in key:
+            file = engine.open("main").log.path
+            update_often(writer, 300)
+            assert engine.open("main").log.path == file
+        return put(key, data)
+
+    monkeypatch.setattr(engine.store, "put_if_absent", put_beside_a_writer)
+    engine.push("main")
+    assert engine.status("main").ahead == 300
+    engine = reopened(config)
+    writer = graft_vfs.connect("main")
+    assert value(writer, "SELECT n FROM t") == 300
+    update_often(writer, 300)
+    assert max(log_bytes(engine)) < SMALL
+    assert is_sound(writer)
+
+
+@pytest.mark.usefixtures("early_compaction")
+@pytest.mark.parametrize("next_step", ["write", "reopen"])
+def test_vacuum_returns_the_space_of_what_was_deleted(config, engine, connect, next_step):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(v)")
+    insert_much(connection)
+    connection.execute("DELETE FROM t WHERE rowid > 10")
+    connection.execute("VACUUM")
+    if next_step == "reopen":
+        engine = reopened(config)
+        connection = graft_vfs.connect("main")
+    else:
+        connection.execute("UPDATE t SET v = v WHERE rowid = 1")
+    assert max(log_bytes(engine)) < SMALL
+    assert value(connection, "SELECT count(*) FROM t") == 10
+    assert is_sound(connection)
+
+
+@pytest.mark.usefixtures("early_compaction")
+def test_damage_is_not_copied_and_other_pages_stay_readable(config, engine, connect):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(n); CREATE TABLE u(v)")
+    connection.execute("INSERT INTO t VALUES(0); INSERT INTO u VALUES(randomblob(3000))")
+    update_often(connection, 10)
+    snapshot = engine.open("main").snapshot
+    root = value(connection, "SELECT rootpage FROM sqlite_schema WHERE name = 'u'")
+    _, offset = snapshot.locate(root)
+    log = snapshot.branch.log.path
+    reopened(config)
+    with log.open("r+b") as file:
+        file.seek(offset + 2000)
+        file.write(b"!!!!")
+    connection = graft_vfs.connect("main")
+    update_often(connection, 300)
+    assert log.exists()
+    assert value(connection, "SELECT n FROM t") == 310
+    with pytest.raises(apsw.Error, match="damaged"):
+        value(connection, "SELECT v FROM u")
+
+
+def test_a_volume_that_opens_slowly_keeps_nobody_else_waiting(config, engine, connect, monkeypatch):
+    for tag in ("slow", "quick"):
+        connect(tag).execute("CREATE TABLE t(n)")
+    slow = engine.status("slow").volume
+    engine = reopened(config)
+    load, is_loading, may_go_on = Volume._load, threading.Event(), threading.Event()
+
+    def load_slowly(volume):
+        if volume.id == slow:
+            is_loading.set()
+            assert may_go_on.wait(60)
+        load(volume)
+
+    monkeypatch.setattr(Volume, "_load", load_slowly)
+    threads = [threading.Thread(target=engine.open, args=("slow",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert is_loading.wait(60)
+    assert rows(graft_vfs.connect("quick"), "SELECT n FROM t") == []
+    may_go_on.set()
+    for thread in threads:
+        thread.join()
+    assert engine.open("slow") is engine.open("slow")
+
+
+# Small volumes ------------------------------------------------------------------------------------
+
+
+def test_a_small_volume_is_small_in_apparent_size_as_well(engine, connect):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(n); INSERT INTO t VALUES(1)")
+    connection.pragma("graft_push")
+    allocated, apparent = log_bytes(engine)
+    assert allocated <= apparent <= 256 << 10
+
+
+# A file that another program changes --------------------------------------------------------------
+
+
+def test_a_branch_file_that_was_cut_is_a_named_error_and_no_signal(config, engine, connect):
+    connect("main").execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(100000))")
+    path = engine.open("main").log.path
+    program = """
+        from graft_vfs.volume import volume
+        volume.LOOK_SECONDS = 0
+        connection = graft_vfs.connect("main")
+        say(connection.execute("SELECT length(v) FROM t").get)
+        hear()
+        for sql in ("SELECT length(v) FROM t", "INSERT INTO t VALUES(1)"):
+            try:
+                connection.execute(sql).get
+                say("no error")
+            except apsw.Error as error:
+                say(error)
+    """
+    with child(config.data_dir, program) as other:
+        assert other.hear() == "100000"
+        with path.open("r+b") as file:
+            file.truncate(4096)
+        other.say("go on")
+        for _ in range(2):
+            assert "another program has cut it; restore the data directory" in other.hear()
+        other.end()
