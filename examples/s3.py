@@ -6,8 +6,7 @@
     export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… AWS_DEFAULT_REGION=…
     python examples/s3.py
 
-It writes three small objects, whose names start with `refs/`, `logs/` and `probe/`, and deletes the
-one below `probe/`; the others stay.
+It writes three small objects, whose names start with `refs/`, `logs/` and `probe/`; they stay.
 """
 
 from __future__ import annotations

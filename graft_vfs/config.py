@@ -28,6 +28,7 @@ _logger = logging.getLogger(__name__)
 
 REMOTE_TYPES = ("memory", "fs", "s3_compatible")
 AUTOSYNC_SECONDS_MAX = 86_400
+TIMEOUT_SECONDS_MAX = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class RemoteConfig:
     prefix: str = ""
     # Somebody may have written a password into it; opening the store refuses that by name.
     endpoint: str | None = field(default=None, repr=False)
+    # In seconds; see `store.s3.exchange`.
+    connect_timeout: float = 5.0
+    read_timeout: float = 15.0
+    total_timeout: float = 60.0
 
     def open(self) -> ObjectStore:
         """Open the store. No request for S3; raises StoreError for a directory that cannot be."""
@@ -52,7 +57,14 @@ class RemoteConfig:
             from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
 
             assert self.bucket is not None
-            return S3Store(self.bucket, prefix=self.prefix, endpoint=self.endpoint)
+            return S3Store(
+                self.bucket,
+                prefix=self.prefix,
+                endpoint=self.endpoint,
+                connect_timeout_seconds=self.connect_timeout,
+                read_timeout_seconds=self.read_timeout,
+                total_timeout_seconds=self.total_timeout,
+            )
         return NoStore()
 
 
@@ -205,20 +217,25 @@ def _refuse_unknown(values: Mapping[str, Any], known: set[str], source: str, pre
 
 
 def _check(key: str, value: Any, source: str) -> Any:
-    wanted, convert = {**_CHECKS, **_LATER}[key]
+    wanted, convert = {**_CHECKS, **_LATER, **_REMOTE_CHECKS}[key]
+    shown = f"remote.{key}" if key in _REMOTE_CHECKS else key
     try:
         return convert(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{source}: {key} = {value!r} is not {wanted}", next_step="correct its value"
+            f"{source}: {shown} = {value!r} is not {wanted}", next_step="correct its value"
         ) from error
 
 
 def _check_remote(
     values: Mapping[str, Any], sources: Mapping[str, str], source: str
 ) -> RemoteConfig:
+    values = {
+        key: _check(key, value, sources[key]) if key in _REMOTE_CHECKS else value
+        for key, value in values.items()
+    }
     for key, value in values.items():
-        if not isinstance(value, str):
+        if key not in _REMOTE_CHECKS and not isinstance(value, str):
             raise ConfigError(
                 f"{sources[key]}: remote.{key} = {value!r} is not text",
                 next_step="put it in quotes",
@@ -296,6 +313,15 @@ def _autosync(value: Any) -> float:
     return seconds
 
 
+def _timeout(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    seconds = float(value)
+    if not 0.1 <= seconds <= TIMEOUT_SECONDS_MAX:
+        raise ValueError
+    return seconds
+
+
 def _switch(value: Any) -> bool:
     text = str(value).lower()
     if text not in _SWITCHES:
@@ -329,5 +355,11 @@ _LATER: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "freshness": ('"local" (the only one in this version)', _one_of("local")),
     "max_staleness": ("0 (the only one in this version)", _one_of("0", 0)),
     "retention": ('"all" (the only one in this version)', _one_of("all")),
+}
+_TIMEOUT = (f"a number of seconds from 0.1 to {TIMEOUT_SECONDS_MAX}", _timeout)
+_REMOTE_CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "connect_timeout": _TIMEOUT,
+    "read_timeout": _TIMEOUT,
+    "total_timeout": _TIMEOUT,
 }
 _REMOTE_KEYS = tuple(entry.name for entry in fields(RemoteConfig))

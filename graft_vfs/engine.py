@@ -52,7 +52,6 @@ from graft_vfs.reports import (
     VolumeReport,
 )
 from graft_vfs.store.none import NoStore
-from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync import adopt as adopting
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import diff as comparing
@@ -655,12 +654,11 @@ class Graft:
     ) -> Pushed:
         """Publish all local commits as one remote commit; one request if it is small.
 
-        The first push to a remote makes sure that it honours conditional writes, and the first of a
-        log gives it the tag as a name, if that is free.
+        The first push that has something to send to a remote makes sure that it honours conditional
+        writes, and the first of a log gives it the tag as a name, if that is free.
         """
         volume = volume or self.open(tag)
         with self._syncing(volume):
-            self._probe_store()
             return push(volume, self.logs, self._author, name=tag, progress=progress)
 
     def _sync_one(self, volume_id: VolumeId, *, is_last: bool) -> Outcome:
@@ -687,12 +685,6 @@ class Graft:
         if self.catalog.newest_commit(status.remote)[0]:
             return True
         return self.logs.log(status.remote).read_header(RemoteLsn(1)) is not None
-
-    def _probe_store(self) -> None:
-        name = self.store.describe()
-        if not self.catalog.is_probed(name):
-            check_conditional_writes(self.store)
-            self.catalog.set_probed(name)
 
     def hydrate(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None

@@ -119,6 +119,11 @@ class HistoryMismatchError(ConflictError):
 class CommitOutcomeUnknownError(GraftError):
     """A claim was sent and no answer tells whether it landed; its record is kept."""
 
+    retry_after_seconds: float | None = None
+    """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
+    was_answered = False
+    """Whether there was an answer, which proves nothing: reading the key tells more."""
+
 
 class StoreError(GraftError):
     """The remote store did not do its part."""
@@ -126,6 +131,11 @@ class StoreError(GraftError):
 
 class StoreUnavailableError(StoreError):
     """The store is unreachable, timed out, or answered with a server error."""
+
+    retry_after_seconds: float | None = None
+    """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
+    was_late = False
+    """Whether the answer, or its end, did not come in time."""
 
 
 class StoreDeniedError(StoreError):

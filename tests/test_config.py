@@ -86,6 +86,9 @@ VARIABLES = {
     "GRAFT_REMOTE_BUCKET": ("bucket2", "remote.bucket", "bucket2"),
     "GRAFT_REMOTE_PREFIX": ("prefix2", "remote.prefix", "prefix2"),
     "GRAFT_REMOTE_ENDPOINT": ("http://two", "remote.endpoint", "http://two"),
+    "GRAFT_REMOTE_CONNECT_TIMEOUT": ("2.5", "remote.connect_timeout", 2.5),
+    "GRAFT_REMOTE_READ_TIMEOUT": ("90", "remote.read_timeout", 90.0),
+    "GRAFT_REMOTE_TOTAL_TIMEOUT": ("600", "remote.total_timeout", 600.0),
 }
 FILE = (
     'data_dir = "/file"\ncache_max_bytes = 1\nhydrate = "lazy"\nlog_file = "/file.log"\n'
@@ -219,6 +222,9 @@ WRONG = {
     "remote.bucket": ["true"],
     "remote.prefix": ["1.5"],
     "remote.endpoint": ["{}"],
+    "remote.connect_timeout": ["0", "-1", "true", '"soon"', "[]", "inf", "nan"],
+    "remote.read_timeout": ["0.01", "3601"],
+    "remote.total_timeout": ['""', "1e9"],
 }
 
 

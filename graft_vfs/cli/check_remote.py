@@ -46,7 +46,7 @@ def remote(config: RemoteConfig) -> Iterator[Check]:
 def _credentials() -> Check:
     """Tell where the AWS chain finds credentials, and nothing of what they are."""
     # Imported here because boto3 takes a while, and who has no S3 need not wait for it.
-    from graft_vfs.store.s3_client import credentials_source  # noqa: PLC0415
+    from graft_vfs.store.s3.client import credentials_source  # noqa: PLC0415
 
     source = credentials_source()
     if source is None:

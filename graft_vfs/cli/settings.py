@@ -45,6 +45,9 @@ TEMPLATE = """\
 # bucket = "my-bucket"
 # prefix = "databases"                   # the part of the bucket to stay in
 # endpoint = "https://s3.example.com"    # for servers other than Amazon's
+# connect_timeout = 5                    # seconds; for slow networks raise these three
+# read_timeout = 15
+# total_timeout = 60
 # root = "/srv/graft"                    # the directory of "fs"
 """
 

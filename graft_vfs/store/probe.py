@@ -1,10 +1,15 @@
 """Finds out whether a store refuses to create a key twice, before anything relies on it.
 
 Some S3 gateways take the condition of a create-only write and ignore it, in silence: every writer
-would win every claim, and commits would be lost. So the first push to a remote creates a probe key
-twice; the second must be refused.
+would win every claim, and commits would be lost. So before the first push to a remote, one key that
+all clients share, and that stays, is created with the same kind of request as commits are:
 
-A crash or Ctrl-C between the steps leaves one small object under `probe/`, which nothing reads.
+    refused                    the store honours the condition: one request for everyone after the
+                               first
+    created, and then created  it does not: nothing removes that key, and each answer proved that it
+                               was the store's, for these bytes
+    anything else              tried again: an answer that was lost says nothing, nor does one
+                               creation
 """
 
 from __future__ import annotations
@@ -12,11 +17,10 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
 
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
-    GraftError,
-    StoreError,
     StoreUnavailableError,
     UnsafeStoreError,
 )
@@ -24,60 +28,53 @@ from graft_vfs.store.base import ObjectStore, PutOutcome
 
 _log = logging.getLogger(__name__)
 
-PROBE_PREFIX = "probe/"
-_TRIES_MAX = 5
+PROBE_KEY = "probe/create-only"
+_TRIES_MAX = 8
 _PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS_MAX = 8.0
 
 
-def check_conditional_writes(store: ObjectStore) -> None:
-    """Return if the store refuses to create a key that exists. Three requests.
+def check_conditional_writes(
+    store: ObjectStore, *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Return if the store refuses to create a key that exists. One request, two for the first.
 
     Raises:
         UnsafeStoreError: the store created one key twice, or knows no conditions.
         StoreUnavailableError: the store gave no clear answer.
         StoreError: the store refused for another reason.
     """
-    key = f"{PROBE_PREFIX}{secrets.token_hex(16)}"
-    try:
-        # The bytes differ: a store that compares contents must not look safe.
-        first = _settled(store, key, b"first")
-        second = _settled(store, key, b"second")
-    except GraftError:
-        _remove(store, key)
-        raise
-    _remove(store, key)
-    if first is not PutOutcome.CREATED or second is not PutOutcome.EXISTS:
-        raise UnsafeStoreError(
-            f"{store.describe()} answered '{first.value}' and then '{second.value}' when one key"
-            " was created twice, so pushing to it could lose commits",
-            next_step="use a store that honours 'If-None-Match: *' (Amazon S3 does)",
-        )
-
-
-def _settled(store: ObjectStore, key: str, data: bytes) -> PutOutcome:
-    """Create the key, trying again while the store reports a race."""
+    was_created = False
+    problem: CommitOutcomeUnknownError | None = None
     for number in range(_TRIES_MAX):
+        if number and not was_created:
+            waits = (problem.retry_after_seconds or 0.0) if problem is not None else 0.0
+            sleep(max(waits, min(_PAUSE_SECONDS * 2.0**number, _PAUSE_SECONDS_MAX)))
+        problem = None
         try:
-            outcome = store.put_if_absent(key, data)
+            # The bytes differ each time, so that no answer to an earlier request can stand for
+            # this one, and a store that compares contents does not look safe.
+            outcome = store.put_if_absent(PROBE_KEY, b"graft-vfs probe %s" % _token())
         except CommitOutcomeUnknownError as error:
-            # Nothing was claimed here, so the declared error must not speak of a claim.
-            raise StoreUnavailableError(
-                f"{store.describe()} did not answer a test write", next_step="try again later"
-            ) from error
-        if outcome is not PutOutcome.RACING:
-            return outcome
-        time.sleep(_PAUSE_SECONDS * number)
+            _log.debug("the probe of %s got no clear answer: %s", store.describe(), error)
+            was_created, problem = False, error
+            continue
+        if outcome is PutOutcome.EXISTS:
+            return
+        if outcome is PutOutcome.CREATED and was_created:
+            raise UnsafeStoreError(
+                f"{store.describe()} created {PROBE_KEY!r} twice in a row although it existed, so"
+                " pushing to it could lose commits",
+                next_step="use a store that honours 'If-None-Match: *' (Amazon S3 does)",
+            )
+        was_created = outcome is PutOutcome.CREATED
+    # Nothing was claimed here, so the declared error must not speak of a claim.
     raise StoreUnavailableError(
-        f"{store.describe()} reports a race for a key that nobody else knows",
+        f"{store.describe()} gave no clear answer to {_TRIES_MAX} test writes of {PROBE_KEY!r}"
+        + (f", the last time: {problem.message}" if problem is not None else ""),
         next_step="try again later",
-    )
+    ) from problem
 
 
-def _remove(store: ObjectStore, key: str) -> None:
-    """Delete the probe key if the store lets us."""
-    try:
-        store.delete(key)
-    except StoreError as error:
-        # A writer needs no permission to delete, and the leftover harms nobody, so that this must
-        # neither fail the probe nor hide its result.
-        _log.debug("the probe key %s stays in %s: %s", key, store.describe(), error)
+def _token() -> bytes:
+    return secrets.token_hex(16).encode()

@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from graft_vfs.errors import PageSizeError
+from graft_vfs.errors import CommitOutcomeUnknownError, PageSizeError, StoreDeniedError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
@@ -52,7 +52,7 @@ def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = N
     """
     volume.catalog.require_writable()
     while True:
-        settle_pending(volume, logs, name)
+        _settle_if_possible(volume, logs, name)
         remote = volume.catalog.volume(volume.id).remote
         newest = fetch_log(logs, remote, progress=progress).newest
         # Another process here may be pushing, and its commit look foreign until it is settled.
@@ -73,6 +73,19 @@ def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = N
                 return pulled
             if not is_pushing:
                 raise diverged(remote, base, newest)
+
+
+def _settle_if_possible(volume: Volume, logs: Logs, name: str) -> None:
+    """Settle an earlier push; one that may not be written any more and is absent stays open.
+
+    A log has no gaps, so beyond an absent commit there is nothing to pull.
+    """
+    try:
+        settle_pending(volume, logs, name)
+    except CommitOutcomeUnknownError as error:
+        if not isinstance(error.__cause__, StoreDeniedError):
+            raise
+        _logger.warning("an earlier push of volume %s stays open: %s", volume.id, error)
 
 
 def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:

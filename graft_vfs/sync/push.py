@@ -4,14 +4,16 @@ All local commits of the branch become one remote commit with the newest image o
 committed while the push runs stays local, with its LSNs, on the branch that follows.
 
     plan     which pages, on which base; refuse if the remote has moved
+    probe    once a remote: does it honour create-only writes?
     build    frames; with more than 1 MiB of them, upload a segment
     prepare  make the commits durable here, and keep the exact commit object in the catalog
     claim    one conditional write
-    name     give a log with its first commit a ref, if the name is free
+    name     give a log with its first commit a ref, if the name is free (`naming`)
     settle   keep the pushed pages as cached remote pages, switch the branch, forget the record
 
 Crash here: before `prepare` at most an unnamed segment is left over. From there to the end the
-record makes the next sync claim the same bytes again, which finds its own commit or a lost race.
+record makes the next sync find out how the claim ended: from what is known, else by reading the
+key, and only if that is absent by writing the same bytes again.
 """
 
 from __future__ import annotations
@@ -21,13 +23,12 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graft_vfs.claim import claim
 from graft_vfs.errors import (
     AlreadyExistsError,
     BusyError,
-    DamageError,
     DivergedError,
     StoreError,
 )
@@ -37,10 +38,11 @@ from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
-from graft_vfs.remote_log import create_ref
 from graft_vfs.reports import Progress, commits_text, pages_text, size_text, time_text
 from graft_vfs.store.base import ObjectStore
+from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.sync.naming import name_log, name_log_later
 from graft_vfs.times import corrected_ms
 from graft_vfs.volume import rotation
 from graft_vfs.volume.logs import Logs
@@ -77,6 +79,8 @@ class Pushed:
     local_commits: int
     pages: int
     bytes_sent: int
+    warning: str | None = None
+    """What went wrong without keeping the push from its end: the log has no ref."""
 
     def __str__(self) -> str:
         if not self.claimed:
@@ -111,12 +115,14 @@ def push(
     push is settled by the next sync then.
     """
     while True:
-        settle_pending(volume, logs, name)
+        warning = settle_pending(volume, logs, name) or name_log_later(
+            volume, logs, volume.catalog.volume(volume.id).remote, name
+        )
         with volume.pinned() as snapshot:
             try:
                 pushed = _push(volume, logs, author, snapshot, name=name, progress=progress)
                 if pushed is not None:
-                    return pushed
+                    return replace(pushed, warning=pushed.warning or warning)
             except DivergedError:
                 # The rival may be another process here that pushes the same commits: then they are
                 # settled, or will be in the next turn. Ordering: the record goes with the settling.
@@ -142,6 +148,7 @@ def _push(
     if snapshot.lsn < branch.first_lsn and not forked:
         return Pushed(row.remote, branch.base, False, 0, 0, 0)
     plan = _plan(snapshot, logs, row.remote)
+    ensure_safe_store(logs)
     pending, header = _build(plan, volume, logs, author, progress)
     # Ordering: the log before the record. The branch that follows begins where the pushed commits
     # end; were they lost at a power cut, new ones would be written before that place, for nobody.
@@ -151,7 +158,7 @@ def _push(
             return None
     except AlreadyExistsError as error:
         raise BusyError("another push of this volume is running", next_step="try again") from error
-    _claim_and_settle(volume, logs, pending, header, snapshot, name=name)
+    warning = _claim_and_settle(volume, logs, pending, header, snapshot, name=name)
     pushed = Pushed(
         pending.log,
         pending.lsn,
@@ -159,9 +166,21 @@ def _push(
         header.local_commits,
         len(header.pages),
         len(pending.data) + (header.frames.body_bytes if header.segment else 0),
+        warning,
     )
     _logger.info("volume %s: %s", volume.id, pushed)
     return pushed
+
+
+def ensure_safe_store(logs: Logs) -> None:
+    """Find out once for each remote that it honours create-only writes; raises UnsafeStoreError.
+
+    No request if that is known, else one, or two for the first client of the remote.
+    """
+    name = logs.store.describe()
+    if not logs.catalog.is_probed(name):
+        check_conditional_writes(logs.store)
+        logs.catalog.set_probed(name)
 
 
 def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
@@ -290,26 +309,36 @@ def _split(frames: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes] | None
 # Claim and settle -------------------------------------------------------------------------------
 
 
-def settle_pending(volume: Volume, logs: Logs, name: str) -> None:
-    """Finish a push whose end is not known: claim the same bytes again, name, then settle.
+def settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
+    """Finish a push whose end is not known: find out how it ended, name, then settle.
 
-    Nothing to do costs no request. A push that lost its race is forgotten; the volume has diverged
-    then, which the caller finds by itself, because the winner is known.
+    Nothing to do costs no request, and so does a commit that is known by now; else the key is
+    read, and written only if it is absent. A push that lost its race is forgotten; the volume has
+    diverged then, which the caller finds by itself, because the winner is known. Returns a warning
+    if the log has no ref now.
     """
     pending = volume.catalog.pending_push(volume.id)
     if pending is None:
-        return
+        return None
     if not volume.catalog.take_up_pending_push(pending):
-        return
+        return None
     header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
-    log = logs.log(pending.log)
-    data, counters = pending.data, logs.counters
-    if claim(log, pending.lsn, data, pending.hash, in_doubt=True, counters=counters).won:
-        _name_log(logs, header, name)
-        _settle(volume, logs, pending, header, None)
-        _logger.info("volume %s: an earlier push has LSN %d, settled", volume.id, pending.lsn)
-    else:
+    if not _has_landed(logs, pending):
         _forget_lost(volume, logs, pending)
+        return None
+    warning = _name_log(volume, logs, header, name)
+    _settle(volume, logs, pending, header, None)
+    _logger.info("volume %s: an earlier push has LSN %d, settled", volume.id, pending.lsn)
+    return warning
+
+
+def _has_landed(logs: Logs, pending: PendingPush) -> bool:
+    """Return True if an earlier claim is ours, False if another commit has its LSN."""
+    known = logs.catalog.commits(pending.log, pending.lsn, pending.lsn)
+    if known:
+        return known[0].hash == pending.hash
+    log, data, counters = logs.log(pending.log), pending.data, logs.counters
+    return claim(log, pending.lsn, data, pending.hash, in_doubt=True, counters=counters).won
 
 
 def _forget_lost(volume: Volume, logs: Logs, pending: PendingPush) -> RemoteLsn:
@@ -332,7 +361,7 @@ def _claim_and_settle(
     snapshot: Snapshot,
     *,
     name: str,
-) -> None:
+) -> str | None:
     try:
         log, data = logs.log(pending.log), pending.data
         won = claim(log, pending.lsn, data, pending.hash, counters=logs.counters).won
@@ -344,25 +373,17 @@ def _claim_and_settle(
     if not won:
         newest = _forget_lost(volume, logs, pending)
         raise diverged(pending.log, RemoteLsn(pending.lsn - 1), newest)
-    _name_log(logs, header, name)
+    warning = _name_log(volume, logs, header, name)
     _settle(volume, logs, pending, header, snapshot)
+    return warning
 
 
-def _name_log(logs: Logs, header: CommitHeader, name: str) -> None:
-    """Make a ref for a log that has its first commit now, unless the name is taken.
+def _name_log(volume: Volume, logs: Logs, header: CommitHeader, name: str) -> str | None:
+    """Make a ref for a log that has its first commit now; returns a warning if it has none.
 
     Ordering: before the push is settled, so that one that ends here is named by the next sync.
     """
-    if header.lsn != 1:
-        return
-    try:
-        winner = create_ref(logs.store, name, header.log)
-    except DamageError as error:
-        # The name is taken by something else, which must not keep the push from being settled.
-        _logger.warning("log %s gets no ref: %s", header.log, error)
-        return
-    if winner != header.log:
-        _logger.warning("ref %r names log %s, not this volume's %s", name, winner, header.log)
+    return name_log(volume, logs, header.log, name) if header.lsn == 1 else None
 
 
 def _settle(

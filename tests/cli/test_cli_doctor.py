@@ -18,7 +18,7 @@ from graft_vfs.cli import check_local
 from graft_vfs.errors import UsageError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import Catalog
-from graft_vfs.store import s3
+from graft_vfs.store.s3 import store as s3
 
 
 def checks(cli, *, code: int = 0) -> dict[str, dict[str, str]]:

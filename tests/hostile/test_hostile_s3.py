@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import tempfile
 import tracemalloc
@@ -20,24 +19,16 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId
 from graft_vfs.remote_log import RemoteLog, commits_prefix, list_refs, read_ref
 from graft_vfs.store.s3 import S3Store
-from graft_vfs.store.s3_client import ANSWER_BYTES_MAX
+from graft_vfs.store.s3.client import ANSWER_BYTES_MAX
 from tests.store.scripted import Reply, Request, ScriptedServer, answer
 
 LOG = LogId.parse("74ggc1B6R4-2kkvcy9fi4CHJ")
 HUGE_BYTES = 4 << 30
 
 
-class HostileServer(ScriptedServer):
-    """A scripted server that does not mind when the client has heard enough."""
-
-    def _handle(self, connection, stream) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            super()._handle(connection, stream)
-
-
 @pytest.fixture
-def server() -> Iterator[HostileServer]:
-    with HostileServer() as server:
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
         yield server
 
 

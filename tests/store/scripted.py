@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import socket
 import threading
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from servers import S3Endpoint
+
+from tests.support.clocks import SkippingClock
 
 REASONS = {200: "OK", 206: "Partial Content"}
 
@@ -42,6 +46,11 @@ def error(status: int, code: str, message: str = "a message") -> bytes:
     return answer(status, text.encode(), content_type="application/xml")
 
 
+def landed(request: Request) -> bytes:
+    """Answer a write as a store does that has exactly these bytes."""
+    return answer(200, etag=f'"{hashlib.md5(request.body).hexdigest()}"')
+
+
 class ScriptedServer:
     """Answers the first requests with the script, and all later ones with its last reply."""
 
@@ -67,7 +76,12 @@ class ScriptedServer:
 
     def store(self, **settings):
         """Return a store on this server, impatient, so that tests are quick."""
-        settings = {"read_timeout_seconds": 5.0, "attempts_max": 2, **settings}
+        settings = {
+            "read_timeout_seconds": 5.0,
+            "attempts_max": 2,
+            "clock": SkippingClock(),
+            **settings,
+        }
         return self.endpoint.store("bucket", **settings)
 
     def _serve(self) -> None:
@@ -76,7 +90,12 @@ class ScriptedServer:
             if self._closing:
                 connection.close()
                 return
-            with connection, connection.makefile("rb") as stream:
+            # A client may give up, which is its right.
+            with (
+                contextlib.suppress(BrokenPipeError, ConnectionResetError),
+                connection,
+                connection.makefile("rb") as stream,
+            ):
                 self._handle(connection, stream)
 
     def _handle(self, connection: socket.socket, stream) -> None:
@@ -90,6 +109,8 @@ class ScriptedServer:
         if headers.get("expect") == "100-continue":
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = stream.read(int(headers.get("content-length", 0)))
+        if len(body) < int(headers.get("content-length", 0)):
+            return
         request = Request(line[0], line[1], headers, body)
         reply = self.script[min(len(self.requests), len(self.script) - 1)]
         self.requests.append(request)

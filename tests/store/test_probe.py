@@ -1,3 +1,5 @@
+"""The probe: what each sequence of answers proves of a store, and real servers."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,11 +7,11 @@ import pytest
 from graft_vfs.errors import (
     BucketMissingError,
     CommitOutcomeUnknownError,
-    StoreDeniedError,
     StoreUnavailableError,
     UnsafeStoreError,
 )
 from graft_vfs.store import MemoryStore, PutOutcome, check_conditional_writes
+from graft_vfs.store.probe import PROBE_KEY
 
 
 class RehearsedStore(MemoryStore):
@@ -29,65 +31,91 @@ class RehearsedStore(MemoryStore):
         return outcome
 
 
-def test_a_safe_store_passes_with_three_requests_and_keeps_nothing():
-    store = MemoryStore()
-    check_conditional_writes(store)
-    assert store.counters.snapshot().requests == 3
-    assert list(store.list("")) == []
+UNKNOWN = CommitOutcomeUnknownError("lost")
+CREATED, EXISTS, RACING = PutOutcome.CREATED, PutOutcome.EXISTS, PutOutcome.RACING
 
 
-def test_a_store_that_ignores_the_condition_is_unsafe():
-    store = RehearsedStore(PutOutcome.CREATED, PutOutcome.CREATED)
+def check(store: MemoryStore) -> int:
+    """Check a store without waiting; returns how many requests that took."""
+    check_conditional_writes(store, sleep=lambda _: None)
+    return store.counters.snapshot().requests
+
+
+def test_a_safe_store_costs_the_first_client_two_requests_and_all_others_one():
+    store = MemoryStore.named("a safe store")
+    assert check(store) == 2
+    assert check(MemoryStore.named("a safe store")) == 1
+    assert list(store.list("")) == [PROBE_KEY]
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "requests"),
+    [
+        # The key was there, or a proxy sent the first write twice.
+        ([EXISTS], 1),
+        # Every second answer is lost.
+        ([CREATED, UNKNOWN, EXISTS], 3),
+        ([UNKNOWN, EXISTS], 2),
+        ([RACING, RACING, CREATED, RACING, EXISTS], 5),
+        # The first creation may have been undone before the second, as far as anyone knows.
+        ([CREATED, UNKNOWN, CREATED, EXISTS], 4),
+        ([CREATED, RACING, CREATED, EXISTS], 4),
+    ],
+)
+def test_a_refusal_proves_a_store_safe_whatever_was_before_it(outcomes, requests):
+    assert check(RehearsedStore(*outcomes)) == requests
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [CREATED, CREATED],
+        [UNKNOWN, CREATED, CREATED],
+        [CREATED, UNKNOWN, CREATED, RACING, CREATED, CREATED],
+    ],
+)
+def test_two_creations_in_a_row_prove_a_store_unsafe(outcomes):
     with pytest.raises(UnsafeStoreError, match=r"memory://.*If-None-Match"):
-        check_conditional_writes(store)
-    assert list(store.list("")) == []
+        check(RehearsedStore(*outcomes))
 
 
-def test_a_store_that_never_creates_is_unsafe():
-    with pytest.raises(UnsafeStoreError):
-        check_conditional_writes(RehearsedStore(PutOutcome.EXISTS))
+@pytest.mark.parametrize("outcomes", [[UNKNOWN] * 20, [RACING] * 20, [CREATED, UNKNOWN] * 10])
+def test_a_store_without_a_clear_answer_is_neither(outcomes):
+    with pytest.raises(StoreUnavailableError, match="no clear answer") as caught:
+        check(RehearsedStore(*outcomes))
+    assert "push" not in str(caught.value), "nothing was pushed"
 
 
-def test_a_race_is_tried_again():
-    store = RehearsedStore(PutOutcome.CREATED, PutOutcome.RACING, PutOutcome.RACING)
-    check_conditional_writes(store)
-
-
-def test_races_without_an_end_are_no_pass():
-    store = RehearsedStore(PutOutcome.CREATED, *[PutOutcome.RACING] * 10)
+def test_no_two_test_writes_have_the_same_bytes():
+    store, written = MemoryStore(), []
+    store.put_if_absent = lambda _, data: (written.append(data), RACING)[1]
     with pytest.raises(StoreUnavailableError):
-        check_conditional_writes(store)
+        check(store)
+    assert len(set(written)) == len(written) > 2
 
 
-def test_an_unknown_outcome_is_not_reported_as_a_claim():
-    store = RehearsedStore(CommitOutcomeUnknownError("lost"))
-    with pytest.raises(StoreUnavailableError):
-        check_conditional_writes(store)
-
-
-def test_a_writer_without_permission_to_delete_passes(monkeypatch):
-    store = MemoryStore()
-
-    def deny(key: str) -> None:
-        raise StoreDeniedError("no s3:DeleteObject")
-
-    monkeypatch.setattr(store, "delete", deny)
-    check_conditional_writes(store)
-    assert len(list(store.list("probe/"))) == 1
+def test_a_store_that_throttles_is_asked_when_it_said():
+    throttled = CommitOutcomeUnknownError("slow down")
+    throttled.retry_after_seconds = 7.0
+    pauses: list[float] = []
+    check_conditional_writes(RehearsedStore(throttled, CREATED, EXISTS), sleep=pauses.append)
+    assert pauses == [7.0]
 
 
 @pytest.mark.parametrize("server", ["moto", "ministack", "seaweedfs"])
 def test_servers_that_honour_the_condition_pass(request, server):
     with request.getfixturevalue(server).store(prefix="p") as store:
         check_conditional_writes(store)
-        assert list(store.list("")) == []
+        assert list(store.list("")) == [PROBE_KEY]
+        before = store.counters.snapshot()
+        check_conditional_writes(store)
+        assert (store.counters.snapshot() - before).requests == 1
 
 
 def test_rclone_is_unsafe(rclone):
-    with rclone.store() as store:
-        with pytest.raises(UnsafeStoreError, match=r"s3://test-.*created.*created"):
-            check_conditional_writes(store)
-        assert list(store.list("")) == []
+    unsafe = pytest.raises(UnsafeStoreError, match=r"s3://test-.*twice in a row")
+    with rclone.store() as store, unsafe:
+        check_conditional_writes(store)
 
 
 def test_a_missing_bucket_is_named(ministack):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import socket
 import traceback
 
@@ -25,7 +27,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store import PutOutcome, S3Store
 
-from .scripted import Request, answer, error
+from .scripted import Request, answer, error, landed
 
 # Outcomes of a create-only write
 
@@ -33,7 +35,7 @@ from .scripted import Request, answer, error
 @pytest.mark.parametrize(
     ("reply", "outcome"),
     [
-        (answer(200, etag='"x"'), PutOutcome.CREATED),
+        (landed, PutOutcome.CREATED),
         (error(412, "PreconditionFailed"), PutOutcome.EXISTS),
         (answer(412), PutOutcome.EXISTS),
         (error(409, "ConditionalRequestConflict"), PutOutcome.RACING),
@@ -64,7 +66,17 @@ def test_a_claim_with_a_known_outcome(scripted, reply, outcome):
         (error(403, "AccessDenied"), StoreDeniedError),
         (error(403, "SignatureDoesNotMatch"), StoreDeniedError),
         (error(404, "NoSuchBucket"), BucketMissingError),
-        (answer(404, b"<html>not found</html>"), BucketMissingError),
+        (error(429, "TooManyRequests"), CommitOutcomeUnknownError),
+        # Whatever is no answer of a store proves nothing.
+        (answer(404, b"<html>not found</html>"), CommitOutcomeUnknownError),
+        (answer(403, b"<html>blocked by policy</html>"), CommitOutcomeUnknownError),
+        (answer(501, b"<html>no</html>"), CommitOutcomeUnknownError),
+        (answer(302, location="https://portal.example/login"), CommitOutcomeUnknownError),
+        (answer(200), CommitOutcomeUnknownError),
+        (answer(200, b"<html>Welcome to our wireless</html>"), CommitOutcomeUnknownError),
+        (answer(200, etag='"x"'), CommitOutcomeUnknownError),
+        (answer(202, etag='"8d777f385d3dfec8815d20f7496026dc"'), CommitOutcomeUnknownError),
+        (answer(204, etag='"8d777f385d3dfec8815d20f7496026dc"'), CommitOutcomeUnknownError),
         (error(501, "NotImplemented"), UnsafeStoreError),
         (error(400, "EntityTooLarge"), StoreError),
     ],
@@ -126,8 +138,16 @@ def test_without_credentials_nothing_is_sent(scripted, monkeypatch):
     ("reply", "declared"),
     [
         (error(404, "NoSuchKey"), ObjectMissingError),
+        # A gateway's page, which does not say that the object is absent.
+        (answer(404), StoreUnavailableError),
+        (answer(404, b"<html>default backend</html>"), StoreUnavailableError),
+        (answer(200, b"<html>hello</html>", content_type="text/html"), StoreUnavailableError),
+        (answer(204), StoreUnavailableError),
         (error(404, "NoSuchBucket"), BucketMissingError),
         (error(403, "AccessDenied"), StoreDeniedError),
+        (error(403, "InvalidObjectState"), StoreError),
+        (error(400, "ExpiredToken"), StoreDeniedError),
+        (error(400, "Some.Dotted"), StoreError),
         (error(500, "InternalError"), StoreUnavailableError),
         (error(503, "SlowDown"), StoreUnavailableError),
         (error(409, "OperationAborted"), StoreUnavailableError),
@@ -162,7 +182,7 @@ def test_a_bucket_in_another_region_is_named(scripted):
 
 
 def test_small_objects_are_sent_without_waiting_for_consent(scripted):
-    scripted.script = [answer(200)]
+    scripted.script = [landed]
     with scripted.store() as store:
         store.put_if_absent("k", b"x")
         store.put("k", [b"x"])
@@ -190,7 +210,7 @@ def test_reads_and_writes_are_retried(scripted):
         assert store.get("k") == b"data"
         assert store.counters.snapshot().get == 2
         scripted.requests.clear()
-        scripted.script = [error(500, "InternalError"), answer(200)]
+        scripted.script = [error(500, "InternalError"), landed]
         store.put("k", [b"data"])
         assert store.counters.snapshot().put == 2
         assert store.counters.snapshot().bytes_sent == 8
@@ -373,22 +393,36 @@ MIB = 1024 * 1024
 OPENED = answer(
     200, b"<InitiateMultipartUploadResult><UploadId>U</UploadId></InitiateMultipartUploadResult>"
 )
-COMPLETED = answer(200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
-PART = answer(200, etag='"tag"')
+
+
+def completed(request: Request) -> bytes:
+    """Answer a completion as a store does that has exactly these parts."""
+    tags = re.findall(rb"<ETag>[^0-9a-f]*([0-9a-f]{32})", request.body)
+    digest = hashlib.md5(bytes.fromhex(b"".join(tags).decode())).hexdigest()
+    text = f"<ETag>&quot;{digest}-{len(tags)}&quot;</ETag>"
+    return answer(
+        200, f"<CompleteMultipartUploadResult>{text}</CompleteMultipartUploadResult>".encode()
+    )
 
 
 def uploads(**replies):
-    """Answer the steps of uploads: `part`, `complete`, `abort`."""
+    """Answer the steps of uploads: `part`, `complete`, `read`, `abort`; a list one by one."""
 
     def reply(request: Request):
         if request.method == "POST" and "uploads" in request.target:
             return OPENED
         if request.method == "PUT":
-            return replies.get("part", PART)
+            return said("part", landed, request)
         if request.method == "POST":
-            done = replies.get("complete", COMPLETED)
-            return done.pop(0) if isinstance(done, list) else done
-        return replies.get("abort", answer(204))
+            return said("complete", completed, request)
+        if request.method == "GET":
+            return said("read", error(404, "NoSuchKey"), request)
+        return said("abort", answer(204), request)
+
+    def said(step: str, usual, request: Request):
+        one = replies.get(step, usual)
+        one = one.pop(0) if isinstance(one, list) else one
+        return one(request) if callable(one) else one
 
     return reply
 
@@ -416,10 +450,10 @@ def test_an_upload_that_cannot_be_aborted_says_why_it_failed(scripted):
 
 def test_a_forgotten_upload_is_sent_again(scripted):
     # What S3 answers when the first completion landed and only its answer was lost.
-    scripted.script = [uploads(complete=[error(404, "NoSuchUpload"), COMPLETED])]
+    scripted.script = [uploads(complete=[error(404, "NoSuchUpload"), completed])]
     with scripted.store() as store:
         store.put("k", [b"x" * MIB] * 9)
-    assert steps(scripted) == ["POST", "PUT", "PUT", "POST"] * 2
+    assert steps(scripted) == ["POST", "PUT", "PUT", "POST", "GET", "POST", "PUT", "PUT", "POST"]
 
 
 def test_an_upload_that_is_always_forgotten_fails(scripted):

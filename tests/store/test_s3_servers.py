@@ -37,7 +37,7 @@ def shared_bucket(endpoint: S3Endpoint) -> str:
 @contextlib.contextmanager
 def cut_in_its_body(store: S3Store, sent_bytes: int) -> Iterator[None]:
     """Have the next create-only write end behind so many bytes of its body, as a kill can do."""
-    events = store._claim_client.meta.events
+    events = store._client.meta.events
 
     def send_a_part(request, **_):
         events.unregister("before-send.s3.PutObject", send_a_part)

@@ -13,16 +13,16 @@ from typing import Any, Self
 import apsw
 import botocore.session
 import pytest
-from botocore.retries.standard import ExponentialBackoff
 from servers import S3Endpoint
 
 from graft_vfs import remote_log
 from graft_vfs.claim import claim
 from graft_vfs.config import RemoteConfig
 from graft_vfs.errors import GraftError
-from graft_vfs.store import probe, s3
+from graft_vfs.store import probe
 from graft_vfs.sync import push
 from tests.replicas import Replica
+from tests.support.clocks import SkippingClock
 from tests.support.proxy import Proxy, passed
 
 _NOWHERE = RemoteConfig(type="memory", root="never used by a machine of a network")
@@ -32,7 +32,7 @@ class Machine(Replica):
     """A machine behind a proxy of its own; `settings` are those of its store."""
 
     def __init__(self, data_dir: Path, proxy: Proxy, bucket: str, **settings: Any) -> None:
-        settings = {"attempts_max": 2, **settings}
+        settings = {"attempts_max": 2, "clock": SkippingClock(), **settings}
         super().__init__(data_dir, _NOWHERE, store=proxy.endpoint.store(bucket, **settings))
         self.data_dir = data_dir
         self.proxy = proxy
@@ -93,10 +93,8 @@ def without_pauses() -> Iterator[None]:
     """Let nobody wait before a request is tried again, and make clients quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(push, "claim", functools.partial(claim, sleep=_no_sleep))
-        patch.setattr(s3, "_RETRY_PAUSE_SECONDS", 0)
         patch.setattr(probe, "_PAUSE_SECONDS", 0)
         patch.setattr(remote_log, "_REF_PAUSE_SECONDS", 0)
-        patch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
         loader = functools.cache(botocore.session.create_loader)
         patch.setattr(botocore.session, "create_loader", loader)
         yield

@@ -2,25 +2,24 @@
 
 Invariants:
 
-1. A create-only write is one PutObject with `If-None-Match: *` on a client that never retries: a
-   retry that finds its own first try would see 412 and hide that the write had landed. It carries
-   the MD5 of its body, because some servers create the key for a body that a killed client did not
-   send to its end, and nobody could create it again.
-2. What an answer means is said by `s3_answers`; this module acts on its results.
-3. No text that a server sends reaches an error or a log, except a well-formed error code and the
+1. A create-only write is one PutObject with `If-None-Match: *` that is never repeated here: a
+   second try that finds the first would see 412 and hide that the write had landed.
+2. Every write carries the MD5 of its body: some servers create the key for a body that a killed
+   client did not send to its end, and buckets with Object Lock demand it.
+3. A write counts as landed, and an object as absent, only by what `answers` calls a proof.
+4. No text that a server sends reaches an error or a log, except a well-formed error code and the
    name of a region, because servers repeat credentials in their messages.
-4. boto3 is imported when the first store is made, not with this module: it costs more time than
+5. boto3 is imported when the first store is made, not with this module: it costs more time than
    opening a database.
 
 Crash here: while a large object is uploaded, its parts stay at the server without a key. A rule of
 the bucket's life cycle for incomplete uploads removes them. An upload that fails is aborted.
 
-What it does not do: detect bytes damaged on the way; readers carry checksums for that.
+What it does not do: detect bytes damaged on the way here; readers carry checksums for that.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import itertools
@@ -28,12 +27,12 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import (
     ConfigError,
+    ObjectMissingError,
     StoreError,
     StoreUnavailableError,
     UsageError,
@@ -53,43 +52,38 @@ from graft_vfs.store.base import (
     is_key,
     oversized,
 )
-from graft_vfs.store.s3_answers import (
+from graft_vfs.store.s3.answers import (
     LOST_NEXT_STEP,
     Answer,
-    Failure,
     Reply,
-    answer_error,
-    classify_failure,
-    failure_error,
+    proves_landing,
+    unproven_error,
 )
-from graft_vfs.store.s3_client import (
+from graft_vfs.store.s3.calls import Caller
+from graft_vfs.store.s3.client import (
     Bodies,
     bounded_sender,
     configuration_errors,
-    is_retry,
-    make_clients,
+    make_client,
+    note_signed,
     prepare_call,
 )
+from graft_vfs.store.s3.exchange import Clock, Limits
+from graft_vfs.store.s3.upload import PART_BYTES, JoinedBuffers, Place, Upload, md5_header
 from graft_vfs.times import uptime_seconds
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
     from botocore.response import StreamingBody
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
-_log = logging.getLogger(__name__)
-
-PART_BYTES = 8 * 1024 * 1024
-"""Objects above this size are uploaded in parts of at least this size."""
-
-PARTS_MAX = 10_000
-UPLOADS_PARALLEL = 4
-"""Few, because some providers throttle more parallel parts of one object."""
+_log = logging.getLogger("graft_vfs.store.s3")
 
 _POOL_CONNECTIONS = 32
 _READ_CHUNK_BYTES = 4 * 1024 * 1024
-_RETRY_PAUSE_SECONDS = 0.1
+_TAIL_BYTES = 16 * 1024
+"""How much of an object's end is compared to prove that it is ours; its frames are compressed, so
+that no two objects end alike."""
 _EMPTY_PAGES_MAX = 16
 _LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
 
@@ -113,12 +107,15 @@ class S3Store(ObjectStore):
         region: str | None = None,
         connect_timeout_seconds: float = 5.0,
         read_timeout_seconds: float = 15.0,
+        total_timeout_seconds: float = 60.0,
         attempts_max: int = 4,
+        clock: Clock | None = None,
     ) -> None:
-        """Set up the clients.
+        """Set up the client.
 
-        `attempts_max` bounds how often a request is sent that may be repeated; create-only writes
-        are sent once.
+        `read_timeout_seconds` bounds silence, `total_timeout_seconds` a verb with its repetitions,
+        which gets a second more for each 4 KiB that moves. `attempts_max` bounds how often a
+        request is sent that may be repeated; throttling is waited out however often.
 
         Raises:
             ConfigError: the bucket, prefix, endpoint, region or AWS profile cannot be right.
@@ -127,7 +124,6 @@ class S3Store(ObjectStore):
         super().__init__()
         self._bucket = _checked_bucket(bucket)
         self._prefix = _checked_prefix(prefix)
-        self._attempts_max = attempts_max
         settings: dict[str, Any] = {
             "connect_timeout": connect_timeout_seconds,
             "read_timeout": read_timeout_seconds,
@@ -137,20 +133,23 @@ class S3Store(ObjectStore):
             "response_checksum_validation": "when_required",
         }
         with configuration_errors(bucket):
-            self._client, self._claim_client = make_clients(
-                endpoint, region, settings, attempts_max
-            )
+            self._client = make_client(endpoint, region, settings)
         self._endpoint: str = self._client.meta.endpoint_url
         self._answered: tuple[float, str] | None = None
         self._bodies = Bodies()
-        clients: tuple[tuple[S3Client, Verb], ...] = (
-            (self._client, "put"),
-            (self._claim_client, "put_if_absent"),
+        limits = Limits(connect_timeout_seconds, read_timeout_seconds, total_timeout_seconds)
+        self._caller = Caller(
+            self.describe(),
+            limits,
+            self.counters,
+            attempts_max=attempts_max,
+            clock=clock or Clock(),
         )
-        for client, put in clients:
-            client.meta.events.register("before-call.s3", prepare_call)
-            client.meta.events.register("after-call.s3", self._note_date)
-            client.meta.events.register("before-send.s3", self._counting_sender(client, put=put))
+        events = self._client.meta.events
+        events.register("before-call.s3", prepare_call)
+        events.register("after-call.s3", self._note_date)
+        events.register_last("request-created.s3", note_signed)
+        events.register("before-send.s3", self._counting_sender())
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
@@ -163,17 +162,18 @@ class S3Store(ObjectStore):
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 4
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         name = self._name(key)
-        with self._translated("put_if_absent", key):
+
+        def attempt() -> PutOutcome:
             try:
-                self._claim_client.put_object(
+                done = self._client.put_object(
                     Bucket=self._bucket,
                     Key=name,
                     Body=data,
                     IfNoneMatch="*",
-                    ContentMD5=_md5_of(data),
+                    ContentMD5=md5_header(data),
                 )
             except ClientError as error:
                 reply = Reply.of(error.response)
@@ -183,21 +183,54 @@ class S3Store(ObjectStore):
                 if reply.answer is Answer.RACING:
                     return PutOutcome.RACING
                 raise
-        return PutOutcome.CREATED
+            self._check_landed(done, "put_if_absent", key, data)
+            return PutOutcome.CREATED
+
+        return self._caller.once("put_if_absent", key, attempt)
 
     def put(self, key: str, data: Sequence[Buffer]) -> None:
         """Write an object; see ObjectStore.put."""
         name = self._name(key)
-        joined = _JoinedBuffers(data)
-        with self._translated("put", key):
-            if joined.size <= PART_BYTES:
-                body = joined.read(0, joined.size)
-                self._client.put_object(Bucket=self._bucket, Key=name, Body=body)
-            elif not self._upload(name, joined) and not self._upload(name, joined):
-                raise StoreUnavailableError(
-                    f"{self.describe()} lost the upload of {key!r} twice",
-                    next_step="try again later",
-                )
+        joined = JoinedBuffers(data)
+        if joined.size > PART_BYTES:
+            place = Place(self.describe(), self._bucket, name, key)
+            Upload(
+                self._client, self._caller, place, joined, lambda: self._is_whole(key, joined)
+            ).run()
+            return
+        body = joined.read(0, joined.size)
+
+        def attempt() -> None:
+            done = self._client.put_object(
+                Bucket=self._bucket, Key=name, Body=body, ContentMD5=md5_header(body)
+            )
+            try:
+                self._check_landed(done, "put", key, body)
+            except StoreUnavailableError:
+                # Gateways with ETags of another kind, and portals, are told apart by reading.
+                if not self._is_whole(key, joined):
+                    raise
+
+        self._caller.repeat("put", key, attempt)
+
+    def _check_landed(self, done: Any, verb: Verb, key: str, data: bytes) -> None:
+        """Raise the declared error unless the answer to a write proves that it landed."""
+        metadata = done["ResponseMetadata"]
+        status, headers = metadata["HTTPStatusCode"], metadata["HTTPHeaders"]
+        expected = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if not proves_landing(status, headers, done.get("ETag", ""), expected):
+            raise unproven_error(self.describe(), status, verb, key)
+
+    def _is_whole(self, key: str, body: JoinedBuffers) -> bool:
+        """Return True if the object is in the store, has the size of `body`, and ends like it."""
+        start = max(0, body.size - _TAIL_BYTES)
+        try:
+            if not start:
+                return self.get(key, limit_bytes=_TAIL_BYTES) == body.read(0, body.size)
+            # One byte more than there is, so that a longer object differs.
+            return self.get_range(key, start, _TAIL_BYTES + 1) == body.read(start, body.size)
+        except ObjectMissingError:
+            return False
 
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
@@ -212,16 +245,19 @@ class S3Store(ObjectStore):
 
     def delete(self, key: str) -> None:
         """Remove an object; see ObjectStore.delete."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 4
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         name = self._name(key)
-        with self._translated("delete", key):
+
+        def attempt() -> None:
             try:
                 self._client.delete_object(Bucket=self._bucket, Key=name)
             except ClientError as error:
                 # Some gateways answer 404 for an absent key, where S3 answers 204.
                 if Reply.of(error.response).answer is not Answer.OBJECT_MISSING:
                     raise
+
+        self._caller.repeat("delete", key, attempt)
 
     def describe(self) -> str:
         """Return `s3://<bucket>[/<prefix>] at <endpoint>`."""
@@ -249,15 +285,14 @@ class S3Store(ObjectStore):
         """Close the connections; see ObjectStore.close."""
         super().close()
         self._client.close()
-        self._claim_client.close()
 
     # Counting
 
-    def _counting_sender(self, client: S3Client, *, put: Verb) -> Callable[..., Any]:
-        """Return a handler that counts, sends and times a client's requests, retries too."""
-        send = bounded_sender(client, self._bodies)
+    def _counting_sender(self) -> Callable[..., Any]:
+        """Return a handler that counts, sends and times the client's requests."""
+        send = bounded_sender(self._client, self._bodies)
         verbs: dict[str, Verb] = {
-            "PutObject": put,
+            "PutObject": "put",
             "CreateMultipartUpload": "put",
             "UploadPart": "put",
             "CompleteMultipartUpload": "put",
@@ -271,12 +306,12 @@ class S3Store(ObjectStore):
             verb = verbs.get(operation, "other")
             if operation == "GetObject":
                 verb = "get_range" if "Range" in request.headers else "get"
+            elif operation == "PutObject" and "If-None-Match" in request.headers:
+                verb = "put_if_absent"
             carries_object = operation in {"PutObject", "UploadPart"}
             sent = int(request.headers.get("Content-Length", 0)) if carries_object else 0
             # Counted before it is sent: a request that fails meanwhile is one, too.
             self.counters.add(verb, bytes_sent=sent)
-            if is_retry(request):
-                self.counters.add_retry()
             with self.counters.timed(verb):
                 return send(request)
 
@@ -285,36 +320,26 @@ class S3Store(ObjectStore):
     # Reading
 
     def _fetch(self, verb: Verb, key: str, start: int | None, limit_bytes: int) -> bytes:
-        """Read an object, or up to `limit_bytes` from `start`; again if the body is cut short."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+        """Read an object, or up to `limit_bytes` from `start`."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         name = self._name(key)
-        for attempt in itertools.count(1):
-            with self._translated(verb, key):
-                try:
-                    answer = self._request_object(name, start, limit_bytes)
-                except ClientError as error:
-                    past_end = Reply.of(error.response).answer is Answer.BEYOND_END
-                    if past_end and start is not None:
-                        return b""
-                    raise
-                body = answer["Body"]
-                try:
-                    # Closing a body that was read to its end returns its connection to the pool;
-                    # closing it earlier ends the connection, which discards what was not read.
-                    with contextlib.closing(body):
-                        data = self._read_body(key, start, limit_bytes, answer)
-                except (BotoCoreError, HTTPError) as error:
-                    _log.debug("reading %r, try %d: %s", key, attempt, type(error).__name__)
-                    if attempt >= self._attempts_max:
-                        raise
-                    self.counters.add_retry()
-                else:
-                    self.counters.add(verb, requests=0, bytes_received=len(data))
-                    return data
-            time.sleep(_RETRY_PAUSE_SECONDS * attempt)
-        raise AssertionError  # pragma: no cover - the loop has no end of its own
+
+        def attempt() -> bytes:
+            try:
+                answer = self._request_object(name, start, limit_bytes)
+            except ClientError as error:
+                if Reply.of(error.response).answer is Answer.BEYOND_END and start is not None:
+                    return b""
+                raise
+            # Closing a body that was read to its end returns its connection to the pool; closing
+            # it earlier ends the connection, which discards what was not read.
+            with contextlib.closing(answer["Body"]):
+                return self._read_body(key, start, limit_bytes, answer)
+
+        data = self._caller.repeat(verb, key, attempt)
+        self.counters.add(verb, requests=0, bytes_received=len(data))
+        return data
 
     def _request_object(
         self, name: str, start: int | None, limit_bytes: int
@@ -336,9 +361,16 @@ class S3Store(ObjectStore):
         self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
     ) -> bytes:
         """Read a body, whose length a server may lie about, within its limit."""
-        from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - see invariant 4
+        from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - see invariant 5
 
-        body = answer["Body"]
+        body, status = answer["Body"], answer["ResponseMetadata"]["HTTPStatusCode"]
+        is_page = answer.get("ContentType", "").startswith("text/html") and "ETag" not in answer
+        if status not in {200, 206} or is_page:
+            raise StoreUnavailableError(
+                f"{self.describe()} answered a read of {key!r} with HTTP {status} and no object",
+                next_step="check the endpoint, and what stands before the store: a proxy, a portal "
+                "or an ingress",
+            )
         if not _LENGTH_HEADERS & answer["ResponseMetadata"]["HTTPHeaders"].keys():
             # Such a body ends wherever its connection does, and the head may have been cut too.
             raise IncompleteReadError(actual_bytes=0, expected_bytes=limit_bytes)
@@ -349,7 +381,7 @@ class S3Store(ObjectStore):
             if len(data) > limit_bytes:
                 raise oversized(key, self.describe(), limit_bytes)
             return data
-        if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
+        if status == 200:
             # Some servers answer a range that covers the whole object as if none was asked for,
             # and some know no ranges; the first bytes are the right ones if they start at 0.
             if start == 0:
@@ -372,12 +404,6 @@ class S3Store(ObjectStore):
         found = empty_pages = 0
         page = self._page(prefix, limit, start_after=previous)
         while True:
-            if "IsTruncated" not in page:
-                # boto3 reads an answer that ends in its head as a listing of nothing.
-                raise StoreUnavailableError(
-                    f"{self.describe()} did not answer in full (list of {prefix!r})",
-                    next_step=LOST_NEXT_STEP,
-                )
             found_before = found
             for name in [item["Key"] for item in page.get("Contents", ())]:
                 self._check_order(name, previous, prefix)
@@ -403,20 +429,27 @@ class S3Store(ObjectStore):
     ) -> ListObjectsV2OutputTypeDef:
         """Ask for one page; one request."""
         self._check_open()
-        bucket, whole_prefix = self._bucket, self._prefix + prefix
-        keys_max = min(wanted or LIST_PAGE_KEYS, LIST_PAGE_KEYS)
-        with self._translated("list", prefix):
-            if token:
-                return self._client.list_objects_v2(
-                    Bucket=bucket, Prefix=whole_prefix, MaxKeys=keys_max, ContinuationToken=token
+        asked: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Prefix": self._prefix + prefix,
+            "MaxKeys": min(wanted or LIST_PAGE_KEYS, LIST_PAGE_KEYS),
+        }
+        if token:
+            asked["ContinuationToken"] = token
+        elif start_after:
+            asked["StartAfter"] = start_after
+
+        def attempt() -> ListObjectsV2OutputTypeDef:
+            page = self._client.list_objects_v2(**asked)
+            if "IsTruncated" not in page:
+                # boto3 reads an answer that ends in its head as a listing of nothing.
+                raise StoreUnavailableError(
+                    f"{self.describe()} did not answer in full (list of {prefix!r})",
+                    next_step=LOST_NEXT_STEP,
                 )
-            if start_after:
-                return self._client.list_objects_v2(
-                    Bucket=bucket, Prefix=whole_prefix, MaxKeys=keys_max, StartAfter=start_after
-                )
-            return self._client.list_objects_v2(
-                Bucket=bucket, Prefix=whole_prefix, MaxKeys=keys_max
-            )
+            return page
+
+        return self._caller.repeat("list", prefix, attempt)
 
     def _check_order(self, name: str, previous: str, prefix: str) -> None:
         """Refuse a listing that a reader of logs would be misled by."""
@@ -424,83 +457,6 @@ class S3Store(ObjectStore):
             raise self._broken("lists keys that it was not asked for")
         if name <= previous:
             raise self._broken("does not list keys in order")
-
-    # Uploading in parts
-
-    def _upload(self, name: str, joined: _JoinedBuffers) -> bool:
-        """Upload one object in parts, in parallel; False if the server forgot the upload.
-
-        A server forgets an upload too when it was completed and only the answer was lost, and then
-        a repeated completion cannot tell which it was; uploading again is right in both cases.
-        """
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 4
-
-        opened = self._client.create_multipart_upload(Bucket=self._bucket, Key=name)
-        upload = opened["UploadId"]
-        try:
-            tags = self._upload_parts(name, upload, joined)
-            self._client.complete_multipart_upload(
-                Bucket=self._bucket,
-                Key=name,
-                UploadId=upload,
-                MultipartUpload={
-                    "Parts": [
-                        {"ETag": tag, "PartNumber": number} for number, tag in enumerate(tags, 1)
-                    ]
-                },
-            )
-        except ClientError as error:
-            if Reply.of(error.response).answer is Answer.UPLOAD_MISSING:
-                _log.debug("the upload of %r was completed or lost", name)
-                return False
-            self._abort(name, upload, error)
-            raise
-        except BaseException as error:
-            self._abort(name, upload, error)
-            raise
-        return True
-
-    def _upload_parts(self, name: str, upload: str, joined: _JoinedBuffers) -> Sequence[str]:
-        """Upload all parts; returns their tags in order, after no upload runs any more."""
-        part_bytes = max(PART_BYTES, -(-joined.size // PARTS_MAX))
-
-        def send(number: int) -> str:
-            start = (number - 1) * part_bytes
-            # A part's bytes are joined when its turn comes, so that memory holds only those on
-            # their way.
-            part = self._client.upload_part(
-                Bucket=self._bucket,
-                Key=name,
-                UploadId=upload,
-                PartNumber=number,
-                Body=joined.read(start, start + part_bytes),
-            )
-            return part["ETag"]
-
-        count = -(-joined.size // part_bytes)
-        with ThreadPoolExecutor(UPLOADS_PARALLEL, thread_name_prefix="graft-upload") as pool:
-            try:
-                parts = [pool.submit(send, number) for number in range(1, count + 1)]
-            except RuntimeError as error:
-                raise StoreUnavailableError(
-                    f"an upload of {joined.size} bytes needs threads, and none can start any more",
-                    next_step="push, or close the engine, before the program ends",
-                ) from error
-            try:
-                return [part.result() for part in parts]
-            finally:
-                for part in parts:
-                    part.cancel()
-
-    def _abort(self, name: str, upload: str, failure: BaseException) -> None:
-        """Remove the parts of a failed upload, without hiding why it failed."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-        try:
-            self._client.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload)
-        except (BotoCoreError, ClientError) as error:
-            failure.add_note("the upload could not be aborted; its parts stay in the bucket")
-            _log.debug("aborting the upload of %r: %s", name, type(error).__name__)
 
     # Errors
 
@@ -513,29 +469,6 @@ class S3Store(ObjectStore):
                 f"{name!r} is too long for S3", next_step="use a shorter prefix or name"
             )
         return name
-
-    @contextlib.contextmanager
-    def _translated(self, verb: Verb, key: str) -> Iterator[None]:
-        """Raise the declared error for any of boto3's inside the block."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-        from botocore.parsers import ResponseParserError  # noqa: PLC0415
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
-
-        try:
-            yield
-        except ClientError as error:
-            reply = Reply.of(error.response)
-            _log.debug("%s of %r: %s", verb, key, reply.shown)
-            # The cause is cut off: its text is the server's, see invariant 3.
-            raise answer_error(self.describe(), reply, verb, key) from None
-        except (BotoCoreError, ResponseParserError, HTTPError, ValueError) as error:
-            # A ValueError is boto3's too: headers that are no dates or numbers, such as cut ones.
-            _log.debug("%s of %r: %s", verb, key, type(error).__name__)
-            failure = classify_failure(error)
-            # So is that of a program that supplies credentials and may print them.
-            is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
-            cause = None if is_foreign else error
-            raise failure_error(self.describe(), error, failure, verb, key) from cause
 
     def _broken(self, what: str) -> StoreError:
         """Make the error for a server that does not keep S3's promises."""
@@ -567,11 +500,6 @@ def _checked_prefix(prefix: str) -> str:
     return f"{bare}/"
 
 
-def _md5_of(data: bytes) -> str:
-    """Return the header by which a server knows a body that is not whole."""
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
 def _read_up_to(body: StreamingBody, length: int) -> bytes:
     """Read a body to its end or up to `length` bytes; raises if it ends before its end."""
     parts = []
@@ -579,23 +507,3 @@ def _read_up_to(body: StreamingBody, length: int) -> bytes:
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
-
-
-class _JoinedBuffers:
-    """Several buffers, read as if they were one. Immutable; any thread may read."""
-
-    __slots__ = ("_ends", "_views", "size")
-
-    def __init__(self, buffers: Sequence[Buffer]) -> None:
-        self._views = [memoryview(buffer).cast("B") for buffer in buffers]
-        self._ends = list(itertools.accumulate(len(view) for view in self._views))
-        self.size = self._ends[-1] if self._ends else 0
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes `[start, stop)`, fewer at the end."""
-        parts = []
-        for view, end in zip(self._views, self._ends, strict=True):
-            begin = end - len(view)
-            if begin < stop and end > start:
-                parts.append(view[max(start - begin, 0) : stop - begin])
-        return b"".join(parts)

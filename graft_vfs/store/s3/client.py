@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from graft_vfs.errors import ConfigError, StoreDeniedError
-from graft_vfs.store.s3_answers import Failure, classify_failure
+from graft_vfs.store.s3.answers import Failure, classify_failure
+from graft_vfs.store.s3.exchange import Stage, current
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 """What is read of a listing, an error, or any other answer that is no object."""
-
-_ATTEMPT_HEADER, _FIRST_ATTEMPT = "amz-sdk-request", "attempt=1"
-"""What botocore says in each request of how often it sent it."""
 
 
 @contextlib.contextmanager
@@ -35,7 +33,7 @@ def configuration_errors(bucket: str) -> Iterator[None]:
     try:
         yield
     except BotoCoreError as error:
-        if classify_failure(error) is Failure.DENIED:
+        if classify_failure(error, is_unsent=True) is Failure.DENIED:
             raise StoreDeniedError(
                 f"s3://{bucket} cannot be used without credentials ({type(error).__name__})",
                 next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -52,40 +50,41 @@ def configuration_errors(bucket: str) -> Iterator[None]:
         ) from None
 
 
-def make_clients(
-    endpoint: str | None, region: str | None, settings: dict[str, Any], attempts_max: int
-) -> tuple[S3Client, S3Client]:
-    """Return a client that retries and one that never does, for create-only writes."""
+def make_client(endpoint: str | None, region: str | None, settings: dict[str, Any]) -> S3Client:
+    """Return a client that sends each request once, on connections that tell what they do."""
     import boto3.session  # noqa: PLC0415 - only S3 needs boto3
     from botocore.config import Config  # noqa: PLC0415
 
-    session = boto3.session.Session()
+    from graft_vfs.store.s3.connection import watch  # noqa: PLC0415
+    from graft_vfs.store.s3.credentials import reread_when_changed  # noqa: PLC0415
 
-    def make(attempts: int, addressing: Literal["auto", "path"]) -> S3Client:
+    session = boto3.session.Session()
+    reread_when_changed(session._session)  # noqa: SLF001 - boto3 shows botocore's session nowhere
+
+    def make(addressing: Literal["auto", "path"]) -> S3Client:
         config = Config(
-            retries={"total_max_attempts": attempts, "mode": "standard"},
+            retries={"total_max_attempts": 1, "mode": "standard"},
             s3={"addressing_style": addressing},
             **settings,
         )
         return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
 
-    client = make(attempts_max, "path" if endpoint else "auto")
+    client = make("path" if endpoint else "auto")
     parts = urlsplit(client.meta.endpoint_url)
     host = parts.hostname or ""
-    addressing: Literal["auto", "path"]
-    addressing = "auto" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else "path"
-    if addressing == "path" and not endpoint:
+    if not endpoint and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         # The endpoint came from the AWS configuration. Servers other than Amazon's rarely have a
         # host name for each bucket.
         client.close()
-        client = make(attempts_max, addressing)
+        client = make("path")
     if parts.username is not None or parts.password is not None:
         client.close()
         raise ConfigError(
             "the S3 endpoint holds a user name or a password",
             next_step="leave it out; credentials belong into the AWS variables or a profile",
         )
-    return client, make(1, "path" if endpoint else addressing)
+    watch(client)
+    return client
 
 
 def credentials_source() -> str | None:
@@ -115,11 +114,11 @@ def prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> 
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
-def is_retry(request: AWSPreparedRequest) -> bool:
-    """Tell whether boto3 sends a request again; it numbers them in a header, from 1."""
-    header = request.headers.get(_ATTEMPT_HEADER, b"")
-    text = header.decode("ascii") if isinstance(header, bytes) else str(header)
-    return text.partition(";")[0] not in {"", _FIRST_ATTEMPT}
+def note_signed(**_: object) -> None:
+    """Note that a request is signed and goes to whoever sends it; until then, nothing has left."""
+    exchange = current()
+    if exchange is not None:
+        exchange.stage = Stage.HANDED_OVER
 
 
 class Bodies(threading.local):

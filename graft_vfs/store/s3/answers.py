@@ -1,0 +1,453 @@
+"""What the answers of an S3 server mean, and which declared error each becomes.
+
+Pure: an answer is read by `classify`, a request without an answer by `classify_failure`. No text
+that a server sends reaches an error, except a well-formed error code and the name of a region,
+because servers repeat credentials in their messages.
+
+Between a client and a store stand proxies, portals and gateways with answers of their own, so
+nothing is concluded from a status alone:
+
+    landed     status 200 with the ETag of our bytes (`proves_landing`)
+    absent     the code NoSuchKey; a 404 page proves nothing
+    refused    an error code of S3; a page with status 403 may come from a filter that let the
+               request through and not its answer
+    not sent   what the connections told (`exchange`)
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from graft_vfs.errors import (
+    BucketMissingError,
+    CommitOutcomeUnknownError,
+    GraftError,
+    ObjectMissingError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+    UnsafeStoreError,
+    UsageError,
+)
+from graft_vfs.store.base import Verb
+
+LOST_NEXT_STEP = "check the endpoint and the network, and try again"
+
+_CODE = re.compile(r"(?=.{3,64}\Z)[A-Z][a-z][A-Za-z]*(\.[A-Z][a-z][A-Za-z]*)*", re.ASCII)
+"""An error code; some servers give theirs in parts, such as `InvalidParameter.Prefix`."""
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]{2,12}){1,3}-[0-9]{1,2}", re.ASCII)
+
+
+class Answer(enum.Enum):
+    """What an error answer of the server means."""
+
+    OBJECT_MISSING = "object missing"
+    PAGE_MISSING = "a 404 that is not the store's"
+    BUCKET_MISSING = "bucket missing"
+    UPLOAD_MISSING = "upload missing"
+    DENIED = "denied"
+    EXISTS = "exists"
+    RACING = "racing"
+    BEYOND_END = "beyond the end"
+    WRONG_REGION = "wrong region"
+    MOVED = "redirected"
+    EXPIRED = "expired credentials"
+    SKEWED = "wrong clock"
+    ARCHIVED = "archived"
+    THROTTLED = "throttled"
+    UNSUPPORTED = "unsupported"
+    UNAVAILABLE = "unavailable"
+    REFUSED = "refused"
+
+
+class Failure(enum.Enum):
+    """What is known about a request that ended without a readable answer."""
+
+    DENIED = "no credentials"
+    NOT_SENT = "not sent"
+    CERTIFICATE = "not sent, because the certificate is not trusted"
+    TIMED_OUT = "no answer in time"
+    LOST = "no answer"
+    WRONG_CALL = "wrong call"
+
+
+_ANSWER_OF_CODE = {
+    "NoSuchBucket": Answer.BUCKET_MISSING,
+    "NoSuchKey": Answer.OBJECT_MISSING,
+    "NoSuchUpload": Answer.UPLOAD_MISSING,
+    "AccessDenied": Answer.DENIED,
+    "SignatureDoesNotMatch": Answer.DENIED,
+    "InvalidAccessKeyId": Answer.DENIED,
+    "InvalidToken": Answer.DENIED,
+    "ExpiredToken": Answer.EXPIRED,
+    "TokenRefreshRequired": Answer.EXPIRED,
+    "RequestTimeTooSkewed": Answer.SKEWED,
+    "InvalidObjectState": Answer.ARCHIVED,
+    "PreconditionFailed": Answer.EXISTS,
+    "ConditionalRequestConflict": Answer.RACING,
+    "InvalidRange": Answer.BEYOND_END,
+    "PermanentRedirect": Answer.WRONG_REGION,
+    "TemporaryRedirect": Answer.WRONG_REGION,
+    "AuthorizationHeaderMalformed": Answer.WRONG_REGION,
+    "IllegalLocationConstraintException": Answer.WRONG_REGION,
+    "NotImplemented": Answer.UNSUPPORTED,
+    "RequestTimeout": Answer.UNAVAILABLE,
+    "SlowDown": Answer.THROTTLED,
+    "SlowDownRead": Answer.THROTTLED,
+    "SlowDownWrite": Answer.THROTTLED,
+    "Throttling": Answer.THROTTLED,
+    "ThrottlingException": Answer.THROTTLED,
+    "TooManyRequests": Answer.THROTTLED,
+    "TooManyRequestsException": Answer.THROTTLED,
+    "RequestLimitExceeded": Answer.THROTTLED,
+}
+
+_ANSWER_OF_STATUS = {
+    301: Answer.MOVED,
+    302: Answer.MOVED,
+    303: Answer.MOVED,
+    307: Answer.MOVED,
+    308: Answer.MOVED,
+    401: Answer.DENIED,
+    403: Answer.DENIED,
+    404: Answer.PAGE_MISSING,
+    408: Answer.UNAVAILABLE,
+    409: Answer.RACING,
+    412: Answer.EXISTS,
+    416: Answer.BEYOND_END,
+    429: Answer.THROTTLED,
+    501: Answer.UNSUPPORTED,
+}
+
+
+def classify(code: str, status: int) -> Answer:
+    """Return what an error answer means, from its S3 error code and its HTTP status."""
+    by_code = _ANSWER_OF_CODE.get(code)
+    if by_code is None and "." in code:
+        first, _, last = code.partition(".")
+        by_code = _ANSWER_OF_CODE.get(last.rpartition(".")[2]) or _ANSWER_OF_CODE.get(first)
+    if status >= 500 and status != 501:
+        # Whatever the code says: a server that failed cannot say what it has done.
+        return Answer.THROTTLED if by_code is Answer.THROTTLED else Answer.UNAVAILABLE
+    return by_code or _ANSWER_OF_STATUS.get(status, Answer.REFUSED)
+
+
+_DENIED_FAILURES = frozenset(
+    {
+        "CredentialRetrievalError",
+        "LoginError",
+        "MetadataRetrievalError",
+        "NoAuthTokenError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "SSOError",
+        "TokenRetrievalError",
+        "UnknownCredentialError",
+    }
+)
+
+
+def classify_failure(error: Exception, *, is_unsent: bool) -> Failure:
+    """Return what is known about a request that ended in a botocore or urllib3 exception.
+
+    `is_unsent` is what the connections proved: the class of an exception proves nothing about that.
+    Classes are known by name, so that this module needs no botocore to be imported.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if is_unsent:
+        if names & _DENIED_FAILURES:
+            return Failure.DENIED
+        if "ParamValidationError" in names:
+            return Failure.WRONG_CALL
+        is_untrusted = "SSLError" in names and "CERTIFICATE_VERIFY_FAILED" in str(error)
+        return Failure.CERTIFICATE if is_untrusted else Failure.NOT_SENT
+    is_late = names & {"ReadTimeoutError", "TimeoutError"} or "timed out" in str(error)
+    return Failure.TIMED_OUT if is_late else Failure.LOST
+
+
+# Proofs -------------------------------------------------------------------------------------------
+
+_MD5_HEX = re.compile(r"[0-9a-fA-F]{32}(-[0-9]{1,5})?")
+_ENCRYPTION_KEY_HEADERS = (
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-customer-algorithm",
+)
+
+
+def proves_landing(status: int, headers: Mapping[str, str], tag: str, expected: str) -> bool:
+    """Return True if an answer to a write proves that the store has exactly our bytes.
+
+    It has status 200 and an ETag, which is `expected` (hexadecimal, with or without quotes). Where
+    a header says that a key of KMS or of the customer encrypted the object, the ETag is another
+    one; then it must only be there. Some gateways have ETags of their own kind: what they wrote
+    is settled by reading it.
+    """
+    bare = tag.strip().strip('"')
+    if status != 200 or not bare:
+        return False
+    encryption = headers.get("x-amz-server-side-encryption", "")
+    if encryption.startswith("aws:kms") or any(name in headers for name in _ENCRYPTION_KEY_HEADERS):
+        return True
+    return bare.lower() == expected
+
+
+def is_tag(tag: str) -> bool:
+    """Return True if text is an ETag that a part of an upload can have."""
+    return bool(tag.strip().strip('"'))
+
+
+def tag_of_parts(tags: Sequence[str]) -> str:
+    """Return the ETag that an upload of parts with these ETags gets; "" if theirs are no MD5."""
+    bare = [tag.strip().strip('"') for tag in tags]
+    if not all(_MD5_HEX.fullmatch(tag) and "-" not in tag for tag in bare):
+        return ""
+    digest = hashlib.md5(bytes.fromhex("".join(bare)), usedforsecurity=False).hexdigest()
+    return f"{digest}-{len(bare)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An error answer: its meaning, and what may be shown of it."""
+
+    answer: Answer
+    shown: str
+    region: str
+    """Where the server says the bucket is; "" if it says nothing."""
+    is_of_a_store: bool
+    """Whether it has an error code, which pages of proxies and portals do not."""
+    wants_https: bool
+    retry_after_seconds: float | None
+
+    @classmethod
+    def of(cls, response: Any) -> Reply:
+        """Read the parsed response of a botocore ClientError; foreign, so nothing is assumed."""
+        error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
+        code = str(error.get("Code", ""))
+        status = int(metadata.get("HTTPStatusCode", 0))
+        label = code if _CODE.fullmatch(code) else "no S3 error code"
+        headers = metadata.get("HTTPHeaders", {})
+        region = str(headers.get("x-amz-bucket-region") or error.get("Region") or "")
+        answer = classify(code, status)
+        if answer is Answer.MOVED and region:
+            answer = Answer.WRONG_REGION
+        waits = _retry_after(headers)
+        if answer is Answer.UNAVAILABLE and status == 503 and waits is not None:
+            answer = Answer.THROTTLED
+        return cls(
+            answer,
+            f"HTTP {status}, {label}",
+            region if _REGION.fullmatch(region) else "",
+            _CODE.fullmatch(code) is not None,
+            str(headers.get("location", "")).lower().startswith("https:"),
+            waits,
+        )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header, which may be a number or a date."""
+    text = str(headers.get("retry-after", "")).strip()
+    if not text:
+        return None
+    try:
+        if text.isdigit():
+            return float(text[:9])
+        since = parsedate_to_datetime(str(headers.get("date", "")))
+        return max(0.0, (parsedate_to_datetime(text) - since).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+_ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
+    Answer.BUCKET_MISSING: (
+        BucketMissingError,
+        "has no such bucket",
+        "create the bucket, or check its name and the endpoint",
+    ),
+    Answer.DENIED: (
+        StoreDeniedError,
+        "denied access",
+        "check the credentials, their permissions for this bucket, and the clock",
+    ),
+    Answer.WRONG_REGION: (
+        StoreError,
+        "says that the bucket is in another region",
+        "set the bucket's region, in the configuration or as AWS_DEFAULT_REGION",
+    ),
+    Answer.PAGE_MISSING: (
+        StoreUnavailableError,
+        "answered 404 with a page of its own, which is not a store's NoSuchKey",
+        "check the endpoint, and what stands before the store: a proxy, a portal or an ingress",
+    ),
+    Answer.MOVED: (
+        StoreError,
+        "redirects to another address",
+        "check the endpoint; if the bucket is in another region, set AWS_DEFAULT_REGION to it",
+    ),
+    Answer.EXPIRED: (
+        StoreDeniedError,
+        "says that the session token has expired",
+        "get a new one (`aws sso login`, or a new AWS_SESSION_TOKEN), and try again",
+    ),
+    Answer.SKEWED: (
+        StoreDeniedError,
+        "says that this machine's clock is wrong",
+        "set the clock, best by NTP, and try again",
+    ),
+    Answer.ARCHIVED: (
+        StoreError,
+        "has archived this object, so it cannot be read at once",
+        "restore it (`aws s3api restore-object`), and take the lifecycle rule away that moved it",
+    ),
+    Answer.THROTTLED: (
+        StoreUnavailableError,
+        "is throttling requests",
+        "try again later, or ask for a higher limit",
+    ),
+    Answer.UNSUPPORTED: (
+        StoreError,
+        "does not know this kind of request",
+        "use a store that does as Amazon S3 does",
+    ),
+    Answer.UNAVAILABLE: (
+        StoreUnavailableError,
+        "is not available",
+        "try again later",
+    ),
+    Answer.REFUSED: (
+        StoreError,
+        "refused the request",
+        "check that the endpoint is an S3 service",
+    ),
+}
+
+
+def _answer_for(verb: Verb, answer: Answer) -> Answer:
+    """Read an answer in the light of what was asked.
+
+    Only reads know absent objects: for the others, NoSuchKey means nothing. The outcomes of
+    create-only writes mean nothing for the rest.
+    """
+    if answer is Answer.OBJECT_MISSING and verb not in {"get", "get_range"}:
+        return Answer.REFUSED
+    if answer is Answer.RACING:
+        return Answer.UNAVAILABLE
+    if answer in {Answer.EXISTS, Answer.BEYOND_END, Answer.UPLOAD_MISSING}:
+        return Answer.REFUSED
+    return answer
+
+
+def _unknown(
+    message: str, retry_after_seconds: float | None = None, *, first: str = ""
+) -> CommitOutcomeUnknownError:
+    error = CommitOutcomeUnknownError(
+        f"{message}; it may have landed or not",
+        next_step=f"{first}push again: the record of this push is kept and settled first",
+    )
+    error.retry_after_seconds = retry_after_seconds
+    return error
+
+
+def unproven_error(store: str, status: int, verb: Verb, key: str) -> GraftError:
+    """Return the declared error for an answer that says a write was done, and does not prove it."""
+    message = (
+        f"{store} ({verb} of {key!r}: HTTP {status}) answered without the ETag of what was written"
+    )
+    if verb == "put_if_absent":
+        error = _unknown(message)
+        error.was_answered = True
+        return error
+    return StoreUnavailableError(
+        message,
+        next_step="check the endpoint, and what stands before the store: a proxy, a portal or an "
+        "ingress",
+    )
+
+
+def answer_error(store: str, reply: Reply, verb: Verb, key: str) -> GraftError:
+    """Return the declared error for an error answer of a store, which `store` describes."""
+    answer = _answer_for(verb, reply.answer)
+    where = f"{store} ({verb} of {key!r}: {reply.shown})"
+    if answer is Answer.OBJECT_MISSING:
+        return ObjectMissingError(key)
+    unknown = _claim_error(where, answer, reply) if verb == "put_if_absent" else None
+    if unknown is not None:
+        return unknown
+    kind, what, step = _ERROR_OF_ANSWER[answer]
+    if answer is Answer.DENIED and verb in {"get", "get_range"}:
+        step = (
+            "check the credentials and the permission s3:GetObject; without"
+            " s3:ListBucket, S3 answers this for absent objects too, so grant both"
+        )
+    elif answer is Answer.WRONG_REGION and reply.region:
+        step = f"set the region {reply.region}, in the configuration or as AWS_DEFAULT_REGION"
+    elif answer is Answer.MOVED and reply.wants_https:
+        what, step = "redirects to https", "write the endpoint with https:// in front"
+    elif answer is Answer.THROTTLED and reply.retry_after_seconds:
+        what = f"{what}, and asks to be left alone for {reply.retry_after_seconds:g} seconds"
+    error = kind(f"{where} {what}", next_step=step)
+    if isinstance(error, StoreUnavailableError) and answer is Answer.THROTTLED:
+        error.retry_after_seconds = reply.retry_after_seconds or 0.0
+    return error
+
+
+def _claim_error(where: str, answer: Answer, reply: Reply) -> GraftError | None:
+    """Return the error of a claim whose answer proves nothing, or tells of an unsafe store."""
+    if answer in {Answer.UNAVAILABLE, Answer.THROTTLED}:
+        waits = (reply.retry_after_seconds or 0.0) if answer is Answer.THROTTLED else None
+        return _unknown(f"{where} failed while it handled a claim", waits)
+    if answer is Answer.MOVED and reply.wants_https:
+        first = "write the endpoint with https:// in front, and "
+        return _unknown(f"{where} redirects a claim to https", first=first)
+    if not (reply.is_of_a_store or answer is Answer.WRONG_REGION):
+        first = "check the endpoint, and what stands before the store, and "
+        return _unknown(f"{where} answered a claim with a page of its own", first=first)
+    if answer is Answer.UNSUPPORTED:
+        return UnsafeStoreError(
+            f"{where} knows no create-only writes, so pushing to it could lose commits",
+            next_step="use a store that honours 'If-None-Match: *' (Amazon S3 does)",
+        )
+    return None
+
+
+def failure_error(
+    store: str, error: Exception, failure: Failure, verb: Verb, key: str
+) -> GraftError:
+    """Return the declared error for a request to a store that has no answer."""
+    where = f"{store} ({verb} of {key!r}: {type(error).__name__})"
+    if failure is Failure.DENIED:
+        return StoreDeniedError(
+            f"{where} cannot be used without credentials",
+            next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        )
+    if failure is Failure.CERTIFICATE:
+        return StoreUnavailableError(
+            f"{where} has a certificate that is not trusted here, so nothing was sent",
+            next_step="name its CA's file in AWS_CA_BUNDLE, or correct the endpoint's host name or "
+            "this machine's clock",
+        )
+    if failure is Failure.NOT_SENT:
+        return StoreUnavailableError(
+            f"{where} cannot be reached", next_step="check the endpoint and the network"
+        )
+    if failure is Failure.WRONG_CALL:
+        return UsageError(f"{where} cannot be asked this", next_step="check the bucket's name")
+    if verb == "put_if_absent":
+        return _unknown(f"{where} did not answer a claim")
+    is_late = failure is Failure.TIMED_OUT
+    unanswered = StoreUnavailableError(
+        f"{where} did not answer in full{' in time' if is_late else ''}",
+        next_step="check the network; if it is only slow, raise remote.read_timeout and"
+        " remote.total_timeout"
+        if is_late
+        else LOST_NEXT_STEP,
+    )
+    unanswered.was_late = is_late
+    return unanswered

@@ -1,0 +1,152 @@
+"""Calls of boto3: carried out, timed, translated, and repeated where that is safe.
+
+An attempt is one request. boto3 itself repeats nothing, so that each attempt is counted here, its
+exchange is known, and a lost answer is seen as lost. What is repeated is what the store did not
+answer, failed at, or throttled; throttling is waited out for as long as the verb has time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from graft_vfs.errors import StoreUnavailableError
+from graft_vfs.store.base import StoreCounters, Verb
+from graft_vfs.store.s3.answers import (
+    Failure,
+    Reply,
+    answer_error,
+    classify_failure,
+    failure_error,
+)
+from graft_vfs.store.s3.exchange import (
+    Budget,
+    Clock,
+    Exchange,
+    Group,
+    InterruptedExchangeError,
+    Limits,
+    carried_out,
+)
+
+_log = logging.getLogger("graft_vfs.store.s3")
+
+_PAUSE_SECONDS = 0.1
+_THROTTLED_PAUSE_SECONDS = 1.0
+_THROTTLED_PAUSE_SECONDS_MAX = 8.0
+
+T = TypeVar("T")
+
+
+class Caller:
+    """Carries out the attempts of one store. Owner: the store. Thread rule: any thread."""
+
+    def __init__(
+        self,
+        store: str,
+        limits: Limits,
+        counters: StoreCounters,
+        *,
+        attempts_max: int,
+        clock: Clock,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.limits = limits
+        self.clock = clock
+        self._store = store
+        self._counters = counters
+        self._attempts_max = attempts_max
+        self._jitter = jitter
+
+    def once(self, verb: Verb, key: str, attempt: Callable[[], T]) -> T:
+        """Carry out one attempt; raises the declared error for what boto3 raises."""
+        exchange = Exchange(self.limits, self._budget())
+        with carried_out(exchange), self._translated(verb, key, exchange):
+            return attempt()
+
+    def repeat(
+        self,
+        verb: Verb,
+        key: str,
+        attempt: Callable[[], T],
+        *,
+        group: Group | None = None,
+        budget: Budget | None = None,
+    ) -> T:
+        """Carry out attempts until one is answered; `group` can end them from another thread."""
+        budget = budget or self._budget()
+        for number in itertools.count(1):
+            exchange = Exchange(self.limits, budget)
+            try:
+                with (
+                    carried_out(exchange),
+                    group.joined(exchange) if group is not None else contextlib.nullcontext(),
+                    self._translated(verb, key, exchange),
+                ):
+                    return attempt()
+            except StoreUnavailableError as error:
+                pause = self._pause_before(number + 1, error, budget)
+                if pause is None or (group is not None and group.cancelled.is_set()):
+                    raise
+                _log.debug("%s of %r again in %.1f s: %s", verb, key, pause, error)
+            self.clock.pause(pause, group.cancelled if group is not None else None)
+            self._counters.add_retry()
+        raise AssertionError  # pragma: no cover - the loop has no end of its own
+
+    def _budget(self) -> Budget:
+        return Budget(self.clock, self.limits.total_seconds)
+
+    def _pause_before(
+        self, number: int, error: StoreUnavailableError, budget: Budget
+    ) -> float | None:
+        """Return how long to wait before attempt `number`, None to give up.
+
+        Throttling is waited out, whatever the number of attempts, with half of each pause random;
+        what is silent for long is not asked again when the verb's time is over.
+        """
+        failures = number - 1
+        share = 0.5 + self._jitter() / 2
+        if error.retry_after_seconds is not None:
+            longest = min(
+                _THROTTLED_PAUSE_SECONDS * 2.0 ** (failures - 1), _THROTTLED_PAUSE_SECONDS_MAX
+            )
+            pause = max(error.retry_after_seconds, longest * share)
+            return pause if budget.allows(pause) else None
+        pause = _PAUSE_SECONDS * 2.0 ** (failures - 1) * share
+        if number > self._attempts_max:
+            return None
+        return pause if budget.allows(pause) or not error.was_late else None
+
+    @contextlib.contextmanager
+    def _translated(self, verb: Verb, key: str, exchange: Exchange) -> Iterator[None]:
+        """Raise the declared error for any of boto3's inside the block."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from botocore.parsers import ResponseParserError  # noqa: PLC0415
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+        try:
+            yield
+        except ClientError as error:
+            reply = Reply.of(error.response)
+            _log.debug("%s of %r: %s", verb, key, reply.shown)
+            # The cause is cut off: its text is the server's.
+            raise answer_error(self._store, reply, verb, key) from None
+        except (
+            BotoCoreError,
+            ResponseParserError,
+            HTTPError,
+            ValueError,
+            TimeoutError,
+            InterruptedExchangeError,
+        ) as error:
+            # A ValueError is boto3's too: headers that are no dates or numbers, such as cut ones.
+            _log.debug("%s of %r: %s", verb, key, type(error).__name__)
+            failure = classify_failure(error, is_unsent=exchange.is_provably_unsent)
+            # So is that of a program that supplies credentials and may print them.
+            is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
+            cause = None if is_foreign else error
+            raise failure_error(self._store, error, failure, verb, key) from cause

@@ -1,0 +1,75 @@
+"""Naming: the ref by which people clone a log, made when the log gets its first commit.
+
+A ref is a convenience: a log is whole without it, and is cloned by its id then. So a ref that
+cannot be made is a warning of the push and never keeps it from being settled. If nothing tells how
+the attempt ended, the volume remembers that its log wants a name, and each push tries again.
+
+Crash here: before the push is settled its record makes the next sync name the log; after that, the
+file `unnamed` in the volume's directory does.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    DamageError,
+    StoreError,
+    StoreUnavailableError,
+)
+from graft_vfs.ids import LogId
+from graft_vfs.local.files import storage_errors
+from graft_vfs.remote_log import create_ref
+from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
+
+_MARK_NAME = "unnamed"
+
+
+def name_log(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
+    """Create the ref of a log; returns why that could not be, or None.
+
+    One request, two if the ref exists. Raises no StoreError.
+    """
+    mark = _mark(volume)
+    try:
+        winner = create_ref(logs.store, name, log)
+    except (CommitOutcomeUnknownError, StoreUnavailableError) as error:
+        with storage_errors(mark):
+            mark.touch()
+        return _warned(
+            f"log {log} has no ref {name!r} yet, the next push tries again: {error.message}"
+        )
+    except (StoreError, DamageError) as error:
+        _forget(mark)
+        return _warned(f"log {log} gets no ref {name!r} and is cloned by its id: {error.message}")
+    _forget(mark)
+    if winner != log:
+        return _warned(
+            f"ref {name!r} names log {winner} already, so that this volume's log {log} has no ref; "
+            "clone it by its id"
+        )
+    return None
+
+
+def name_log_later(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
+    """Create the ref that an earlier push could not; no request if there is none to be made."""
+    return name_log(volume, logs, log, name) if _mark(volume).exists() else None
+
+
+def _mark(volume: Volume) -> Path:
+    return volume.directory / _MARK_NAME
+
+
+def _forget(mark: Path) -> None:
+    with storage_errors(mark):
+        mark.unlink(missing_ok=True)
+
+
+def _warned(text: str) -> str:
+    _logger.warning("%s", text)
+    return text
