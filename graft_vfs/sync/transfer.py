@@ -11,8 +11,9 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 from graft_vfs.errors import AlreadyExistsError, UsageError
-from graft_vfs.local.files import fsync_directory, storage_errors
+from graft_vfs.local.files import storage_errors
 from graft_vfs.pages import lock_page
+from graft_vfs.plain.publish import publish
 from graft_vfs.plain.source import PlainSource, reading
 from graft_vfs.reports import Progress, pages_text, size_text
 from graft_vfs.volume.snapshot import Snapshot
@@ -48,10 +49,11 @@ def export_snapshot(
     Pages that are not here are fetched. Raises AlreadyExistsError if the file exists.
     """
     path = path.absolute()
-    if path.exists():
-        raise AlreadyExistsError(f"{path} exists already", next_step="choose another name")
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
+    # Of a length that does not depend on the name, which may be as long as a name can be.
+    temporary = path.with_name(f".graft-{secrets.token_hex(8)}.part")
     with storage_errors(path):
+        if path.exists():
+            raise _exists(path)
         file = temporary.open("xb")
     try:
         with storage_errors(path), file:
@@ -64,12 +66,17 @@ def export_snapshot(
             file.flush()
             os.fsync(file.fileno())
         with storage_errors(path):
-            # Linking, unlike renaming, never replaces a file that came in between.
-            os.link(temporary, path)
-            fsync_directory(path.parent)
+            try:
+                publish(temporary, path)
+            except FileExistsError as error:
+                raise _exists(path) from error
     finally:
         temporary.unlink(missing_ok=True)
     return Transferred(str(path), snapshot.page_count, snapshot.page_size, "Exported to")
+
+
+def _exists(path: Path) -> AlreadyExistsError:
+    return AlreadyExistsError(f"{path} exists already", next_step="choose another name")
 
 
 def import_file(volume: Volume, path: Path, *, progress: Progress | None = None) -> Transferred:
