@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,8 +54,10 @@ from graft_vfs.reports import (
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import adopt as adopting
 from graft_vfs.sync import clone as cloning
+from graft_vfs.sync import collect as collecting
 from graft_vfs.sync import diff as comparing
 from graft_vfs.sync import history, transfer
+from graft_vfs.sync.collect import CollectedVolume
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
 from graft_vfs.sync.push import Author, Pushed, push
@@ -600,6 +602,16 @@ class Graft:
         self.catalog.delete_tag(tag)
         _logger.info("tag %r: removed", tag)
 
+    def collect_local(
+        self, *, dry_run: bool = False, force: Collection[VolumeId] = ()
+    ) -> list[CollectedVolume]:
+        """Remove volumes that no tag names and that hold nothing unpushed. No request.
+
+        Volumes named by `force` go in any case, unless a process has them open. With `dry_run`
+        nothing is removed. Raises UsageError if a tag names one of them.
+        """
+        return collecting.collect(self.catalog, self._volumes, dry_run=dry_run, force=force)
+
     # Sync -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -724,13 +736,29 @@ class Graft:
     ) -> transfer.Transferred:
         """Make a volume's first commit from a plain SQLite file, with what its WAL holds.
 
-        No request. Raises UsageError if the file is no database or the volume has commits,
-        DamageError if the file is not sound, BusyError if somebody writes to it.
+        A tag that is new names the volume when all is in it; a failure leaves no volume. No
+        request. Raises UsageError if the file is no database or the volume has commits, DamageError
+        if the file is not sound, BusyError if another program writes to it, AlreadyExistsError if
+        another process made the tag meanwhile.
         """
-        if volume is None and not path.is_file():
+        if volume is None and self.catalog.tag_volume(tag) is not None:
+            volume = self.open(tag)
+        if volume is not None:
+            return transfer.import_file(volume, path, progress=progress)
+        if not path.is_file():
             raise UsageError(f"there is no file {path}", next_step="check the path")
-        volume = volume or self.open(tag, create=True)
-        return transfer.import_file(volume, path, progress=progress)
+        check_tag(tag)
+        made = self._make(None, replace_tag=False)
+        try:
+            done = transfer.import_file(self._volumes.use(made), path, progress=progress)
+            self.catalog.add_tag(tag, made)
+        except BaseException:
+            # A volume without a tag, and with nothing in it that is not in the file.
+            self._volumes.let_go(made)
+            collecting.delete(self.catalog, self._volumes.directory / str(made), made)
+            raise
+        self.volume(made)  # From now on autosync has it.
+        return done
 
 
 def snapshot_text(snapshot: Snapshot) -> str:

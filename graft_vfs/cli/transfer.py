@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,7 +10,6 @@ from graft_vfs.cli.group import command
 from graft_vfs.cli.output import emit, json_option
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import opened, tag_argument
-from graft_vfs.engine import Graft
 
 _FILE = click.Path(path_type=Path)
 
@@ -24,7 +21,7 @@ _FILE = click.Path(path_type=Path)
 def import_(file: Path, tag: str, as_json: bool) -> None:
     """Copy a plain SQLite FILE into a new volume named TAG; the file stays as it is."""
     with opened() as engine:
-        with _new_tag_only_if_done(engine, tag), progress("Importing pages") as show:
+        with progress("Importing pages") as show:
             done = engine.import_(file, tag, progress=show)
         emit(done, as_json=as_json)
 
@@ -42,23 +39,6 @@ def export(tag: str, file: Path, as_json: bool) -> None:
         with progress("Exporting pages") as show:
             done = engine.export(tag, file, progress=show)
         emit(done, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _new_tag_only_if_done(engine: Graft, tag: str) -> Iterator[None]:
-    """Take a tag away that the block made, if the block then fails or is interrupted.
-
-    An empty database under the tag would look like one that was imported.
-    """
-    existed = engine.catalog.tag_volume(tag) is not None
-    done = False
-    try:
-        yield
-        done = True
-    finally:
-        made = None if existed or done else engine.catalog.tag_volume(tag)
-        if made is not None and not engine.volume(made).begin().page_count:
-            engine.remove_tag(tag)
 
 
 COMMANDS: tuple[click.Command, ...] = (import_, export)

@@ -9,7 +9,7 @@ import click
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option, with_commands
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
-from graft_vfs.errors import NotFoundError
+from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
 
 
@@ -159,6 +159,36 @@ def dump_header(tag: str, as_json: bool) -> None:
             echo(engine.dump_header(volume))
 
 
+@command("gc", "graft gc --local --dry-run", "graft gc --local")
+@click.option("--local", "is_local", is_flag=True, help="Remove volumes of this machine.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option(
+    "--force",
+    "forced",
+    multiple=True,
+    metavar="VOLUME",
+    help="Remove this volume, although it holds unpushed commits or cannot be read.",
+)
+@json_option
+def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) -> None:
+    """Remove the volumes that no tag names.
+
+    One that a process has open, that holds commits which were never pushed, or that cannot be read,
+    is kept, and the reason is given. Nothing on the remote is removed.
+    """
+    if not is_local:
+        raise UsageError(
+            "this version removes nothing from the remote",
+            next_step="use `graft gc --local` for volumes on this machine",
+        )
+    with opened() as engine:
+        force = [VolumeId.parse(text) for text in forced]
+        found = engine.collect_local(dry_run=dry_run, force=force)
+        emit(found, as_json=as_json)
+        if not found and not as_json:
+            echo("A tag names each volume; there is nothing to remove.")
+
+
 COMMANDS: tuple[click.Command, ...] = (
     new,
     init,
@@ -171,4 +201,5 @@ COMMANDS: tuple[click.Command, ...] = (
     info,
     snapshot,
     dump_header,
+    gc,
 )

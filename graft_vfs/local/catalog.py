@@ -84,8 +84,25 @@ class Catalog:
         return id_of(VolumeId, rows[0][0]) if rows else None
 
     def set_tag(self, tag: str, volume: VolumeId) -> None:
-        """Point a tag at a volume, whatever it named before."""
-        self._file.write("INSERT OR REPLACE INTO tags VALUES(?, ?)", tag, volume.raw)
+        """Point a tag at a volume, whatever it named before; raises NotFoundError."""
+        with self._file.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO tags SELECT ?1, id FROM volumes WHERE id = ?2",
+                (tag, volume.raw),
+            )
+            if not connection.changes():
+                raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+
+    def add_tag(self, tag: str, volume: VolumeId) -> None:
+        """Point a new tag at a volume; raises AlreadyExistsError if it names another."""
+        with self._file.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO tags VALUES(?, ?)", (tag, volume.raw))
+            named = self.tag_volume(tag)
+        if named != volume:
+            raise AlreadyExistsError(
+                f"tag {tag!r} exists already and names volume {named}",
+                next_step="choose another tag",
+            )
 
     def delete_tag(self, tag: str) -> None:
         """Remove a tag; its volume stays. Raises NotFoundError."""
@@ -148,6 +165,24 @@ class Catalog:
             raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
         row = rows[0]
         return volume_row(row[:10]), branch_row(row[10:])
+
+    def delete_volume(self, volume: VolumeId) -> bool:
+        """Forget a volume, its branches and its push, unless a tag names it; returns if it went."""
+        with self._file.transaction() as connection:
+            if self.volume_tags(volume):
+                return False
+            for table, column in (
+                ("pending_pushes", "volume"),
+                ("branches", "volume"),
+                ("volumes", "id"),
+            ):
+                sql = f"DELETE FROM {table} WHERE {column} = ?"  # noqa: S608 - names of ours
+                connection.execute(sql, (volume.raw,))
+        return True
+
+    def set_remote(self, volume: VolumeId, log: LogId) -> None:
+        """Have a volume push to another log; for one without commits."""
+        self._file.write("UPDATE volumes SET remote = ? WHERE id = ?", log.raw, volume.raw)
 
     def announce_epoch(self, volume: VolumeId, announce: Callable[[int], None]) -> None:
         """Call `announce` with the volume's epoch while nobody can switch its branch."""

@@ -109,6 +109,22 @@ class OpenVolumes:
         with self._lock:
             return volume_id in self._open
 
+    def keep_no_longer(self, volume_id: VolumeId) -> None:
+        """Close a volume now if nobody uses it, and otherwise with its last use."""
+        with self._lock:
+            volume = self._kept.pop(volume_id, None)
+            if volume is not None:
+                volume.sync()
+
+    def let_go(self, volume_id: VolumeId) -> None:
+        """Close a volume that nobody uses any more, so that it can be removed."""
+        with self._lock:
+            self._kept.pop(volume_id, None)
+            volume = self._open.pop(volume_id, None)
+            self._commit_counts.pop(volume_id, None)
+            if volume is not None:
+                volume.close()
+
     def all(self) -> list[Volume]:
         """Return the volumes that are open now, by id."""
         with self._lock:

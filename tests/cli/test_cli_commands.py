@@ -40,6 +40,7 @@ def test_the_commands_are_those_of_the_design():
         *("dump-commit", "dump-header", "export", "fetch", "fork", "hydrate", "import", "info"),
         *("init", "log", "new", "pull", "push", "remote", "remote ls", "rm", "shell", "show"),
         *("snapshot", "status", "switch", "tags", "volumes"),
+        "gc",
     }
 
 
@@ -145,6 +146,26 @@ def test_rm_keeps_the_volume_and_switch_names_it_again(cli):
     cli.fails(2, "rm", "main")
     assert cli.json("switch", "again", volume)["volume"] == volume
     assert cli.sql("again", "SELECT x FROM t") == [(7,)]
+
+
+def test_gc_removes_what_no_tag_names_and_says_why_something_stays(cli):
+    assert "nothing to remove" in cli.ok("gc", "--local")
+    assert cli.json("gc", "--local") == []
+    empty = cli.json("new", "main")["volume"]
+    cli.ok("rm", "main")
+    full = cli.json("new", "main")["volume"]
+    cli.sql("main", "CREATE TABLE t(x)")
+    cli.fails(2, "gc", "--local", "--force", full)
+    cli.ok("rm", "main")
+    assert f"Would remove volume {empty}" in cli.ok("gc", "--local", "--dry-run")
+    text = cli.ok("gc", "--local")
+    assert f"Removed volume {empty}" in text
+    assert f"Kept volume {full}: it holds 1 commit never pushed." in text
+    (row,) = cli.json("gc", "--local", "--force", full)
+    assert (row["volume"], row["removed"], row["kept_because"]) == (full, True, None)
+    assert cli.json("volumes") == []
+    assert "removes nothing from the remote" in cli.fails(2, "gc")
+    cli.fails(2, "gc", "--local", "--force", "not-an-id")
 
 
 def test_status_ahead_up_to_date_and_behind(pushed):

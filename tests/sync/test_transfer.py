@@ -74,9 +74,10 @@ def state(path: Path) -> tuple[str, int, int]:
 
 
 def leftovers(replica: Replica) -> list[str]:
-    """Files of a volume's directory that are not its log, head and lock."""
+    """Files of a volume's directory that are not its log, head, lock and description."""
     directory = replica.engine.open("main").directory
-    return [path.name for path in directory.iterdir() if path.suffix not in {".log", ".lock", ""}]
+    known = {".log", ".lock", ".json", ""}
+    return [path.name for path in directory.iterdir() if path.suffix not in known]
 
 
 KINDS = {
@@ -293,8 +294,8 @@ def test_a_file_that_is_no_sound_database_is_refused_and_leaves_nothing(
     assert caught.value.next_step
     assert "source.db" in str(caught.value)
     assert state(source) == before
-    assert replica.engine.open("main").begin().page_count == 0
-    assert leftovers(replica) == []
+    assert (replica.engine.tags(), replica.engine.volumes()) == ([], [])
+    assert list((replica.engine.config.data_dir / "volumes").iterdir()) == []
     good = make(tmp_path / "good.db")
     replica.engine.import_(good, "main")
     assert dump(replica.connect()) == stock_dump(good)
@@ -338,6 +339,40 @@ def test_an_import_that_fails_half_way_leaves_nothing(replicas, tmp_path, pages)
     assert rows(connection, "SELECT count(*) FROM t") == [(pages,)]
     again = replicas()
     assert rows(again.connect(), "SELECT count(*) FROM t") == [(pages,)]
+
+
+def test_a_failed_import_into_a_tag_that_exists_leaves_the_tag(replicas, tmp_path) -> None:
+    replica = replicas()
+    replica.engine.new("main")
+    with pytest.raises(DamageError):
+        replica.engine.import_(garbage(tmp_path / "source.db"), "main")
+    assert replica.engine.open("main").begin().page_count == 0
+    assert leftovers(replica) == []
+
+
+def test_a_tag_that_another_process_makes_meanwhile_is_not_taken(replicas, tmp_path) -> None:
+    replica = replicas()
+    source = make(tmp_path / "source.db", rows_count=3000)
+
+    def make_tag(*_: object) -> None:
+        if not replica.engine.tags():
+            replica.engine.new("main")
+
+    with pytest.raises(AlreadyExistsError, match="tag 'main' exists already"):
+        replica.engine.import_(source, "main", progress=make_tag)
+    assert len(replica.engine.volumes()) == 1
+    assert replica.engine.open("main").begin().page_count == 0
+
+
+def test_ctrl_c_during_an_import_leaves_nothing(replicas, tmp_path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    replica = replicas()
+    source = make(tmp_path / "source.db", rows_count=3000)
+    with pytest.raises(KeyboardInterrupt):
+        replica.engine.import_(source, "main", progress=interrupt)
+    assert (replica.engine.tags(), replica.engine.volumes()) == ([], [])
 
 
 # Export -----------------------------------------------------------------------------------------
