@@ -16,7 +16,7 @@ import apsw
 from graft_vfs.engine import Graft
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.pages import is_lsn_text
-from graft_vfs.vfs import pragmas
+from graft_vfs.vfs import names, pragmas
 from graft_vfs.vfs.journal import Journal, SuperJournal
 from graft_vfs.vfs.sqlite_errors import to_sqlite
 from graft_vfs.vfs.volume_file import VolumeFile
@@ -36,6 +36,7 @@ class FileSystem(apsw.VFS):
 
     def __init__(self, engine: Graft, *, name: str = "graft", make_default: bool = False) -> None:
         self.engine = engine
+        self.name = name
         # Changed by single calls of set and never under a lock: the garbage collector may close a
         # connection in the middle of any call here, in the same thread.
         self._files: set[VolumeFile] = set()
@@ -72,16 +73,25 @@ class FileSystem(apsw.VFS):
         """Open a volume, a journal, or a temporary file of the built-in VFS."""
         if name is not None:
             if isinstance(name, apsw.URIFilename):
-                return self.open_named(name.filename(), flags, name.uri_parameter)
-            return self.open_named(name, flags, lambda _: None)
+                return self.open_named(name.filename(), flags, name.uri_parameter, self._is_default)
+            return self.open_named(name, flags, lambda _: None, self._is_default)
         return apsw.VFSFile(BUILTIN_VFS, name, flags)
 
     def open_named(
-        self, name: str, flags: list[int], uri_parameter: Callable[[str], str | None]
+        self,
+        name: str,
+        flags: list[int],
+        uri_parameter: Callable[[str], str | None],
+        is_default: Callable[[], bool],
     ) -> VolumeFile | Journal | SuperJournal:
-        """Open a volume or a journal; `flags` are SQLite's: asked for, and in the end given."""
+        """Open a volume or a journal; `flags` are SQLite's: asked for, and in the end given.
+
+        `is_default` tells whether this is the default VFS of the library that asks.
+        """
         if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             try:
+                if flags[0] & apsw.SQLITE_OPEN_CREATE and uri_parameter("vfs") is None:
+                    self._refuse_path(name, is_default)
                 return self._open_volume(name, flags, uri_parameter)
             except GraftError as error:
                 raise to_sqlite(error, at_open=True) from error
@@ -90,6 +100,14 @@ class FileSystem(apsw.VFS):
         if flags[0] & apsw.SQLITE_OPEN_SUPER_JOURNAL:
             return SuperJournal(_is_journal_of_a_volume)
         raise apsw.CantOpenError(f"a volume has no file {name!r}, such as a WAL")
+
+    def _is_default(self) -> bool:
+        return apsw.vfs_names()[0] == self.name
+
+    def _refuse_path(self, name: str, is_default: Callable[[], bool]) -> None:
+        """Refuse a name without `vfs=` that would make a volume where a file is meant."""
+        if not is_default() and self.engine.catalog.tag_volume(name) is None:
+            names.refuse_path(name, self.name, BUILTIN_VFS)
 
     def _open_volume(
         self, tag: str, flags: list[int], uri_parameter: Callable[[str], str | None]

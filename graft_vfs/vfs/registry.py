@@ -17,6 +17,7 @@ from graft_vfs.errors import ForkedProcessError
 from graft_vfs.tags import check_tag
 from graft_vfs.vfs import snapshots
 from graft_vfs.vfs.file_system import FileSystem
+from graft_vfs.vfs.names import uri_of
 from graft_vfs.vfs.volume_file import VolumeFile
 
 if TYPE_CHECKING:
@@ -121,8 +122,9 @@ def connect(name: str, **arguments: Any) -> apsw.Connection:
         if "vfs=" not in name:
             arguments.setdefault("vfs", VFS_NAME)
     else:
-        arguments.setdefault("vfs", VFS_NAME)
         check_tag(name)
+        if arguments.setdefault("vfs", VFS_NAME) == VFS_NAME:
+            name = uri(name)  # Which says that the name is for a volume, whatever it looks like.
     return apsw.Connection(name, flags=flags, **arguments)
 
 
@@ -130,7 +132,7 @@ def uri(tag: str, **parameters: str) -> str:
     """Return the URI that opens a tag with URI parameters, such as `lsn` or `remote`."""
     check_tag(tag)
     query = "".join(f"&{key}={quote(value, safe='')}" for key, value in parameters.items())
-    return f"file:{quote(tag, safe='/')}?vfs={VFS_NAME}{query}"
+    return f"{uri_of(tag, VFS_NAME)}{query}"
 
 
 def _set_up(connection: apsw.Connection) -> None:

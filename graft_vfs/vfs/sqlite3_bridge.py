@@ -245,12 +245,18 @@ class Bridge:
             return int(self._builtin.xOpen(builtin, name, file, flags, given))
         both = [flags, flags]
         self._files[file] = self._file_system().open_named(
-            _text(_ffi.cast("char *", name)), both, lambda key: self._uri_parameter(name, key)
+            _text(_ffi.cast("char *", name)),
+            both,
+            lambda key: self._uri_parameter(name, key),
+            self._is_default,
         )
         opened.pMethods = self._methods
         if given:
             _ffi.cast("int *", given)[0] = both[1]
         return _OK
+
+    def _is_default(self) -> bool:
+        return bool(self.library.sqlite3_vfs_find(_ffi.NULL) == self._vfs)
 
     def _uri_parameter(self, name: int, key: str) -> str | None:
         found = self.library.sqlite3_uri_parameter(name, key.encode())

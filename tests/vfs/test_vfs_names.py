@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 
 import apsw
 import pytest
@@ -15,6 +16,7 @@ TAGS = [
     "main",
     "a b",
     "/srv/app/../x.db",
+    "//srv/x.db",
     "../../etc/passwd",
     "ünï/☃",
     "x-journal",
@@ -245,3 +247,74 @@ def test_a_connection_keeps_its_engine_when_another_is_registered(config, tmp_pa
     for connection in (first, second):
         connection.close()
     engine.close()
+
+
+# Names that look like files ----------------------------------------------------------------------
+
+PATHS = ["/backups/x.db", "./x", "../x", "~/x", "backup.db", "a/b.SQLite3", "here"]
+STATEMENTS = ["ATTACH ? AS other", "VACUUM INTO ?"]
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A working directory with one plain file, named `here`."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    plain = stock("here")
+    plain.execute("CREATE TABLE plain(x)")
+    plain.close()
+    return tmp_path / "work"
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_a_statement_makes_no_volume_where_a_file_is_meant(engine, connect, statement, path):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    with pytest.raises(apsw.CantOpenError, match=r"looks like a file.*vfs=unix.*vfs=graft"):
+        connection.execute(statement, (path,))
+    assert [report.tag for report in engine.tags()] == ["main"]
+    connection.execute("INSERT INTO t VALUES(1)")
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_sqlite3_is_told_the_same(engine, work, caplog, statement):
+    graft_vfs.enable_sqlite3()
+    connection = sqlite3.connect("file:main?vfs=graft", uri=True, isolation_level=None)
+    connection.execute("CREATE TABLE t(x)")
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        connection.execute(statement, (str(work / "x.db"),))
+    assert "looks like a file" in caplog.text
+    assert [report.tag for report in engine.tags()] == ["main"]
+    connection.execute("VACUUM INTO ?", (f"file:{work}/x.db?vfs=unix",))
+    connection.close()
+    assert content(stock(work / "x.db"))["t"] == []
+
+
+def test_the_name_says_whether_a_file_or_a_volume_is_meant(engine, connect, work):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    connection.execute(f"VACUUM INTO 'file:{work}/x.db?vfs=unix'")
+    connection.execute(f"ATTACH 'file:{work}/here?vfs=unix' AS here; SELECT * FROM plain")
+    connection.execute(f"VACUUM INTO 'file:{work}/x.db?vfs=graft'")
+    assert (work / "x.db").exists()
+    assert [report.tag for report in engine.tags()] == [f"{work}/x.db", "main"]
+    # One that exists is opened under its plain name, too.
+    connection.execute("ATTACH ? AS copy", (f"{work}/x.db",))
+    assert rows(connection, "SELECT name FROM copy.sqlite_schema") == [("t",)]
+
+
+def test_a_uri_that_a_connection_does_not_read_is_no_tag(engine, work):
+    connection = apsw.Connection("main", vfs="graft")
+    for statement in STATEMENTS:
+        with pytest.raises(apsw.CantOpenError, match=r"is a URI.*SQLITE_OPEN_URI"):
+            connection.execute(statement, (f"file:{work}/x.db?vfs=unix",))
+    assert [report.tag for report in engine.tags()] == ["main"]
+
+
+def test_names_that_look_like_no_file_make_volumes_as_before(engine, connect):
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    connection.execute("ATTACH 'two' AS two; VACUUM INTO 'customers/42'")
+    assert [report.tag for report in engine.tags()] == ["customers/42", "main", "two"]
