@@ -31,6 +31,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import descriptor
 from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
@@ -56,7 +57,7 @@ from graft_vfs.sync import adopt as adopting
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import collect as collecting
 from graft_vfs.sync import diff as comparing
-from graft_vfs.sync import history, transfer
+from graft_vfs.sync import history, joining, transfer
 from graft_vfs.sync.collect import CollectedVolume
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
@@ -194,8 +195,10 @@ class Graft:
     def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
         """Return the volume of a tag; with `create` make it, as a clone of `remote` if given.
 
-        No request, or those of a clone. Raises NotFoundError if the tag is absent and `create` is
-        false.
+        A volume that exists without commits becomes a clone of `remote`, too. No request, or those
+        of a clone, or one for a ref that this machine does not know. Raises NotFoundError if the
+        tag is absent and `create` is false, AlreadyExistsError if its volume has commits on
+        another log than `remote`.
         """
         check_tag(tag)
         found = self.catalog.tag_volume(tag)
@@ -207,7 +210,10 @@ class Graft:
                 raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
             base = cloning.clone_base(self.logs, remote) if remote else None
             found = self._make(tag, replace_tag=False, base=base)
-        return self.volume(found)
+        volume = self.volume(found)
+        if remote:
+            joining.join(volume, self.logs, tag=tag, name=remote)
+        return volume
 
     def lost_volumes(self) -> list[LostVolume]:
         """Return the volumes that the catalog does not know, or knows as they were. No request."""
@@ -752,6 +758,9 @@ class Graft:
         try:
             done = transfer.import_file(self._volumes.use(made), path, progress=progress)
             self.catalog.add_tag(tag, made)
+            directory = self._volumes.directory / str(made)
+            # Again, now with its tag.
+            self.catalog.describe(made, lambda wanted: descriptor.write(directory, wanted))
         except BaseException:
             # A volume without a tag, and with nothing in it that is not in the file.
             self._volumes.let_go(made)

@@ -411,6 +411,31 @@ class Catalog:
         sql = "SELECT 1 FROM commits WHERE log = ?1 UNION SELECT 1 FROM volumes WHERE remote = ?1"
         return bool(self._file.rows(sql, log.raw))
 
+    # Refs -------------------------------------------------------------------------------------
+
+    def known_ref(self, store: str, name: str) -> LogId | None:
+        """Return the log that a ref of a store was seen to name; it never names another."""
+        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+            return None
+        rows = self._file.rows(
+            "SELECT log FROM known_refs WHERE store = ? AND name = ?", store, name
+        )
+        return id_of(LogId, rows[0][0]) if rows else None
+
+    def keep_ref(self, store: str, name: str, log: LogId) -> None:
+        """Remember a ref, if the catalog can be written; opening a tag asks for it only once."""
+        if not self._file.writable or self.known_ref(store, name) == log:
+            return
+        with self._file.transaction() as connection:
+            # Not in the schema, so that versions before this one read the catalog, too.
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS known_refs(store TEXT, name TEXT, log BLOB NOT NULL, "
+                "PRIMARY KEY(store, name)) STRICT, WITHOUT ROWID"
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO known_refs VALUES(?, ?, ?)", (store, name, log.raw)
+            )
+
     # Probes -----------------------------------------------------------------------------------
 
     def is_probed(self, store: str) -> bool:

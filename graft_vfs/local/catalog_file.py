@@ -125,6 +125,11 @@ class CatalogFile:
         with self.transaction() as connection:
             connection.execute(sql, bindings)
 
+    @property
+    def writable(self) -> bool:
+        """Whether the catalog, and so the data directory, can be written."""
+        return self._writable
+
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the data directory cannot be written."""
         if not self._writable:

@@ -118,6 +118,7 @@ def resolve_log(logs: Logs, name: str) -> LogId:
             f"the remote ({logs.store.describe()}) has no ref {name!r}",
             next_step="see `graft remote ls` for its refs",
         )
+    logs.catalog.keep_ref(logs.store.describe(), name, log)
     return log
 
 

@@ -1,0 +1,84 @@
+"""A tag that exists and is opened with `remote=`: what becomes of its volume.
+
+Without commits it becomes a clone: opening a tag before it was cloned makes an empty volume, and
+must not keep it empty for ever. With commits on the same log nothing happens, and on another log it
+is an error, because the caller would read and write another database than the one that it names.
+
+Crash here: an empty volume that pushes to the log, which the next open makes a clone.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from graft_vfs.errors import AlreadyExistsError, NoRemoteError, StoreError
+from graft_vfs.ids import LogId
+from graft_vfs.local import descriptor
+from graft_vfs.remote_log import read_ref
+from graft_vfs.sync.clone import clone_base
+from graft_vfs.sync.pull import move
+from graft_vfs.volume.logs import Logs
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
+
+
+def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
+    """Make an empty volume a clone of a ref or log id; refuse one that is on another log.
+
+    Requests: those of a clone for an empty volume; for another none, or one for a ref that this
+    machine does not know yet. Raises AlreadyExistsError for another log, and for an empty volume
+    NotFoundError, NoRemoteError, StoreError.
+    """
+    if _is_empty(volume, volume.begin()):
+        volume.catalog.require_writable()
+        log, newest = clone_base(logs, name)
+        with volume.writing() as snapshot:
+            if _is_empty(volume, snapshot):
+                volume.catalog.set_remote(volume.id, log)
+                # Ordering: the volume's own file names its log before its branch is on that.
+                volume.catalog.describe(
+                    volume.id, lambda wanted: descriptor.write(volume.directory, wanted)
+                )
+                move(volume, logs, log, newest)
+                _logger.info("tag %r: empty volume %s is a clone of %s now", tag, volume.id, log)
+                return
+    known = _known_log(logs, name, tag)
+    remote = volume.catalog.volume(volume.id).remote
+    if known is not None and known != remote:
+        raise AlreadyExistsError(
+            f"tag {tag!r} names volume {volume.id} on log {remote}, and not on log {known}, which "
+            f"remote={name} means",
+            next_step="open it without remote=, or choose another tag for that log",
+        )
+
+
+def _is_empty(volume: Volume, snapshot: Snapshot) -> bool:
+    """Return True if nothing was ever committed to the volume, here or before a clone."""
+    return (
+        not snapshot.page_count
+        and not snapshot.lsn
+        and not snapshot.branch.row.base
+        and volume.catalog.pending_push(volume.id) is None
+    )
+
+
+def _known_log(logs: Logs, name: str, tag: str) -> LogId | None:
+    """Return the log that a name means; None if there is no such ref, or nobody can say now.
+
+    A volume that exists opens without its remote, so a remote that does not answer is no error.
+    """
+    if LogId.looks_like(name):
+        return LogId.parse(name)
+    known = logs.catalog.known_ref(logs.store.describe(), name)
+    if known is not None:
+        return known
+    try:
+        log = read_ref(logs.store, name)
+    except (StoreError, NoRemoteError) as error:
+        _logger.warning("tag %r is opened without a look at ref %r: %s", tag, name, error)
+        return None
+    if log is not None:
+        logs.catalog.keep_ref(logs.store.describe(), name, log)
+    return log
