@@ -90,7 +90,7 @@ class FileSystem(apsw.VFS):
         """
         if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             try:
-                if flags[0] & apsw.SQLITE_OPEN_CREATE and uri_parameter("vfs") is None:
+                if uri_parameter("vfs") is None:
                     self._refuse_path(name, is_default)
                 return self._open_volume(name, flags, uri_parameter)
             except GraftError as error:
@@ -105,7 +105,7 @@ class FileSystem(apsw.VFS):
         return apsw.vfs_names()[0] == self.name
 
     def _refuse_path(self, name: str, is_default: Callable[[], bool]) -> None:
-        """Refuse a name without `vfs=` that would make a volume where a file is meant."""
+        """Refuse a name without `vfs=` and without a volume that is meant for a file."""
         if not is_default() and self.engine.catalog.tag_volume(name) is None:
             names.refuse_path(name, self.name, BUILTIN_VFS)
 
