@@ -3,7 +3,10 @@
 SQLite writes the old image of each page it is about to change to a journal and reads it back for
 ROLLBACK. Recovery never needs it here: an uncommitted transaction is not in the branch log. The
 body of a record equals the page in the transaction's snapshot, so a long journal drops the bodies
-and keeps 16 bytes a page, and a transaction of any size stays within memory.
+and keeps 16 bytes a page, and a transaction of any size stays within memory. Page 1 is the
+exception: its change counter in SQLite's cache may differ from the snapshot's (always with
+locking_mode=EXCLUSIVE), and a record whose checksum is wrong ends a rollback without an error. So
+the body of page 1 is kept as it was written.
 
 A journal is a run of writes, each behind the one before. The newest of them are kept as they come,
 because most transactions are small and this is the hot path; from time to time they are packed.
@@ -155,7 +158,7 @@ class Journal:
         if self._is_whole or not offset or self._page_bytes not in (0, length):
             return False
         page = int.from_bytes(self._packed[-_NUMBER_BYTES:], "big")
-        if page in (0, 0x4000_0000 // length + 1):
+        if page in (0, 1, 0x4000_0000 // length + 1):
             return False  # The lock page's number marks the name of a super-journal.
         self._page_bytes = length
         self._bodies.append(offset)

@@ -13,7 +13,7 @@ from graft_vfs.vfs import journal
 from graft_vfs.vfs.journal import Journal
 
 SIZE = 512
-PAGES = {number: number.to_bytes(4, "big") * (SIZE // 4) for number in range(1, 40)}
+PAGES = {number: number.to_bytes(4, "big") * (SIZE // 4) for number in range(1, 41)}
 HEADER = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7".ljust(SIZE, b"\0")
 
 
@@ -53,21 +53,30 @@ def test_records_read_back_as_they_were_written(records):
     both = Both()
     both.append([HEADER])
     for number in range(records):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     both.check()
     for number in (0, records // 2, records - 1):
         offset = SIZE + number * (SIZE + 8)
         assert both.journal.xRead(4, offset) == both.file[offset : offset + 4]
-        assert both.journal.xRead(SIZE, offset + 4) == PAGES[number % 39 + 1]
+        assert both.journal.xRead(SIZE, offset + 4) == PAGES[number % 39 + 2]
 
 
 def test_a_long_journal_keeps_no_page_bodies():
     both = Both()
     both.append([HEADER])
     for number in range(20_000):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     limit = journal._RECENT_MAX * SIZE + 20_000 * 8 + SIZE
     assert held_bytes(both.journal) <= limit
+    both.check()
+
+
+def test_page_1_reads_back_as_it_was_written_whatever_the_snapshot_holds():
+    # Its change counter in SQLite's cache may differ from the snapshot's.
+    both = Both({**PAGES, 1: bytes(SIZE)}.get)
+    both.append([HEADER])
+    for page in range(1, 40):
+        both.append(record(page))
     both.check()
 
 
@@ -75,7 +84,7 @@ def test_without_a_snapshot_to_read_from_bodies_are_kept():
     both = Both(None)
     both.append([HEADER])
     for number in range(500):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     both.check()
 
 
@@ -83,7 +92,7 @@ def test_the_name_of_a_super_journal_behind_a_gap_costs_no_bodies():
     both = Both()
     both.append([HEADER])
     for number in range(1000):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     both.journal.xFileSize()
     before = held_bytes(both.journal)
     at = -(-len(both.file) // SIZE) * SIZE
@@ -97,7 +106,7 @@ def test_an_overwritten_header_makes_the_journal_whole_until_it_is_cut():
     both = Both()
     both.append([HEADER])
     for number in range(500):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     both.journal.xFileSize()
     both.write(b"\0\0\1\xf4", 8)
     both.check()
@@ -106,7 +115,7 @@ def test_an_overwritten_header_makes_the_journal_whole_until_it_is_cut():
     both.check()
     both.append([HEADER])
     for number in range(1000):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     both.check()
     assert held_bytes(both.journal) < 1000 * 8 + 2 * SIZE
 
@@ -115,7 +124,7 @@ def test_a_write_at_the_begin_ends_the_journal_before():
     both = Both()
     both.append([HEADER])
     for number in range(300):
-        both.append(record(number % 39 + 1))
+        both.append(record(number % 39 + 2))
     both.write(bytes(28), 0)
     both.check()
 
@@ -206,7 +215,7 @@ def test_any_order_of_writes_and_reads_is_that_of_a_file(steps):
     for kind, number in steps:
         if kind == "records":
             for page in range(number):
-                both.append(record(page % 39 + 1))
+                both.append(record(page % 39 + 2))
         elif kind == "overwrite":
             both.write(b"over", min(number, len(both.file)))
         elif kind == "read":
