@@ -96,11 +96,14 @@ _LOG_HEADER = struct.Struct("<8sH6x16sQ24x")
 _CHUNK_HEADER = struct.Struct("<IHHQIIIIQQQ")
 _CHECKSUM = struct.Struct("<Q")
 _CHUNK_HEADER_BYTES = 56
+CHUNK_HEAD_BYTES = 64
+"""What a chunk takes besides its images and their page indexes."""
 _ZERO_STEP_MIN_BYTES = 64 << 10
 _ZERO_STEP_MAX_BYTES = 1 << 20
 _ZERO_SKIP_BYTES = 256 << 10
 _ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
-_JOINED_PAGES_MAX = 64
+SMALL_PAGES_MAX = 64
+"""A chunk of up to so many pages is written at once, into space that was zeroed ahead."""
 _READ_BYTES = 4096
 _READ_STEP_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
@@ -108,6 +111,7 @@ SYNC_INTERVAL_BYTES = 64 << 20
 
 assert _LOG_HEADER.size == LOG_HEADER_BYTES
 assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
+assert _CHUNK_HEADER_BYTES + _CHECKSUM.size == CHUNK_HEAD_BYTES
 
 
 def _checksum_of(images: Sequence[bytes]) -> int:
@@ -195,6 +199,7 @@ class BranchLog:
                 self._maps_writes = writable and maps and mapped_writes_are_safe(path)
                 # How long it was when this process last extended it or looked.
                 self.capacity = os.fstat(self._file).st_size
+            # What is below this offset and past the tail was zeroed by this process.
             self._zeroed = 0
             self.durable = 0  # What is below this offset was synced by this process.
             self.view: View = memoryview(b"") if maps else FileView(self._file, path)
@@ -413,7 +418,7 @@ class BranchLog:
         which the chunk may stand there in part: the next append at `position` overwrites it.
         """
         count = len(pages)
-        is_small = count <= _JOINED_PAGES_MAX
+        is_small = count <= SMALL_PAGES_MAX
         # The images of a large chunk are hashed and written where they are.
         body = b"" if not is_small else images[0] if count == 1 else b"".join(images)
         offset, previous = position
@@ -505,6 +510,17 @@ class BranchLog:
                 last = min(self.capacity, -(-needed // 4096) * 4096 + _zero_ahead(offset))
                 write_fully(self._file, _ZEROS[: last - first], first)
                 self._zeroed = last
+
+    def reserve(self, position: Position, pages: int, page_size: int) -> int:
+        """Make room for a small chunk of `pages` images at `position`, if there is none yet.
+
+        After that, writing such a chunk there needs no space on a file system that writes in place.
+        Returns how many bytes have room past it. Raises LocalStorageError.
+        """
+        after = position[0] + CHUNK_HEAD_BYTES + pages * (4 + page_size)
+        if after > self._zeroed:
+            self._make_room(position[0], after, zeroes=True)
+        return self._zeroed - after
 
     def is_longer_than_needed(self, end: int) -> bool:
         """Return True if `give_back` would cut the file."""

@@ -34,10 +34,16 @@ def storage_error(path: Path, error: OSError) -> LocalStorageError:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise LocalStorageError for any OSError inside the block."""
+    """Raise LocalStorageError for an OSError of the system inside the block.
+
+    One without an error number is not the system's: the handler of a signal may raise TimeoutError,
+    which is an OSError and says nothing about a disk.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno is None:
+            raise
         raise storage_error(path, error) from error
 
 

@@ -24,6 +24,8 @@ from graft_vfs.vfs.sqlite_errors import as_io_error
 
 _NUMBER_BYTES = 4
 _RECENT_MAX = 400
+_SUPER_JOURNAL_END_BYTES = 16
+"""What ends a journal that names a super-journal: its length, a checksum, a magic number."""
 
 
 class Journal:
@@ -36,12 +38,14 @@ class Journal:
     __slots__ = (
         "_bodies",
         "_counted",
+        "_is_played",
         "_is_whole",
         "_packed",
         "_packed_size",
         "_page_bytes",
         "_read_page",
         "_recent",
+        "playbacks",
     )
 
     def __init__(self, read_page: Callable[[int], bytes] | None) -> None:
@@ -53,6 +57,9 @@ class Journal:
         self._packed_size = 0
         self._bodies = array("Q")
         self._page_bytes = 0
+        self.playbacks = 0
+        """How many rollbacks of whole transactions read this journal."""
+        self._is_played = False
 
     def xWrite(self, data: bytes, offset: int) -> None:
         """Append to the journal; a write at 0 begins a new one."""
@@ -68,7 +75,7 @@ class Journal:
             self.xTruncate(0)
             self._recent.append((0, whole))
             return
-        self._recent, self._counted = [], 0
+        self._recent, self._counted, self._is_played = [], 0, False
         if self._packed_size:
             self._begin_packed()
 
@@ -80,6 +87,10 @@ class Journal:
         new = packed, len(packed), array("Q"), is_whole
         # All of it without a call in between, at which Ctrl-C could leave it half done.
         self._packed, self._packed_size, self._bodies, self._is_whole = new
+
+    def is_played_back(self) -> bool:
+        """Return True while a rollback of the whole transaction is under way."""
+        return self._is_played and not self._recent
 
     def is_hot(self) -> bool:
         """Tell whether the journal was not ended: by then it is empty, or begins with zeros."""
@@ -94,8 +105,16 @@ class Journal:
         """Return up to `amount` bytes; a body that was dropped comes from the snapshot.
 
         Whatever keeps it from being read is an I/O error, see `as_io_error`.
+
+        A rollback begins with the last 16 bytes, which may name a super-journal. If that is gone,
+        as it is once another database of the transaction has been rolled back, SQLite would take
+        the journal for the rest of an old crash and not play it back. So none is named here.
         """
         try:
+            if amount == _NUMBER_BYTES and offset == self.xFileSize() - _SUPER_JOURNAL_END_BYTES:
+                self.playbacks += 1
+                self._is_played = True
+                return bytes(amount)
             return self._read(amount, offset)
         except BaseException as error:
             raise as_io_error(error) from error
@@ -136,6 +155,8 @@ class Journal:
             self._bodies.pop()
         del self._packed[self._packed_size - len(self._bodies) * self._page_bytes :]
         recent = self._recent
+        if recent:
+            self._is_played = False
         for number in range(self._counted, len(recent)):
             offset, data = recent[number]
             if not offset:

@@ -200,14 +200,17 @@ class Bridge:
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType
     ) -> int:
         """Return the result code of an exception, which ends here."""
-        if issubclass(kind, Interrupted):
-            kind = KeyboardInterrupt
+        if isinstance(error, Interrupted):
+            kind = type(error.original)
         if not issubclass(kind, Exception):
             opened = self._files.get(traceback.tb_frame.f_locals.get("file", 0))
             is_reading = isinstance(opened, VolumeFile) and not opened.holds_writer_lock
             _raise_behind(kind)
             # Else it may be a rollback that was interrupted: see `as_io_error`.
             return apsw.SQLITE_INTERRUPT if is_reading else apsw.SQLITE_IOERR
+        if isinstance(error, Interrupted):
+            _log.error("a callback of SQLite was interrupted", exc_info=error.original)
+            return apsw.SQLITE_IOERR
         if not isinstance(error, apsw.Error):
             _log.error("a callback of SQLite failed", exc_info=error)
             return apsw.SQLITE_ERROR
@@ -219,8 +222,11 @@ class Bridge:
     def _finish(
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType
     ) -> int:
-        """Do an unlock or a close again that was interrupted: SQLite does not repeat it."""
-        if issubclass(kind, Exception):
+        """Do an unlock or a close again that was interrupted: SQLite does not repeat it.
+
+        An unlock also raises what interrupted a commit that it ends.
+        """
+        if isinstance(error, apsw.Error):
             return self._fail(kind, error, traceback)
         arguments = traceback.tb_frame.f_locals
         opened = self._files.get(arguments["file"])
@@ -328,7 +334,8 @@ class Bridge:
         if op == apsw.SQLITE_FCNTL_VFSNAME:
             _ffi.cast("char **", argument)[0] = self._allocated(self._name)
             return _OK
-        return _OK if opened.xFileControl(op, 0) else apsw.SQLITE_NOTFOUND
+        pointer = int(_ffi.cast("uintptr_t", argument))
+        return _OK if opened.xFileControl(op, pointer) else apsw.SQLITE_NOTFOUND
 
     def _pragma(self, file: VolumeFile, texts: Any) -> int:
         """Answer FCNTL_PRAGMA; `texts` are the answer, the name and the value."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import apsw
@@ -38,15 +39,37 @@ def to_sqlite(error: errors.GraftError, *, at_open: bool = False) -> apsw.Error:
     raise AssertionError("GraftError is in the table")
 
 
-class Interrupted(apsw.IOError, KeyboardInterrupt):
-    """Ctrl-C, which SQLite hears of as an I/O error and Python as what it is."""
+class Interrupted(apsw.IOError):
+    """What ended a callback, which SQLite hears of as an I/O error and Python as what it is.
+
+    Each is of a class that also inherits from the class of `original`, so that Ctrl-C, the
+    TimeoutError of an alarm or the time limit of a task queue is caught by its own name.
+    """
+
+    original: BaseException
+
+
+@functools.cache
+def _interrupted_as(kind: Any) -> type[Interrupted]:
+    try:
+        return type(kind.__name__, (Interrupted, kind), {})
+    except TypeError:  # Its objects are laid out in another way, or it is final.
+        return Interrupted
 
 
 def as_io_error(error: BaseException) -> apsw.IOError:
     """Return what makes SQLite forget its cached pages, whatever kept a page from it.
 
-    Behind SQLITE_ERROR, which any other exception of Python becomes, a rollback that failed leaves
+    After SQLITE_ERROR, which any other exception of Python becomes, a rollback that failed leaves
     pages in the cache that were never committed; SQLite goes on to show them and to build on them.
     """
-    kind = Interrupted if isinstance(error, KeyboardInterrupt) else apsw.IOError
-    return kind(str(error) or type(error).__name__)
+    text = str(error) or type(error).__name__
+    if isinstance(error, (errors.GraftError, apsw.Error)):
+        return apsw.IOError(text)
+    kind = _interrupted_as(cast("Any", type(error)))
+    # Made without its constructor, which may ask for other arguments.
+    interrupted: Interrupted = kind.__new__(kind, text)
+    interrupted.args = (text,)
+    interrupted.__dict__.update(error.__dict__)
+    interrupted.original = error
+    return interrupted

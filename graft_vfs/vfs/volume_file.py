@@ -4,13 +4,23 @@ SQLite's page I/O arrives here, one Python call each, so this is the hot path: a
 row makes some 16 calls here, and eight to its journal. Attributes that mirror the snapshot exist so
 that reading a page costs two dictionary look-ups and a slice.
 
-The order at a commit is: xWrite of each page, FCNTL_SYNC, xSync, xTruncate if the database shrank,
-FCNTL_COMMIT_PHASETWO, xUnlock. The transaction is committed at COMMIT_PHASETWO and nowhere else; an
-unlock without it drops what was staged. SQLite names the methods.
+The order at a commit is: xWrite of each page, FCNTL_SYNC, xSync, then the end of the journal,
+xTruncate if the database shrank, FCNTL_COMMIT_PHASETWO, xUnlock. The transaction is committed at
+COMMIT_PHASETWO; an unlock without it drops what was staged. SQLite names the methods.
+
+With several databases in a transaction, SQLite goes through FCNTL_SYNC and xSync of each first. If
+a super-journal names them, it ignores every error after that. So whatever may fail is done at
+FCNTL_SYNC; see `_prepare`.
+
+A signal's handler may raise at any call in these methods. An I/O error means that the transaction
+was rolled back. A commit that was interrupted when its chunk was whole is finished; what
+interrupted it is raised as what it is, when SQLite gives back its last lock.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -28,16 +38,20 @@ from graft_vfs.vfs import moved
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.volume.snapshot import Located, Snapshot
-from graft_vfs.volume.transaction import FULL, Transaction, page_format
+from graft_vfs.volume.transaction import FULL, OFF, Transaction, page_format
 from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
     from graft_vfs.local.locks import WriterLock
 
+_logger = logging.getLogger(__name__)
+
 _NONE = apsw.SQLITE_LOCK_NONE
 _SHARED = apsw.SQLITE_LOCK_SHARED
 _RESERVED = apsw.SQLITE_LOCK_RESERVED
 _COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
+_SYNC = apsw.SQLITE_FCNTL_SYNC
+_MMAP_SIZE = apsw.SQLITE_FCNTL_MMAP_SIZE
 _PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 
 _HEADER_BYTES_MAX = 65536
@@ -66,6 +80,13 @@ def _refuse_in_child(*_: object) -> NoReturn:
     )
 
 
+def _restores_snapshot(transaction: Transaction) -> bool:
+    try:
+        return transaction.restores_snapshot()
+    except GraftError:
+        return False
+
+
 class VolumeFile:
     """A volume as SQLite's main database file.
 
@@ -84,7 +105,6 @@ class VolumeFile:
         on_close: Callable[[VolumeFile], None],
     ) -> None:
         self.tag = tag
-        self.volume = volume
         self.transaction: Transaction | None = None
         self.durability = FULL
         self.journal_mode = "delete"
@@ -96,6 +116,10 @@ class VolumeFile:
         self._level = _NONE
         # The journal of this pager while it has one of ours open.
         self.journal: Journal | None = None
+        # So many pages have room in the log, each in a chunk of its own.
+        self._room = 0
+        # Once SQLite ignores errors: the journal, and how many rollbacks had read it by then.
+        self._prepared: tuple[Journal, int] | None = None
         # Set when a pragma moves the connection; see the module `moved`.
         self._shift = 0
         self._is_cache_doubtful = False
@@ -110,7 +134,12 @@ class VolumeFile:
         self._view: View
         self._offset_of: Callable[[int], int | None]
         self._located: Callable[[int], Located | None]
+        self._use(volume)
         self._adopt(fixed or volume.begin())
+
+    def _use(self, volume: Volume) -> None:
+        self.volume = volume
+        self._pin, self._unpin = volume.pins.add, volume.pins.discard
 
     def _adopt(self, snapshot: Snapshot) -> None:
         """Show a snapshot."""
@@ -142,7 +171,7 @@ class VolumeFile:
         if self._lock is not None:
             self._lock.close()
             self._lock = volume.open_writer_lock()
-        self.volume = volume
+        self._use(volume)
         self._shift = moved.new_shift()
         self._is_plain = False
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
@@ -182,6 +211,11 @@ class VolumeFile:
             self._follow()
             size = self._page_size or self._empty_page_size
             page, start = divmod(offset, size)
+            if (amount, offset) == (16, 24) and self._level >= _RESERVED:
+                # With locking_mode=EXCLUSIVE SQLite begins anew after an error, and asks whether
+                # its cache is valid. What it had written is rolled back by now or, without a
+                # journal, never will be.
+                self._drop()
             image = self._image(page + 1)
             if self._is_cache_doubtful and (amount, offset) == (16, 24):
                 return self._unknown_probe(image)
@@ -249,14 +283,15 @@ class VolumeFile:
         """Take a snapshot at SHARED and the writer lock at RESERVED; more needs nothing more."""
         if level == _SHARED and self._fixed is None:
             # The pin comes first, so that no commit forgets an image that the snapshot has.
-            self.volume.pins.add(self)
+            self._pin(self)
             try:
                 snapshot = self.volume.begin()
             except GraftError as error:
-                self.volume.pins.discard(self)
+                self._unpin(self)
                 raise to_sqlite(error) from error
             if snapshot is not self.snapshot:
                 self._adopt(snapshot)
+                self._room = 0
         elif level == _RESERVED:
             # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
             self._level = level
@@ -269,6 +304,7 @@ class VolumeFile:
                 raise to_sqlite(error) from error
             if transaction.snapshot is not self.snapshot:
                 self._adopt(transaction.snapshot)
+                self._room = 0
             self.transaction = transaction
             self._staged = transaction.staged
         self._level = level
@@ -278,6 +314,7 @@ class VolumeFile:
         if self._level < _RESERVED:
             raise ReadOnlyError("a page was written outside a transaction")
         self._adopt(self.volume.begin())
+        self._room = 0
         self.transaction = transaction = Transaction(self.volume, self.snapshot)
         self._staged = staged = transaction.staged
         return transaction, staged
@@ -291,21 +328,43 @@ class VolumeFile:
                     self._end_write()
                 lock.release()
             if level == _NONE:
-                self.volume.pins.discard(self)
+                self._unpin(self)
             self._level = level
-        except KeyboardInterrupt:
+        except BaseException as error:  # noqa: BLE001 - it is raised later
             # SQLite does not repeat an unlock, and others would wait for one that was not done.
+            # It takes an error of the one after a commit for an error of the commit.
+            self._raise_later(error)
             self.xUnlock(level)
-            raise
+
+    def _raise_later(self, error: BaseException) -> None:
+        """Raise what came too late to undo anything when SQLite gives back its last lock."""
+
+        def unlock_and_raise(level: int) -> None:
+            VolumeFile.xUnlock(self, level)
+            if level == _NONE:
+                self.__dict__.pop("xUnlock", None)
+                raise error
+
+        # Replaced on the object, so that checking costs nothing otherwise.
+        self.__dict__.setdefault("xUnlock", unlock_and_raise)
 
     def _end_write(self) -> None:
         """Drop a transaction; behind a rollback that went well its journal has been ended."""
+        prepared = self._prepared
+        if prepared is not None and prepared[0].playbacks == prepared[1]:
+            # SQLite neither rolled it back nor said that it is committed: what should have said so
+            # was interrupted. The other databases are committed.
+            self.xFileControl(_COMMIT_PHASETWO, 0)
+            return
         if self._staged or (self.journal is not None and self.journal.is_hot()):
             self._doubt_cache()
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget the transaction, and give back the space that it took."""
         if self.transaction is not None:
             self.transaction.abandon()
-        self.transaction = None
-        self._staged = None
+        self.transaction = self._staged = self._prepared = None
         self._page_size = self.snapshot.page_size
 
     def xCheckReservedLock(self) -> bool:
@@ -334,6 +393,7 @@ class VolumeFile:
                 transaction.page_count = page
             if len(staged) >= transaction.staged_max:
                 transaction.spill()
+                self._room = 0
         except GraftError as error:
             raise to_sqlite(error) from error
         except BaseException as error:
@@ -347,30 +407,108 @@ class VolumeFile:
     def xSync(self, flags: int) -> None:
         """Nothing yet: what the transaction must survive is decided at its commit."""
 
-    def _commit(self) -> None:
+    def _prepare(self, super_journal: int) -> None:
+        """Do what may fail at a commit, while SQLite still listens.
+
+        `super_journal` is the address of its name, 0 without. With it, the pages are written, and
+        COMMIT_PHASETWO writes 64 bytes into space that was allocated before. Without it, other
+        databases may still take part (journal_mode OFF, MEMORY or WAL, synchronous=OFF), so there
+        is room at least. Raises apsw.Error, and then the transaction is dropped.
+        """
         transaction = self.transaction
-        if transaction is None:
-            return
+        assert transaction is not None
+        if self.journal is not None and self.journal.is_played_back():
+            return  # A rollback syncs, too. One of a journal in SQLite's own memory is told below.
         try:
-            # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
-            if transaction.staged or not transaction.is_empty():
-                self._adopt(transaction.commit(self.durability))
+            if not super_journal:
+                self._room = transaction.reserve()
+            elif not transaction.is_empty():
+                transaction.prepare(self.durability)
+                if self.journal is not None:
+                    self._prepared = self.journal, self.journal.playbacks
         except LocalStorageError as error:
-            raise to_sqlite(error) from error
+            is_rollback = not super_journal and _restores_snapshot(transaction)
+            self._drop()
+            if not is_rollback:
+                raise to_sqlite(error) from error
         except BaseException as error:
+            self._drop()
             raise as_io_error(error) from error
-        finally:
-            self.transaction = self._staged = None
-            self._page_size = self.snapshot.page_size
+
+    def _commit_prepared(self, transaction: Transaction) -> None:
+        """Make a transaction visible whose pages are written; SQLite would not hear of an error."""
+        self._adopt(transaction.commit(OFF))
+        self._prepared = None
+        if self.durability >= FULL:
+            try:
+                self.volume.log.sync(self._end)
+            except LocalStorageError:
+                _logger.exception(
+                    "volume %s: LSN %d is committed, but a power cut may lose it",
+                    self.volume.id,
+                    self.snapshot.lsn,
+                )
+
+    def _settle_commit(self, error: BaseException) -> None:
+        """Finish or undo a commit that an exception ended; raises it as an I/O error if undone."""
+        transaction = self.transaction
+        if transaction is not None:
+            try:
+                is_committed = self.volume.settle_commit(transaction, self.durability)
+            except LocalStorageError as failure:
+                self._drop()
+                raise to_sqlite(failure) from error
+            if is_committed:
+                self._adopt(self.volume.snapshot)
+            self._drop()
+            if not is_committed:
+                raise as_io_error(error) from error
+        self._raise_later(error)
 
     # The rest ---------------------------------------------------------------------------------
 
     def xFileControl(self, op: int, pointer: int) -> bool:
-        """Commit at COMMIT_PHASETWO, answer pragmas, know nothing else."""
+        """Prepare a commit at SYNC, commit at COMMIT_PHASETWO, answer pragmas and mmap_size."""
         if op == _COMMIT_PHASETWO:
-            self._commit()
+            transaction = self.transaction
+            if transaction is None:
+                return True
+            try:
+                # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
+                if transaction.staged or not transaction.is_empty():
+                    if self._prepared is None:
+                        self._adopt(transaction.commit(self.durability))
+                    else:
+                        self._commit_prepared(transaction)
+                self.transaction = self._staged = None
+                self._page_size = self.snapshot.page_size
+                return True
+            except LocalStorageError as error:
+                self._drop()
+                raise to_sqlite(error) from error
+            except BaseException as error:  # noqa: BLE001 - it is raised later
+                self._settle_commit(error)
             return True
-        return op == _PRAGMA and self._pragma(pointer)
+        if op == _SYNC:
+            staged = self._staged
+            if staged is not None:
+                # Mostly one database takes part, and there is room for a small commit already.
+                room = self._room - len(staged)
+                if pointer or room < 0:
+                    self._prepare(pointer)
+                else:
+                    self._room = room
+            return True
+        return self._answer_control(op, pointer)
+
+    def _answer_control(self, op: int, pointer: int) -> bool:
+        if op == _PRAGMA:
+            return self._pragma(pointer)
+        if op == _MMAP_SIZE:
+            # SQLite maps nothing of a volume; PRAGMA mmap_size returns the row that says so.
+            ctypes.c_int64.from_address(pointer).value = 0
+            return True
+        return False
 
     def _pragma(self, pointer: int) -> bool:
         call = apsw.VFSFcntlPragma(pointer)
@@ -413,7 +551,7 @@ class VolumeFile:
 
     def xClose(self) -> None:
         """Give back locks and the snapshot."""
-        self.volume.pins.discard(self)
+        self._unpin(self)
         # The journal leads back here, so that both would wait for the garbage collector.
         self.transaction = self.journal = None
         if self._lock is not None:

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from graft_vfs.errors import LocalStorageError, PageSizeError
+from graft_vfs.local.branch_log import CHUNK_HEAD_BYTES, SMALL_PAGES_MAX, SYNC_INTERVAL_BYTES
 from graft_vfs.pages import LocalLsn, check_page_size, lock_page
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
 
@@ -35,7 +36,9 @@ class Durability(enum.IntEnum):
     EXTRA = 3
 
 
-FULL = int(Durability.FULL)  # Comparing plain integers costs a fraction of comparing members.
+# Comparing plain integers costs a fraction of comparing members.
+OFF = int(Durability.OFF)
+FULL = int(Durability.FULL)
 
 
 def page_format(page_size: int) -> bytes:
@@ -48,11 +51,13 @@ class Transaction:
 
     `staged` maps page to image, `spilled` page to offset in the log; a page may be in both, and
     then the staged image is the newer. `page_count` is the count that a commit would set.
+    `is_written` says that `prepare` has written all pages and made room for the last chunk.
     """
 
     __slots__ = (
         "end",
         "has_spilled",
+        "is_written",
         "page_count",
         "page_size",
         "reformatted",
@@ -74,6 +79,7 @@ class Transaction:
         self.end = snapshot.end
         self.reformatted = False
         self.has_spilled = False
+        self.is_written = False
 
     def set_page_size(self, size: int) -> None:
         """Fix the page size by the first page written, or raise PageSizeError if it differs."""
@@ -109,6 +115,23 @@ class Transaction:
         is_resized = self.page_count != self.snapshot.page_count
         return not (self.staged or self.spilled or is_resized)
 
+    def restores_snapshot(self) -> bool:
+        """Return True if every page is as in the snapshot: a rollback has written it back.
+
+        Reads all of them. Raises what reading the snapshot raises.
+        """
+        snapshot = self.snapshot
+        if self.page_count != snapshot.page_count:
+            return False
+        for page in self.staged.keys() | self.spilled.keys():
+            image = self.read(page)
+            if page == 1 and image is not None:
+                if not snapshot.first_page().is_same(image):
+                    return False
+            elif image != snapshot.stored(page):
+                return False
+        return True
+
     def read(self, page: int) -> bytes | None:
         """Return the page's image as this transaction wrote it, or None."""
         image = self.staged.get(page)
@@ -119,11 +142,12 @@ class Transaction:
         return image
 
     def truncate(self, page_count: int) -> None:
-        """Set the page count; pages beyond it are dropped now or at the commit."""
+        """Set the page count, and drop the pages beyond it."""
         self.page_count = page_count
         self.volume.expect_dead_pages()
-        for page in [page for page in self.staged if page > page_count]:
-            del self.staged[page]
+        for pages in (self.staged, self.spilled):
+            for page in [page for page in pages if page > page_count]:
+                del pages[page]
 
     def spill(self) -> None:
         """Write all staged pages to the log, not yet visible; raises LocalStorageError."""
@@ -151,6 +175,41 @@ class Transaction:
             except LocalStorageError as error:
                 _logger.warning("volume %s: %s", self.volume.id, error)
 
+    def reserve(self) -> int:
+        """Do before the commit what may need space on the disk; raises LocalStorageError.
+
+        A large transaction is written whole; a small one gets room, which it mostly has already.
+        Returns how many pages have room after it, each in a chunk of its own, up to 250.
+        """
+        new_pages = self.page_count - self.snapshot.page_count
+        pages = len(self.staged) + max(0, new_pages)
+        if pages <= SMALL_PAGES_MAX:
+            room = self.volume.log.reserve(self.end, pages, self.page_size)
+            return min(250, room // (CHUNK_HEAD_BYTES + 4 + self.page_size))
+        self.prepare(OFF)
+        return 0
+
+    def prepare(self, durability: int) -> None:
+        """Write all that the commit consists of but the last chunk, which makes it visible.
+
+        On return nothing is left that may fail for want of space; with FULL or EXTRA the pages are
+        durable. Costs one write and one sync more than a commit alone. Raises LocalStorageError.
+        """
+        staged, log = self.staged, self.volume.log
+        first_page = self.snapshot.known_first_page() if 1 not in self.spilled else None
+        written = staged.get(1)
+        if written is not None and first_page is not None and first_page.is_same(written):
+            del staged[1]
+        if self.page_count > self.snapshot.page_count:
+            self._fill_gap()
+        if staged:
+            self.spill()
+        log.reserve(self.end, 0, self.page_size)
+        end = self.end.offset
+        if durability >= FULL or (durability and end - log.durable > SYNC_INTERVAL_BYTES):
+            log.sync(end)
+        self.is_written = True
+
     def commit(self, durability: int) -> Snapshot:
         """Commit as one LSN and return the view of it.
 
@@ -166,7 +225,7 @@ class Transaction:
                 del staged[1]
             else:
                 first_page = FirstPage(written)
-        if self.page_count > snapshot.page_count:
+        if self.page_count > snapshot.page_count and not self.is_written:
             self._fill_gap()
         # SQLite counts by one; where page 1 is not what it wrote, it must not trust its cache.
         counter = (snapshot.counter + (2 if self.reformatted else 1)) & _COUNTER_MAX

@@ -575,7 +575,9 @@ class Volume:
     ) -> Snapshot:
         """Append the last chunk of a transaction and publish it; see Transaction.commit.
 
-        `first_page` is page 1 after the commit, if known. The caller holds the writer lock.
+        `first_page` is page 1 after the commit, if known. The caller holds the writer lock. What
+        interrupts it (a signal's handler may raise at any call) is raised when the commit has been
+        finished or undone: see `settle_commit`.
         """
         staged, spilled, begin = transaction.staged, transaction.spilled, transaction.end
         page_size, page_count = transaction.page_size, transaction.page_count
@@ -586,8 +588,8 @@ class Volume:
             current = self.snapshot
             branch = current.branch
             lsn = LocalLsn(current.lsn + 1)
-            words[4] = 1
             try:
+                words[4] = 1
                 full = durability >= FULL
                 first_image, end = log.append(
                     begin, lsn, pages, [*staged.values()], page_size, (page_count, counter), full
@@ -595,34 +597,61 @@ class Volume:
                 end_offset = end[0]
                 if durability and end_offset - log.durable > SYNC_INTERVAL_BYTES:
                     log.sync(end_offset)
+                self._is_changing = True
+                if len(self.pins) > 1:
+                    if branch.has_long_history():
+                        self._forget_history(branch)
+                    branch.keep_history(pages)
+                    branch.keep_history(spilled)
+                elif branch.history:
+                    branch.clear_history()
+                if spilled:
+                    branch.index.update(spilled)
+                    self.counts.spilled += 1
+                self.counts.commits += 1
+                branch.apply(pages, first_image, page_size)
+                snapshot = Snapshot(
+                    branch, current.remote, end, lsn, page_size, page_count, counter, first_page
+                )
+                self.snapshot = snapshot
+                self._end = end_offset
+                words[3] = self._boot
+                self._is_changing = False
+                words[0] = end_offset
+                words[4] = 0
             except LocalStorageError:
                 # The caller will report a failed transaction, so nobody may find it in the log.
                 log.erase(begin)
+                words[4] = 0
                 self.give_back()
                 raise
-            self._is_changing = True
-            if len(self.pins) > 1:
-                if branch.has_long_history():
-                    self._forget_history(branch)
-                branch.keep_history(pages)
-                branch.keep_history(spilled)
-            elif branch.history:
-                branch.clear_history()
-            if spilled:
-                branch.index.update(spilled)
-                self.counts.spilled += 1
-            self.counts.commits += 1
-            branch.apply(pages, first_image, page_size)
-            snapshot = Snapshot(
-                branch, current.remote, end, lsn, page_size, page_count, counter, first_page
-            )
-            self.snapshot = snapshot
-            self._end = end_offset
-            words[3] = self._boot
-            self._is_changing = False
-            words[0] = end_offset
-            words[4] = 0
+            except BaseException:
+                self.settle_commit(transaction, durability)
+                raise
         return snapshot
+
+    def settle_commit(self, transaction: Transaction, durability: int) -> bool:
+        """Finish or undo a commit that an exception ended; return True if it is committed.
+
+        It is finished if its chunk is whole in the log: another process may have seen it there. The
+        caller holds the writer lock. Safe to repeat. Raises LocalStorageError.
+        """
+        with self.mutex:
+            before = transaction.snapshot.lsn
+            if self.snapshot.lsn == before:
+                self._scan_tail()
+            is_committed = self.snapshot.lsn != before
+            if not is_committed:
+                if self.log.read_chunk(transaction.end) is not None:
+                    self.log.erase(transaction.end)
+                self.words[head.WRITING] = 0
+            else:
+                self._publish(self.snapshot)
+                self._is_changing = False
+                if durability >= FULL:
+                    self.log.sync(self._end)
+                self._publish_words(self._end)
+        return is_committed
 
     def _publish_words(self, end: int) -> None:
         self.words[head.BOOT] = self._boot

@@ -410,3 +410,9 @@ def test_a_library_that_is_not_the_modules_is_refused(engine):
     fake = types.SimpleNamespace(__name__="fake", connect=connect)
     with pytest.raises(UsageError, match="fake uses another SQLite library"):
         graft_vfs.enable_sqlite3(fake)
+
+
+def test_mmap_size_answers_a_row_in_both_libraries(opened, connect):
+    for connection in (opened(), connect("main")):
+        for pragma in ("mmap_size", "mmap_size=1000000", "mmap_size"):
+            assert connection.execute(f"PRAGMA {pragma}").fetchall() == [(0,)]
