@@ -8,12 +8,13 @@ local and there is no remote.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pwd
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,15 @@ class RemoteConfig:
             from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
 
             assert self.bucket is not None
-            return S3Store(
-                self.bucket,
-                prefix=self.prefix,
-                endpoint=self.endpoint,
-                connect_timeout_seconds=self.connect_timeout,
-                read_timeout_seconds=self.read_timeout,
-                total_timeout_seconds=self.total_timeout,
-            )
+            with _empty_variables_named():
+                return S3Store(
+                    self.bucket,
+                    prefix=self.prefix,
+                    endpoint=self.endpoint,
+                    connect_timeout_seconds=self.connect_timeout,
+                    read_timeout_seconds=self.read_timeout,
+                    total_timeout_seconds=self.total_timeout,
+                )
         return NoStore()
 
 
@@ -259,6 +261,27 @@ def _check_remote(
             f"{source}: a remote of type {kind} needs remote.{needed}", next_step="add it"
         )
     return RemoteConfig(**values)
+
+
+def empty_aws_variables() -> list[str]:
+    """Return the AWS variables that are set and empty, which boto3 takes for values."""
+    return sorted(name for name, value in os.environ.items() if name[:4] == "AWS_" and not value)
+
+
+@contextlib.contextmanager
+def _empty_variables_named() -> Iterator[None]:
+    """Name the variables that are empty in a ConfigError of the block, of which they are the cause.
+
+    A library leaves the environment as it is; the command line unsets them.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if names := empty_aws_variables():
+            raise ConfigError(
+                error.message, next_step=f"unset {', '.join(names)}: set, but empty"
+            ) from error
+        raise
 
 
 def _path(value: Any) -> Path:

@@ -409,3 +409,11 @@ def test_an_empty_variable_is_not_a_value(variable) -> None:
     assert load(text, **{variable: ""}) == load(text)
     Path("graft.toml").unlink()
     assert Config.load({variable: ""}) == Config.load({})
+
+
+@pytest.mark.parametrize("variable", ["AWS_PROFILE", "AWS_CA_BUNDLE"])
+def test_an_empty_variable_of_aws_that_is_in_the_way_is_named(monkeypatch, variable) -> None:
+    monkeypatch.setenv(variable, "")
+    remote = RemoteConfig(type="s3_compatible", bucket="b", endpoint="http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=f"unset {variable}: set, but empty"):
+        remote.open()

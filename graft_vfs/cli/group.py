@@ -18,6 +18,7 @@ from graft_vfs.cli import streams
 from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, READER_GONE, exit_code
 from graft_vfs.cli.interrupts import noticed_at_once
 from graft_vfs.cli.output import echo, echo_error, echo_graft_error
+from graft_vfs.config import empty_aws_variables
 from graft_vfs.errors import GraftError, LocalStorageError
 
 
@@ -55,6 +56,8 @@ class GraftGroup(click.Group):
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Be a program; `main` and click's test runner are calls inside a larger one."""
+        for name in empty_aws_variables():
+            del os.environ[name]  # boto3 would take it for a value.
         with noticed_at_once():
             return super().__call__(*args, obj=_PROGRAM, **named)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -195,3 +197,13 @@ def test_the_template_names_only_settings_that_exist(cli):
     )
     found = settings(cli)
     assert {source for _, source in found.values()} == {"graft.toml"}
+
+
+def test_the_command_line_takes_empty_variables_of_aws_for_unset(cli, monkeypatch):
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("GRAFT_REMOTE_TYPE", "s3_compatible")
+    monkeypatch.setenv("GRAFT_REMOTE_BUCKET", "b")
+    command = [sys.executable, "-m", "graft_vfs.cli", "tags"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
