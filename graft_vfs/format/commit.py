@@ -83,6 +83,10 @@ NO_HASH = bytes(HASH_BYTES)
 
 _FIXED = struct.Struct("<8sHBxI16sQ32s16sQIIII16s16s16sQQIIHHI")
 _FIXED_BYTES = 192
+_TIME = struct.Struct("<Q")
+_TIME_OFFSET = struct.calcsize("<8sHBxI16sQ32s16sQIIII16s16s16s")
+TIME_END = _TIME_OFFSET + _TIME.size
+"""So many bytes of an encoded header tell when the commit was made."""
 _PROLOGUE_BYTES = 16
 _FRAME_COLUMNS_BYTES = 4 + 4 + CHECKSUM_BYTES
 _PAGE_SET_BYTES_MIN = 8
@@ -266,6 +270,12 @@ class CommitHeader:
         columns = _little_endian(frames.sizes), _little_endian(frames.last_pages)
         head = b"".join((fixed, author, page_set, *columns, frames.checksums))
         return head + hash_of(head)
+
+
+def time_ms_of(prefix: bytes) -> int:
+    """Return when a commit was made, from the first TIME_END bytes of an encoded header."""
+    (found,) = _TIME.unpack_from(prefix, _TIME_OFFSET)
+    return int(found)
 
 
 def hash_of(head: bytes | memoryview) -> bytes:

@@ -308,6 +308,20 @@ class Catalog:
             for lsn, digest, header in rows
         ]
 
+    def commit_beginnings(
+        self, log: LogId, first: RemoteLsn, last: RemoteLsn, length: int
+    ) -> list[tuple[RemoteLsn, bytes]]:
+        """Return (LSN, first `length` bytes of the header) of known commits, newest first."""
+        rows = self._file.rows(
+            "SELECT lsn, substr(header, 1, ?) FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
+            "ORDER BY lsn DESC",
+            length,
+            log.raw,
+            first,
+            min(last, INTEGER_MAX),
+        )
+        return [(remote_lsn_of(lsn, first), bytes_of(head, length)) for lsn, head in rows]
+
     # Pushes -----------------------------------------------------------------------------------
 
     def add_pending_push(self, push: PendingPush, *, branch: LogId) -> bool:

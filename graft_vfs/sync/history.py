@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from graft_vfs.errors import NotFoundError, UsageError
-from graft_vfs.format.commit import CommitHeader
+from graft_vfs.format.commit import TIME_END, CommitHeader, time_ms_of
 from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import Chunk
 from graft_vfs.local.catalog_rows import BranchRow
-from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
+from graft_vfs.pages import LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+_TIMES_AT_ONCE = 1024
 
 
 def parse_commit(spec: str, own: LogId | None) -> tuple[LogId, RemoteLsn]:
@@ -70,24 +72,22 @@ def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> Snaps
 
 
 def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
-    """Return the newest LSN of a log that is no younger than a time. Requests of a fetch.
+    """Return the newest LSN of a log that is dated no later than a time. Requests of a fetch.
 
     Raises NotFoundError if there was none.
     """
-    low, high = NO_LSN, require_commits(logs, log, None)
-    while low < high:
-        middle = RemoteLsn((low + high + 1) // 2)
-        header = logs.header(log, middle)
-        assert header is not None
-        if header.time_ms <= time_ms:
-            low = middle
-        else:
-            high = RemoteLsn(middle - 1)
-    if low == 0:
-        raise NotFoundError(
-            f"log {log} had no commit at that time", next_step="see graft_log for its times"
-        )
-    return low
+    last = require_commits(logs, log, None)
+    # Newest first, and each one: a commit of a machine whose clock was wrong may be dated after
+    # those that stand on it.
+    while last > 0:
+        first = RemoteLsn(max(1, last - _TIMES_AT_ONCE + 1))
+        for lsn, head in logs.catalog.commit_beginnings(log, first, last, TIME_END):
+            if time_ms_of(head) <= time_ms:
+                return lsn
+        last = RemoteLsn(first - 1)
+    raise NotFoundError(
+        f"log {log} had no commit at that time", next_step="see graft_log for its times"
+    )
 
 
 # Reports ----------------------------------------------------------------------------------------

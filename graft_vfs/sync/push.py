@@ -43,7 +43,7 @@ from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.naming import name_log, name_log_later
-from graft_vfs.times import corrected_ms
+from graft_vfs.times import CLOCK_TOLERANCE_SECONDS, corrected_ms
 from graft_vfs.volume import rotation
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -101,7 +101,7 @@ class _Plan:
     previous_hash: bytes
     parent_log: LogId | None
     parent_lsn: RemoteLsn
-    time_ms_min: int
+    previous_ms: int
 
 
 def push(
@@ -198,7 +198,7 @@ def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
         previous_hash=parent.hash if parent else (digest if base else NO_HASH),
         parent_log=branch.log if forked else None,
         parent_lsn=branch.base if forked else NO_LSN,
-        time_ms_min=parent.time_ms if parent else 0,
+        previous_ms=parent.time_ms if parent else 0,
     )
 
 
@@ -240,7 +240,7 @@ def _build(
         segment=segment,
         writer=author.writer,
         attempt=secrets.token_bytes(16),
-        time_ms=max(plan.time_ms_min, _time_ms(logs.store)),
+        time_ms=_time_ms(logs.store, plan.previous_ms),
         checkpoint_lsn=NO_LSN,
         author=author.name,
         pages=builder.pages,
@@ -260,14 +260,16 @@ def _build(
     return pending, header
 
 
-def _time_ms(store: ObjectStore) -> int:
+def _time_ms(store: ObjectStore, previous_ms: int) -> int:
     """Return the time to date a commit with; the store's if this machine's clock is wrong.
 
-    Known from answers that came before: no request. One wrong clock would date the commits of all
-    machines after it, because a commit is never dated before the one that it stands on.
+    No commit is dated before the one that it stands on, at `previous_ms`, unless that is in the
+    future by the store's time: one wrong clock must not date the commits of all machines. The
+    store's time is known from answers that came before: no request.
     """
     here = time.time_ns() // 1_000_000
-    found = corrected_ms(here, store.clock_ahead_seconds())
+    ahead = store.clock_ahead_seconds()
+    found = corrected_ms(here, ahead)
     if found != here:
         _logger.warning(
             "this machine's clock says %s and the remote's %s: the commit is dated by the remote's;"
@@ -275,7 +277,15 @@ def _time_ms(store: ObjectStore) -> int:
             time_text(here),
             time_text(found),
         )
-    return found
+    if ahead is not None and previous_ms > found + CLOCK_TOLERANCE_SECONDS * 1000:
+        _logger.warning(
+            "the commit before is dated %s, in the future by the remote's clock, so that this one, "
+            "of %s, is dated before it; some machine's clock is wrong",
+            time_text(previous_ms),
+            time_text(found),
+        )
+        return found
+    return max(previous_ms, found)
 
 
 def _frames(snapshot: Snapshot, builder: BodyBuilder, progress: Progress | None) -> Iterator[bytes]:

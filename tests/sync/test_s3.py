@@ -289,3 +289,27 @@ def test_a_clock_that_is_set_after_an_answer_is_not_taken_for_wrong(machines, mo
         list(ours.engine.store.list("refs/"))
         assert abs(ours.engine.store.clock_ahead_seconds() - 86_400) < 3600
     assert abs(ours.engine.store.clock_ahead_seconds()) < 3600
+
+
+def test_a_commit_from_the_future_does_not_date_those_after_it(
+    machines, monkeypatch, caplog
+) -> None:
+    wrong, right = machines("wrong"), machines("right")
+    wrong.connect().execute("CREATE TABLE t(k)")
+    wrong.engine.push("main")
+    now_ns = time.time_ns
+    with monkeypatch.context() as patch:
+        # As by a version that knows nothing of the server's time.
+        patch.setattr(wrong.engine.store, "clock_ahead_seconds", lambda: None)
+        patch.setattr(time, "time_ns", lambda: now_ns() + 400 * 86_400 * 10**9)
+        wrong.connect().execute("INSERT INTO t VALUES(1)")
+        wrong.engine.push("main")
+    right.engine.clone("main", "main")
+    right.connect().execute("INSERT INTO t VALUES(2)")
+    right.engine.push("main")
+    assert "some machine's clock is wrong" in caplog.text
+    newest, future, first = right.engine.log("main")
+    assert first.time_ms <= newest.time_ms < future.time_ms
+    for entry in (newest, first):
+        found = right.engine.snapshot_at("main", as_of=str(entry).split()[2])
+        assert found.remote.lsn == entry.lsn
