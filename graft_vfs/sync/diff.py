@@ -85,12 +85,21 @@ def compare(
     try:
         return _Comparison(connection, older, newer).run(progress)
     except apsw.Error as error:
-        if isinstance(error.__cause__, GraftError):
-            raise error.__cause__ from error
-        raise CorruptObjectError(
-            f"SQLite cannot read the snapshots: {error}",
-            next_step="open each and run PRAGMA integrity_check",
-        ) from error
+        raise unreadable(error) from error
+
+
+def unreadable(error: apsw.Error) -> GraftError:
+    """Return what is to be raised when SQLite fails on a snapshot: the cause in the VFS, or damage.
+
+    The schema of either may be one that SQLite cannot parse, with no byte damaged here.
+    """
+    if isinstance(error.__cause__, GraftError):
+        return error.__cause__
+    return CorruptObjectError(
+        f"SQLite cannot read the snapshots: {error}",
+        next_step="open each and run PRAGMA integrity_check; a malformed schema can be repaired "
+        "with PRAGMA writable_schema",
+    )
 
 
 class _Comparison:

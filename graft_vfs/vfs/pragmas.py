@@ -158,6 +158,7 @@ _HANDLERS: dict[str, _Handler] = {
     ),
     "graft_fetch": lambda engine, file, _: str(engine.fetch(file.tag, file.volume)),
     "graft_pull": _pull,
+    "graft_prepare": lambda _, file, __: file.prepare(),
     "graft_push": lambda engine, file, _: str(engine.push(file.tag, file.volume)),
     "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.tag, file.volume))),
     "graft_audit": lambda engine, file, _: str(engine.audit(file.tag, file.volume)),

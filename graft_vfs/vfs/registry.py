@@ -15,7 +15,7 @@ from graft_vfs.config import Config
 from graft_vfs.engine import Graft
 from graft_vfs.errors import ForkedProcessError
 from graft_vfs.tags import check_tag
-from graft_vfs.vfs import snapshots
+from graft_vfs.vfs import snapshots, unread
 from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.vfs.names import uri_of
 from graft_vfs.vfs.volume_file import VolumeFile
@@ -136,14 +136,11 @@ def uri(tag: str, **parameters: str) -> str:
 
 
 def _set_up(connection: apsw.Connection) -> None:
-    """Choose the journal mode that costs least; a connection to another VFS stays as it is.
-
-    TRUNCATE lets the connection keep its journal open, where the default opens one for each
-    transaction. It changes nothing about what a crash leaves.
-    """
+    """Choose the journal mode that costs least; a connection to another VFS stays as it is."""
     # `open_vfs` is what the caller named, which a URI's `vfs=` overrides.
     if connection.vfsname("main") in _NAMES_OF_OURS:
-        connection.pragma("journal_mode", "truncate")
+        for statement in unread.SET_UP:
+            connection.execute(statement).fetchall()
 
 
 def _renew_lock() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import apsw
 
+from graft_vfs.sync.diff import unreadable
 from graft_vfs.vfs.file_system import BUILTIN_VFS
 from graft_vfs.vfs.interrupts import end_on_interrupt
 from graft_vfs.vfs.volume_file import VolumeFile
@@ -46,9 +47,14 @@ class _SnapshotFiles(apsw.VFS):
             schema,
             self._volume,
             fixed=self._snapshots[schema],
-            on_pragma=lambda *_: None,
+            on_pragma=_answer,
             on_close=lambda _: None,
         )
+
+
+def _answer(file: VolumeFile, name: str, _: str | None) -> str | None:
+    """Answer what each new connection asks for, so that opening reads no page here either."""
+    return file.prepare() if name == "graft_prepare" else None
 
 
 @contextlib.contextmanager
@@ -56,7 +62,8 @@ def connected(volume: Volume, snapshots: Mapping[str, Snapshot]) -> Iterator[aps
     """Yield a read-only connection that has each snapshot as a schema of the name given for it.
 
     The first must be called `main`. Pages that are not here are fetched when they are read. Ctrl-C
-    ends a statement of it.
+    ends a statement of it. Raises what reading raises, DamageError for a schema that SQLite cannot
+    parse.
     """
     vfs = f"graft-snapshots-{secrets.token_hex(8)}"
     files = _SnapshotFiles(vfs, volume, snapshots)
@@ -64,8 +71,11 @@ def connected(volume: Volume, snapshots: Mapping[str, Snapshot]) -> Iterator[aps
         connection = apsw.Connection("main", flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
         try:
             end_on_interrupt(connection)
-            for schema in list(snapshots)[1:]:
-                connection.execute("ATTACH ?1 AS " + schema, (schema,))
+            try:
+                for schema in list(snapshots)[1:]:
+                    connection.execute("ATTACH ?1 AS " + schema, (schema,))
+            except apsw.Error as error:
+                raise unreadable(error) from error
             yield connection
         finally:
             connection.close()

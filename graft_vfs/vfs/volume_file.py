@@ -31,12 +31,14 @@ from graft_vfs.errors import (
     GraftError,
     LocalStorageError,
     ReadOnlyError,
+    UsageError,
 )
 from graft_vfs.local.mapping import View, forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import as_io_error, to_sqlite
+from graft_vfs.vfs.unread import empty_once
 from graft_vfs.volume.snapshot import Located, Snapshot
 from graft_vfs.volume.transaction import FULL, OFF, Transaction, page_format
 from graft_vfs.volume.volume import Volume
@@ -55,6 +57,7 @@ _MMAP_SIZE = apsw.SQLITE_FCNTL_MMAP_SIZE
 _PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 
 _HEADER_BYTES_MAX = 65536
+_FILE_HEADER_BYTES = 100
 _READS_RESIDENT_MAX = 8192
 """After so many reads the mapped pages are let go, so that a scan does not fill memory."""
 
@@ -127,7 +130,8 @@ class VolumeFile:
         self._is_plain = True
         self._empty_page_size = _HEADER_BYTES_MAX
         self._staged: dict[int, bytes] | None = None
-        self._reads_left = _READS_RESIDENT_MAX
+        # One more for the file's header, which SQLite reads when it opens the file.
+        self._reads_left = _READS_RESIDENT_MAX + 1
         self.snapshot: Snapshot
         self._page_size = 0
         self._end = 0
@@ -177,6 +181,24 @@ class VolumeFile:
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
         self._adopt(volume.begin())
 
+    def prepare(self) -> str:
+        """Show an empty file until the next unlock; only before anything was read. See `unread`."""
+        if self._reads_left < _READS_RESIDENT_MAX or self.in_transaction:
+            raise UsageError(
+                "graft_prepare is for a connection that has read nothing yet",
+                next_step="leave it out, or run it first after opening",
+            )
+        self._use(empty_once(self, self._fixed))
+        self._fixed = None
+        return "The next look at the volume shows an empty database."
+
+    def show(self, volume: Volume, fixed: Snapshot | None) -> None:
+        """Show the volume, or its fixed snapshot, behind `prepare`."""
+        self._use(volume)
+        self._fixed = fixed
+        if fixed is not None:
+            self._adopt(fixed)
+
     # Reading ----------------------------------------------------------------------------------
 
     def xRead(self, amount: int, offset: int) -> bytes | memoryview:
@@ -205,11 +227,13 @@ class VolumeFile:
     def _read(self, amount: int, offset: int) -> bytes | memoryview:
         try:
             if self._reads_left <= 0:
-                self._reads_left = _READS_RESIDENT_MAX
+                self._reads_left = _READS_RESIDENT_MAX - 1
                 self.snapshot.forget_resident()
                 forget_resident(self.volume.log.view)
             self._follow()
             size = self._page_size or self._empty_page_size
+            if amount == _FILE_HEADER_BYTES and not offset and self._level == _NONE:
+                return self._file_header()
             page, start = divmod(offset, size)
             if (amount, offset) == (16, 24) and self._level >= _RESERVED:
                 # With locking_mode=EXCLUSIVE SQLite begins anew after an error, and asks whether
@@ -222,6 +246,16 @@ class VolumeFile:
             return image if len(image) == amount else image[start : start + amount]
         except GraftError as error:
             raise to_sqlite(error) from error
+
+    def _file_header(self) -> bytes:
+        """Return what SQLite asks for when it opens a file, of which it believes the page size.
+
+        Everything else it learns from page 1 in its first transaction. So opening reads no page,
+        and neither damage nor a remote that is away keeps a volume from being opened.
+        """
+        if not self.snapshot.page_count:
+            return b""
+        return bytes(16) + _FORMATS[self._page_size] + bytes(_FILE_HEADER_BYTES - 20)
 
     def _doubt_cache(self) -> None:
         """Let SQLite forget its cached pages when it next looks whether the file has changed.

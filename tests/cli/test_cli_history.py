@@ -98,6 +98,22 @@ def test_diff_counts_tables_and_rows(pushed):
     assert "names no commit" in pushed.fails(2, "diff", "main", "yesterday")
 
 
+@pytest.mark.parametrize("commits", [("1",), ("2", "1"), ("1", "2"), ()])
+def test_diff_of_a_schema_that_cannot_be_parsed_is_an_error_with_a_next_step(pushed, commits):
+    pushed.sql(
+        "main",
+        "PRAGMA writable_schema=ON",
+        "UPDATE sqlite_schema SET sql = 'nonsense' WHERE name = 't'",
+    )
+    if commits != ("1",):
+        pushed.ok("push", "main")
+    if not commits:
+        pushed.sql("main", "PRAGMA writable_schema=ON", "CREATE TABLE local(a)")
+    told = pushed.fails(8, "diff", "main", *commits)
+    assert "malformed database schema (t)" in told
+    assert "PRAGMA writable_schema" in told
+
+
 def test_status_says_since_when_it_is_behind(pushed):
     pushed.machine("b")
     pushed.ok("clone", "main")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 
 import apsw
 import pytest
@@ -350,6 +352,17 @@ def test_graft_dump_commit(pushed):
 
 
 # All of them ------------------------------------------------------------------------------------
+
+
+def test_graft_prepare(engine, connect):
+    graft_vfs.enable_sqlite3()
+    with closing(sqlite3.connect(graft_vfs.uri("main"), uri=True)) as connection:
+        told = connection.execute("PRAGMA graft_prepare").fetchall()
+        assert told == [("The next look at the volume shows an empty database.",)]
+    connection = connect("main")
+    connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    with pytest.raises(apsw.SQLError, match="has read nothing yet"):
+        connection.pragma("graft_prepare")
 
 
 def test_no_pragma_is_without_a_test():
