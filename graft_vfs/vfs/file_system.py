@@ -47,8 +47,14 @@ class FileSystem(apsw.VFS):
         """Return the name as it is: it is a tag, a key and not a path."""
         return name
 
-    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: ARG002
-        """Tell whether a tag exists; journals never do."""
+    def xAccess(self, pathname: str, flags: int) -> bool:
+        """Tell whether a tag exists; journals never do.
+
+        Whether one may be written is asked only of directories, for `temp_store_directory`, and under
+        a mutex of the built-in VFS, so that opening the catalog here would wait for ever.
+        """
+        if flags == apsw.SQLITE_ACCESS_READWRITE:
+            return super().xAccess(pathname, flags)
         if pathname.endswith(("-journal", "-wal")):
             return False
         try:

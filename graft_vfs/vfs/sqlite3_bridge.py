@@ -273,6 +273,9 @@ class Bridge:
         return _OK
 
     def _access(self, _: int, name: Any, flags: int, found: Any) -> int:
+        if flags == apsw.SQLITE_ACCESS_READWRITE:  # A directory of others: see FileSystem.xAccess.
+            builtin = int(_ffi.cast("uintptr_t", self._builtin))
+            return int(self._builtin.xAccess(builtin, name, flags, found))
         found[0] = self._file_system().xAccess(_text(name), flags)
         return _OK
 
