@@ -5,18 +5,21 @@
 The tag stands where a URL has host and path, percent-encoded where it has `%`, `?`, `@` or `:`;
 `graft:///srv/app.db` is the tag `srv/app.db`, and `graft:////srv/app.db` is `/srv/app.db`, as with
 SQLite's file names. `url` writes it for any tag. The query may hold the URI parameters of a tag
-(`remote`, `lsn`, `as_of`, `mode`) and what SQLAlchemy passes to `sqlite3` (`timeout`,
-`isolation_level`, `detect_types`, `cached_statements`).
+(`remote`, `lsn`, `as_of`, `mode`), what SQLAlchemy passes to `sqlite3` (`timeout`,
+`isolation_level`, `detect_types`, `cached_statements`), and `begin`.
 
-Invariant: every transaction of SQLAlchemy begins with BEGIN. `sqlite3` on its own begins one at the
-first INSERT, UPDATE or DELETE, so that SELECTs before it have another snapshot, DDL is committed at
-once and SAVEPOINT opens a transaction which RELEASE commits. With `isolation_level=IMMEDIATE` it is
-BEGIN IMMEDIATE, which waits for the writer lock, where a transaction that reads first and then
-writes may fail with SQLITE_BUSY_SNAPSHOT.
+It runs what the `sqlite` dialect runs: `sqlite3` begins a transaction at the first INSERT, UPDATE
+or DELETE (with `isolation_level=IMMEDIATE` by BEGIN IMMEDIATE). So SELECTs before it may have seen
+another snapshot, DDL before it is committed at once, and SAVEPOINT opens a transaction that RELEASE
+commits. With `begin=DEFERRED` each transaction of SQLAlchemy is one of SQLite from its first
+statement on, and serialisable: one that reads first and writes later fails with
+SQLITE_BUSY_SNAPSHOT, without waiting, if another has committed meanwhile. With `begin=IMMEDIATE` it
+waits for the writer lock at its beginning instead.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, unquote
@@ -34,6 +37,7 @@ _DRIVER_ARGUMENTS = {
     "detect_types": int,
     "cached_statements": int,
 }
+_BEGIN_MODES = ("DEFERRED", "IMMEDIATE", "EXCLUSIVE")
 _PARSING_UNQUOTES = make_url("x:///%25").database == "%"
 """SQLAlchemy 2.1 does in a URL's path what 2.0 leaves to the dialect."""
 
@@ -50,8 +54,15 @@ class GraftDialect(SQLiteDialect_pysqlite):
 
     driver = "graft"
     supports_statement_cache = True
-    _begin_mode = ""
-    """What follows BEGIN, as the `isolation_level` of sqlite3 says it."""
+    _begin: str | None = None
+    """The statement that begins each transaction; None leaves it to sqlite3."""
+    _isolation_level = ""
+    """The `isolation_level` of sqlite3 outside AUTOCOMMIT: what follows the BEGIN before DML."""
+
+    @classmethod
+    def load_provisioning(cls) -> None:
+        """Load what SQLAlchemy's tests for dialects ask of this one."""
+        importlib.import_module("graft_vfs.integrations.sqlalchemy_provision")
 
     @classmethod
     def get_pool_class(cls, url: URL) -> type[pool.Pool]:  # noqa: ARG003 - SQLAlchemy's signature
@@ -65,6 +76,8 @@ class GraftDialect(SQLiteDialect_pysqlite):
         try:
             for name in _DRIVER_ARGUMENTS.keys() & query.keys():
                 options[name] = _DRIVER_ARGUMENTS[name](query.pop(name))
+            self._isolation_level = options.get("isolation_level", "")
+            self._begin = _begin(query.pop("begin", None))
             parameters = {name: _single(name, value) for name, value in query.items()}
             name = sqlite3_uri(_tag(url), parameters)
         except (UsageError, ValueError) as error:
@@ -73,7 +86,6 @@ class GraftDialect(SQLiteDialect_pysqlite):
 
     def connect(self, *arguments: Any, **options: Any) -> Any:
         """Open a connection; raises sqlite3.Error with the cause in its text."""
-        self._begin_mode = options.get("isolation_level") or ""
         with opening():
             return super().connect(*arguments, **options)
 
@@ -88,15 +100,15 @@ class GraftDialect(SQLiteDialect_pysqlite):
         return prepare
 
     def do_begin(self, dbapi_connection: Any) -> None:
-        """Begin a transaction, unless the connection is set to AUTOCOMMIT."""
-        if dbapi_connection.isolation_level is not None:
-            dbapi_connection.execute(f"BEGIN {dbapi_connection.isolation_level}")
+        """Begin a transaction if the URL says how, unless the connection is set to AUTOCOMMIT."""
+        if self._begin is not None and dbapi_connection.isolation_level is not None:
+            dbapi_connection.execute(self._begin)
 
     def set_isolation_level(self, dbapi_connection: Any, level: Any) -> None:
         """Change to AUTOCOMMIT, or back to transactions that begin as the URL says."""
         super().set_isolation_level(dbapi_connection, level)
         if dbapi_connection.isolation_level is not None:
-            dbapi_connection.isolation_level = self._begin_mode
+            dbapi_connection.isolation_level = self._isolation_level
 
 
 dialect = GraftDialect
@@ -114,6 +126,18 @@ def _tag(url: URL) -> str:
     if not tag:
         raise UsageError("the URL names no tag", next_step="write graft://tag")
     return tag
+
+
+def _begin(mode: str | tuple[str, ...] | None) -> str | None:
+    if mode is None:
+        return None
+    word = _single("begin", mode).upper()
+    if word not in _BEGIN_MODES:
+        raise UsageError(
+            f"begin={mode} is no way to begin a transaction",
+            next_step="use one of " + ", ".join(_BEGIN_MODES),
+        )
+    return f"BEGIN {word}"
 
 
 def _single(name: str, value: str | tuple[str, ...]) -> str:

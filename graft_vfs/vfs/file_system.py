@@ -50,8 +50,8 @@ class FileSystem(apsw.VFS):
     def xAccess(self, pathname: str, flags: int) -> bool:
         """Tell whether a tag exists; journals never do.
 
-        Whether one may be written is asked only of directories, for `temp_store_directory`, and under
-        a mutex of the built-in VFS, so that opening the catalog here would wait for ever.
+        Whether one may be written is asked only of directories, for `temp_store_directory`, and
+        under a mutex of the built-in VFS, so that opening the catalog here would wait for ever.
         """
         if flags == apsw.SQLITE_ACCESS_READWRITE:
             return super().xAccess(pathname, flags)

@@ -1,8 +1,10 @@
 """Runs SQLAlchemy's suite for dialects on `graft://` or stock SQLite; conftest of its own pytest.
 
-test_integration_sqlalchemy_suite.py copies it to an empty directory as `conftest.py`. The suite
-asks a dialect to say which features its database lacks; here none are said for either side, so
-both fail where SQLite lacks one, and have to fail in the same tests.
+test_integration_sqlalchemy_suite.py copies it to an empty directory as `conftest.py`. To what
+SQLAlchemy wants of the conftest of any dialect it adds the data directory, the outcomes, and, for
+stock SQLite alone, that its files are not removed between tests. The suite asks a dialect to say
+which features its database lacks; here none are said for either side, so both fail where SQLite
+lacks one, and have to fail in the same tests.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from pathlib import Path
 
 import sqlalchemy.dialects.sqlite.provision
 from sqlalchemy import event
-from sqlalchemy.engine import make_url
 from sqlalchemy.testing import provision
 from sqlalchemy.testing.plugin.pytestplugin import *  # noqa: F403 - as SQLAlchemy wants it
 
@@ -22,24 +23,15 @@ from graft_vfs import Config
 
 graft_vfs.register(Config(data_dir=Path("data")))
 _outcomes: dict[str, str] = {}
-
-assert sqlalchemy.dialects.sqlite.provision  # It has registered what SQLite needs; so does graft.
-for _each in vars(provision).values():
-    if isinstance(_each, provision.register) and "sqlite" in _each.fns:
-        _each.fns["graft"] = _each.fns["sqlite"]
+assert sqlalchemy.dialects.sqlite.provision  # What it registered for SQLite is replaced below.
 
 
-@provision.generate_driver_url.for_db("graft")
-def _keep_url(url, driver, query):
-    return make_url(url)
-
-
-@provision.post_configure_engine.for_db("graft", "sqlite")
+@provision.post_configure_engine.for_db("sqlite")
 def _leave_engine(url, engine, follower):
     """Leave out what SQLAlchemy does to files of SQLite."""
 
 
-@provision.post_configure_testing_engine.for_db("graft", "sqlite")
+@provision.post_configure_testing_engine.for_db("sqlite")
 def _attach_schema(url, engine, options, scope):
     @event.listens_for(engine, "connect")
     def attach(connection, record):

@@ -83,7 +83,7 @@ def test_in_a_transaction_of_its_user_a_frame_that_cannot_be_written_leaves_noth
     # Given an engine, pandas itself commits what it wrote before an error.
     wrong = frame(3000)
     wrong["what"] = [*range(2999), object()]
-    database = sa.create_engine("graft://main")
+    database = sa.create_engine("graft://main?begin=IMMEDIATE")
     with pytest.raises(pd.errors.DatabaseError), database.begin() as connection:
         wrong.to_sql("frame", connection, index=False, chunksize=500)
     database.dispose()

@@ -113,6 +113,8 @@ def test_the_url_of_any_tag_reads_back(create_engine, engine, tag):
         ("graft:///:memory:", "no volume"),
         ("graft://main?lsn=1&lsn=2", "lsn is given twice"),
         ("graft://main?timeout=soon", "timeout"),
+        ("graft://main?begin=soon", "begin=soon is no way to begin"),
+        ("graft://main?begin=DEFERRED&begin=IMMEDIATE", "begin is given twice"),
         ("graft://main?check_same_thread=1", "no parameter 'check_same_thread'"),
         (f"graft:///{'x' * 513}", "is not a tag"),
     ],
@@ -158,25 +160,50 @@ def test_a_url_clones_what_is_not_here(create_engine, main, engine, elsewhere):
 # Transactions -----------------------------------------------------------------------------------
 
 
-def test_a_transaction_begins_with_its_first_select(main):
+@pytest.fixture
+def serialisable(create_engine, main):
+    """Return an engine whose transactions are SQLite's from their first statement on."""
+    return create_engine("graft://main?begin=DEFERRED")
+
+
+def test_by_default_a_reader_that_writes_later_is_not_in_anybodys_way(main):
     in_other(main, 1)
-    with main.connect() as reader:
-        assert values(reader) == [1]
+    with main.connect() as connection:
+        assert values(connection) == [1]
         in_other(main, 2)
+        insert(connection, 3)
+        connection.commit()
+        assert values(connection) == [1, 2, 3]
+
+
+def test_by_default_a_program_begins_its_transactions_itself(main):
+    with main.connect() as connection:
+        connection.execute(sa.text("BEGIN IMMEDIATE"))
+        insert(connection, 1)
+        connection.commit()
+    with main.connect() as connection:
+        assert values(connection) == [1]
+
+
+def test_a_transaction_begins_with_its_first_select(serialisable):
+    in_other(serialisable, 1)
+    with serialisable.connect() as reader:
+        assert values(reader) == [1]
+        in_other(serialisable, 2)
         assert values(reader) == [1]
         reader.commit()
         assert values(reader) == [1, 2]
 
 
-def test_ddl_is_rolled_back(main):
-    with main.connect() as connection:
+def test_ddl_is_rolled_back(serialisable):
+    with serialisable.connect() as connection:
         connection.execute(sa.text("CREATE TABLE gone(x)"))
         connection.rollback()
         assert sa.inspect(connection).get_table_names() == ["t"]
 
 
-def test_a_released_savepoint_is_part_of_its_transaction(main):
-    with main.connect() as connection:
+def test_a_released_savepoint_is_part_of_its_transaction(serialisable):
+    with serialisable.connect() as connection:
         with connection.begin_nested():
             insert(connection, 1)
         connection.rollback()
@@ -207,8 +234,8 @@ def test_autocommit_begins_no_transaction_and_ends_with_the_connection(main):
         assert values(connection) == [1]
 
 
-def test_isolation_level_immediate_waits_for_the_writer_at_its_beginning(create_engine, main):
-    immediate = create_engine("graft://main?isolation_level=IMMEDIATE&timeout=0.05")
+def test_begin_immediate_waits_for_the_writer_at_its_beginning(create_engine, main):
+    immediate = create_engine("graft://main?begin=immediate&timeout=0.05")
     with immediate.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         insert(connection, 1)
     with immediate.connect() as connection:  # The same one again, no longer in AUTOCOMMIT.
@@ -222,10 +249,26 @@ def test_isolation_level_immediate_waits_for_the_writer_at_its_beginning(create_
         connection.commit()
 
 
-def test_a_stale_transaction_that_writes_fails_by_name(main):
-    with main.connect() as connection:
+def test_isolation_level_immediate_waits_for_the_writer_at_the_first_write(create_engine, main):
+    immediate = create_engine("graft://main?isolation_level=IMMEDIATE&timeout=0.05")
+    with immediate.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        insert(connection, 1)
+    with immediate.connect() as connection, immediate.connect() as second:
+        assert connection.connection.dbapi_connection.isolation_level == "IMMEDIATE"
+        insert(connection, 2)
+        assert values(second) == [1]
+        with pytest.raises(sa.exc.OperationalError, match="locked"):
+            insert(second, 3)
+        connection.commit()
+        insert(second, 3)
+        second.commit()
+        assert values(connection) == [1, 2, 3]
+
+
+def test_a_stale_transaction_that_writes_fails_by_name(serialisable):
+    with serialisable.connect() as connection:
         values(connection)
-        in_other(main, 1)
+        in_other(serialisable, 1)
         with pytest.raises(sa.exc.OperationalError) as caught:
             insert(connection, 2)
     assert caught.value.orig.sqlite_errorname == "SQLITE_BUSY_SNAPSHOT"
@@ -338,7 +381,7 @@ def test_migrations_of_alembic_do_all_or_nothing(create_engine, tmp_path):
     settings = alembic.config.Config()
     settings.set_main_option("script_location", str(tmp_path))
     settings.set_main_option("path_separator", "os")
-    settings.set_main_option("sqlalchemy.url", "graft://main")
+    settings.set_main_option("sqlalchemy.url", "graft://main?begin=DEFERRED")
     alembic.command.upgrade(settings, "two")
     with pytest.raises(sa.exc.OperationalError, match="syntax error"):
         alembic.command.upgrade(settings, "three")
