@@ -1,7 +1,7 @@
 """Django's own tests of databases pass with `graft_vfs.django`, but for those of files on disk.
 
-They are in Django's source distribution and not in what pip installs: DJANGO_TESTS names the
-directory `tests` in a copy of it that has the version of the installed Django.
+They are in Django's source distribution and not in what pip installs (see `foreign/suites.py`). Or
+DJANGO_TESTS names the directory `tests` in a copy that has the version of the installed Django.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign.suites import suite
 
 import graft_vfs
 
@@ -37,21 +38,19 @@ _EXCLUDED = {
 }
 
 
-@pytest.mark.deep
-def test_the_tests_of_django_pass_but_for_those_of_files(tmp_path):
-    directory = os.environ.get("DJANGO_TESTS")
-    if not directory:
-        pytest.skip("DJANGO_TESTS names no directory of Django's tests")
-    (tmp_path / "graft_settings.py").write_text(_SETTINGS)
+def run_suite(directory: Path, *applications: str) -> tuple[int, set[str]]:
+    """Run the tests of some applications; returns how many there were, and which failed."""
+    tests = os.environ.get("DJANGO_TESTS") or suite("django") / "tests"
+    (directory / "graft_settings.py").write_text(_SETTINGS)
     done = subprocess.run(
-        [sys.executable, "runtests.py", *_OPTIONS, *_APPLICATIONS.split()],
-        cwd=directory,
+        [sys.executable, "runtests.py", *_OPTIONS, *applications],
+        cwd=tests,
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(
-                [str(tmp_path), str(Path(graft_vfs.__file__).parents[1])]
+                [str(directory), str(Path(graft_vfs.__file__).parents[1])]
             ),
-            "GRAFT_DATA_DIR": str(tmp_path / "data"),
+            "GRAFT_DATA_DIR": str(directory / "data"),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -59,6 +58,20 @@ def test_the_tests_of_django_pass_but_for_those_of_files(tmp_path):
         text=True,
         check=False,
     )
-    failed = set(re.findall(r"^(?:FAIL|ERROR): \w+ \(([\w.]+)\)", done.stdout, re.MULTILINE))
-    assert failed == _EXCLUDED, done.stdout[-5000:]
-    assert int(re.search(r"^Ran (\d+) tests", done.stdout, re.MULTILINE)[1]) > 2000
+    found = re.search(r"^Ran (\d+) tests", done.stdout, re.MULTILINE)
+    assert found, done.stdout[-5000:]
+    failed = re.findall(r"^(?:FAIL|ERROR): \w+ \(([\w.]+)\)", done.stdout, re.MULTILINE)
+    return int(found[1]), set(failed)
+
+
+def test_the_tests_of_transactions_pass(tmp_path):
+    count, failed = run_suite(tmp_path, "transactions", "transaction_hooks")
+    assert not failed
+    assert count > 70
+
+
+@pytest.mark.deep
+def test_the_tests_of_django_pass_but_for_those_of_files(tmp_path):
+    count, failed = run_suite(tmp_path, *_APPLICATIONS.split())
+    assert failed == _EXCLUDED
+    assert count > 2000

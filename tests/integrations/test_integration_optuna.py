@@ -82,9 +82,8 @@ def _told(workers, trials):
     return [f"{total} {total} {total - 1}", " ".join(map(str, range(workers))), "True"]
 
 
-@pytest.mark.parametrize("parameters", ["", "&isolation_level=IMMEDIATE"])
-def test_processes_share_a_study(environment, tmp_path, parameters):
-    url = f"graft://study?timeout=120{parameters}"
+def test_processes_share_a_study(environment, tmp_path):
+    url = "graft://study?timeout=120"
     assert optimised(environment, tmp_path, url, workers=2, trials=3) == _told(2, 3)
 
 
