@@ -67,9 +67,9 @@ def remove_unused_files(volume: Volume) -> None:
     """
     volume.require_described()
     named = {branch.file for branch in volume.catalog.branches(volume.id)}
-    for path in volume.directory.glob("[0-9]*.log"):
-        if path.name not in named:
-            with storage_errors(path):
+    with storage_errors(volume.directory):
+        for path in list(volume.directory.glob("[0-9]*.log")):
+            if path.name not in named:
                 path.unlink(missing_ok=True)
 
 

@@ -41,6 +41,7 @@ from graft_vfs.local.branch_log import (
 )
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow
+from graft_vfs.local.files import storage_errors
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.pages import LocalLsn, RemoteLsn
@@ -475,9 +476,11 @@ class Volume:
 
         An error is logged: whoever opens or closes a volume did not ask for this.
         """
-        if not self.writable or not (self._is_compaction_due() or self._has_leftovers()):
+        if not self.writable:
             return
         try:
+            if not (self._is_compaction_due() or self._has_leftovers()):
+                return
             lock = self.try_writing()
             if lock is None:
                 return
@@ -501,7 +504,8 @@ class Volume:
         """Return True if the log or its directory holds what no commit needs."""
         if self.log.is_longer_than_needed(self._end):
             return True
-        return any(path != self.log.path for path in self.directory.glob("[0-9]*.log"))
+        with storage_errors(self.directory):
+            return any(path != self.log.path for path in self.directory.glob("[0-9]*.log"))
 
     def expect_leftovers(self) -> None:
         """Have the next writer give back what this one leaves: it writes before it commits."""

@@ -167,7 +167,9 @@ def test_doctor_lists_what_crashes_leave_and_nothing_else(pushed):
     found = [row for row in json.loads(result.stdout) if row["name"] == "leftovers"]
     assert {row["level"] for row in found} == {"warning"}
     named = {Path(row["text"].split(" (")[0]).name: row["text"] for row in found}
-    assert set(named) == {str(lost), "0099.log", "import-12345678.tmp", str(log), "foreign"}
+    assert set(named) == {str(lost), "import-12345678.tmp", str(log), "foreign"}
+    # Opening a volume removes a log file that no branch names, so there is nothing to list.
+    assert not (data / "volumes" / volume / "0099.log").exists()
     assert "making was interrupted" in named[str(lost)]
     assert " (100.0 KiB) " in named[str(lost)] or " KiB) " in named[str(lost)]
     assert all(row["next_step"] for row in found)
