@@ -29,7 +29,10 @@
     │   ├── CorruptLogError          a local branch log
     │   ├── CorruptCatalogError      the local catalog
     │   └── FutureVersionError       a format version newer than this program
-    ├── LocalStorageError            the local disk refused: full, read-only, no permission
+    ├── LocalStorageError            the local disk refused
+    │   ├── DiskFullError            no space, quota or file size left
+    │   ├── AccessDeniedError        the owner or the permissions do not allow it
+    │   └── MovedError               files were moved or replaced while they were open here
     └── ForkedProcessError           a connection was carried across os.fork()
 
 Messages say what happened; `next_step` says what to do; neither ever carries a credential.
@@ -183,6 +186,18 @@ class FutureVersionError(DamageError):
 
 class LocalStorageError(GraftError):
     """The local disk refused a read or a write."""
+
+
+class DiskFullError(LocalStorageError):
+    """There is no space left, by the disk, a quota or a limit of file sizes (SQLITE_FULL)."""
+
+
+class AccessDeniedError(LocalStorageError):
+    """The owner or the permissions of a file or its file system do not allow it."""
+
+
+class MovedError(LocalStorageError):
+    """Files of the data directory were moved or replaced while this process had them open."""
 
 
 class ForkedProcessError(GraftError):

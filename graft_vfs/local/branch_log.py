@@ -70,6 +70,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from graft_vfs.errors import CorruptLogError, FutureVersionError
 from graft_vfs.ids import VolumeId
+from graft_vfs.local import ownership
 from graft_vfs.local.files import (
     data_sync,
     fsync_directory,
@@ -170,6 +171,12 @@ class Chunk(NamedTuple):
         """Tell whether this chunk makes its transaction visible."""
         return bool(self.flags & COMMIT)
 
+    @property
+    def before(self) -> Position:
+        """The position at which this chunk begins."""
+        header = _CHUNK_HEADER_BYTES + 4 * len(self.pages) + _CHECKSUM.size
+        return Position(self.images - header, self.previous)
+
 
 class BranchLog:
     """One open branch log file.
@@ -212,17 +219,23 @@ class BranchLog:
 
     @classmethod
     def create(
-        cls, path: Path, *, volume: VolumeId, folded: bool = False, maps: bool = True
+        cls,
+        path: Path,
+        *,
+        volume: VolumeId,
+        folded: bool = False,
+        maps: bool = True,
+        replaces: Path | None = None,
     ) -> BranchLog:
         """Make an empty log; its header and name are durable on return.
 
-        With `folded` the first transaction stands for all commits up to its LSN.
+        With `folded` the first transaction stands for all commits up to its LSN. The file gets
+        owner and mode of the log that it `replaces`.
         """
         version = _FOLDED if folded else _PLAIN
         header = _LOG_HEADER.pack(_LOG_MAGIC, version, volume.raw, secrets.randbits(64))
         with storage_errors(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o666)
+            descriptor = ownership.create(path, os.O_RDWR | os.O_EXCL, replaces=replaces)
             try:
                 os.pwrite(descriptor, header, 0)
                 os.ftruncate(descriptor, grown_size(len(header)))
@@ -250,6 +263,11 @@ class BranchLog:
             )
         self.folded = version == _FOLDED
         return Position(LOG_HEADER_BYTES, salt)
+
+    @property
+    def file_number(self) -> int:
+        """The number of the open file, as the system counts them."""
+        return self._file
 
     # Reading ----------------------------------------------------------------------------------
 

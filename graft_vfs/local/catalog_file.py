@@ -23,6 +23,7 @@ from graft_vfs.errors import (
     CorruptCatalogError,
     FutureVersionError,
     LocalStorageError,
+    MovedError,
     ReadOnlyError,
     UsageError,
 )
@@ -89,6 +90,7 @@ class CatalogFile:
         self._is_closed = False
         self._open_connection: apsw.Connection | None = None
         self._at_rest: _State | None = None
+        self._identity: tuple[int, int] | None = None
         _files.add(self)
         with self._errors():
             try:
@@ -143,6 +145,7 @@ class CatalogFile:
         try:
             with self._lock:
                 self._forget_changed()
+                self._forget_moved()
                 yield
                 if self._forget_changed():
                     raise BusyError(
@@ -180,7 +183,32 @@ class CatalogFile:
             return self._connect_read_only()
         connection = self._opened(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
         connection.pragma("synchronous", "full")
+        self._identity = self._identity_at_path()
         return connection
+
+    def _identity_at_path(self) -> tuple[int, int] | None:
+        """Return device and inode of the file that others find at the path; None if none is."""
+        with storage_errors(self.path):
+            try:
+                found = self.path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return found.st_dev, found.st_ino
+
+    def _forget_moved(self) -> None:
+        """Close a file that was moved or replaced, so that the one at the path is opened."""
+        connection = self._open_connection
+        if connection is None or self._identity is None or connection.in_transaction:
+            return
+        found = self._identity_at_path()
+        if found == self._identity:
+            return
+        self._disconnect()
+        if found is None:
+            raise MovedError(
+                f"the catalog {self.path} was moved or removed while it was open here",
+                next_step="put the data directory back, or set data_dir to where it is now",
+            )
 
     def _opened(self, flags: int, parameters: str = "") -> apsw.Connection:
         # Naming the built-in VFS keeps the catalog out of ours when that is the default.
@@ -225,6 +253,7 @@ class CatalogFile:
     def _disconnect(self) -> None:
         connection, self._open_connection = self._open_connection, None
         if connection is not None:
+            # SQLite looks whether the file was moved before it deletes a WAL, by its name.
             connection.close()
 
     def _prepare(self, connection: apsw.Connection) -> None:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from graft_vfs.errors import LocalStorageError
+from graft_vfs.errors import AccessDeniedError, DiskFullError, LocalStorageError
 
 _VECTOR_MAX = 1000  # More than 1024 buffers in one call are refused.
 
@@ -24,12 +24,18 @@ _NEXT_STEPS = {
     errno.EIO: "the disk reports an error; check it before anything else",
 }
 
+_KINDS: dict[int, type[LocalStorageError]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), DiskFullError),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), AccessDeniedError),
+}
+
 
 def storage_error(path: Path, error: OSError) -> LocalStorageError:
     """Translate an OSError about `path` into the declared error, with its next step."""
     reason = error.strerror or str(error)
     step = _NEXT_STEPS.get(error.errno or 0)
-    return LocalStorageError(f"{path}: {reason}", next_step=step)
+    kind = _KINDS.get(error.errno or 0, LocalStorageError)
+    return kind(f"{path}: {reason}", next_step=step)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The head file: two mapped words by which processes notice each other's changes.
+"""The head file: five mapped words by which processes notice each other's changes.
 
     word 0  end offset of the newest commit in the current branch log
     word 1  epoch: a random number, new at each change of branch
@@ -17,6 +17,10 @@ Ordering: whoever changes the branch writes the new epoch here first and commits
 the catalog then, both within one transaction there, so that the epoch of the last switch stays. A
 process whose catalog row does not carry the epoch it sees here looks again at each transaction, so
 a crash between the two steps costs time and never a wrong page.
+
+Version 1 belongs to programs that locked a file `writer.lock`; those of version 2 lock the branch
+file, and the two would not exclude each other. A file of version 1 becomes one of version 2 when no
+other process has the volume open, and is refused as long as one has.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from pathlib import Path
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.errors import BusyError, FutureVersionError
+from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_errors, write_fully
 
 END = 0
@@ -40,7 +45,8 @@ EPOCH = 1
 _MAGIC = 2
 BOOT = 3
 WRITING = 4
-_VERSION = 1
+_VERSION = 2
+_UPGRADED_VERSION = 1
 _MAGIC_BASE = 0x4752_4146_5448_0000
 _HEAD_BYTES = 64
 _JOIN_SECONDS = 1.0
@@ -56,24 +62,54 @@ class HeadFile:
         Raises FutureVersionError, LocalStorageError; BusyError if the file is gone while another
         process, which would not notice a new one, has the volume open.
         """
+        self._name = os.fsencode(path)
         with storage_errors(path):
-            if writable:
-                _join(self, path)
-            mapped = _mapped(path, writable=writable)
+            directory = _join(self, path) if writable else None
+            mapped, self._device, self.inode = _mapped(path, writable=writable)
         self.words = memoryview(mapped).cast("Q")
         found = self.words[_MAGIC]
-        if found != _MAGIC_BASE + _VERSION:
-            if found >> 16 == _MAGIC_BASE >> 16:
+        if found == _MAGIC_BASE + _VERSION:
+            return
+        if found >> 16 == _MAGIC_BASE >> 16:
+            is_old = found == _MAGIC_BASE + _UPGRADED_VERSION
+            if not is_old or (directory is not None and not _is_alone(directory)):
                 raise FutureVersionError(
                     f"another version of graft-vfs (head file {found & 0xFFFF}) uses this volume",
-                    next_step="use one version for all processes of a data directory",
+                    next_step="use one version for all processes of a data directory; end those "
+                    "of the other one",
                 )
-            if writable:
-                self.words[_MAGIC] = _MAGIC_BASE + _VERSION
+        if directory is not None:
+            self.words[_MAGIC] = _MAGIC_BASE + _VERSION
+            fcntl.flock(directory, fcntl.LOCK_SH)
+
+    def is_in_place(self) -> bool:
+        """Return False if another file stands at the path: other processes may have mapped it.
+
+        A missing file is made by nobody as long as this one is mapped. Raises OSError.
+        """
+        try:
+            found = os.stat(self._name)  # noqa: PTH116 - a Path costs three times as much
+        except FileNotFoundError:
+            return True
+        return (found.st_dev, found.st_ino) == (self._device, self.inode)
 
 
-def _join(owner: HeadFile, path: Path) -> None:
-    """Hold the volume's directory shared while `owner` lives, and alone while making the file."""
+def _is_alone(directory: int) -> bool:
+    """Hold the volume's directory alone, if no other process has the volume open."""
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        # The lock that was held is gone by the attempt.
+        fcntl.flock(directory, fcntl.LOCK_SH)
+        return False
+    return True
+
+
+def _join(owner: HeadFile, path: Path) -> int:
+    """Hold the volume's directory shared while `owner` lives, and alone while making the file.
+
+    Returns the directory's descriptor.
+    """
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     weakref.finalize(owner, os.close, directory)
     deadline = time.monotonic() + _JOIN_SECONDS
@@ -92,22 +128,32 @@ def _join(owner: HeadFile, path: Path) -> None:
         # Written, because a copy to a mapped hole would end the process on a full disk; under
         # another name, because nobody may see it short.
         temporary = path.with_name("head.new")
-        temporary.write_bytes(bytes(_HEAD_BYTES))
+        temporary.unlink(missing_ok=True)
+        made = ownership.create(temporary, os.O_RDWR)
+        try:
+            write_fully(made, bytes(_HEAD_BYTES), 0)
+        finally:
+            os.close(made)
         temporary.rename(path)
     fcntl.flock(directory, fcntl.LOCK_SH)
+    return directory
 
 
-def _mapped(path: Path, *, writable: bool) -> mmap.mmap | bytes:
-    """Map the file; zeros for one that is missing and cannot be made, so that all is looked up."""
+def _mapped(path: Path, *, writable: bool) -> tuple[mmap.mmap | bytes, int, int]:
+    """Map the file; returns the mapping, device and inode.
+
+    Zeros for one that is missing and cannot be made, so that all is looked up.
+    """
     if not writable and (not path.exists() or path.stat().st_size < _HEAD_BYTES):
-        return bytes(_HEAD_BYTES)
+        return bytes(_HEAD_BYTES), 0, 0
     descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     try:
-        size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        size = found.st_size
         if size < _HEAD_BYTES:
             write_fully(descriptor, bytes(_HEAD_BYTES - size), size)
         mode = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-        return mmap.mmap(descriptor, _HEAD_BYTES, access=mode)
+        return mmap.mmap(descriptor, _HEAD_BYTES, access=mode), found.st_dev, found.st_ino
     finally:
         os.close(descriptor)
 

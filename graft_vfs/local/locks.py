@@ -1,8 +1,12 @@
-"""The locks of a volume, first the writer's: one transaction writes, in any process or thread.
+"""The locks of a volume: which process, and which connection of it, writes, pushes or syncs.
 
-flock(2) locks belong to an open file, not to a process, so every connection opens the lock file for
-itself and threads exclude one another as processes do. The kernel drops the lock of a killed
+flock(2) locks belong to an open file, not to a process. The kernel drops the lock of a killed
 process, which is why no lock is ever taken over by guessing.
+
+A lock excludes those who lock the same file, and a file can be removed or replaced. So a `FileLock`
+is compared with what stands at its path once it is held, and writers lock the branch file itself:
+two of them never append to one file, whatever is removed or moved around it. That the file is still
+the one that others find is what `branch_file` checks.
 
 A forked child has the open files of its parent, and a lock lasts until the last of them is closed.
 So the child closes all handles at once, and the parent's locks are the parent's alone.
@@ -10,18 +14,28 @@ So the child closes all handles at once, and the parent's locks are the parent's
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
+from typing import Protocol
 
-from graft_vfs.errors import WriterBusyError
+from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_errors
 
+EXCLUSIVE_AT_ONCE = LOCK_EX | LOCK_NB
+UNLOCK = LOCK_UN
 _POLL_SECONDS = 0.002
+
+
+class Handle(Protocol):
+    """Whatever keeps a descriptor whose lock belongs to this process alone."""
+
+    def abandon(self) -> None:
+        """Close the descriptor in the child of a fork."""
+        ...
 
 
 class FileLock:
@@ -30,33 +44,46 @@ class FileLock:
     __slots__ = ("__weakref__", "_file", "_path")
 
     def __init__(self, path: Path) -> None:
-        """Open the lock file, making it if absent; takes no lock."""
+        """Open the lock file, making it if absent; takes no lock. Raises LocalStorageError."""
         self._path = path
-        with storage_errors(path):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        _handles.add(self)
+        self._file = self._open()
+        close_after_fork(self)
+
+    def _open(self) -> int:
+        with storage_errors(self._path):
+            return ownership.create(self._path, os.O_RDWR)
 
     def acquire(self) -> bool:
-        """Try to take the lock; False at once if another handle has it."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        """Try to take the lock; False at once if another handle has it.
+
+        Raises LocalStorageError if the file is gone and cannot be made anew.
+        """
+        while True:
+            try:
+                flock(self._file, EXCLUSIVE_AT_ONCE)
+            except BlockingIOError:
+                return False
+            if self.is_in_place():
+                return True
+            # The file was removed or replaced: this lock would exclude no newcomer.
+            self.abandon()
+            self._file = self._open()
+
+    def is_in_place(self) -> bool:
+        """Return True if the file that is open here is the one at its path."""
+        with storage_errors(self._path):
+            try:
+                return os.path.samestat(os.fstat(self._file), self._path.stat())
+            except FileNotFoundError:
+                return False
 
     def acquire_within(self, timeout_seconds: float) -> bool:
         """Try to take the lock until the timeout; False if another handle has it all the time."""
-        deadline = time.monotonic() + timeout_seconds
-        while not self.acquire():
-            # flock has no timeout of its own, and a signal-based one is not for libraries.
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
-        return True
+        return repeated(self.acquire, timeout_seconds)
 
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""
-        fcntl.flock(self._file, fcntl.LOCK_UN)
+        flock(self._file, UNLOCK)
 
     def close(self) -> None:
         """Give the lock back and close the handle; may be repeated."""
@@ -72,28 +99,23 @@ class FileLock:
             self._file = -1
 
 
-class WriterLock(FileLock):
-    """One handle on a volume's writer lock; owned by one connection or one verb."""
-
-    __slots__ = ()
-
-
-@contextlib.contextmanager
-def held(path: Path, *, timeout_seconds: float) -> Iterator[None]:
-    """Hold the lock at `path` inside the block; raises WriterBusyError after the timeout."""
-    lock = WriterLock(path)
-    try:
-        if not lock.acquire_within(timeout_seconds):
-            raise WriterBusyError(
-                "another connection is writing to the volume",
-                next_step="end its transaction and try again",
-            )
-        yield
-    finally:
-        lock.close()
+def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:
+    """Call `acquire` until it succeeds or the timeout has passed; returns its last answer."""
+    deadline = time.monotonic() + timeout_seconds
+    while not acquire():
+        # flock has no timeout of its own, and a signal-based one is not for libraries.
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
-_handles: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def close_after_fork(handle: Handle) -> None:
+    """Have a handle closed in each child that this process forks."""
+    _handles.add(handle)
 
 
 def _abandon_handles() -> None:

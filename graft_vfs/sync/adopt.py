@@ -25,11 +25,11 @@ from graft_vfs.errors import (
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor, head
+from graft_vfs.local.branch_file import held
 from graft_vfs.local.branch_log import BranchLog, Chunk, Position
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
 from graft_vfs.local.descriptor import Descriptor
-from graft_vfs.local.locks import held
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sync.fetch import require_commits
@@ -163,7 +163,7 @@ def adopt(
         raise UsageError(
             f"volume {volume} says itself what it stands on", next_step="leave the base out"
         )
-    with held(directory / "writer.lock", timeout_seconds=_LOCK_SECONDS):
+    with held(directory, timeout_seconds=_LOCK_SECONDS):
         if found is not None:
             remote, branch, commits = _described(logs, directory, found)
         else:

@@ -16,7 +16,11 @@ CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
     errors.BusyError: (apsw.BusyError, apsw.SQLITE_BUSY),
     errors.ReadOnlyError: (apsw.ReadOnlyError, apsw.SQLITE_READONLY),
     errors.DamageError: (apsw.CorruptError, apsw.SQLITE_CORRUPT),
-    errors.LocalStorageError: (apsw.FullError, apsw.SQLITE_FULL),
+    errors.DiskFullError: (apsw.FullError, apsw.SQLITE_FULL),
+    # Like a full disk, an I/O error of any kind makes SQLite forget pages that were not committed.
+    errors.AccessDeniedError: (apsw.IOError, apsw.SQLITE_IOERR_ACCESS),
+    errors.MovedError: (apsw.IOError, apsw.SQLITE_IOERR_VNODE),
+    errors.LocalStorageError: (apsw.IOError, apsw.SQLITE_IOERR),
     errors.StoreError: (apsw.IOError, apsw.SQLITE_IOERR_READ),
     errors.GraftError: (apsw.SQLError, apsw.SQLITE_ERROR),
 }

@@ -44,7 +44,7 @@ from graft_vfs.volume.transaction import FULL, OFF, Transaction, page_format
 from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
-    from graft_vfs.local.locks import WriterLock
+    from graft_vfs.local.branch_file import WriterLock
 
 _logger = logging.getLogger(__name__)
 
@@ -574,9 +574,7 @@ class VolumeFile:
 
         The lock is the parent's, too. To release it here would release it there; closing does not.
         """
-        if self._lock is not None:
-            self._lock.abandon()
-            self._lock = None
+        self._lock = None
         self.transaction = self._staged = None
         # Replaced on the object, so that checking costs the parent nothing.
         self.__dict__.update(

@@ -82,14 +82,15 @@ class OpenVolumes:
         """Return a volume, and whether this opened it."""
         with self._lock:
             volume = self._open.get(volume_id)
-            if volume is not None:
+            if volume is not None and not volume.has_moved:
                 return volume, False
             gate = self._opening.setdefault(volume_id, _Gate())
         with gate.lock:
             with self._lock:
                 volume = self._open.get(volume_id)
                 counts = self._commit_counts.setdefault(volume_id, CommitCounts())
-            if volume is not None:
+            # Whoever still has one whose files were moved away is refused there.
+            if volume is not None and not volume.has_moved:
                 return volume, False
             volume = Volume(
                 volume_id,

@@ -150,7 +150,11 @@ class Transaction:
                 del pages[page]
 
     def spill(self) -> None:
-        """Write all staged pages to the log, not yet visible; raises LocalStorageError."""
+        """Write all staged pages to the log, not yet visible.
+
+        Raises LocalStorageError.
+        """
+        self.volume.check_mark()
         self.has_spilled = True
         self.volume.expect_leftovers()
         pages = sorted(self.staged)
@@ -181,6 +185,7 @@ class Transaction:
         A large transaction is written whole; a small one gets room, which it mostly has already.
         Returns how many pages have room after it, each in a chunk of its own, up to 250.
         """
+        self.volume.check_mark()
         new_pages = self.page_count - self.snapshot.page_count
         pages = len(self.staged) + max(0, new_pages)
         if pages <= SMALL_PAGES_MAX:
@@ -195,6 +200,7 @@ class Transaction:
         On return nothing is left that may fail for want of space; with FULL or EXTRA the pages are
         durable. Costs one write and one sync more than a commit alone. Raises LocalStorageError.
         """
+        self.volume.check_mark()
         staged, log = self.staged, self.volume.log
         first_page = self.snapshot.known_first_page() if 1 not in self.spilled else None
         written = staged.get(1)

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from os import F_OK, access
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
@@ -27,11 +28,13 @@ from graft_vfs.errors import (
     CorruptLogError,
     GraftError,
     LocalStorageError,
+    MovedError,
     StaleSnapshotError,
     WriterBusyError,
 )
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor, head
+from graft_vfs.local.branch_file import CHECK_MASK, OpenFile, Place, WriterLock, WriterLocks
 from graft_vfs.local.branch_log import (
     DURABLE_BEFORE,
     SYNC_INTERVAL_BYTES,
@@ -43,7 +46,6 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.head import HeadFile, new_epoch
-from graft_vfs.local.locks import WriterLock, held
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.volume import rotation
 from graft_vfs.volume.branch import Branch
@@ -121,6 +123,12 @@ class Volume:
         self._compact_at = -1  # Not known yet.
         self._may_be_longer = False
         self._look_at = 0.0
+        # Where the last chunk begins, if it was read or written here.
+        self._last_chunk: Position | None = None
+        self.has_moved = False
+        self._locks: WriterLocks
+        self._place: Place
+        self._mark = b""
         self.log: BranchLog
         self.snapshot: Snapshot
         self._load()
@@ -163,7 +171,9 @@ class Volume:
                     continue
                 break
             self._epoch = row.epoch
+            self._locks = WriterLocks(self.log.path)
             try:
+                self._note_place(self.log)
                 self._publish(self._build(branch_row, self.log))
                 self._check_end(published_end)
             except BaseException:
@@ -218,8 +228,17 @@ class Volume:
         path = self.directory / branch.file
         return BranchLog(path, volume=self.id, writable=self.writable, maps=self.maps)
 
-    def _switch(self, row: BranchRow, epoch: int) -> None:
-        """Follow another process to a branch; its content may be the same or not."""
+    def _note_place(self, log: BranchLog) -> None:
+        self._place = Place(log.path, log.file_number, self._head)
+        self._mark = self._place.mark
+
+    def _switch(
+        self, row: BranchRow, epoch: int, reserved: dict[WriterLock, OpenFile] | None = None
+    ) -> None:
+        """Follow to a branch; its content may be the same or not.
+
+        `reserved` is for the handle that has the writer lock, if this process switches files.
+        """
         log = self.log if row.file == self.log.path.name else self._open_log(row)
         # Ordering: the view first. If it cannot be had, the next transaction tries again.
         try:
@@ -228,7 +247,11 @@ class Volume:
             if log is not self.log:
                 log.close()
             raise
-        self.log = log
+        if log is not self.log:
+            # Ordering: the locks first. Who has one of a former file must not write to this one.
+            self._locks.follow(log.path, reserved or {})
+            self._note_place(log)
+            self.log = log
         if self.writable:
             self._describe()
         # Ordering: the epoch last. Whoever finds the new one takes the snapshot without the mutex.
@@ -243,7 +266,7 @@ class Volume:
         """
         remote = self._remote_view(row.log, row.base)
         branch = Branch(row, log, self.mutex)
-        end, lsn = row.start, LocalLsn(row.first_lsn - 1)
+        before, end, lsn = None, row.start, LocalLsn(row.first_lsn - 1)
         page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
         for chunks, proved_from in _by_durability(log.transactions(row.start, row.first_lsn)):
             late = [chunk for chunk in chunks if chunk.images >= proved_from]
@@ -260,7 +283,7 @@ class Volume:
                 else:
                     branch.apply(chunk.pages, chunk.images, chunk.page_size)
             last = chunks[-1]
-            end, lsn, page_size = last.after, last.lsn, last.page_size
+            before, end, lsn, page_size = last.before, last.after, last.lsn, last.page_size
             page_count, counter = last.page_count, last.change_counter
         following = LocalLsn(lsn + 1)
         is_run_missing = log.begins_with_run(row.start) and lsn < row.first_lsn
@@ -268,6 +291,7 @@ class Volume:
             log.damaged_before(end, following) and not _follows(log, end, following)
         ):
             raise self._damage(log, end.offset)
+        self._last_chunk = before
         _logger.debug("volume %s: branch %s read up to LSN %d", self.id, row.id, lsn)
         return Snapshot(branch, remote, end, lsn, page_size, page_count, counter)
 
@@ -290,6 +314,7 @@ class Volume:
         if branch.has_long_history():
             self._forget_history(branch)
         last = chunks[-1]
+        self._last_chunk = last.before
         self._publish(
             Snapshot(
                 branch,
@@ -329,6 +354,8 @@ class Volume:
             and self.words[head.EPOCH] == self._epoch
             and self.words[head.END] == published_end
         ):
+            if self.writable:
+                self._check_paths()
             raise self._damage(self.log, self._end)
 
     @staticmethod
@@ -375,18 +402,33 @@ class Volume:
     @contextlib.contextmanager
     def writing(self, *, timeout_seconds: float = _WRITER_TIMEOUT_SECONDS) -> Iterator[Snapshot]:
         """Hold the writer lock inside the block; nobody else changes the content meanwhile."""
-        self.catalog.require_writable()
-        with held(self.directory / "writer.lock", timeout_seconds=timeout_seconds):
-            snapshot = self.begin()
+        lock = self.try_writing(timeout_seconds=timeout_seconds)
+        if lock is None:
+            raise WriterBusyError(
+                "another connection is writing to the volume",
+                next_step="end its transaction and try again",
+            )
+        try:
             self.require_described()
-            yield snapshot
+            yield self.snapshot
+        finally:
+            lock.close()
 
     def try_writing(self, *, timeout_seconds: float = 0.0) -> WriterLock | None:
-        """Return a held writer lock, or None if somebody writes until the timeout."""
+        """Return a held writer lock, or None if another connection writes until the timeout.
+
+        `snapshot` is the newest one then. Raises what `begin` raises, and MovedError.
+        """
         lock = self.open_writer_lock()
-        if lock.acquire_within(timeout_seconds):
-            return lock
-        lock.close()
+        try:
+            while lock.acquire_within(timeout_seconds):
+                if self._catch_up(lock):
+                    self._renew_mark()
+                    return lock
+                lock.release()
+        except BaseException:
+            lock.close()
+            raise
         return None
 
     def switch_branch(
@@ -404,9 +446,12 @@ class Volume:
         lock if content or file change. Ordering: see the head file.
         """
         epoch = new_epoch()
+        reserved: dict[WriterLock, OpenFile] = {}
 
         def announce() -> None:
+            nonlocal reserved
             if row.file != self.log.path.name:
+                reserved = self._locks.reserve(self.directory / row.file)
                 self.words[head.END] = 0
             self.words[head.EPOCH] = epoch
 
@@ -424,7 +469,7 @@ class Volume:
                 self.refresh()
                 return False
             old_file = self.log.path
-            self._switch(row, epoch)
+            self._switch(row, epoch, reserved)
             if self.log.path != old_file:
                 self._publish_words(self._end)
                 # Whoever reads the old file has it open. All that it held is on the remote, or in
@@ -437,7 +482,9 @@ class Volume:
         """Make the next branch log file, empty; `folded` if it is to begin with a folded run."""
         number = int(self.log.path.stem) + 1
         path = self.directory / f"{number:04d}.log"
-        return BranchLog.create(path, volume=self.id, folded=folded, maps=self.maps)
+        return BranchLog.create(
+            path, volume=self.id, folded=folded, maps=self.maps, replaces=self.log.path
+        )
 
     def write_pages(
         self, snapshot: Snapshot, pages: Iterable[tuple[int, bytes]], *, page_count: int
@@ -518,6 +565,7 @@ class Volume:
     def give_back(self) -> None:
         """Give back what an abandoned transaction wrote; the caller holds the writer lock."""
         with self.mutex:
+            self._renew_mark()
             self.log.give_back(self._end)
             self._may_be_longer = False
 
@@ -527,6 +575,7 @@ class Volume:
         The caller holds the writer lock and has written nothing since.
         """
         if self._is_compaction_due():
+            self._renew_mark()
             self._compact_at = rotation.compact(self)
 
     # Writing ----------------------------------------------------------------------------------
@@ -534,7 +583,17 @@ class Volume:
     def open_writer_lock(self) -> WriterLock:
         """Return a new handle on the writer lock, not held."""
         self.catalog.require_writable()
-        return WriterLock(self.directory / "writer.lock")
+        with self.mutex:
+            self.begin()
+            while True:
+                path = self.log.path
+                try:
+                    return self._locks.open()
+                except LocalStorageError:
+                    # Another process may have moved the volume to another file meanwhile.
+                    self.refresh()
+                    if self.log.path == path:
+                        raise
 
     def begin_write(self, snapshot: Snapshot, lock: WriterLock) -> Transaction:
         """Take the writer lock for a transaction that has read `snapshot`.
@@ -542,36 +601,100 @@ class Volume:
         Raises WriterBusyError if somebody else writes, StaleSnapshotError if the content has moved
         since; the lock is not held then.
         """
-        if not lock.acquire():
-            raise WriterBusyError(
-                "another connection is writing to the volume",
-                next_step="end its transaction and try again, or set a busy timeout",
-            )
-        try:
-            words = self.words
-            writing = words[4]
-            if writing or words[0] != self._end or words[1] != self._epoch:
-                self.refresh()
-            if self._may_be_longer:
-                self.give_back()
-            if self._end > self._compact_at:
-                self.compact_if_due()
-                self.begin()
-            newest = self.snapshot
-            if not self._is_described:
-                self._write_descriptor()
-            if writing:
-                # A process died between writing a commit and publishing it: only the log knows.
-                _logger.info("volume %s: recovered up to LSN %d", self.id, newest.lsn)
-                self._publish_words(newest.end[0])
-            if newest.counter != snapshot.counter:
-                raise StaleSnapshotError(
-                    "the volume has moved since this transaction began to read",
-                    next_step="roll back and run the transaction again",
+        words = self.words
+        while True:
+            if not lock.acquire():
+                raise WriterBusyError(
+                    "another connection is writing to the volume",
+                    next_step="end its transaction and try again, or set a busy timeout",
                 )
-            return Transaction(self, newest)
-        except BaseException:
-            lock.release()
+            try:
+                if (
+                    words[4]
+                    or words[0] != self._end
+                    or words[1] != self._epoch
+                    or lock.held is not lock.current
+                ) and not self._catch_up(lock):
+                    lock.release()
+                    continue
+                if self._may_be_longer:
+                    self.give_back()
+                if self._end > self._compact_at:
+                    self.compact_if_due()
+                    self.begin()
+                newest = self.snapshot
+                if not self._is_described:
+                    self._write_descriptor()
+                if newest.counter != snapshot.counter:
+                    raise StaleSnapshotError(
+                        "the volume has moved since this transaction began to read",
+                        next_step="roll back and run the transaction again",
+                    )
+                return Transaction(self, newest)
+            except BaseException:
+                lock.release()
+                raise
+
+    def _catch_up(self, lock: WriterLock) -> bool:
+        """Know the newest commit, under the writer lock; False if it is of a former branch file.
+
+        Raises MovedError if the end of the log is not what this process knows.
+        """
+        is_interrupted = self.words[head.WRITING]
+        self.refresh()
+        if not lock.is_current:
+            return False
+        end = self.snapshot.end
+        if self._last_chunk is not None:
+            chunk = self.log.read_chunk(self._last_chunk)
+            if chunk is None or chunk.after != end:
+                self.has_moved = True
+                raise MovedError(
+                    f"{self.log.path} was overwritten while it was open here: the newest commit "
+                    "is not there any more; nothing was written",
+                    next_step="close this connection and open it again",
+                )
+        if is_interrupted or self.words[head.END] != end.offset:
+            # A process died between writing a commit and publishing it: only the log knows.
+            _logger.info("volume %s: recovered up to LSN %d", self.id, self.snapshot.lsn)
+            self._publish_words(end.offset)
+        return True
+
+    def check_place(self) -> None:
+        """Be sure that what a transaction writes to the log next is what other processes find.
+
+        The caller holds the writer lock. Raises MovedError if the files are not what stands at
+        their paths, or if a commit came that the head file did not tell of.
+        """
+        if self._renew_mark():
+            raise MovedError(
+                f"the files of volume {self.id} were replaced while they were open here, and "
+                "another process has committed since; nothing was written",
+                next_step="roll back and run the transaction again",
+            )
+
+    def check_mark(self) -> None:
+        """Check the place if the mark is gone; before anything is written past the newest commit.
+
+        Raises what `check_place` raises.
+        """
+        if not access(self._mark, F_OK):
+            self.check_place()
+
+    def _renew_mark(self) -> bool:
+        """Check the place and leave a mark; True if that brought commits that were not known."""
+        with self.mutex:
+            self._check_paths()
+            known = self.snapshot
+            if self._place.leave_mark():
+                self._scan_tail()
+            return self.snapshot is not known
+
+    def _check_paths(self) -> None:
+        try:
+            self._place.check()
+        except MovedError:
+            self.has_moved = True
             raise
 
     def commit(
@@ -592,6 +715,9 @@ class Volume:
             current = self.snapshot
             branch = current.branch
             lsn = LocalLsn(current.lsn + 1)
+            is_due = not (access(self._mark, F_OK) and lsn & CHECK_MASK)
+            if is_due and not transaction.is_written:
+                self.check_place()
             try:
                 words[4] = 1
                 full = durability >= FULL
@@ -617,6 +743,7 @@ class Volume:
                 snapshot = Snapshot(
                     branch, current.remote, end, lsn, page_size, page_count, counter, first_page
                 )
+                self._last_chunk = begin
                 self.snapshot = snapshot
                 self._end = end_offset
                 words[3] = self._boot

@@ -17,14 +17,14 @@ from graft_vfs.cli.interrupts import noticed_at_once
 
 
 def _waits_for_lock(process: subprocess.Popen[str]) -> bool:
-    descriptors = Path(f"/proc/{process.pid}/fd")
-    for descriptor in descriptors.iterdir():
+    """Return True if the process has opened the branch file to read it, and again to lock it."""
+    opened = 0
+    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
         try:
-            if descriptor.readlink().name == "writer.lock":
-                return True
+            opened += descriptor.readlink().suffix == ".log"
         except FileNotFoundError:
             continue
-    return False
+    return opened > 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")

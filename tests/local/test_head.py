@@ -5,6 +5,8 @@ Other processes run while it is removed, filled with garbage, cut, or marked as 
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 
 import pytest
@@ -20,6 +22,7 @@ from graft_vfs.local.head import HeadFile
 
 MAGIC = 2
 VERSION_1 = 0x4752_4146_5448_0001
+VERSION_2 = 0x4752_4146_5448_0002
 
 WRITER = """
     connection = graft_vfs.connect("main")
@@ -71,7 +74,7 @@ def test_a_short_file_is_made_whole(tmp_path, size) -> None:
     path = tmp_path / "head"
     path.write_bytes(bytes(size))
     assert list(HeadFile(path, writable=False).words) == [0] * 8
-    assert HeadFile(path).words[MAGIC] == VERSION_1
+    assert HeadFile(path).words[MAGIC] == VERSION_2
     assert path.stat().st_size == 64
 
 
@@ -80,7 +83,7 @@ def test_a_missing_file_reads_as_nothing_known_where_it_cannot_be_made(tmp_path)
     assert not (tmp_path / "head").exists()
 
 
-@pytest.mark.parametrize("version", [0, 2, 0xFFFF])
+@pytest.mark.parametrize("version", [0, 3, 0xFFFF])
 def test_another_version_is_refused_and_left_alone(config, table, path, version) -> None:
     close_connections()
     graft_vfs.unregister()
@@ -93,7 +96,7 @@ def test_another_version_is_refused_and_left_alone(config, table, path, version)
     with pytest.raises(FutureVersionError):
         HeadFile(path, writable=False)
     assert path.read_bytes() == data
-    data[16:18] = b"\1\0"
+    data[16:18] = b"\2\0"
     path.write_bytes(data)
     connection = graft_vfs.connect("main")
     connection.execute("INSERT INTO t VALUES(1)")
@@ -107,7 +110,7 @@ def test_a_version_that_comes_while_processes_run_is_refused_to_new_ones_only(
         assert writer.hear() == "ready"
         with path.open("r+b") as file:
             file.seek(16)
-            file.write(b"\2")
+            file.write(b"\3")
         for n in range(4):
             writer.say(str(n))
             assert writer.hear() == "done"
@@ -120,7 +123,7 @@ def test_a_version_that_comes_while_processes_run_is_refused_to_new_ones_only(
         """
         with child(config.data_dir, late) as newcomer:
             (answer,) = newcomer.end()
-        assert "another version of graft-vfs (head file 2) uses this volume" in answer
+        assert "another version of graft-vfs (head file 3) uses this volume" in answer
     assert numbers(table) == [0, 1, 2, 3, 100, 101, 102, 103]
 
 
@@ -212,3 +215,16 @@ def test_a_file_that_is_removed_while_processes_run_cannot_be_made_anew_by_anoth
     assert path.exists()
     assert numbers(table) == [*expected, 200]
     assert is_sound(table)
+
+
+def test_a_file_of_version_1_is_taken_over_when_nobody_else_has_it_open(tmp_path) -> None:
+    path = tmp_path / "head"
+    path.write_bytes(bytes(16) + VERSION_1.to_bytes(8, "little") + bytes(40))
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)  # As a program of the former version does.
+    with pytest.raises(FutureVersionError, match=r"head file 1\) uses this volume; use one"):
+        HeadFile(path)
+    os.close(descriptor)
+    first = HeadFile(path)
+    assert first.words[MAGIC] == VERSION_2
+    assert HeadFile(path).words[MAGIC] == VERSION_2

@@ -1,4 +1,4 @@
-"""The writer lock: one holder among handles, threads and processes, and none after its death."""
+"""Lock files: one holder among handles, threads and processes, and none after its death."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 import pytest
 from support.children import child
 
-from graft_vfs.errors import LocalStorageError, WriterBusyError
-from graft_vfs.local.locks import WriterLock, held
+from graft_vfs.errors import LocalStorageError
+from graft_vfs.local.locks import FileLock
 
 HOLDER = """
     import os, signal
-    from graft_vfs.local.locks import WriterLock
-    lock = WriterLock(Path(hear()))
+    from graft_vfs.local.locks import FileLock
+    lock = FileLock(Path(hear()))
     assert lock.acquire()
     say("holds")
     {act}
@@ -24,18 +24,18 @@ HOLDER = """
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "writer.lock"
+    return tmp_path / "push.lock"
 
 
 @pytest.fixture
 def lock(path):
-    lock = WriterLock(path)
+    lock = FileLock(path)
     yield lock
     lock.close()
 
 
 def test_one_handle_excludes_another_of_the_same_process(lock, path) -> None:
-    other = WriterLock(path)
+    other = FileLock(path)
     assert lock.acquire()
     assert not other.acquire()
     lock.release()
@@ -45,7 +45,7 @@ def test_one_handle_excludes_another_of_the_same_process(lock, path) -> None:
 
 
 def test_closing_a_handle_gives_the_lock_back_and_may_be_repeated(lock, path) -> None:
-    other = WriterLock(path)
+    other = FileLock(path)
     assert other.acquire()
     other.close()
     other.close()
@@ -53,35 +53,41 @@ def test_closing_a_handle_gives_the_lock_back_and_may_be_repeated(lock, path) ->
 
 
 def test_a_release_without_the_lock_is_harmless(lock, path) -> None:
-    other = WriterLock(path)
+    other = FileLock(path)
     assert other.acquire()
     lock.release()
     assert not lock.acquire()
     other.close()
 
 
-def test_held_waits_for_a_holder_and_then_says_that_it_is_busy(lock, path) -> None:
+def test_a_waiting_handle_gets_the_lock_when_its_holder_releases_it(lock, path) -> None:
     assert lock.acquire()
-    with pytest.raises(WriterBusyError, match="end its transaction"), held(path, timeout_seconds=0):
-        pass
-    entered = threading.Event()
-
-    def enter() -> None:
-        with held(path, timeout_seconds=60):
-            entered.set()
-
-    thread = threading.Thread(target=enter)
+    other = FileLock(path)
+    assert not other.acquire_within(0)
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(other.acquire_within(60)))
     thread.start()
     lock.release()
     thread.join()
-    assert entered.is_set()
-    assert lock.acquire()
+    assert answers == [True]
+    assert not lock.acquire()
+    other.close()
 
 
-def test_an_error_inside_held_gives_the_lock_back(lock, path) -> None:
-    with pytest.raises(ZeroDivisionError), held(path, timeout_seconds=0):
-        raise ZeroDivisionError
+@pytest.mark.parametrize("act", ["remove", "replace"])
+def test_a_lock_file_that_was_removed_or_replaced_is_locked_anew(lock, path, act) -> None:
     assert lock.acquire()
+    lock.release()
+    path.unlink()
+    if act == "replace":
+        path.touch()
+    assert not lock.is_in_place()
+    other = FileLock(path)
+    assert other.acquire()
+    assert not lock.acquire()
+    other.close()
+    assert lock.acquire()
+    assert lock.is_in_place()
 
 
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "SIGABRT", "exit"])
@@ -134,4 +140,4 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_parent(lock, path, tmp_pat
 
 def test_a_lock_file_that_cannot_be_made_is_a_named_error(tmp_path) -> None:
     with pytest.raises(LocalStorageError, match="No such file"):
-        WriterLock(tmp_path / "absent" / "writer.lock")
+        FileLock(tmp_path / "absent" / "push.lock")

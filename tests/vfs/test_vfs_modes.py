@@ -244,7 +244,7 @@ def test_a_refused_sync_is_a_failed_commit(connect, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("graft_vfs.local.branch_log.data_sync", refuse)
-        with pytest.raises(apsw.FullError, match="Input/output error"):
+        with pytest.raises(apsw.IOError, match="Input/output error"):
             connection.execute("INSERT INTO t VALUES(1)")
     assert rows(connect("main"), "SELECT * FROM t") == []
     assert rows(connection, "SELECT * FROM t") == []

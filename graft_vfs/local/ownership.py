@@ -1,0 +1,75 @@
+"""Owner and mode of files that are made here.
+
+A program of root, such as a backup job that pushes, must not lock out the account that owns the
+data. So what root makes belongs to the owner of the directory it is in, and a file that replaces
+another gets that file's owner and mode, whoever makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+
+def create(path: Path, flags: int, *, replaces: Path | None = None) -> int:
+    """Open a file, making it if absent, and return its descriptor; raises OSError.
+
+    `flags` are those of os.open. A file that this makes inherits as `inherit` says.
+    """
+    flags |= os.O_CLOEXEC
+    while True:
+        if not flags & os.O_EXCL:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, flags)
+        try:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            continue  # Another process was first.
+        try:
+            inherit(descriptor, path.parent, replaces=replaces)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory if it is absent; one that root makes belongs to its parent's owner."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    give_to_owner(path, path.parent)
+
+
+def give_to_owner(path: Path, directory: Path) -> None:
+    """Give what root has made at `path` to the owner of `directory`; raises OSError."""
+    if os.geteuid() == 0:
+        model = directory.stat()
+        os.chown(path, model.st_uid, model.st_gid, follow_symlinks=False)
+
+
+def inherit(descriptor: int, directory: Path, *, replaces: Path | None = None) -> None:
+    """Give a new file the owner of its directory, or owner and mode of the file it replaces.
+
+    An account other than root cannot give files away: it passes on the group, where it may, and the
+    mode. Raises OSError.
+    """
+    if replaces is not None:
+        model = replaces.stat()
+        own = os.fstat(descriptor)
+        if os.geteuid() == 0:
+            os.fchown(descriptor, model.st_uid, model.st_gid)
+        elif own.st_gid != model.st_gid:
+            with contextlib.suppress(PermissionError):
+                os.fchown(descriptor, -1, model.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(model.st_mode))
+    elif os.geteuid() == 0:
+        model = directory.stat()
+        os.fchown(descriptor, model.st_uid, model.st_gid)
