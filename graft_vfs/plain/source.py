@@ -121,7 +121,7 @@ def _start(path: Path, copy: Path, messages: IO[bytes]) -> subprocess.Popen[byte
     python = _python()
     with storage_errors(Path(python)):
         program = resources.files("graft_vfs.plain").joinpath("reader.py").read_text("utf-8")
-        arguments = [str(path), str(copy), str(BUSY_TIMEOUT_MS), program, *sys.path]
+        arguments = [str(path), str(copy), str(BUSY_TIMEOUT_MS), program, *map(str, sys.path)]
         # -S: the child has the parent's sys.path, and need not look for packages itself.
         return subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
             [python, "-S", "-c", _START, *arguments],

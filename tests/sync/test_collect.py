@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
+
 import pytest
 from support.children import child
 
@@ -147,3 +150,29 @@ def test_a_tag_never_names_a_volume_that_is_gone(machine) -> None:
         machine.engine.catalog.set_tag("back", volume)
     assert machine.engine.tags() == []
     machine.close()
+
+
+def test_an_import_that_was_killed_leaves_no_tag_and_is_collected(machine, tmp_path) -> None:
+    plain = tmp_path / "plain.db"
+    source = sqlite3.connect(plain)
+    source.execute("CREATE TABLE t(x)")
+    source.executemany("INSERT INTO t VALUES(zeroblob(3000))", [()] * 2000)
+    source.commit()
+    source.close()
+    program = f"""
+        import os, signal
+        engine.import_(Path({str(plain)!r}), "main",
+                       progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    """
+    with child(tmp_path / "data", program) as process:
+        assert process.process.wait(60) == -signal.SIGKILL
+    # The process that reads the file ends with its parent, and gives the file free.
+    writer = sqlite3.connect(plain, timeout=60)
+    writer.execute("INSERT INTO t VALUES(1)")
+    writer.commit()
+    writer.close()
+    assert machine.engine.tags() == []
+    assert len(directories(machine)) == 1
+    (gone,) = machine.engine.collect_local()
+    assert gone.removed
+    assert directories(machine) == set()
