@@ -36,6 +36,7 @@ from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
+from graft_vfs.plain.source import require_file
 from graft_vfs.remote_log import list_refs, read_ref
 from graft_vfs.reports import (
     Adopted,
@@ -751,8 +752,7 @@ class Graft:
             volume = self.open(tag)
         if volume is not None:
             return transfer.import_file(volume, path, progress=progress)
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", next_step="check the path")
+        require_file(path)
         check_tag(tag)
         made = self._make(None, replace_tag=False)
         try:

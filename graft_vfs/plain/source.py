@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 import subprocess
 import sys
 import tempfile
@@ -95,6 +96,18 @@ def _declared(path: Path, kind: str, text: str) -> GraftError:
     )
 
 
+def require_file(path: Path) -> None:
+    """Raise UsageError if there is no such file, LocalStorageError if that cannot be found out."""
+    with storage_errors(path):
+        try:
+            # Not `is_file`, which takes every error for an absent file since Python 3.14.
+            is_file = stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            is_file = False
+    if not is_file:
+        raise UsageError(f"there is no file {path}", next_step="check the path")
+
+
 @contextlib.contextmanager
 def reading(path: Path, scratch: Path) -> Iterator[PlainSource]:
     """Yield the database in a file, with what its WAL holds, while a child has it locked.
@@ -104,8 +117,7 @@ def reading(path: Path, scratch: Path) -> Iterator[PlainSource]:
     sound, BusyError if another program writes to it, LocalStorageError.
     """
     copy = scratch / f"import-{secrets.token_hex(4)}.tmp"
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}", next_step="check the path")
+    require_file(path)
     with storage_errors(scratch):
         opened = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the next line closes it
     with opened as messages:

@@ -225,3 +225,16 @@ def test_an_interpreter_that_cannot_run_the_reader_is_a_named_error(
         monkeypatch.setattr(multiprocessing.spawn, "_python_exe", executable)
         with pytest.raises(LocalStorageError, match=reason):
             replica.engine.import_(path, "main")
+
+
+# The path -----------------------------------------------------------------------------------------
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_named_error(replica, tmp_path) -> None:
+    loop = tmp_path / "loop.db"
+    loop.symlink_to(loop)
+    with pytest.raises(LocalStorageError, match=r"loop\.db: Too many levels of symbolic links"):
+        replica.engine.import_(loop, "main")
+    with pytest.raises(LocalStorageError, match="File name too long"):
+        replica.engine.import_(tmp_path / ("x" * 300), "main")
+    assert (replica.engine.tags(), replica.engine.volumes()) == ([], [])
