@@ -77,6 +77,7 @@ class Config:
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
     cache_max_bytes: int | None = None
     hydrate: str = "lazy"
+    mmap: str = "auto"
     log_file: Path | None = None
     make_default: bool = False
     autosync: float = 0.0
@@ -368,6 +369,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "data_dir": ("a path", _path),
     "cache_max_bytes": ("a number of bytes", _size),
     "hydrate": ('"lazy" or "background"', _one_of("lazy", "background")),
+    "mmap": ('"auto" or "off"', _one_of("auto", "off")),
     "log_file": ("a path", _path),
     "make_default": ("true or false", _switch),
     "autosync": (f"0, or a number of seconds from 1 to {AUTOSYNC_SECONDS_MAX}", _autosync),

@@ -115,7 +115,10 @@ class Graft:
         directory = self.config.data_dir.absolute()
         self.writable = _make_directory(directory / "volumes")
         self.catalog, self._lost = adopting.open_catalog(
-            directory, self.writable, recovering=recovering
+            directory,
+            self.writable,
+            recovering=recovering,
+            maps=self.config.mmap != "off",
         )
         self.store = self.config.remote.open()
         self._lock = threading.RLock()
@@ -136,6 +139,7 @@ class Graft:
             self.logs,
             writable=self.writable,
             hydrates=self.config.hydrate == "background",
+            maps=self.config.mmap != "off",
         )
         _logger.info("opened %s with %s", directory, self.store.describe())
         self._autosync: Autosync | None = None

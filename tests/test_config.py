@@ -50,6 +50,7 @@ def test_every_key_is_read(tmp_path) -> None:
         'data_dir = "/srv/data"\n'
         "cache_max_bytes = 1_000_000\n"
         'hydrate = "background"\n'
+        'mmap = "off"\n'
         'log_file = "~/graft.log"\n'
         "make_default = true\n"
         "autosync = 0\n"
@@ -68,6 +69,7 @@ def test_every_key_is_read(tmp_path) -> None:
         data_dir=Path("/srv/data"),
         cache_max_bytes=1_000_000,
         hydrate="background",
+        mmap="off",
         log_file=tmp_path / "home/graft.log",
         make_default=True,
         remote=RemoteConfig("s3_compatible", "unused", "b", "p", "http://127.0.0.1:9"),
@@ -78,6 +80,7 @@ VARIABLES = {
     "GRAFT_DATA_DIR": ("/variable", "data_dir", Path("/variable")),
     "GRAFT_CACHE_MAX_BYTES": ("7", "cache_max_bytes", 7),
     "GRAFT_HYDRATE": ("background", "hydrate", "background"),
+    "GRAFT_MMAP": ("off", "mmap", "off"),
     "GRAFT_LOG_FILE": ("/log", "log_file", Path("/log")),
     "GRAFT_MAKE_DEFAULT": ("yes", "make_default", True),
     "GRAFT_AUTOSYNC": ("60", "autosync", 60.0),
@@ -210,6 +213,7 @@ WRONG = {
     "data_dir": ["1", '""', "true", "[]", '"a\\u0000b"', '"~nobody-of-this-name/x"'],
     "cache_max_bytes": ['"many"', "-1", "1.5", "true", "[1]", "inf", "nan", '""', "1979-05-27"],
     "hydrate": ['"eager"', "true", "1", '["lazy"]', '"Lazy"'],
+    "mmap": ['"on"', "true", "0", '["off"]'],
     "log_file": ["1", '""', "{}"],
     "make_default": ['"maybe"', "2", "1.0", "[]"],
     "autosync": ["0.5", "-1", "86401", '"soon"', '""', "true", "inf", "nan", "[5]"],

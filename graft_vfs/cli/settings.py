@@ -29,6 +29,9 @@ TEMPLATE = """\
 # "lazy" reads pages when they are needed, "background" also fetches all of an open volume.
 # hydrate = "lazy"
 
+# "auto" maps local files where that is safe, "off" reads and writes them by calls alone.
+# mmap = "auto"
+
 # Seconds between two syncs of open volumes in the background; 0 is off.
 # autosync = 0
 

@@ -51,10 +51,10 @@ class Catalog:
     Owner: the engine. Thread rule: any thread; one statement runs at a time. Processes share it.
     """
 
-    def __init__(self, path: Path, *, writable: bool = True) -> None:
+    def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
         """Open, making it if absent; raises CorruptCatalogError, FutureVersionError."""
         self.path = path
-        self._file = CatalogFile(path, writable=writable)
+        self._file = CatalogFile(path, writable=writable, maps=maps)
 
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the data directory cannot be written."""

@@ -1,4 +1,6 @@
-"""The catalog's file: a small SQLite database on the built-in VFS, in WAL mode, synchronous=FULL.
+"""The catalog's file: a small SQLite database on the built-in VFS, synchronous=FULL.
+
+It is in WAL mode where the WAL's index can be mapped safely, else it has a rollback journal.
 
 What `write` or a `transaction` wrote is durable when it returns, whole or not at all. A file that
 cannot be written is read: with SQLite's locks if somebody else has it open, else as it is at rest.
@@ -8,6 +10,7 @@ Whatever SQLite says becomes a declared error.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import weakref
@@ -29,6 +32,9 @@ from graft_vfs.errors import (
 )
 from graft_vfs.local.catalog_rows import DAMAGE_STEP
 from graft_vfs.local.files import storage_errors
+from graft_vfs.local.mapping import mapped_writes_are_safe
+
+_logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x67726674
 SCHEMA_VERSION = 2
@@ -82,9 +88,13 @@ class CatalogFile:
     Owner: the catalog. Thread rule: any thread; one statement runs at a time. Processes share it.
     """
 
-    def __init__(self, path: Path, *, writable: bool = True) -> None:
-        """Open, making it if absent; raises CorruptCatalogError, FutureVersionError."""
+    def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
+        """Open, making it if absent; raises CorruptCatalogError, FutureVersionError.
+
+        Without `maps` SQLite maps no file beside it.
+        """
         self.path = path
+        self._maps = maps
         self._lock = threading.RLock()
         self._writable = writable
         self._is_closed = False
@@ -258,7 +268,7 @@ class CatalogFile:
 
     def _prepare(self, connection: apsw.Connection) -> None:
         if self._writable:
-            connection.pragma("journal_mode", "wal")
+            self._choose_journal(connection)
         version = connection.pragma("user_version")
         if version > SCHEMA_VERSION:
             raise FutureVersionError(
@@ -274,6 +284,26 @@ class CatalogFile:
             )
         if version == 1 and self._writable:
             self._migrate(connection)
+
+    def _choose_journal(self, connection: apsw.Connection) -> None:
+        """Use a WAL where its index can be mapped, else a rollback journal.
+
+        SQLite stores to the mapped index at each write and at a checkpoint, and on a full
+        copy-on-write file system that would end the process; see `mapping`.
+        """
+        with storage_errors(self.path):
+            is_safe = self._maps and mapped_writes_are_safe(self.path)
+        wanted = "wal" if is_safe else "truncate"
+        if connection.pragma("journal_mode") == wanted:
+            return
+        try:
+            connection.set_busy_timeout(0)
+            connection.pragma("journal_mode", wanted)
+        except apsw.BusyError:
+            # Other processes have it open in the other mode, and keep it.
+            _logger.debug("%s keeps its journal mode", self.path)
+        finally:
+            connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
 
     def _create(self, connection: apsw.Connection) -> None:
         with self.transaction():

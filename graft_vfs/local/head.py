@@ -37,18 +37,20 @@ from pathlib import Path
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.errors import BusyError, FutureVersionError
-from graft_vfs.local import ownership
+from graft_vfs.local import head_words, ownership
 from graft_vfs.local.files import storage_errors, write_fully
+from graft_vfs.local.head_words import WORDS_BYTES, CalledWords
+from graft_vfs.local.mapping import mapped_writes_are_safe
 
-END = 0
+END = head_words.END
 EPOCH = 1
 _MAGIC = 2
-BOOT = 3
-WRITING = 4
+BOOT = head_words.BOOT
+WRITING = head_words.WRITING
 _VERSION = 2
 _UPGRADED_VERSION = 1
 _MAGIC_BASE = 0x4752_4146_5448_0000
-_HEAD_BYTES = 64
+_HEAD_BYTES = WORDS_BYTES
 _JOIN_SECONDS = 1.0
 _POLL_SECONDS = 0.002
 
@@ -56,17 +58,22 @@ _POLL_SECONDS = 0.002
 class HeadFile:
     """The mapped head of one volume; owned by the volume, used by every thread."""
 
-    def __init__(self, path: Path, *, writable: bool = True) -> None:
-        """Map the file, making it if absent.
+    def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
+        """Map the file, making it if absent; without `maps` it is read and written by calls.
 
         Raises FutureVersionError, LocalStorageError; BusyError if the file is gone while another
         process, which would not notice a new one, has the volume open.
         """
+        self._path, self._writable = path, writable
         self._name = os.fsencode(path)
         with storage_errors(path):
             directory = _join(self, path) if writable else None
             mapped, self._device, self.inode = _mapped(path, writable=writable)
-        self.words = memoryview(mapped).cast("Q")
+            self.words: memoryview | CalledWords = memoryview(mapped).cast("Q")
+            self._map = mapped if isinstance(mapped, mmap.mmap) else None
+            stores = writable and not mapped_writes_are_safe(path)
+            if self._map is not None and (stores or not maps):
+                self.words = CalledWords(path, self.words if maps else None, writable=writable)
         found = self.words[_MAGIC]
         if found == _MAGIC_BASE + _VERSION:
             return
@@ -92,6 +99,20 @@ class HeadFile:
         except FileNotFoundError:
             return True
         return (found.st_dev, found.st_ino) == (self._device, self.inode)
+
+    def is_whole(self) -> bool:
+        """Return False if another program has made the file shorter, and it cannot be mended.
+
+        It is mended with zeros, which say nothing, so that all is looked up. A load of a word that
+        was cut off would end the process.
+        """
+        if self._map is None or self._map.size() >= _HEAD_BYTES:
+            return True
+        if not self._writable:
+            return False
+        with storage_errors(self._path):
+            os.close(_whole(self._path, writable=True))
+        return self._map.size() >= _HEAD_BYTES
 
 
 def _is_alone(directory: int) -> bool:
@@ -146,16 +167,26 @@ def _mapped(path: Path, *, writable: bool) -> tuple[mmap.mmap | bytes, int, int]
     """
     if not writable and (not path.exists() or path.stat().st_size < _HEAD_BYTES):
         return bytes(_HEAD_BYTES), 0, 0
-    descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    descriptor = _whole(path, writable=writable)
     try:
         found = os.fstat(descriptor)
-        size = found.st_size
-        if size < _HEAD_BYTES:
-            write_fully(descriptor, bytes(_HEAD_BYTES - size), size)
         mode = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         return mmap.mmap(descriptor, _HEAD_BYTES, access=mode), found.st_dev, found.st_ino
     finally:
         os.close(descriptor)
+
+
+def _whole(path: Path, *, writable: bool) -> int:
+    """Open the file and fill it up with zeros, by calls: nothing of it is a hole then."""
+    descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < _HEAD_BYTES:
+            write_fully(descriptor, bytes(_HEAD_BYTES - size), size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @functools.cache

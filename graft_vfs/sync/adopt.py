@@ -46,7 +46,7 @@ _COUNTER_MAX = 0xFFFF_FFFF
 
 
 def open_catalog(
-    directory: Path, writable: bool, *, recovering: bool
+    directory: Path, writable: bool, *, recovering: bool, maps: bool = True
 ) -> tuple[Catalog, list[LostVolume]]:
     """Open the catalog of a data directory; returns it and the volumes that it does not know.
 
@@ -56,7 +56,7 @@ def open_catalog(
     if not recovering and not (path.exists() and path.stat().st_size):
         # Ordering: before a catalog is made, whose WAL would be taken for that of a restored one.
         _refuse_empty(path, descriptor.unknown_volumes(volumes, list))
-    catalog = Catalog(path, writable=writable)
+    catalog = Catalog(path, writable=writable, maps=maps)
     try:
         unknown = descriptor.unknown_volumes(volumes, lambda: [row.id for row in catalog.volumes()])
         if not recovering and unknown and not catalog.volumes():

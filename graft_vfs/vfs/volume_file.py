@@ -210,13 +210,16 @@ class VolumeFile:
             transaction = self.transaction
             if transaction is None or not transaction.has(page):
                 at = self._offset_of(page)
-                if at is None:
-                    located = self._located(page)
-                    if located is not None:
-                        view, at = located
-                        return view[at : at + size]
-                elif 0 <= at < self._end:
-                    return self._view[at : at + size]
+                try:
+                    if at is None:
+                        located = self._located(page)
+                        if located is not None:
+                            view, at = located
+                            return view[at : at + size]
+                    elif 0 <= at < self._end:
+                        return self._view[at : at + size]
+                except GraftError as error:  # A view that is not mapped reads by calls.
+                    raise to_sqlite(error) from error
         elif offset == 24 and amount == 16 and self._level == _SHARED and self._is_plain:
             try:
                 return self.snapshot.probe()

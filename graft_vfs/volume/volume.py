@@ -113,7 +113,7 @@ class Volume:
         self.mutex = threading.RLock()
         self.pins: set[Pin] = set()
         self._remote_view = remote_view
-        self._head = HeadFile(directory / "head", writable=writable)
+        self._head = HeadFile(directory / "head", writable=writable, maps=maps)
         self.words = self._head.words
         self._boot = head.boot_number()
         self._epoch = 0
@@ -366,11 +366,17 @@ class Volume:
         )
 
     def _look(self) -> None:
-        """Raise CorruptLogError if another program has cut the log, which is mapped.
+        """Raise CorruptLogError if another program has cut the log or the head, which are mapped.
 
         Another process of ours changes the length, too, and never below the newest commit.
         """
         self._look_at = monotonic() + LOOK_SECONDS
+        if not self._head.is_whole():
+            raise CorruptLogError(
+                f"{self.directory / 'head'} was cut or replaced by another program",
+                next_step="end all processes that have the volume open, and open it again; nothing "
+                "that was committed is lost",
+            )
         snapshot = self.snapshot
         log = snapshot.branch.log
         size = log.size_bytes()

@@ -5,20 +5,25 @@ Other processes run while it is removed, filled with garbage, cut, or marked as 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
+import textwrap
 
 import pytest
 from support.children import child
-from support.engines import close_connections, registered
+from support.engines import close_connections, registered, reopened
 from support.sql import is_sound, rows
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.errors import BusyError, FutureVersionError
-from graft_vfs.local import head
+from graft_vfs.local import head, head_words
+from graft_vfs.local.files import write_fully
 from graft_vfs.local.head import HeadFile
+from graft_vfs.local.head_words import CalledWords
+from graft_vfs.volume import volume as volume_module
 
 MAGIC = 2
 VERSION_1 = 0x4752_4146_5448_0001
@@ -178,6 +183,78 @@ def test_a_file_that_is_cut_while_processes_run_only_costs_them_time(config, tab
                 newcomer.say(str(n + 200))
                 assert newcomer.hear() == "done"
     assert numbers(table) == [n + base for base in (0, 100, 200) for n in range(6)]
+
+
+def test_a_file_that_is_emptied_while_processes_run_ends_none_of_them(
+    config, table, path, monkeypatch
+) -> None:
+    """A load of a word that was cut off would be a signal: each transaction looks before."""
+    monkeypatch.setattr(volume_module, "LOOK_SECONDS", 0)
+    program = "from graft_vfs.volume import volume\nvolume.LOOK_SECONDS = 0\n" + textwrap.dedent(
+        WRITER
+    )
+    with child(config.data_dir, program) as writer:
+        assert writer.hear() == "ready"
+        for n in range(4):
+            with path.open("r+b") as file:
+                file.truncate(0)
+            writer.say(str(n))
+            assert writer.hear() == "done"
+            with path.open("r+b") as file:
+                file.truncate(0)
+            table.execute("INSERT INTO t VALUES(?)", (n + 100,))
+    assert numbers(table) == [0, 1, 2, 3, 100, 101, 102, 103]
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_words_stored_by_calls_are_those_that_are_mapped(tmp_path, monkeypatch, maps) -> None:
+    mapped = HeadFile(tmp_path / "head")
+    monkeypatch.setattr(head, "mapped_writes_are_safe", lambda _: False)
+    called = HeadFile(tmp_path / "head", maps=maps)
+    assert isinstance(called.words, CalledWords)
+    called.words[head.EPOCH] = 7
+    mapped.words[head.END] = 900
+    assert (called.words[head.END], mapped.words[head.EPOCH]) == (900, 7)
+    called.words[head.WRITING] = 1
+    assert (called.words[head.END], mapped.words[head.WRITING]) == (0, 1)
+
+
+def test_a_commit_that_cannot_be_published_is_found_in_the_log(
+    config, engine, table, path, monkeypatch
+) -> None:
+    """On a full copy-on-write disk a word cannot be stored; the commit is in the log by then."""
+    monkeypatch.setattr(head, "mapped_writes_are_safe", lambda _: False)
+    engine = reopened(config)
+    table = graft_vfs.connect("main")
+    volume = engine.open("main")
+    assert isinstance(volume.words, CalledWords)
+    publishing = []
+
+    def refuse_once_written(descriptor, data, offset):
+        if offset == 8 * head.END:
+            publishing.append(offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_fully(descriptor, data, offset)
+
+    reader = """
+        from graft_vfs.local import head
+        head.mapped_writes_are_safe = lambda _: False
+        connection = graft_vfs.connect("main")
+        while hear():
+            say([n for (n,) in connection.execute("SELECT x FROM t ORDER BY x")])
+    """
+    with child(config.data_dir, reader) as other:
+        other.say("go")
+        assert other.hear() == "[]"
+        with monkeypatch.context() as patch:
+            patch.setattr(head_words, "write_fully", refuse_once_written)
+            table.execute("INSERT INTO t VALUES(1)")
+        assert publishing
+        other.say("go")
+        assert other.hear() == "[1]"
+        table.execute("INSERT INTO t VALUES(2)")
+        other.say("go")
+        assert other.hear() == "[1, 2]"
 
 
 def test_a_file_that_is_removed_while_processes_run_cannot_be_made_anew_by_another(

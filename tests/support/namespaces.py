@@ -7,6 +7,7 @@ vanish with the child.
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 from pathlib import Path
 
@@ -34,4 +35,44 @@ def refusal(directory: Path) -> str:
         )
     except FileNotFoundError as error:
         return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"code {done.returncode}"
+
+
+_FORMATS = {
+    "ext4": ("64M", ["mkfs.ext4", "-q", "-F"]),
+    "xfs": ("300M", ["mkfs.xfs", "-q", "-m", "reflink=1"]),
+    "btrfs": ("112M", ["mkfs.btrfs", "-q", "--mixed"]),
+}
+
+
+def loop_disk(directory: Path, kind: str) -> list[str]:
+    """Return the beginning of a command whose child finds an empty disk of a kind at a directory.
+
+    The disk is a sparse file beside the directory, but for tmpfs. Only root can do this.
+    """
+    if kind == "tmpfs":
+        return small_disk(directory, 24 << 20)
+    size, make = _FORMATS[kind]
+    image = directory.with_name(f"{kind}.img")
+    subprocess.run(["truncate", "-s", size, image], check=True)
+    subprocess.run([*make, image], check=True, capture_output=True)
+    script = 'mount -o loop "$1" "$0"; shift; exec "$@"'
+    return ["unshare", "--mount", "sh", "-ec", script, str(directory), str(image)]
+
+
+@functools.cache
+def lacks(kind: str, directory: Path) -> str:
+    """Say why this system mounts no disk of a kind; empty if it does."""
+    probe = directory / f"probe-{kind}"
+    probe.mkdir()
+    if kind != "tmpfs" and os.geteuid() != 0:
+        return "only root may"
+    try:
+        done = subprocess.run(
+            [*loop_disk(probe, kind), "true"], capture_output=True, text=True, check=False
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        return str(error)
+    finally:
+        probe.with_name(f"{kind}.img").unlink(missing_ok=True)
     return "" if done.returncode == 0 else done.stderr.strip() or f"code {done.returncode}"

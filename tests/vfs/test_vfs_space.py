@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import os
 import threading
 
 import apsw
@@ -12,6 +15,7 @@ from support.sql import is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.errors import LocalStorageError, NotFoundError
+from graft_vfs.local import branch_log, mapping
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.sync import push
 from graft_vfs.volume import rotation, transaction
@@ -390,3 +394,23 @@ def test_a_branch_file_that_was_cut_is_a_named_error_and_no_signal(config, engin
         for _ in range(2):
             assert "another program has cut it; restore the data directory" in other.hear()
         other.end()
+
+
+@pytest.mark.parametrize("mmap", ["auto", "off"])
+def test_a_sector_that_cannot_be_read_is_a_named_error(config, engine, connect, monkeypatch, mmap):
+    first = connect("main")
+    first.execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(100000))")
+    first.execute("CREATE TABLE u(v)")  # What is durable before it is read when it is asked for.
+    reopened(dataclasses.replace(config, mmap=mmap))
+    connection = graft_vfs.connect("main")
+    assert rows(connection, "SELECT count(*) FROM sqlite_schema") == [(2,)]
+
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(branch_log, "read_exactly", refuse)
+        patch.setattr(mapping, "read_exactly", refuse)
+        with pytest.raises(apsw.Error, match="the disk reports an error; check it"):
+            value(connection, "SELECT v FROM t")
+    assert value(connection, "SELECT length(v) FROM t") == 100_000

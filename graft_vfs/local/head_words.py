@@ -1,0 +1,82 @@
+"""The words of a head file where a store to its mapping could end the process.
+
+On btrfs each store may need a new block, and on xfs one to a file with a reflink copy does; see
+`mapping`. There, and with `mmap = "off"`, the words are stored by calls. Loads come from a mapping
+all the same, unless it is off.
+
+A call may fail, and what tells of a commit that is in the log must not make it a failed one. So a
+word that cannot be stored then is left with a warning, and WRITING stays 1: END is read as 0 while
+it is, which is no log's end, so that every process looks at the log itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from pathlib import Path
+
+from graft_vfs.errors import GraftError, LocalStorageError
+from graft_vfs.local.files import storage_errors, write_fully
+
+_logger = logging.getLogger(__name__)
+
+_WORD = struct.Struct("=Q")
+WORDS_BYTES = 64
+END = 0
+BOOT = 3
+WRITING = 4
+
+
+class CalledWords:
+    """The words of one head file; owned by its HeadFile, used by every thread."""
+
+    __slots__ = ("_descriptor", "_is_unpublished", "_mapped", "_path")
+
+    def __init__(self, path: Path, mapped: memoryview | None, *, writable: bool) -> None:
+        """Open the file; loads come from `mapped` if it is given. Raises OSError."""
+        self._descriptor = -1
+        self._path = path
+        self._mapped = mapped
+        self._is_unpublished = False
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        self._descriptor = os.open(path, flags | os.O_CLOEXEC)
+
+    def __getitem__(self, number: int) -> int:
+        """Return a word; END is 0 while a commit is being written, or could not be published."""
+        words = self._mapped if self._mapped is not None else self._read()
+        if number == END and words[WRITING]:
+            return 0
+        return words[number]
+
+    def _read(self) -> memoryview:
+        with storage_errors(self._path):
+            data = os.pread(self._descriptor, WORDS_BYTES, 0)
+        if len(data) < WORDS_BYTES:
+            raise LocalStorageError(
+                f"{self._path} has {len(data)} bytes: another program has cut it",
+                next_step="end all processes that have the volume open, and open it again; nothing "
+                "that was committed is lost",
+            )
+        return memoryview(data).cast("Q")
+
+    def __setitem__(self, number: int, value: int) -> None:
+        """Store a word. Raises LocalStorageError, except for the words that publish a commit."""
+        publishes = number == BOOT or (number == END and value) or (number == WRITING and not value)
+        if number == WRITING and value:
+            self._is_unpublished = False
+        elif publishes and self._is_unpublished:
+            return
+        try:
+            with storage_errors(self._path):
+                write_fully(self._descriptor, _WORD.pack(value), number * _WORD.size)
+        except GraftError as error:
+            if not publishes:
+                raise
+            self._is_unpublished = True
+            _logger.warning("a commit is found by the log alone: %s", error)
+
+    def __del__(self) -> None:
+        """Close the file with the last user of its words."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
