@@ -203,7 +203,8 @@ class BranchLog:
         try:
             self.start = self._read_header()
             with storage_errors(path):
-                self._maps_writes = writable and maps and mapped_writes_are_safe(path)
+                self._writes_in_place = mapped_writes_are_safe(path)
+                self._maps_writes = writable and maps and self._writes_in_place
                 # How long it was when this process last extended it or looked.
                 self.capacity = os.fstat(self._file).st_size
             # What is below this offset and past the tail was zeroed by this process.
@@ -558,9 +559,19 @@ class BranchLog:
             self.capacity = self.size_bytes()
 
     def erase(self, position: Position) -> None:
-        """Make the chunk at `position` unreadable; raises LocalStorageError."""
+        """Make the chunk at `position` unreadable; raises LocalStorageError.
+
+        On a full copy-on-write disk not even that can be written. There no process stores through
+        a mapping, so that the file may be cut instead, which needs no space.
+        """
         with storage_errors(self.path):
-            write_fully(self._file, bytes(_CHUNK_HEADER_BYTES), position.offset)
+            try:
+                write_fully(self._file, bytes(_CHUNK_HEADER_BYTES), position.offset)
+            except OSError:
+                if self._writes_in_place:
+                    raise
+                os.ftruncate(self._file, position.offset)
+                self._zeroed, self.capacity = 0, position.offset
 
     def sync(self, end: int) -> None:
         """Make everything below `end` durable (fdatasync); raises LocalStorageError."""

@@ -16,8 +16,8 @@ import os
 import struct
 from pathlib import Path
 
-from graft_vfs.errors import GraftError, LocalStorageError
-from graft_vfs.local.files import storage_errors, write_fully
+from graft_vfs.errors import LocalStorageError
+from graft_vfs.local.files import storage_error, write_fully
 
 _logger = logging.getLogger(__name__)
 
@@ -50,8 +50,10 @@ class CalledWords:
         return words[number]
 
     def _read(self) -> memoryview:
-        with storage_errors(self._path):
+        try:
             data = os.pread(self._descriptor, WORDS_BYTES, 0)
+        except OSError as error:
+            raise storage_error(self._path, error) from error
         if len(data) < WORDS_BYTES:
             raise LocalStorageError(
                 f"{self._path} has {len(data)} bytes: another program has cut it",
@@ -68,13 +70,13 @@ class CalledWords:
         elif publishes and self._is_unpublished:
             return
         try:
-            with storage_errors(self._path):
-                write_fully(self._descriptor, _WORD.pack(value), number * _WORD.size)
-        except GraftError as error:
+            write_fully(self._descriptor, _WORD.pack(value), number * _WORD.size)
+        except OSError as error:
+            failure = storage_error(self._path, error)
             if not publishes:
-                raise
+                raise failure from error
             self._is_unpublished = True
-            _logger.warning("a commit is found by the log alone: %s", error)
+            _logger.warning("a commit is found by the log alone: %s", failure)
 
     def __del__(self) -> None:
         """Close the file with the last user of its words."""

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from graft_vfs.errors import LocalStorageError
-from graft_vfs.local.files import read_exactly, storage_errors
+from graft_vfs.local.files import read_exactly, storage_error, storage_errors
 
 _IN_PLACE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "tmpfs"})
 
@@ -59,13 +59,22 @@ class FileView:
 
         Raises LocalStorageError if they cannot be read, or if the file ends before.
         """
-        first, length = place.start, place.stop - place.start
+        first, end = place.start, place.stop
+        try:
+            # As a rule one call reads all of it; this is the way of each page.
+            data = os.pread(self._descriptor, end - first, first)
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        return data if len(data) == end - first else self._read_on(data, first, end)
+
+    def _read_on(self, data: bytes, first: int, end: int) -> bytes:
         with storage_errors(self._path):
-            data = read_exactly(self._descriptor, length, first)
-        if len(data) != length:
+            at = first + len(data)
+            data += read_exactly(self._descriptor, end - at, at)
+        if len(data) != end - first:
             raise LocalStorageError(
-                f"{self._path} ends at byte {first + len(data)}, but byte {place.stop} is needed: "
-                "another program has cut it",
+                f"{self._path} ends at byte {first + len(data)}, but byte {end} is needed: another "
+                "program has cut it",
                 next_step="restore the data directory, or clone the volume again from its remote",
             )
         return data

@@ -350,6 +350,7 @@ class VolumeFile:
         """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it."""
         if self._level < _RESERVED:
             raise ReadOnlyError("a page was written outside a transaction")
+        self.volume.reclaim()
         self._adopt(self.volume.begin())
         self._room = 0
         self.transaction = transaction = Transaction(self.volume, self.snapshot)

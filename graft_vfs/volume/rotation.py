@@ -113,9 +113,12 @@ def _replace(volume: Volume, snapshot: Snapshot, pages: list[int]) -> bool:
     if volume.catalog.pending_push(volume.id) is not None:
         return False
     remove_unused_files(volume)
-    log = volume.new_log_file(folded=True)
+    # Without local commits there is nothing that a run could stand for.
+    has_commits = snapshot.lsn >= row.first_lsn
+    log = volume.new_log_file(folded=has_commits)
     try:
-        _write_live(log, snapshot, pages)
+        if has_commits:
+            _write_live(log, snapshot, pages)
         new = dataclasses.replace(
             row,
             id=LogId.new(),

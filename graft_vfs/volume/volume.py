@@ -544,7 +544,7 @@ class Volume:
                     self._publish_words(self._end)
                 rotation.remove_unused_files(self)
                 self.give_back()
-                self.compact_if_due()
+                self.reclaim()
             finally:
                 lock.close()
         except GraftError as error:
@@ -575,14 +575,18 @@ class Volume:
             self.log.give_back(self._end)
             self._may_be_longer = False
 
-    def compact_if_due(self) -> None:
-        """Compact the branch file if little of it is alive; see `rotation`.
+    def reclaim(self) -> None:
+        """Give back what nobody needs, and compact the branch file if little of it is alive.
 
-        The caller holds the writer lock and has written nothing since.
+        The caller holds the writer lock, and has written nothing since. Raises GraftError if the
+        newest snapshot cannot be had afterwards.
         """
+        if self._may_be_longer:
+            self.give_back()
         if self._is_compaction_due():
             self._renew_mark()
             self._compact_at = rotation.compact(self)
+            self.begin()
 
     # Writing ----------------------------------------------------------------------------------
 
@@ -623,11 +627,8 @@ class Volume:
                 ) and not self._catch_up(lock):
                     lock.release()
                     continue
-                if self._may_be_longer:
-                    self.give_back()
-                if self._end > self._compact_at:
-                    self.compact_if_due()
-                    self.begin()
+                if self._may_be_longer or self._end > self._compact_at:
+                    self.reclaim()
                 newest = self.snapshot
                 if not self._is_described:
                     self._write_descriptor()

@@ -27,6 +27,7 @@ import apsw
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
 from graft_vfs.errors import BusyError
+from graft_vfs.volume import rotation
 from tests.bank import ledger
 
 _BUSY_MS = 120_000
@@ -197,6 +198,8 @@ def in_threads(job: Job, works: list[Callable[[], None]]) -> None:
 
 @contextlib.contextmanager
 def registered(job: Job) -> Iterator[Graft]:
+    # So that branch files are compacted while others work, and killed.
+    rotation.COMPACT_BYTES = 1 << 20
     remote = RemoteConfig(**job.remote)  # type: ignore[arg-type]
     engine = graft_vfs.register(Config(data_dir=Path(job.data_dir), remote=remote))
     try:

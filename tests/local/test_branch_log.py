@@ -178,6 +178,32 @@ def test_a_full_disk_is_a_named_error_and_nothing_is_committed(
     assert lsns(log) == [1]
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_chunk_that_cannot_be_overwritten_is_cut_off_where_nobody_stores_to_mappings(
+    tmp_path: Path, volume: VolumeId, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    monkeypatch.setattr(branch_log, "mapped_writes_are_safe", lambda _: in_place)
+    log = BranchLog.create(tmp_path / "0001.log", volume=volume)
+    at = append(log, log.start, 1, 1)
+    append(log, at, 2, 2)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        if in_place:
+            with pytest.raises(LocalStorageError):
+                log.erase(at)
+        else:
+            log.erase(at)
+    assert lsns(log) == ([1, 2] if in_place else [1])
+    log.erase(at)
+    append(log, at, 2, 3)
+    assert lsns(log) == [1, 2]
+    log.close()
+
+
 def test_a_short_vectored_write_is_finished(
     log: BranchLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

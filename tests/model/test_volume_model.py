@@ -232,6 +232,7 @@ class VolumeMachine(RuleBasedStateMachine):
         self.lsn += 1
         self.ahead += 1
         self.seen["commits"] += 1
+        self.seen["commits in a compacted file"] += session.pager.file.volume.log.folded
 
     @precondition(is_written)
     @rule()
@@ -384,6 +385,7 @@ MUST_COME_UP = (
     "caches deleted",
     "commits",
     "commits during a push",
+    "commits in a compacted file",
     "old snapshots read",
     "pulls",
     "pushes",

@@ -23,6 +23,7 @@ import apsw
 
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
+from graft_vfs.volume import rotation
 
 SCHEMA = """
     CREATE TABLE IF NOT EXISTS t(writer, n, v);
@@ -176,6 +177,8 @@ def start(name: str, role: Callable[[str, Graft, Pipe], None], machine: Machine)
 
 
 def _run(name: str, role: Callable[[str, Graft, Pipe], None], machine: Machine, pipe: Pipe) -> None:
+    # Branch files are compacted and replaced with much less data than elsewhere.
+    rotation.COMPACT_BYTES, rotation.ROTATE_BYTES = 256 << 10, 512 << 10
     try:
         role(name, graft_vfs.register(machine.config()), pipe)
     except BaseException:

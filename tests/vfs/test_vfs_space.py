@@ -15,7 +15,7 @@ from support.sql import is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.errors import LocalStorageError, NotFoundError
-from graft_vfs.local import branch_log, mapping
+from graft_vfs.local import branch_log
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.sync import push
 from graft_vfs.volume import rotation, transaction
@@ -183,6 +183,23 @@ def test_a_row_that_is_updated_often_takes_bounded_space_and_opens_in_few_reads(
 
 
 @pytest.mark.usefixtures("early_compaction")
+@pytest.mark.parametrize("pushes", [False, True])
+def test_a_connection_that_keeps_the_writer_lock_compacts_as_well(engine, connect, pushes):
+    connection = connect("main")
+    connection.pragma("locking_mode", "exclusive")
+    connection.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    for _ in range(3):
+        update_often(connection, 300)
+        if pushes:
+            connection.pragma("graft_push")
+        assert max(log_bytes(engine)) < SMALL
+    assert rows(connection, "SELECT n FROM t") == [(900,)]
+    connection.pragma("locking_mode", "normal")
+    assert rows(connect("main"), "SELECT n FROM t") == [(900,)]
+    assert is_sound(connection)
+
+
+@pytest.mark.usefixtures("early_compaction")
 def test_readers_keep_their_snapshot_while_the_branch_file_is_compacted(config, engine, connect):
     writer, reader = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
@@ -289,6 +306,34 @@ def test_no_compaction_moves_commits_that_a_push_is_about_to_settle(
     update_often(writer, 300)
     assert max(log_bytes(engine)) < SMALL
     assert is_sound(writer)
+
+
+@pytest.mark.usefixtures("early_compaction")
+@pytest.mark.parametrize("next_step", ["write", "reopen"])
+def test_what_is_pushed_while_somebody_writes_is_left_behind_by_the_next(
+    config, engine, connect, monkeypatch, next_step
+):
+    """A push replaces the file only if it gets the writer lock; then all in it is dead."""
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    monkeypatch.setattr(rotation, "COMPACT_BYTES", 1 << 30)
+    update_often(writer, 300)
+    writer.execute("BEGIN IMMEDIATE")
+    engine.push("main")
+    writer.execute("ROLLBACK")
+    monkeypatch.setattr(rotation, "COMPACT_BYTES", 256 << 10)
+    assert max(log_bytes(engine)) > 1 << 20
+    if next_step == "write":
+        engine.open("main").expect_dead_pages()  # As a volume that was opened just now.
+        update_often(writer, 1)
+    else:
+        engine = reopened(config)
+        writer = graft_vfs.connect("main")
+    assert max(log_bytes(engine)) < 1 << 20
+    update_often(writer, 2)
+    assert engine.status("main").ahead == 2 + (next_step == "write")
+    assert is_sound(writer)
+    assert engine.push("main").local_commits == engine.open("main").snapshot.lsn - 302
 
 
 @pytest.mark.usefixtures("early_compaction")
@@ -410,7 +455,7 @@ def test_a_sector_that_cannot_be_read_is_a_named_error(config, engine, connect, 
 
     with monkeypatch.context() as patch:
         patch.setattr(branch_log, "read_exactly", refuse)
-        patch.setattr(mapping, "read_exactly", refuse)
+        patch.setattr(os, "pread", refuse)
         with pytest.raises(apsw.Error, match="the disk reports an error; check it"):
             value(connection, "SELECT v FROM t")
     assert value(connection, "SELECT length(v) FROM t") == 100_000
