@@ -23,10 +23,13 @@ from graft_vfs import signals
 from graft_vfs.autosync import Autosync, Clock, Outcome
 from graft_vfs.config import Config
 from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    DivergedError,
     ForkedProcessError,
     GraftError,
     NoRemoteError,
     NotFoundError,
+    StoreError,
     UsageError,
 )
 from graft_vfs.format import commit as commit_format
@@ -63,6 +66,7 @@ from graft_vfs.sync.collect import CollectedVolume
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
 from graft_vfs.sync.push import Author, Pushed, push
+from graft_vfs.sync.recognise import recognise
 from graft_vfs.tags import check_tag
 from graft_vfs.times import parse_time
 from graft_vfs.version import __version__
@@ -637,6 +641,8 @@ class Graft:
         try:
             yield
         except GraftError as error:
+            if isinstance(error, StoreError | CommitOutcomeUnknownError):
+                self.logs.forget_proofs()
             self._note_sync_error(volume, error)
             raise
         if self.catalog.volume(volume.id).last_error is not None:
@@ -682,6 +688,11 @@ class Graft:
         """
         volume = volume or self.open(tag)
         with self._syncing(volume):
+            try:
+                return push(volume, self.logs, self._author, name=tag, progress=progress)
+            except DivergedError:
+                if not recognise(volume, self.logs):
+                    raise
             return push(volume, self.logs, self._author, name=tag, progress=progress)
 
     def _sync_one(self, volume_id: VolumeId, *, is_last: bool) -> Outcome:
@@ -695,7 +706,7 @@ class Graft:
         is_open = self._volumes.is_open(volume_id)
         volume = self._volumes.look(volume_id)
         status = self.status(tags[0], volume)
-        if status.diverged and not status.pending_push:
+        if status.diverged and not status.pending_push and not recognise(volume, self.logs):
             return Outcome.DIVERGED if is_open else Outcome.CLOSED
         if status.ahead or status.pending_push:
             self.push(tags[0], volume)

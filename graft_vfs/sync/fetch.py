@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graft_vfs.commit_reader import CommitRecord
-from graft_vfs.errors import NotFoundError
+from graft_vfs.errors import CorruptObjectError, NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.parents import read_parents
+from graft_vfs.sync.proof import Standing, examine, mismatch, prove
 from graft_vfs.volume.logs import Logs
 
 _logger = logging.getLogger(__name__)
@@ -50,13 +51,14 @@ def fetch_log(
 ) -> Fetched:
     """Make all commits of a log known, and those of the logs that it was forked from.
 
-    One request if nothing is new, two for one new commit, whose pages that came with them go into
-    the page cache; more as `RemoteLog.probe_next` says. A fork costs one request for each commit
+    One request if nothing is new, and another the first time in an engine (see `proof`); two for
+    one new commit, whose pages that came with them go into the page cache; more as
+    `RemoteLog.probe_next` says. A fork costs one request for each commit
     that its parents have up to where it begins. With `lists` a listing confirms which commit is the
     newest, so that a missing one after the known ones is found. `progress` counts commits.
 
-    What was verified before a failure stays known. Raises StoreError, and CorruptObjectError for a
-    broken chain.
+    What was verified before a failure stays known. Raises StoreError, CorruptObjectError for a
+    broken chain, and HistoryMismatchError if the remote does not have what is known.
     """
     before, digest = logs.catalog.newest_commit(log)
     remote = logs.log(log)
@@ -65,9 +67,19 @@ def fetch_log(
         records = _keeping_frames(logs, remote, records)
     elif not before:
         records = _after_parents(logs, records, progress)
-    newest = _learn(logs, log, before, records)
+    try:
+        newest = _learn(logs, log, before, records)
+    except CorruptObjectError as error:
+        state = examine(logs, log) if before else None
+        if state is not None and state.standing is not Standing.SAME:
+            raise mismatch(logs, state) from error
+        raise
     if newest > before:
+        # What is new names the hash of what was known.
+        logs.note_proved(log)
         _logger.info("log %s: %d new commits, now at LSN %d", log, newest - before, newest)
+    elif before:
+        prove(logs, log)
     return Fetched(log, before, newest)
 
 
@@ -112,6 +124,9 @@ def _after_parents(
         if record.header.parent_log is not None:
             for parent, needed in read_parents(logs, record.header, progress):
                 _learn(logs, parent.log.log_id, parent.known, needed)
+                if logs.catalog.newest_commit(parent.log.log_id)[0] == parent.end:
+                    # It was read to see that the fork stands on it.
+                    logs.note_proved(parent.log.log_id)
         yield record
 
 

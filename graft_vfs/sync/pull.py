@@ -13,6 +13,7 @@ from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import diverged, settle_pending
+from graft_vfs.sync.recognise import recognise
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -71,7 +72,7 @@ def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = N
                 pulled = Pulled(remote, base, newest)
                 _logger.info("volume %s: %s", volume.id, pulled)
                 return pulled
-            if not is_pushing:
+            if not is_pushing and not recognise(volume, logs):
                 raise diverged(remote, base, newest)
 
 

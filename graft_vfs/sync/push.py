@@ -3,7 +3,7 @@
 All local commits of the branch become one remote commit with the newest image of each page. What is
 committed while the push runs stays local, with its LSNs, on the branch that follows.
 
-    plan     which pages, on which base; refuse if the remote has moved
+    plan     which pages, on which base; refuse if the remote has moved, or has another history
     probe    once a remote: does it honour create-only writes?
     build    frames; with more than 1 MiB of them, upload a segment
     prepare  make the commits durable here, and keep the exact commit object in the catalog
@@ -43,6 +43,7 @@ from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.naming import name_log, name_log_later
+from graft_vfs.sync.proof import prove
 from graft_vfs.times import CLOCK_TOLERANCE_SECONDS, corrected_ms
 from graft_vfs.volume import rotation
 from graft_vfs.volume.logs import Logs
@@ -190,6 +191,8 @@ def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
     base = NO_LSN if branch.log != remote else branch.base
     if newest > base:
         raise diverged(remote, base, newest)
+    if branch.base:
+        prove(logs, branch.log)
     parent = logs.header(branch.log, branch.base) if branch.base else None
     return _Plan(
         snapshot=snapshot,
@@ -333,7 +336,7 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
     if not volume.catalog.take_up_pending_push(pending):
         return None
     header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
-    if not _has_landed(logs, pending):
+    if not _has_landed(logs, pending, header):
         _forget_lost(volume, logs, pending)
         return None
     warning = _name_log(volume, logs, header, name)
@@ -342,11 +345,14 @@ def settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
     return warning
 
 
-def _has_landed(logs: Logs, pending: PendingPush) -> bool:
+def _has_landed(logs: Logs, pending: PendingPush, header: CommitHeader) -> bool:
     """Return True if an earlier claim is ours, False if another commit has its LSN."""
     known = logs.catalog.commits(pending.log, pending.lsn, pending.lsn)
     if known:
         return known[0].hash == pending.hash
+    if header.lsn > 1 or header.parent_log is not None:
+        # Else the same bytes might be written where they leave a hole at the right place.
+        prove(logs, header.parent_log or pending.log)
     log, data, counters = logs.log(pending.log), pending.data, logs.counters
     return claim(log, pending.lsn, data, pending.hash, in_doubt=True, counters=counters).won
 
@@ -407,8 +413,9 @@ def _settle(
     encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)
     logs.catalog.add_commits(pending.log, [row])
+    logs.note_proved(pending.log)
     if snapshot is not None:
-        _keep_pages(logs, header, snapshot)
+        keep_pages(logs, header, snapshot)
     # Where somebody always writes, a chance look never finds the lock free.
     is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
     lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
@@ -443,7 +450,7 @@ def _settle(
             lock.close()
 
 
-def _keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
+def keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
     """Put the pushed pages into the page cache, so that reading them needs no request."""
     cache = logs.cache(header.log)
     ordered = header.pages.to_array()

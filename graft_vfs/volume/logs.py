@@ -53,10 +53,26 @@ class Logs:
         self._writable = writable
         self._lock = threading.RLock()
         self._logs: dict[LogId, RemoteLog] = {}
+        self._proved: set[tuple[str, LogId]] = set()
         self._caches: weakref.WeakValueDictionary[LogId, PageCache] = weakref.WeakValueDictionary()
         self._views: weakref.WeakValueDictionary[tuple[LogId, RemoteLsn], LogView] = (
             weakref.WeakValueDictionary()
         )
+
+    def is_proved(self, log: LogId) -> bool:
+        """Return True if this engine saw that its store has the history of a log known here."""
+        with self._lock:
+            return (self.store.describe(), log) in self._proved
+
+    def note_proved(self, log: LogId) -> None:
+        """Note that the store has the history of a log that is known here."""
+        with self._lock:
+            self._proved.add((self.store.describe(), log))
+
+    def forget_proofs(self) -> None:
+        """Have the next sync of each log look again: the store failed, and may be another now."""
+        with self._lock:
+            self._proved.clear()
 
     def log(self, log: LogId) -> RemoteLog:
         """Return the handle of a remote log. No request."""

@@ -468,6 +468,7 @@ def test_forks_of_forks_are_opened_however_many_they_are(replicas) -> None:
         facts = {"log": LogId.new(), "parent_log": parent.log, "parent_lsn": 1, "page_count": 4}
         parent, data = commit([1], previous_hash=parent.hash, **facts)
         replica.engine.catalog.add_commits(parent.log, [CommitRow(1, parent.hash, data)])
+    replica.engine.logs.note_proved(parent.log)  # As if it had come from there.
     clone(replica, parent.log)
     assert replica.engine.open("main").begin().stored(4) == image(4)
 

@@ -243,8 +243,9 @@ def test_commits_made_after_a_claim_that_landed_unheard_diverge_alone(network, p
 def test_a_lost_claim_is_forgotten_only_when_its_winner_is_known(network, pair) -> None:
     give_up(pair.ours, request_lost)
     assert pair.theirs.engine.push("main").lsn == 2
-    # The winner is read once to see that it is another commit, and then again to fetch it.
-    pair.ours.proxy.choose = script = Script(get=[passed] + [request_lost] * 2)
+    # After the failure LSN 1 is read to see that this is still the same remote. The winner is read
+    # once to see that it is another commit, and then again to fetch it.
+    pair.ours.proxy.choose = script = Script(get=[passed] * 2 + [request_lost] * 2)
     with pytest.raises(StoreUnavailableError):
         pair.ours.engine.push("main")
     assert script.is_over

@@ -1,0 +1,98 @@
+"""Is this remote the one that a log lives in? What is known here, compared with what is there.
+
+A wrong bucket or prefix, a disk that is not mounted and a bucket that was restored from a backup
+all look like a log without new commits. A push that believed so would claim an LSN there and leave
+a hole at the right place. So the first sync of a log in an engine, and the first after a failed
+one, reads the newest commit that is known; only its hash shows that the store has this history.
+
+Nothing is written here, and nothing is concluded from a store's name.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from graft_vfs.errors import HistoryMismatchError
+from graft_vfs.ids import LogId
+from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.volume.logs import Logs
+
+
+class Standing(enum.Enum):
+    """How a log on the remote stands to what is known of it here."""
+
+    SAME = "the remote has the history that is known here"
+    ABSENT = "the remote has nothing of the log"
+    SHORTER = "the remote has an earlier state of the log"
+    REPLACED = "the remote has another history of the log"
+    HOLE = "the remote has newer commits of the log, and lacks one that is known here"
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """What was found: the newest LSN `known` here, and the `newest` LSN there, 0 for none."""
+
+    log: LogId
+    standing: Standing
+    known: RemoteLsn
+    newest: RemoteLsn
+
+
+def examine(logs: Logs, log: LogId) -> LogState:
+    """Compare a log with what is known of it.
+
+    One request if it is the same; else a listing and at most one more. Raises StoreError, and
+    CorruptObjectError if a commit there is damaged.
+    """
+    known, digest = logs.catalog.newest_commit(log)
+    if not known:
+        return LogState(log, Standing.SAME, NO_LSN, NO_LSN)
+    remote = logs.log(log)
+    record = remote.read_header(known)
+    if record is not None:
+        standing = Standing.SAME if record.header.hash == digest else Standing.REPLACED
+        return LogState(log, standing, known, known)
+    newest = remote.newest_lsn()
+    if not newest:
+        return LogState(log, Standing.ABSENT, known, NO_LSN)
+    if newest > known:
+        return LogState(log, Standing.HOLE, known, newest)
+    last, (row,) = remote.read_header(newest), logs.catalog.commits(log, newest, newest)
+    is_ours = last is not None and last.header.hash == row.hash
+    return LogState(log, Standing.SHORTER if is_ours else Standing.REPLACED, known, newest)
+
+
+def prove(logs: Logs, log: LogId) -> None:
+    """Raise HistoryMismatchError unless the remote has the newest commit that is known of a log.
+
+    One request the first time, none once that was proved by this engine in this store.
+    """
+    if logs.is_proved(log):
+        return
+    state = examine(logs, log)
+    if state.standing is not Standing.SAME:
+        raise mismatch(logs, state)
+    logs.note_proved(log)
+
+
+def mismatch(logs: Logs, state: LogState) -> HistoryMismatchError:
+    """Return the error for a remote that does not have what is known, with the way out."""
+    where = f"the remote ({logs.store.describe()})"
+    known = f"this machine knows LSN {state.known} of log {state.log}"
+    check = "check the [remote] table of graft.toml, and that its disk is mounted"
+    repair = f"`graft fsck {state.log} --repair` puts back the commits that this machine has"
+    if state.standing is Standing.ABSENT:
+        text, step = f"{where} has nothing of it", f"{check}; if the remote was lost, {repair}"
+    elif state.standing is Standing.SHORTER:
+        text = f"{where} is at LSN {state.newest}, as if restored from a backup"
+        step = f"{check}; {repair}"
+    elif state.standing is Standing.HOLE:
+        text = f"{where} lacks that commit, though it has LSN {state.newest}"
+        step = f"{check}; {repair}"
+    else:
+        text = f"{where} has another commit at LSN {state.newest}: its history was replaced"
+        step = (
+            f"{check}; if the new history is wanted, clone it anew: `graft clone {state.log} TAG`"
+        )
+    return HistoryMismatchError(f"{known}, but {text}", next_step=step)

@@ -1,0 +1,171 @@
+"""A log is tied to the history that is known of it: a push never lands where that is not."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from graft_vfs.config import RemoteConfig
+from graft_vfs.errors import HistoryMismatchError, StoreError
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.remote_log import commit_key
+from graft_vfs.store.base import PutOutcome
+from tests.faults import ProcessStopped
+from tests.replicas import Replica, rows
+
+
+def fs(path: Path) -> RemoteConfig:
+    return RemoteConfig(type="fs", root=str(path))
+
+
+@pytest.fixture
+def right(tmp_path: Path) -> Path:
+    """A remote with three commits of the log of `main` in the data directory `data`."""
+    remote = tmp_path / "right"
+    with Replica(tmp_path / "data", fs(remote)) as replica:
+        connection = replica.connect()
+        connection.execute("CREATE TABLE t(v)")
+        replica.engine.push("main")
+        for value in range(2):
+            connection.execute("INSERT INTO t VALUES(?)", (value,))
+            replica.engine.push("main")
+    return remote
+
+
+def files(path: Path) -> set[str]:
+    return {str(each.relative_to(path)) for each in path.rglob("*") if each.is_file()}
+
+
+def log_of(replica: Replica) -> LogId:
+    return replica.engine.status("main").remote
+
+
+def write_and_push(tmp_path: Path, remote: Path) -> None:
+    with Replica(tmp_path / "data", fs(remote)) as replica:
+        replica.connect().execute("INSERT INTO t VALUES('new')")
+        replica.engine.push("main")
+
+
+@pytest.mark.parametrize("verb", ["push", "pull", "fetch"])
+def test_another_remote_is_told_from_one_without_new_commits(tmp_path, right, verb) -> None:
+    wrong = tmp_path / "wrong"
+    with Replica(tmp_path / "other", fs(wrong)) as other:
+        other.connect().execute("CREATE TABLE other(v)")
+        other.engine.push("main")
+    before = files(wrong)
+    with Replica(tmp_path / "data", fs(wrong)) as replica:
+        connection = replica.connect()
+        connection.execute("INSERT INTO t VALUES('new')")
+        with pytest.raises(HistoryMismatchError, match=r"has nothing of it.*\[remote\]"):
+            getattr(replica.engine, verb)("main")
+        assert replica.engine.status("main").ahead == 1
+        assert replica.engine.status("main").pending_push is False
+    assert {name for name in files(wrong) - before if "logs/" in name} == set()
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        assert replica.engine.push("main").lsn == 4
+        with Replica(tmp_path / "new", fs(right)) as other:
+            assert len(rows(other.connect(remote="main"))) == 3
+
+
+def test_a_remote_restored_from_an_older_backup_is_not_pushed_to(tmp_path, right) -> None:
+    backup = tmp_path / "backup"
+    shutil.copytree(right, backup)
+    write_and_push(tmp_path, right)
+    before = files(backup)
+    with Replica(tmp_path / "data", fs(backup)) as replica:
+        replica.connect().execute("INSERT INTO t VALUES('newer')")
+        with pytest.raises(HistoryMismatchError, match=r"is at LSN 3, as if restored.*fsck"):
+            replica.engine.push("main")
+        with pytest.raises(HistoryMismatchError, match="is at LSN 3"):
+            replica.engine.pull("main")
+    assert files(backup) == before
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_replaced_history_is_told_from_a_damaged_object(tmp_path, right, more) -> None:
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        log = log_of(replica)
+    other = tmp_path / "replaced"
+    with Replica(tmp_path / "other", fs(other)) as rival:
+        rival.engine.switch("main", f"{VolumeId.new()}::{log}")
+        connection = rival.connect()
+        connection.execute("CREATE TABLE t(v)")
+        for value in range(2 + more):
+            rival.engine.push("main")
+            connection.execute("INSERT INTO t VALUES(?)", (value,))
+        rival.engine.push("main")
+    with Replica(tmp_path / "data", fs(other)) as replica:
+        for verb in (replica.engine.pull, replica.engine.fetch):
+            with pytest.raises(HistoryMismatchError, match=r"history was replaced.*graft clone"):
+                verb("main")
+        replica.connect().execute("INSERT INTO t VALUES('new')")
+        with pytest.raises(HistoryMismatchError, match="history was replaced"):
+            replica.engine.push("main")
+
+
+def test_a_hole_at_the_known_commit_is_named(tmp_path, right) -> None:
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        log = log_of(replica)
+        with Replica(tmp_path / "b", fs(right)) as other:
+            other.connect(remote="main").execute("INSERT INTO t VALUES('theirs')")
+            other.engine.push("main")
+            other.connect().execute("INSERT INTO t VALUES('theirs, too')")
+            other.engine.push("main")
+        for lsn in (3, 4):
+            (right / commit_key(log, lsn)).unlink()
+        with pytest.raises(HistoryMismatchError, match="lacks that commit, though it has LSN 5"):
+            replica.engine.pull("main")
+
+
+def test_a_push_whose_outcome_is_open_is_not_sent_to_another_remote(
+    tmp_path, right, monkeypatch
+) -> None:
+    def stop(key: str, data: bytes) -> PutOutcome:
+        raise ProcessStopped
+
+    wrong = tmp_path / "wrong"
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        replica.connect().execute("INSERT INTO t VALUES('new')")
+        with monkeypatch.context() as patched:
+            patched.setattr(replica.engine.store, "put_if_absent", stop)
+            with pytest.raises(ProcessStopped):
+                replica.engine.push("main")
+    with Replica(tmp_path / "data", fs(wrong)) as replica:
+        for verb in (replica.engine.push, replica.engine.pull):
+            with pytest.raises((HistoryMismatchError, StoreError)):
+                verb("main")
+        assert replica.engine.status("main").pending_push
+    assert not [name for name in files(wrong) if "logs/" in name]
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        replica.engine.push("main")
+        assert replica.engine.status("main").base_lsn == 4
+
+
+def test_the_proof_costs_one_request_once_in_an_engine(tmp_path, right) -> None:
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        for wanted in (2, 1, 1):
+            before = replica.counts()
+            replica.engine.pull("main")
+            assert (replica.counts() - before).requests == wanted
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        for wanted in (2, 1):
+            replica.connect().execute("INSERT INTO t VALUES('more')")
+            before = replica.counts()
+            replica.engine.push("main")
+            assert (replica.counts() - before).requests == wanted
+
+
+def test_a_failure_of_the_store_has_the_next_sync_look_again(tmp_path, right, monkeypatch) -> None:
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        replica.engine.pull("main")
+        hidden = right.rename(tmp_path / "away")
+        with pytest.raises(StoreError):
+            replica.engine.pull("main")
+        shutil.copytree(hidden, right)
+        shutil.rmtree(right / "logs")
+        (right / "logs").mkdir()
+        replica.connect().execute("INSERT INTO t VALUES('new')")
+        with pytest.raises(HistoryMismatchError):
+            replica.engine.push("main")
