@@ -283,6 +283,17 @@ class Catalog:
                 [(log.raw, row.lsn, row.hash, row.header) for row in commits],
             )
 
+    def forget_commits(self, log: LogId) -> None:
+        """Forget all commits of a remote log; the caller knows that no volume stands on them."""
+        self._file.write("DELETE FROM commits WHERE log = ?", log.raw)
+
+    def bases(self) -> list[tuple[VolumeId, LogId]]:
+        """Return which log each volume stands on, by its current branch; none for a base of 0."""
+        rows = self._file.rows(
+            "SELECT v.id, b.log FROM volumes v JOIN branches b ON b.id = v.branch WHERE b.base > 0"
+        )
+        return [(id_of(VolumeId, volume), id_of(LogId, log)) for volume, log in rows]
+
     def newest_commit(self, log: LogId) -> tuple[RemoteLsn, bytes]:
         """Return (LSN, hash) of the newest known commit; (0, zeros) if none is known."""
         rows = self._file.rows(

@@ -33,6 +33,7 @@ from graft_vfs.local.descriptor import Descriptor
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.proof import forget_history
 from graft_vfs.volume.logs import Logs
 
 _logger = logging.getLogger(__name__)
@@ -230,18 +231,31 @@ def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, B
     finally:
         log.close()
     if branch.base:
+        _require_base(logs, found)
+    return found.remote, branch, commits
+
+
+def _require_base(logs: Logs, found: Descriptor) -> None:
+    """Make the commit that a branch stands on known; raises HistoryMismatchError if it differs.
+
+    Commits of another history, which an attempt at the wrong remote left, are forgotten first.
+    """
+    branch = found.branch
+    require_commits(logs, branch.log, branch.base)
+    header = logs.header(branch.log, branch.base)
+    if found.base_hash is not None and header is not None and header.hash != found.base_hash:
+        forget_history(logs, branch.log)
         require_commits(logs, branch.log, branch.base)
         header = logs.header(branch.log, branch.base)
-        assert header is not None
-        if found.base_hash is not None and header.hash != found.base_hash:
-            raise HistoryMismatchError(
-                f"volume {branch.volume} stands on commit {found.base_hash.hex()[:16]} as LSN "
-                f"{branch.base} of log {branch.log}, but the remote "
-                f"({logs.store.describe()}) has {header.hash.hex()[:16]} there",
-                next_step="check the [remote] table of graft.toml; if the remote's history was "
-                "replaced, the volume's local commits have nothing to lie on any more",
-            )
-    return found.remote, branch, commits
+    assert header is not None
+    if found.base_hash is not None and header.hash != found.base_hash:
+        raise HistoryMismatchError(
+            f"volume {branch.volume} stands on commit {found.base_hash.hex()[:16]} as LSN "
+            f"{branch.base} of log {branch.log}, but the remote ({logs.store.describe()}) has "
+            f"{header.hash.hex()[:16]} there",
+            next_step="check the [remote] table of graft.toml; if the remote's history was "
+            "replaced, the volume's local commits have nothing to lie on any more",
+        )
 
 
 def _is_boundary(log: BranchLog, place: Position) -> bool:

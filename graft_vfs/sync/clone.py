@@ -11,7 +11,12 @@ import secrets
 import time
 from pathlib import Path
 
-from graft_vfs.errors import AlreadyExistsError, LocalStorageError, NotFoundError
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    HistoryMismatchError,
+    LocalStorageError,
+    NotFoundError,
+)
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor
 from graft_vfs.local.branch_log import BranchLog
@@ -23,6 +28,7 @@ from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.proof import Standing, examine, forget_history
 from graft_vfs.volume.logs import Logs
 
 _logger = logging.getLogger(__name__)
@@ -125,6 +131,16 @@ def resolve_log(logs: Logs, name: str) -> LogId:
 def clone_base(
     logs: Logs, name: str, lsn: RemoteLsn | None = None, *, progress: Progress | None = None
 ) -> tuple[LogId, RemoteLsn]:
-    """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages."""
+    """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages.
+
+    If the remote's history was replaced, the one that is known here is forgotten, unless a volume
+    stands on it: that is HistoryMismatchError.
+    """
     log = resolve_log(logs, name)
+    try:
+        return log, require_commits(logs, log, lsn, progress=progress)
+    except HistoryMismatchError:
+        if examine(logs, log).standing not in {Standing.REPLACED, Standing.SHORTER}:
+            raise
+        forget_history(logs, log)
     return log, require_commits(logs, log, lsn, progress=progress)

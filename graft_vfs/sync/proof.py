@@ -96,3 +96,23 @@ def mismatch(logs: Logs, state: LogState) -> HistoryMismatchError:
             f"{check}; if the new history is wanted, clone it anew: `graft clone {state.log} TAG`"
         )
     return HistoryMismatchError(f"{known}, but {text}", next_step=step)
+
+
+def forget_history(logs: Logs, log: LogId) -> None:
+    """Forget what is known of a log, so that it can be fetched as the remote has it now.
+
+    No request. Raises HistoryMismatchError if a volume stands on it, which would lose its base.
+    """
+    standing = [volume for volume, base in logs.catalog.bases() if log in logs.lineage(base)]
+    if standing:
+        volume = standing[0]
+        tags = logs.catalog.volume_tags(volume)
+        named = f"tag {tags[0]!r} names it; " if tags else ""
+        remove = f"`graft rm {tags[0]}` and " if tags else ""
+        raise HistoryMismatchError(
+            f"volume {volume} stands on the history of log {log} that the remote does not have any "
+            f"more, so that the new one cannot be taken in beside it",
+            next_step=f"{named}keep what it shows with `graft export`, then remove it with "
+            f"{remove}`graft gc --local --force {volume}`, and clone again",
+        )
+    logs.forget(log)

@@ -124,6 +124,22 @@ class Logs:
         older = (view for view in self._views.values() if view.log == log and view.lsn < lsn)
         return max(older, key=lambda view: view.lsn, default=None)
 
+    def lineage(self, log: LogId) -> set[LogId]:
+        """Return a known log and all logs that it stands on. No request."""
+        found, parent = {log}, self._parent(log)
+        while parent is not None and parent[0] not in found:
+            found.add(parent[0])
+            parent = self._parent(parent[0])
+        return found
+
+    def forget(self, log: LogId) -> None:
+        """Forget the commits of a log, as if it had never been fetched; no volume stands on it."""
+        with self._lock:
+            self.catalog.forget_commits(log)
+            for key in [key for key in list(self._views) if key[0] == log]:
+                del self._views[key]
+            self.forget_proofs()
+
     def _parent(self, log: LogId) -> tuple[LogId, RemoteLsn] | None:
         """Return what a forked log stands on."""
         first = self.header(log, RemoteLsn(1))

@@ -237,6 +237,9 @@ def test_a_volume_is_not_adopted_on_another_history(tmp_path, remote) -> None:
     elsewhere = RemoteConfig(type="fs", root=str(tmp_path / "b"))
     with recovering(data, elsewhere) as engine, pytest.raises(HistoryMismatchError):
         engine.adopt(volume)
+    with recovering(data, remote) as engine:
+        engine.adopt(volume)
+    assert contents(data, remote) == [("one",), ("unpushed",)]
 
 
 def test_what_cannot_be_adopted_says_why(tmp_path, remote) -> None:

@@ -12,6 +12,7 @@ from graft_vfs.errors import HistoryMismatchError, StoreError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.remote_log import commit_key
 from graft_vfs.store.base import PutOutcome
+from graft_vfs.sync.fetch import require_commits
 from tests.faults import ProcessStopped
 from tests.replicas import Replica, rows
 
@@ -103,6 +104,57 @@ def test_a_replaced_history_is_told_from_a_damaged_object(tmp_path, right, more)
         replica.connect().execute("INSERT INTO t VALUES('new')")
         with pytest.raises(HistoryMismatchError, match="history was replaced"):
             replica.engine.push("main")
+
+
+def replace_history(tmp_path: Path, log: LogId) -> Path:
+    other = tmp_path / "replaced"
+    with Replica(tmp_path / "other", fs(other)) as rival:
+        rival.engine.switch("main", f"{VolumeId.new()}::{log}")
+        rival.connect().execute("CREATE TABLE t(v); INSERT INTO t VALUES('another history')")
+        rival.engine.push("main")
+    return other
+
+
+def test_a_replaced_history_can_be_cloned_anew_into_the_same_data_directory(
+    tmp_path, right
+) -> None:
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        log = log_of(replica)
+        volume = replica.engine.open("main").id
+        replica.engine.clone(str(log), "copy")
+    other = replace_history(tmp_path, log)
+    with Replica(tmp_path / "data", fs(other)) as replica:
+        for _ in range(2):
+            with pytest.raises(HistoryMismatchError, match=f"volume {volume} stands on.*graft gc"):
+                replica.engine.clone(str(log), "main")
+        assert len(rows(replica.connect())) == 2, "what stands on the old history still does"
+        for tag in ("main", "copy"):
+            remove(replica, tag)
+        replica.engine.clone(str(log), "main")
+        assert rows(replica.connect()) == [("another history",)]
+        replica.connect().execute("INSERT INTO t VALUES('more')")
+        assert replica.engine.push("main").lsn == 2
+
+
+def remove(replica: Replica, tag: str) -> None:
+    """Remove a volume, as its collection does."""
+    catalog, volume = replica.engine.catalog, replica.engine.catalog.tag_volume(tag)
+    assert volume is not None
+    catalog.delete_tag(tag)
+    for table, column in (("volumes", "id"), ("branches", "volume")):
+        catalog._file.write(f"DELETE FROM {table} WHERE {column} = ?", volume.raw)
+
+
+def test_a_replaced_history_is_forgotten_where_no_volume_stands_on_it(tmp_path, right) -> None:
+    with (
+        Replica(tmp_path / "new", fs(right)) as replica,
+        Replica(tmp_path / "data", fs(right)) as ours,
+    ):
+        log = log_of(ours)
+        require_commits(replica.engine.logs, log, None)
+    other = replace_history(tmp_path, log)
+    with Replica(tmp_path / "new", fs(other)) as replica:
+        assert rows(replica.connect(remote=str(log))) == [("another history",)]
 
 
 def test_a_hole_at_the_known_commit_is_named(tmp_path, right) -> None:
