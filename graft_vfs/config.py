@@ -47,13 +47,16 @@ class RemoteConfig:
     read_timeout: float = 15.0
     total_timeout: float = 60.0
 
-    def open(self) -> ObjectStore:
-        """Open the store. No request for S3; raises StoreError for a directory that cannot be."""
+    def open(self, *, create: bool = True) -> ObjectStore:
+        """Open the store. No request for S3; raises StoreError for a directory that cannot be.
+
+        With `create` false a directory that is no remote yet is not made one.
+        """
         if self.type == "memory":
             return MemoryStore.named(self.root or "")
         if self.type == "fs":
             assert self.root is not None
-            return DirectoryStore(_expanded(self.root))
+            return DirectoryStore(_expanded(self.root), create=create)
         if self.type == "s3_compatible":
             from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
 

@@ -23,6 +23,7 @@ from graft_vfs import signals
 from graft_vfs.autosync import Autosync, Clock, Outcome
 from graft_vfs.config import Config
 from graft_vfs.errors import (
+    AlreadyExistsError,
     CommitOutcomeUnknownError,
     DivergedError,
     ForkedProcessError,
@@ -40,7 +41,7 @@ from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.plain.source import require_file
-from graft_vfs.remote_log import list_refs, read_ref
+from graft_vfs.remote_log import create_ref, list_logs, list_refs
 from graft_vfs.reports import (
     Adopted,
     Audit,
@@ -51,6 +52,7 @@ from graft_vfs.reports import (
     LostVolume,
     Moved,
     Progress,
+    RemoteLogReport,
     Status,
     TagReport,
     Versions,
@@ -124,7 +126,8 @@ class Graft:
             recovering=recovering,
             maps=self.config.mmap != "off",
         )
-        self.store = self.config.remote.open()
+        # Else a disk that is not mounted would get a fresh remote at its mount point.
+        self.store = self.config.remote.open(create=not self.catalog.has_bases())
         self._lock = threading.RLock()
         self._executor: Executor | None = None
         self._is_closed = False
@@ -494,13 +497,36 @@ class Graft:
         )
 
     def refs(self) -> list[tuple[str, LogId]]:
-        """Return the remote's refs. One listing, and one request a ref."""
-        found = []
-        for name in list_refs(self.store):
-            log = read_ref(self.store, name)
-            if log is not None:
-                found.append((name, log))
-        return found
+        """Return the remote's refs. One listing, and one request a ref, 16 at a time."""
+        return list(list_refs(self.store))
+
+    def remote_logs(self) -> list[RemoteLogReport]:
+        """Return the remote's logs with their refs. Two requests a log, and those of `refs`."""
+        names: dict[LogId, list[str]] = {}
+        for name, log in list_refs(self.store):
+            names.setdefault(log, []).append(name)
+        return [
+            RemoteLogReport(log, newest, tuple(names.get(log, ())))
+            for log, newest in list_logs(self.store)
+        ]
+
+    def name_log(self, name: str, log: LogId) -> None:
+        """Make a ref for a log that has commits. Two requests, three if the name is taken.
+
+        Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names
+        another one.
+        """
+        check_tag(name)
+        if not self.logs.log(log).newest_lsn():
+            raise NotFoundError(
+                f"the remote ({self.store.describe()}) has no log {log}",
+                next_step="see `graft remote ls --logs`",
+            )
+        winner = create_ref(self.store, name, log)
+        if winner != log:
+            raise AlreadyExistsError(
+                f"ref {name!r} names log {winner}", next_step="choose another name"
+            )
 
     def dump_header(self, volume: Volume) -> str:
         """Return the first 100 bytes of the database, for people who look for a fault.

@@ -11,11 +11,15 @@ letters, digits, `_` and `-` stand for themselves, `.` too except in front, all 
 are percent-encoded. A name that gets longer than 160 characters so, more than some stores take, is
 cut there and followed by `~` and the BLAKE2b-128 of the whole name.
 
-A ref object, at most 8192 bytes of ASCII:
+A ref object, at most 8192 bytes of ASCII; version 1 has no checksum and is still read:
 
-    graft-vfs ref 1 <newline>
+    graft-vfs ref 2 <newline>
     <log id> <newline>
     <the whole name, percent-encoded> <newline>
+    <XXH3-64 of all of the above in 16 hexadecimal digits> <newline>
+
+Objects that others left among refs and commits, such as `.DS_Store` or `README`, are skipped where
+keys are listed, with one warning.
 
 Invariants:
  1. A commit that is handed out has proved itself by its hash, has the log and LSN of its key, and
@@ -34,15 +38,20 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, unquote_to_bytes
+
+from xxhash import xxh3_64_hexdigest
 
 from graft_vfs.commit_reader import CommitRecord, Place, read_commit, read_commits
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,
+    DamageError,
     FutureVersionError,
     InvalidIdError,
     InvalidTagError,
@@ -56,6 +65,8 @@ from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.store.base import ObjectStore, PutOutcome
 
+_logger = logging.getLogger(__name__)
+
 REFS_PREFIX = "refs/"
 LOGS_PREFIX = "logs/"
 SEGMENTS_PREFIX = "segments/"
@@ -67,8 +78,11 @@ _DESCENDING = re.compile(r"[0-9a-f]{16}")
 _SEGMENT_CHARACTERS_MAX = 160
 _NAME_HASH_BYTES = 16
 _REF_MAGIC = b"graft-vfs ref "
-_REF_VERSION = 1
-_REF_LINES = 3
+_REF_VERSION = 2
+_REF_LINES = {b"1": 3, b"2": 4}
+"""How many lines follow the first in each version, the empty one at the end included."""
+_REF_READERS = 16
+_NEWEST_KEYS = 8
 _REF_ATTEMPTS = 5
 _REF_PAUSE_SECONDS = 0.1
 _BEHIND_BYTES_MAX = 8 << 20
@@ -180,11 +194,36 @@ class RemoteLog:
         return Place(self.log_id, lsn, commit_key(self.log_id, lsn))
 
     def newest_lsn(self) -> RemoteLsn:
-        """Return the newest LSN, 0 for an empty log. One listing."""
+        """Return the newest LSN, 0 for an empty log. One listing of a few keys.
+
+        Foreign objects are skipped; if there are many, another listing goes past them.
+        """
+        keys = list(self.store.list(commits_prefix(self.log_id), limit=_NEWEST_KEYS))
+        lsns = self._lsns_of(keys)
+        newest = next(lsns, NO_LSN)
+        if newest or len(keys) < _NEWEST_KEYS:
+            return newest
+        return next(self.lsns(), NO_LSN)
+
+    def lsns(self) -> Iterator[RemoteLsn]:
+        """Yield the LSNs of all commits, the newest first. One listing for each 1000.
+
+        Foreign objects are skipped, with one warning.
+        """
+        return self._lsns_of(self.store.list(commits_prefix(self.log_id)))
+
+    def _lsns_of(self, keys: Iterable[str]) -> Iterator[RemoteLsn]:
         prefix = commits_prefix(self.log_id)
-        for key in self.store.list(prefix, limit=1):
-            return ascending(key.removeprefix(prefix), key=key)
-        return NO_LSN
+        has_warned = False
+        for key in keys:
+            try:
+                lsn = ascending(key.removeprefix(prefix), key=key)
+            except CorruptObjectError as error:
+                if not has_warned:
+                    _logger.warning("skipped what is no commit: %s", error)
+                has_warned = True
+                continue
+            yield lsn
 
     def read_headers(
         self,
@@ -362,12 +401,7 @@ def create_ref(
     with the same log made the same ref. Raises StoreError, CommitOutcomeUnknownError.
     """
     key = ref_key(name)
-    content = b"%s%d\n%s\n%s\n" % (
-        _REF_MAGIC,
-        _REF_VERSION,
-        str(log).encode(),
-        _encode_name(name).encode(),
-    )
+    content = _encode_ref(name, log)
     unknown: CommitOutcomeUnknownError | None = None
     for attempt in range(_REF_ATTEMPTS):
         if attempt:
@@ -411,22 +445,62 @@ def read_ref(store: ObjectStore, name: str) -> LogId | None:
     return log
 
 
-def list_refs(store: ObjectStore) -> Iterator[str]:
-    """Yield the names of all refs, in the order of their keys.
+def list_refs(store: ObjectStore) -> Iterator[tuple[str, LogId]]:
+    """Yield (name, log) of all refs, in the order of their keys.
 
-    One request for each 1000, and one for each name that is too long for its key.
+    One request for each 1000, and one for each ref, 16 at a time. Objects that are no refs that
+    this version reads are skipped, with one warning for all.
     """
-    for key in store.list(REFS_PREFIX):
-        encoded = key.removeprefix(REFS_PREFIX)
-        if "~" not in encoded:
-            yield _decode_name(encoded, key=key)
-            continue
-        try:
-            content = _get_ref(store, key)
-        except ObjectMissingError:
-            # Somebody removed the ref by hand after it was listed.
-            continue
-        yield _decode_ref(content, key=key)[1]
+    keys = list(store.list(REFS_PREFIX))
+    skipped: list[DamageError] = []
+    with ThreadPoolExecutor(_REF_READERS, thread_name_prefix="graft-refs") as executor:
+        for found in executor.map(lambda key: _listed_ref(store, key), keys):
+            if isinstance(found, DamageError):
+                skipped.append(found)
+            elif found is not None:
+                yield found
+    if skipped:
+        _logger.warning("skipped %d objects among the refs, such as: %s", len(skipped), skipped[0])
+
+
+def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError | None:
+    """Return a ref, None if it was removed after it was listed, or why it is none."""
+    try:
+        log, name = _decode_ref(_get_ref(store, key), key=key)
+        if ref_key(name) != key:
+            raise CorruptObjectError(f"{key} is a copy of the ref {name!r}")
+    except ObjectMissingError:
+        return None
+    except DamageError as error:
+        return error
+    return name, log
+
+
+def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
+    """Yield (log, its newest LSN) of all logs with commits, by id. Two requests a log, and one."""
+    after: str | None = None
+    while True:
+        key = next(iter(store.list(LOGS_PREFIX, start_after=after, limit=1)), None)
+        if key is None:
+            return
+        name = key.removeprefix(LOGS_PREFIX).split("/")[0]
+        if LogId.looks_like(name):
+            log = LogId.parse(name)
+            newest = RemoteLog(store, log).newest_lsn()
+            if newest:
+                yield log, newest
+        # The character after the slash: what follows is after all keys of this log.
+        after = f"{LOGS_PREFIX}{name}0"
+
+
+def _encode_ref(name: str, log: LogId) -> bytes:
+    body = b"%s%d\n%s\n%s\n" % (
+        _REF_MAGIC,
+        _REF_VERSION,
+        str(log).encode(),
+        _encode_name(name).encode(),
+    )
+    return body + b"%s\n" % xxh3_64_hexdigest(body).encode()
 
 
 def _get_ref(store: ObjectStore, key: str) -> bytes:
@@ -447,14 +521,18 @@ def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
         raise CorruptObjectError(
             f"{key} is not a ref of graft-vfs", next_step="check the bucket and its prefix"
         )
-    if digits != b"%d" % _REF_VERSION:
+    if digits not in _REF_LINES:
         raise FutureVersionError(
             f"{key} has format version {digits[:16].decode()}, this program reads {_REF_VERSION}",
             next_step="upgrade graft-vfs",
         )
     try:
-        if len(rest) != _REF_LINES or rest[-1]:
-            raise CorruptObjectError(f"{key}: a ref has {_REF_LINES} lines")
+        if len(rest) != _REF_LINES[digits] or rest[-1]:
+            raise CorruptObjectError(f"{key}: a ref has {_REF_LINES[digits]} lines")
+        if digits == b"%d" % _REF_VERSION:
+            body = content[: -len(rest[-2]) - 1]
+            if rest[-2] != xxh3_64_hexdigest(body).encode():
+                raise CorruptObjectError(f"{key}: checksum mismatch, this is not what was written")
         log = LogId.parse(rest[0].decode("ascii"))
         name = _decode_name(rest[1].decode("ascii"), key=key)
     except (UnicodeDecodeError, InvalidIdError) as error:

@@ -102,6 +102,18 @@ class VolumeReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteLogReport:
+    """A log on the remote, its newest LSN, and the refs that name it."""
+
+    log: LogId
+    newest_lsn: RemoteLsn
+    refs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.log}  LSN {self.newest_lsn}  ({', '.join(self.refs) or 'no ref'})"
+
+
+@dataclass(frozen=True, slots=True)
 class LostVolume:
     """A volume that the catalog does not know, or with `is_known` knows only as it was earlier.
 

@@ -35,6 +35,7 @@ from graft_vfs.remote_log import (
     commits_prefix,
     create_ref,
     descending,
+    list_logs,
     list_refs,
     read_ref,
     ref_key,
@@ -127,7 +128,7 @@ def test_refs_of_any_name_read_back(name: str, data: st.DataObject) -> None:
     store = MemoryStore()
     assert create_ref(store, name, LOG) == LOG
     assert read_ref(store, name) == LOG
-    assert list(list_refs(store)) == [name]
+    assert list(list_refs(store)) == [(name, LOG)]
     other = data.draw(names)
     if other != name and len(other) <= 512:
         assert read_ref(store, other) is None
@@ -154,7 +155,7 @@ def test_refs_are_listed_with_their_names() -> None:
     store = MemoryStore()
     for name in NAMES:
         create_ref(store, name, LOG)
-    assert sorted(list_refs(store)) == sorted(NAMES)
+    assert sorted(name for name, _ in list_refs(store)) == sorted(NAMES)
 
 
 class UncertainStore(MemoryStore):
@@ -226,7 +227,7 @@ def test_foreign_and_damaged_refs_are_refused_by_name(content: bytes) -> None:
 
 def test_a_ref_of_a_later_version_says_upgrade() -> None:
     store = MemoryStore()
-    store.put("refs/main", [b"graft-vfs ref 2\nwho knows"])
+    store.put("refs/main", [b"graft-vfs ref 3\nwho knows"])
     with pytest.raises(FutureVersionError, match="upgrade"):
         read_ref(store, "main")
 
@@ -240,12 +241,76 @@ def test_a_ref_of_another_name_is_refused() -> None:
         read_ref(store, "main")
 
 
-@pytest.mark.parametrize("encoded", ["a%2", "%ff", "ma%69n", "a%2fb", ".hidden"])
-def test_a_foreign_key_among_the_refs_is_refused(encoded: str) -> None:
+def test_a_ref_without_checksum_is_read_and_one_with_a_wrong_one_is_not() -> None:
     store = MemoryStore()
-    store.put(f"refs/{encoded}", [b"?"])
-    with pytest.raises(CorruptObjectError, match="foreign"):
-        list(list_refs(store))
+    create_ref(store, "main", LOG)
+    written = store.get("refs/main")
+    store.put("refs/main", [b"graft-vfs ref 1\n" + LOG_LINE + b"\nmain\n"])
+    assert read_ref(store, "main") == LOG
+    other = written.replace(LOG_LINE, str(OTHER_LOG).encode())
+    for content in (other, written[:-2] + b"\n", written[:-17]):
+        store.put("refs/main", [content])
+        with pytest.raises(CorruptObjectError, match="refs/main"):
+            read_ref(store, "main")
+
+
+@pytest.mark.parametrize(
+    "foreign", ["a%2", "%ff", "ma%69n", "a%2fb", ".hidden", ".DS_Store", ".nfs0001", "README"]
+)
+def test_foreign_objects_among_the_refs_are_skipped_with_one_warning(foreign, caplog) -> None:
+    store = MemoryStore()
+    for name in ("first", "main"):
+        create_ref(store, name, LOG)
+    for key in (foreign, "another"):
+        store.put(f"refs/{key}", [b"?"])
+    store.put("refs/copy", [store.get("refs/main")])
+    store.put("refs/later", [b"graft-vfs ref 3\nwho knows"])
+    assert list(list_refs(store)) == [("first", LOG), ("main", LOG)]
+    (record,) = caplog.records
+    assert "skipped 4 objects among the refs" in record.getMessage()
+
+
+def test_refs_are_read_together(monkeypatch) -> None:
+    store = MemoryStore()
+    for number in range(8):
+        create_ref(store, f"ref {number}", LOG)
+    together = threading.Barrier(8)
+    get_range = store.get_range
+
+    def get(key: str, start: int, length: int) -> bytes:
+        together.wait(30)
+        return get_range(key, start, length)
+
+    monkeypatch.setattr(store, "get_range", get)
+    assert len(list(list_refs(store))) == 8
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_foreign_objects_among_the_commits_are_skipped_with_a_warning(count, caplog) -> None:
+    store = MemoryStore()
+    for number in range(count):
+        store.put(f"{commits_prefix(LOG)}.nfs{number:04}", [b"?"])
+    store.put(f"{commits_prefix(LOG)}README", [b"?"])
+    log = RemoteLog(store, LOG)
+    assert log.newest_lsn() == 0
+    for lsn in (1, 2):
+        store.put(commit_key(LOG, lsn), [b"?"])
+    caplog.clear()
+    assert log.newest_lsn() == 2
+    assert list(log.lsns()) == [2, 1]
+    assert "no commit" in caplog.text
+
+
+def test_logs_are_listed_whether_or_not_a_ref_names_them() -> None:
+    store = MemoryStore()
+    assert list(list_logs(store)) == []
+    for log, newest in ((LOG, 2), (OTHER_LOG, 1)):
+        for lsn in range(1, newest + 1):
+            store.put(commit_key(log, lsn), [b"?"])
+    for key in ("logs/.DS_Store", "logs/README", "logs/zzz/commits/x", "segments/x"):
+        store.put(key, [b"?"])
+    store.put(f"{commits_prefix(LogId.new())}README", [b"?"])
+    assert dict(list_logs(store)) == {LOG: 2, OTHER_LOG: 1}
 
 
 @settings(max_examples=300)
@@ -319,13 +384,6 @@ def test_the_newest_lsn_is_one_listing() -> None:
     store, log = filled(300)
     assert requests_of(store, log.newest_lsn) == (1, 300)
     assert RemoteLog(store, LogId.new()).newest_lsn() == 0
-
-
-def test_a_foreign_key_among_the_commits_is_refused() -> None:
-    store, log = filled(1)
-    store.put(commits_prefix(LOG) + "README", [b"hello"])
-    with pytest.raises(CorruptObjectError, match="foreign"):
-        log.newest_lsn()
 
 
 def test_headers_come_in_order_and_prove_the_chain() -> None:

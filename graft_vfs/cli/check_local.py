@@ -158,6 +158,18 @@ def catalog_and_volumes(config: Config) -> Iterator[Check]:
         yield problem("catalog", error)
 
 
+def may_have_bases(directory: Path) -> bool:
+    """Return False if no volume of a data directory stands on a remote commit, for sure."""
+    path = directory.absolute() / "catalog.db"
+    if not path.exists():
+        return False
+    try:
+        with contextlib.closing(Catalog(path, writable=False)) as catalog:
+            return catalog.has_bases()
+    except GraftError:
+        return True
+
+
 def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:
     problems = catalog.problems()
     for text in problems:

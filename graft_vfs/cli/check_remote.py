@@ -16,8 +16,11 @@ _CLOCK_SECONDS_MAX = 15 * 60
 """Amazon S3 refuses requests whose time is further from its own."""
 
 
-def remote(config: RemoteConfig) -> Iterator[Check]:
-    """Check that the remote answers, and that pushing to it is safe."""
+def remote(config: RemoteConfig, *, create: bool) -> Iterator[Check]:
+    """Check that the remote answers, and that pushing to it is safe.
+
+    A directory is made one only with `create`, as by an engine.
+    """
     if config.type is None:
         yield Check(
             "remote",
@@ -32,7 +35,7 @@ def remote(config: RemoteConfig) -> Iterator[Check]:
             yield credentials
             if credentials.level is Level.PROBLEM:
                 return
-        with config.open() as store:
+        with config.open(create=create) as store:
             try:
                 yield from _answers(store, config)
             except GraftError as error:

@@ -40,7 +40,8 @@ def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
         yield check_local.disk_space(config.data_dir)
         if config.data_dir.exists():
             yield from check_local.catalog_and_volumes(config)
-    yield from check_remote.remote(config.remote)
+    create = not check_local.may_have_bases(config.data_dir)
+    yield from check_remote.remote(config.remote, create=create)
 
 
 @command("doctor", "graft doctor", "graft doctor --json")

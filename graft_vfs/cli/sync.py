@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, json_option, with_commands
+from graft_vfs.cli.output import echo, emit, json_option, with_commands, without_credentials
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
+from graft_vfs.config import Config
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
 from graft_vfs.tags import check_tag
@@ -24,6 +25,16 @@ class _Ref:
 
     def __str__(self) -> str:
         return f"{self.ref}  {self.log}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A remote that can be pushed to."""
+
+    remote: str
+
+    def __str__(self) -> str:
+        return f"{self.remote} is a remote."
 
 
 @command("clone", "graft clone main", "graft clone 74ggc1B6R4-2kkvcy9fi4CHJ replica")
@@ -135,15 +146,47 @@ def remote(context: click.Context) -> None:
         echo(context.get_help())
 
 
-@command("ls", "graft remote ls")
+@command("ls", "graft remote ls", "graft remote ls --logs")
+@click.option("--logs", "logs", is_flag=True, help="List all logs, also those without a ref.")
 @json_option
-def ls(as_json: bool) -> None:
+def ls(logs: bool, as_json: bool) -> None:
     """List the refs of the remote and the logs that they name."""
     with opened() as engine:
+        if logs:
+            emit(engine.remote_logs(), as_json=as_json)
+            return
         emit([_Ref(name, log) for name, log in engine.refs()], as_json=as_json)
 
 
+@command("name", "graft remote name main 74ggc1B6R4-2kkvcy9fi4CHJ")
+@click.argument("ref")
+@click.argument("log")
+@json_option
+def name(ref: str, log: str, as_json: bool) -> None:
+    """Give a log of the remote a ref, under which it is cloned.
+
+    A push names its log by the tag, if that is free; a ref is never moved.
+    """
+    log_id = LogId.parse(log)
+    with opened() as engine:
+        engine.name_log(ref, log_id)
+        emit(_Ref(ref, log_id), as_json=as_json)
+
+
+@command("init", "graft remote init")
+@json_option
+def init(as_json: bool) -> None:
+    """Make the directory of remote.root a remote, although volumes here stand on another's commits.
+
+    Without such volumes the first use makes it. A bucket needs nothing.
+    """
+    with Config.load().remote.open(create=True) as store:
+        emit(_Ready(without_credentials(store.describe())), as_json=as_json)
+
+
 remote.add_command(ls)
+remote.add_command(name)
+remote.add_command(init)
 
 COMMANDS: tuple[click.Command, ...] = (
     clone,

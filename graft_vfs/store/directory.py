@@ -12,6 +12,10 @@ Invariants:
 3. Temporary names hold a `#`, which no key does: they are never listed and never in the way.
 4. No symbolic link below the root is followed, so that no name planted there leads out of it.
 
+5. The root holds the file `@graft-remote`, whose name is no key. Without it, and without the
+   folders of a remote that an earlier version made, the root is taken for a disk that is not
+   mounted: no request finds a key absent there, and none makes one.
+
 Crash here: between writing and linking, a temporary file stays. It is harmless; it may be deleted
 when no writer is at work. Between linking and syncing the folder, a power cut may undo the link.
 
@@ -62,6 +66,10 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TEMPORARY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
+MARKER_NAME = "@graft-remote"
+_MARKER_TEXT = "graft-vfs remote 1\n"
+_FOLDERS = ("logs", "refs", "segments")
+
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 _ERRORS: dict[int, tuple[type[GraftError], str]] = {
@@ -92,11 +100,13 @@ class DirectoryStore(ObjectStore):
     """A handle on a directory of objects.
 
     Owned by whoever made it; holds no file open between calls. Any number of handles, threads and
-    processes may use one directory. The directory is created if it is absent.
+    processes may use one directory.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        """Create the directory if needed.
+    def __init__(self, root: str | os.PathLike[str], *, create: bool = True) -> None:
+        """Make the directory a remote if it is absent or empty, and `create` is true.
+
+        With `create` false nothing is made, and requests fail until there is a remote.
 
         Raises:
             ConfigError: `root` is something else than a directory.
@@ -105,7 +115,10 @@ class DirectoryStore(ObjectStore):
         super().__init__()
         self._root = Path(root).absolute()
         try:
-            self._make_root()
+            if create:
+                self._make_root()
+            elif self._root.exists() and not self._root.is_dir():
+                raise NotADirectoryError
         except (FileExistsError, NotADirectoryError) as error:
             raise ConfigError(
                 f"{self._root} is not a directory", next_step="name a directory as root"
@@ -209,17 +222,45 @@ class DirectoryStore(ObjectStore):
         return f"file://{self._root}"
 
     def _make_root(self) -> None:
-        """Create the root and sync each name that leads to it, from the top down."""
+        """Create the root and sync each name that leads to it, from the top down; then mark it."""
         absent = [path for path in (self._root, *self._root.parents) if not path.exists()]
         self._root.mkdir(parents=True, exist_ok=True)
         for path in reversed(absent):
             _sync_folder(path.parent)
+        if self._is_marked():
+            return
+        try:
+            with self._marker.open("x", encoding="ascii") as file:
+                file.write(_MARKER_TEXT)
+                file.flush()
+                _sync_file(file.fileno())
+            _sync_folder(self._root)
+        except FileExistsError:
+            pass  # Another process made it.
+        except OSError:
+            # One that an earlier version made, and that is only read here, needs none.
+            if not self._is_remote():
+                raise
+
+    @property
+    def _marker(self) -> Path:
+        return self._root / MARKER_NAME
+
+    def _is_marked(self) -> bool:
+        return _is_there(self._marker)
+
+    def _is_remote(self) -> bool:
+        """Return True if the root is marked, or has a folder of an earlier version's remote."""
+        return self._is_marked() or any(_is_there(self._root / name) for name in _FOLDERS)
 
     def _check_root(self) -> None:
         """Tell an absent object from an absent store, which an unmounted disk looks like."""
-        if not self._root.is_dir():
+        if not self._is_remote():
+            what = "has no remote" if _is_there(self._root) else "is absent"
             raise BucketMissingError(
-                f"the directory {self._root} is gone", next_step="mount it or create it again"
+                f"the directory {self._root} {what}, as if its disk were not mounted",
+                next_step="mount it, or correct remote.root; if a new remote is to be made there, "
+                "run `graft remote init`",
             )
 
     def _path(self, key: str) -> str:
@@ -315,6 +356,15 @@ class DirectoryStore(ObjectStore):
                     return sorted(filter(None, map(_listed_name, entries)))
             finally:
                 os.close(descriptor)
+
+
+def _is_there(path: Path) -> bool:
+    """Return True if a path exists; raises OSError if that cannot be told, unlike Path.exists."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _may_hold(folder: str, prefix: str, after: str) -> bool:

@@ -38,7 +38,20 @@ def test_the_commands_are_those_of_the_design():
     assert {" ".join(path) for path in all_commands()} == {
         *("adopt", "audit", "checkout", "clone", "completion", "config", "demo", "diff", "doctor"),
         *("dump-commit", "dump-header", "export", "fetch", "fork", "hydrate", "import", "info"),
-        *("init", "log", "new", "pull", "push", "remote", "remote ls", "rm", "shell", "show"),
+        *(
+            "init",
+            "log",
+            "new",
+            "pull",
+            "push",
+            "remote",
+            "remote init",
+            "remote ls",
+            "remote name",
+            "rm",
+            "shell",
+            "show",
+        ),
         *("snapshot", "status", "switch", "tags", "volumes"),
         "gc",
     }

@@ -40,3 +40,61 @@ def test_adopt_takes_no_tag_from_another_volume(cli):
     cli.sql("other", "CREATE TABLE t(v)")
     assert "graft switch" in cli.fails(2, "adopt", volume, "other")
     assert "not a volume id" in cli.fails(2, "adopt", "main")
+
+
+def test_a_log_without_a_ref_is_listed_and_named(cli):
+    cli.with_remote()
+    logs = {}
+    for machine in ("a", "b"):
+        cli.machine(machine)
+        cli.sql("main", "CREATE TABLE t(v)", f"INSERT INTO t VALUES('{machine}')")
+        result = cli.run("push", "main")
+        assert result.exit_code == 0
+        logs[machine] = json.loads(cli.ok("status", "main", "--json"))["remote"]
+    assert f"names log {logs['a']} already" in result.stderr
+    assert cli.json("remote", "ls") == [{"ref": "main", "log": logs["a"]}]
+    found = {row["log"]: row for row in cli.json("remote", "ls", "--logs")}
+    assert found[logs["a"]]["refs"] == ["main"]
+    assert found[logs["b"]] == {"log": logs["b"], "newest_lsn": 1, "refs": []}
+    assert "no ref" in cli.ok("remote", "ls", "--logs")
+    assert "names log" in cli.fails(2, "remote", "name", "main", logs["b"])
+    assert "has no log" in cli.fails(2, "remote", "name", "other", "74ggc1B6R4-2kkvcy9fi4CHJ")
+    for _ in range(2):
+        assert cli.ok("remote", "name", "other", logs["b"]) == f"other  {logs['b']}\n"
+    cli.machine("c")
+    cli.ok("clone", "other")
+    assert cli.sql("other", "SELECT v FROM t") == [("b",)]
+
+
+def test_foreign_objects_on_the_remote_are_one_warning(cli):
+    cli.with_remote()
+    cli.machine("a")
+    cli.sql("main", "CREATE TABLE t(v)")
+    cli.run("push", "main")
+    log = cli.json("status", "main")["remote"]
+    for folder in ("refs", "logs", f"logs/{log}/commits"):
+        for name in (".DS_Store", "README", ".nfs0001"):
+            (cli.root / "remote" / folder / name).write_bytes(b"?")
+    result = cli.run("remote", "ls")
+    assert (result.exit_code, result.stdout) == (0, f"main  {log}\n")
+    assert result.stderr.count("warning: ") == 1
+    cli.machine("b")
+    assert cli.run("clone", "main").exit_code == 0
+    assert cli.sql("main", "SELECT * FROM t") == []
+
+
+def test_an_unmounted_remote_is_named_and_a_new_one_is_made_on_demand(cli):
+    cli.with_remote()
+    cli.machine("a")
+    cli.sql("main", "CREATE TABLE t(v)")
+    cli.run("push", "main")
+    (cli.root / "remote").rename(cli.root / "away")
+    cli.sql("main", "INSERT INTO t VALUES('local')")
+    assert "graft remote init" in cli.fails(7, "push", "main")
+    assert not (cli.root / "remote").exists()
+    result = cli.run("doctor")
+    assert result.exit_code == 1
+    assert "not mounted" in result.stdout
+    assert not (cli.root / "remote").exists()
+    assert cli.ok("remote", "init").endswith("is a remote.\n")
+    assert "has nothing of it" in cli.fails(5, "push", "main")

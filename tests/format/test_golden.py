@@ -56,7 +56,8 @@ COMMITS: dict[str, tuple[list[int], dict[str, Any]]] = {
     ),
 }
 SEGMENT_FILE = "segment.bin"
-REF_FILE = "ref.txt"
+REF_FILE = "ref-2.txt"
+OLD_REF_FILE = "ref.txt"
 REF_NAME = "größe/../a b~.db"
 
 
@@ -126,9 +127,10 @@ def test_a_golden_ref_is_what_is_written_and_read() -> None:
     key = ref_key(REF_NAME)
     assert key == "refs/gr%C3%B6%C3%9Fe%2F..%2Fa%20b%7E.db"
     assert store.get_range(key, 0, 9999) == read(REF_FILE)
-    fresh = MemoryStore()
-    fresh.put(key, [read(REF_FILE)])
-    assert read_ref(fresh, REF_NAME) == LOG
+    for file in (REF_FILE, OLD_REF_FILE):
+        fresh = MemoryStore()
+        fresh.put(key, [read(file)])
+        assert read_ref(fresh, REF_NAME) == LOG
 
 
 def reseal(data: bytes, length: int) -> bytes:

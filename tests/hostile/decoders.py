@@ -15,6 +15,7 @@ from random import Random
 
 import zstandard
 from pyroaring import BitMap
+from xxhash import xxh3_64_hexdigest
 
 from graft_vfs.config import Config
 from graft_vfs.errors import (
@@ -308,10 +309,15 @@ class Refs:
         name, content = _NAMES[number], self.objects[number]
         if source.randrange(8) == 0:
             content = b"graft-vfs ref 1\n" + content.split(b"\n", 1)[1] * 400
-        store.put(ref_key(name), [mutate(source, content, self.objects)])
+        changed = mutate(source, content, self.objects)
+        if source.randrange(4) and changed.startswith(b"graft-vfs ref 2\n"):
+            # With the right checksum, so that what stands before it is looked at.
+            body = b"\n".join(changed.split(b"\n")[:3]) + b"\n"
+            changed = body + xxh3_64_hexdigest(body).encode() + b"\n"
+        store.put(ref_key(name), [changed])
         log = read_ref(store, name)
         assert log is not None
-        assert [name] == list(list_refs(store))
+        assert list(list_refs(store)) == [(name, log)]
 
 
 class RefKeys:
@@ -329,9 +335,7 @@ class RefKeys:
         if not is_key(shown):
             return  # No store hands on such a key.
         store.put(shown, [b"graft-vfs ref 1\n"])
-        for found in list_refs(store):
-            # A name that gets too long for its key is listed by a cut one, with a hash behind it.
-            assert ref_key(found) == shown or len(name) > 160
+        assert list(list_refs(store)) == []
 
 
 class LsnKeys:

@@ -106,7 +106,7 @@ def test_a_listing_of_foreign_names_without_an_end_is_refused(server) -> None:
     with server.store() as store, pytest.raises(StoreError, match="without an end"):
         RemoteLog(store, LOG).newest_lsn()
     assert len(server.requests) < 20
-    assert "max-keys=1&" in server.requests[0].target
+    assert "max-keys=8&" in server.requests[0].target
     assert "max-keys=1000" in server.requests[1].target
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -74,7 +75,9 @@ def test_nothing_but_objects_stays(store, root):
     store.put_if_absent("a/b", b"x")
     store.put_if_absent("a/b", b"y")
     store.put("a/b", [b"z"])
-    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*")) == ["a", "a/b"]
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*")) == [
+        "@graft-remote", "a", "a/b"
+    ]  # fmt: skip
 
 
 def test_foreign_names_are_not_listed(store, root):
@@ -134,7 +137,7 @@ def test_a_root_that_is_a_file_is_a_mistake_of_the_configuration(root):
 
 
 def test_a_root_that_went_away_is_not_an_empty_store(store, root):
-    root.rmdir()
+    shutil.rmtree(root)
     for call in (
         lambda: store.get("k"),
         lambda: store.put("k", []),
@@ -142,7 +145,7 @@ def test_a_root_that_went_away_is_not_an_empty_store(store, root):
         lambda: store.delete("k"),
         lambda: list(store.list("")),
     ):
-        with pytest.raises(BucketMissingError, match="is gone"):
+        with pytest.raises(BucketMissingError, match="is absent"):
             call()
     assert not root.exists()
 
@@ -267,3 +270,46 @@ def test_folders_nested_deeper_than_calls_are_listed_as_far_as_keys_reach(store,
     finally:
         # What removes temporary directories goes only as deep as calls do.
         subprocess.run(["rm", "-rf", str(root / "a")], check=True)
+
+
+# A disk that is not mounted ---------------------------------------------------------------------
+
+
+def test_an_empty_directory_is_no_remote_unless_it_is_made_one(root):
+    store = DirectoryStore(root, create=False)
+    assert not root.exists()
+    root.mkdir()
+    for call in (
+        lambda: store.get("k"),
+        lambda: store.get_range("k", 0, 1),
+        lambda: store.put_if_absent("logs/k", b"x"),
+        lambda: store.put("k", [b"x"]),
+        lambda: list(store.list("")),
+        lambda: store.delete("k"),
+    ):
+        with pytest.raises(BucketMissingError, match=r"not mounted.*graft remote init"):
+            call()
+    assert list(root.iterdir()) == []
+    DirectoryStore(root)
+    assert store.put_if_absent("logs/k", b"x") is PutOutcome.CREATED
+
+
+def test_a_remote_of_an_earlier_version_is_one(root):
+    (root / "logs").mkdir(parents=True)
+    store = DirectoryStore(root, create=False)
+    assert list(store.list("")) == []
+    store.put("logs/k", [b"x"])
+    DirectoryStore(root)
+    shutil.rmtree(root / "logs")
+    assert list(store.list("")) == []
+
+
+def test_a_mount_that_goes_away_under_a_store_is_no_empty_store(store, root, tmp_path):
+    store.put("logs/k", [b"x"])
+    root.rename(tmp_path / "away")
+    root.mkdir()
+    with pytest.raises(BucketMissingError, match="not mounted"):
+        store.get("logs/k")
+    with pytest.raises(BucketMissingError, match="not mounted"):
+        store.put_if_absent("logs/k", b"y")
+    assert list(root.iterdir()) == []

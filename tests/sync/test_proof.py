@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from graft_vfs.config import RemoteConfig
-from graft_vfs.errors import HistoryMismatchError, StoreError
+from graft_vfs.errors import BucketMissingError, HistoryMismatchError, StoreError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.remote_log import commit_key
 from graft_vfs.store.base import PutOutcome
@@ -221,3 +221,24 @@ def test_a_failure_of_the_store_has_the_next_sync_look_again(tmp_path, right, mo
         replica.connect().execute("INSERT INTO t VALUES('new')")
         with pytest.raises(HistoryMismatchError):
             replica.engine.push("main")
+
+
+# A disk that is not mounted ---------------------------------------------------------------------
+
+
+def test_an_unmounted_directory_is_an_error_and_gets_no_fresh_remote(tmp_path, right) -> None:
+    right.rename(tmp_path / "away")
+    for there in (False, True):
+        if there:
+            right.mkdir()
+        with Replica(tmp_path / "data", fs(right)) as replica:
+            connection = replica.connect()
+            connection.execute("INSERT INTO t VALUES('local work goes on')")
+            for verb in (replica.engine.push, replica.engine.pull, replica.engine.fetch):
+                with pytest.raises(BucketMissingError, match="not mounted"):
+                    verb("main")
+        assert right.exists() is there
+        assert files(right) == set()
+    right.rmdir()
+    (tmp_path / "away").rename(right)
+    write_and_push(tmp_path, right)
