@@ -63,7 +63,7 @@ from graft_vfs.sync import adopt as adopting
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import collect as collecting
 from graft_vfs.sync import diff as comparing
-from graft_vfs.sync import history, joining, transfer
+from graft_vfs.sync import fsck, history, joining, transfer
 from graft_vfs.sync.collect import CollectedVolume
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
@@ -527,6 +527,45 @@ class Graft:
             raise AlreadyExistsError(
                 f"ref {name!r} names log {winner}", next_step="choose another name"
             )
+
+    def fsck(
+        self,
+        name: str | None = None,
+        *,
+        deep: bool = False,
+        repair: bool = False,
+        progress: Progress | None = None,
+    ) -> fsck.Fsck:
+        """Verify the data directory and remote logs, and with `repair` mend what can be.
+
+        `name` is a tag, a log id or a ref; without one, all logs that volumes here stand on or push
+        to are verified, and all refs. For the requests see `sync.fsck.check_log`. With `deep` each
+        frame is read. Nothing is written without `repair`. Raises NotFoundError.
+        """
+        local, volumes = fsck.check_data(self.catalog, self._volumes)
+        if isinstance(self.store, NoStore):
+            return fsck.Fsck(volumes, tuple(local), (), ())
+        logs = fsck.logs_of(self.catalog, self.logs) if name is None else [self._log_named(name)]
+        checked = [
+            fsck.check_log(
+                self.logs,
+                log,
+                deep=deep,
+                repair=repair,
+                scratch=self._volumes.directory,
+                progress=progress,
+            )
+            for log in logs
+        ]
+        refs = fsck.check_refs(self.logs) if name is None else []
+        return fsck.Fsck(volumes, tuple(local), tuple(checked), tuple(refs))
+
+    def _log_named(self, name: str) -> LogId:
+        """Return the log of a tag, of an id, or of a ref."""
+        volume = None if LogId.looks_like(name) else self.catalog.tag_volume(name)
+        if volume is not None:
+            return self.catalog.volume(volume).remote
+        return cloning.resolve_log(self.logs, name)
 
     def dump_header(self, volume: Volume) -> str:
         """Return the first 100 bytes of the database, for people who look for a fault.

@@ -569,7 +569,7 @@ def test_a_remote_directory_that_is_unmounted_loses_nothing(machines, tmp_path) 
     (tmp_path / "remote").rename(tmp_path / "unmounted")
     connection.execute("INSERT INTO t VALUES(1)")
     for verb in (ours.engine.push, ours.engine.pull):
-        with pytest.raises(BucketMissingError, match="is gone"):
+        with pytest.raises(BucketMissingError, match="is absent, as if its disk were not mounted"):
             verb("main")
     assert not (tmp_path / "remote").exists()
     assert ours.engine.status("main").pending_push is False

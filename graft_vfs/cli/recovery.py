@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from graft_vfs.cli.exit_codes import EXIT_CODES
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option
+from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, opened, refuse_existing
+from graft_vfs.errors import DamageError
 from graft_vfs.ids import VolumeId
 
 
@@ -34,4 +37,26 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
         emit(engine.adopt(volume_id, tag, base=base), as_json=as_json)
 
 
-COMMANDS: tuple[click.Command, ...] = (adopt,)
+@command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")
+@click.argument("name", metavar="NAME", required=False)
+@click.option("--deep", is_flag=True, help="Read and verify every frame of the remote.")
+@click.option("--repair", is_flag=True, help="Put back what is missing and is on this machine.")
+@json_option
+@click.pass_context
+def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:
+    """Verify remote logs and this machine's volumes, and say what could mend them.
+
+    NAME is a tag, a ref or a log id. Without it, all logs that volumes here stand on are verified,
+    and all refs. With --repair missing commits and segments are put back, as the plan says that
+    this command shows without it; nothing that is there is changed. Exits with 8 if a problem is
+    left.
+    """
+    with opened(recovering=True) as engine:
+        with progress("Verifying commits") as show:
+            found = engine.fsck(name, deep=deep, repair=repair, progress=show)
+        emit(found, as_json=as_json)
+    if not found.is_sound:
+        context.exit(EXIT_CODES[DamageError])
+
+
+COMMANDS: tuple[click.Command, ...] = (adopt, fsck)

@@ -80,6 +80,14 @@ class CommitSource:
         frame_pages = self.header.frames.frame_pages
         return min(frame_pages, len(self.header.pages) - frame * frame_pages)
 
+    def cached(self, frame: int) -> bytes | None:
+        """Return the images of a frame if they are on this machine. No request."""
+        place = self.cache.find(self.lsn, frame)
+        if place is None:
+            return None
+        view, offset = place
+        return bytes(view[offset : offset + self.pages_in_frame(frame) * self.header.page_size])
+
     def fetch(self, first: int, end: int) -> None:
         """Fetch frames first..end (half-open) into the cache. One range read."""
         _refuse_reentry()

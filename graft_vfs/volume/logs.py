@@ -192,6 +192,11 @@ class Logs:
         header, length = _decoded(log, row)
         return CommitSource(self.log(log), self.cache(log), header, length)
 
+    def source(self, log: LogId, lsn: RemoteLsn) -> CommitSource | None:
+        """Return a known commit as a source of frames, or None. No request."""
+        rows = self.catalog.commits(log, lsn, lsn)
+        return self._source(log, rows[0]) if rows else None
+
     def header(self, log: LogId, lsn: RemoteLsn) -> CommitHeader | None:
         """Return a known commit's header, or None."""
         rows = self.catalog.commits(log, lsn, lsn)

@@ -37,7 +37,17 @@ def test_help_of_every_command_has_an_example(cli, path):
 def test_the_commands_are_those_of_the_design():
     assert {" ".join(path) for path in all_commands()} == {
         *("adopt", "audit", "checkout", "clone", "completion", "config", "demo", "diff", "doctor"),
-        *("dump-commit", "dump-header", "export", "fetch", "fork", "hydrate", "import", "info"),
+        *(
+            "dump-commit",
+            "dump-header",
+            "export",
+            "fetch",
+            "fork",
+            "fsck",
+            "hydrate",
+            "import",
+            "info",
+        ),
         *(
             "init",
             "log",

@@ -98,3 +98,25 @@ def test_an_unmounted_remote_is_named_and_a_new_one_is_made_on_demand(cli):
     assert not (cli.root / "remote").exists()
     assert cli.ok("remote", "init").endswith("is a remote.\n")
     assert "has nothing of it" in cli.fails(5, "push", "main")
+
+
+def test_fsck_shows_a_plan_and_repairs_when_it_is_told_to(cli):
+    cli.with_remote()
+    cli.machine("a")
+    cli.sql("main", "CREATE TABLE t(v)")
+    cli.run("push", "main")
+    assert "sound" in cli.ok("fsck")
+    log = cli.json("status", "main")["remote"]
+    (commit,) = (cli.root / "remote/logs" / log / "commits").iterdir()
+    kept = commit.read_bytes()
+    commit.unlink()
+    result = cli.run("fsck", "main")
+    assert result.exit_code == 8
+    assert "--repair puts it back from cached pages" in result.stdout
+    assert not commit.exists()
+    found = json.loads(cli.run("fsck", "main", "--json").stdout)
+    assert found["is_sound"] is False
+    assert found["logs"][0]["findings"][0]["repair"] == "puts it back from cached pages"
+    assert "repaired" in cli.ok("fsck", "main", "--repair")
+    assert commit.read_bytes() == kept
+    assert cli.json("fsck", "--deep")["is_sound"] is True
