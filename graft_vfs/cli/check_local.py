@@ -21,6 +21,8 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.descriptor import holds_volume
 from graft_vfs.reports import size_text
+from graft_vfs.sync.fsck import logs_of
+from graft_vfs.sync.proof import Standing, examine, mismatch
 from graft_vfs.vfs.file_system import FileSystem
 
 _SCRATCH_VFS = "graft-doctor"
@@ -168,6 +170,28 @@ def may_have_bases(directory: Path) -> bool:
             return catalog.has_bases()
     except GraftError:
         return True
+
+
+def histories(config: Config) -> Iterator[Check]:
+    """Compare each log that a volume stands on with the remote: is it the one that is known here?
+
+    One request a log. A wrong bucket, a restored backup and a replaced history have their own text.
+    """
+    quiet = dataclasses.replace(config, hydrate="lazy", autosync=0.0)
+    checked, wrong = 0, 0
+    try:
+        with contextlib.closing(Graft(quiet, recovering=True)) as engine:
+            for log in logs_of(engine.catalog, engine.logs):
+                checked += 1
+                state = examine(engine.logs, log)
+                if state.standing is not Standing.SAME:
+                    wrong += 1
+                    yield problem("history", mismatch(engine.logs, state))
+    except GraftError as error:
+        yield problem("history", error)
+        return
+    if checked and not wrong:
+        yield Check("history", Level.OK, f"the remote has what is known of {checked} logs")
 
 
 def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:

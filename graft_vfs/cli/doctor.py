@@ -41,7 +41,12 @@ def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
         if config.data_dir.exists():
             yield from check_local.catalog_and_volumes(config)
     create = not check_local.may_have_bases(config.data_dir)
-    yield from check_remote.remote(config.remote, create=create)
+    answers = True
+    for check in check_remote.remote(config.remote, create=create):
+        answers &= check.level is not Level.PROBLEM
+        yield check
+    if answers and config.remote.type is not None and config.data_dir.exists():
+        yield from check_local.histories(config)
 
 
 @command("doctor", "graft doctor", "graft doctor --json")

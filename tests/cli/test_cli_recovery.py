@@ -98,6 +98,13 @@ def test_an_unmounted_remote_is_named_and_a_new_one_is_made_on_demand(cli):
     assert not (cli.root / "remote").exists()
     assert cli.ok("remote", "init").endswith("is a remote.\n")
     assert "has nothing of it" in cli.fails(5, "push", "main")
+    result = cli.run("doctor")
+    assert result.exit_code == 1
+    assert "problem  history: this machine knows LSN 1" in result.stdout
+    assert cli.run("fsck", "main").exit_code == 8
+    cli.ok("fsck", "main", "--repair")
+    assert "history: the remote has what is known of 1 logs" in cli.ok("doctor")
+    cli.ok("push", "main")
 
 
 def test_fsck_shows_a_plan_and_repairs_when_it_is_told_to(cli):

@@ -127,7 +127,9 @@ def test_a_replaced_history_can_be_cloned_anew_into_the_same_data_directory(
         for _ in range(2):
             with pytest.raises(HistoryMismatchError, match=f"volume {volume} stands on.*graft gc"):
                 replica.engine.clone(str(log), "main")
-        assert len(rows(replica.connect())) == 2, "what stands on the old history still does"
+        connection = replica.connect()
+        assert len(rows(connection)) == 2, "what stands on the old history still does"
+        connection.close()
         for tag in ("main", "copy"):
             remove(replica, tag)
         replica.engine.clone(str(log), "main")
@@ -137,12 +139,12 @@ def test_a_replaced_history_can_be_cloned_anew_into_the_same_data_directory(
 
 
 def remove(replica: Replica, tag: str) -> None:
-    """Remove a volume, as its collection does."""
-    catalog, volume = replica.engine.catalog, replica.engine.catalog.tag_volume(tag)
+    """Do what the error says: `graft rm TAG`, then `graft gc --local --force VOLUME`."""
+    volume = replica.engine.catalog.tag_volume(tag)
     assert volume is not None
-    catalog.delete_tag(tag)
-    for table, column in (("volumes", "id"), ("branches", "volume")):
-        catalog._file.write(f"DELETE FROM {table} WHERE {column} = ?", volume.raw)
+    replica.engine.remove_tag(tag)
+    (removed,) = replica.engine.collect_local(force=[volume])
+    assert removed.removed
 
 
 def test_a_replaced_history_is_forgotten_where_no_volume_stands_on_it(tmp_path, right) -> None:
