@@ -28,6 +28,7 @@ from graft_vfs.errors import (
     LocalStorageError,
     MovedError,
     ReadOnlyError,
+    ReentryError,
     UsageError,
 )
 from graft_vfs.local.catalog_rows import DAMAGE_STEP
@@ -122,6 +123,13 @@ class CatalogFile:
         self.require_writable()
         with self._errors():
             connection = self.connection
+            if connection.in_transaction:
+                # Holding the lock, only this very thread can be in the middle of one.
+                raise ReentryError(
+                    "a signal handler or finalizer wants to write to the catalog while its thread "
+                    "is writing to it",
+                    next_step="run it again outside the handler",
+                )
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection

@@ -43,6 +43,7 @@ from graft_vfs.local.files import (
 )
 from graft_vfs.local.mapping import forget_resident
 from graft_vfs.pages import RemoteLsn
+from graft_vfs.reentry import occupied
 
 _logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ class PageCache:
 
         One pass over the files for all of them. Raises LocalStorageError.
         """
-        with self._lock:
+        with occupied(), self._lock:
             if not self._writable:
                 for frame, images in enumerate(frames, first):
                     self._memory[lsn, frame] = (memoryview(images), 0)

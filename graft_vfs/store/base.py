@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 from graft_vfs.errors import CorruptObjectError, UsageError
+from graft_vfs.reentry import occupied
 
 GET_LIMIT_BYTES = 64 * 1024 * 1024
 """How large an object `get` reads unless it is told otherwise."""
@@ -213,7 +214,8 @@ class StoreCounters:
         """Take the time of the block as that of one request."""
         start = time.perf_counter()
         try:
-            yield
+            with occupied():
+                yield
         finally:
             seconds = time.perf_counter() - start
             with self._lock:

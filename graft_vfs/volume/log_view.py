@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 
-from graft_vfs.errors import CorruptObjectError, ReentryError, UsageError
+from graft_vfs.errors import CorruptObjectError, UsageError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.page_cache import PageCache, Place
 from graft_vfs.page_table import PageTable
 from graft_vfs.pages import RemoteLsn, lock_page
+from graft_vfs.reentry import occupied, refuse_reentry, thread
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.volume.snapshot import Located
 
@@ -36,29 +37,6 @@ _SLACK_PAGES = 16
 """How far beyond a stream's end a miss still goes on with it: interior pages lie between leaves."""
 _GUESS_FRAMES = 2
 _LOCATED_MAX = 262_144
-
-
-class _Thread(threading.local):
-    """What a thread is doing: it looks for one page, or fetches one range, at a time.
-
-    A signal handler, or a finalizer that the garbage collector calls, may read another page in the
-    middle of that. It would wait for locks that its own thread holds, here, in the page cache and
-    in the client of the store, or change under it what they guard.
-    """
-
-    is_fetching = False
-
-
-_thread = _Thread()
-
-
-def _refuse_reentry() -> None:
-    if _thread.is_fetching:
-        raise ReentryError(
-            "a signal handler or finalizer reads a page while its thread is fetching another",
-            next_step="run it again outside the handler, and close connections before they are "
-            "garbage",
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,14 +68,10 @@ class CommitSource:
 
     def fetch(self, first: int, end: int) -> None:
         """Fetch frames first..end (half-open) into the cache. One range read."""
-        _refuse_reentry()
-        _thread.is_fetching = True
-        try:
+        with occupied():
             frames = self.log.read_frames(self.header, self.header_length, first, end)
             self.cache.add_all(self.lsn, first, frames)
             self._count(frames)
-        finally:
-            _thread.is_fetching = False
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return where it is; others cannot take its room before that."""
@@ -166,8 +140,8 @@ class LogView:
         source, slot = found
         frame_pages = source.header.frames.frame_pages
         frame = slot // frame_pages
-        _refuse_reentry()
-        _thread.is_fetching = True
+        refuse_reentry()
+        thread.depth += 1  # Not `occupied`, which costs more than to find a page that is here.
         try:
             place = source.cache.find(source.lsn, frame)
             if place is None:
@@ -177,7 +151,7 @@ class LogView:
                 source.cache.counters.pages_found += 1
                 self._read_on(page)
         finally:
-            _thread.is_fetching = False
+            thread.depth -= 1
         view, offset = place
         located = view, offset + slot % frame_pages * self.page_size
         if len(self.located) >= _LOCATED_MAX:
@@ -307,6 +281,10 @@ class LogView:
         `progress` is called with (frames done, frames to do). Raises the first fetch's error, after
         which what has arrived stays.
         """
+        with occupied():
+            return self._hydrate(progress)
+
+    def _hydrate(self, progress: Callable[[int, int], None] | None) -> int:
         counts = self.frames()
         missing = [key for key in counts if key[0].cache.find(key[0].lsn, key[1]) is None]
         done = 0
