@@ -59,6 +59,18 @@ def test_an_unreadable_key_is_read_again() -> None:
     assert next_step(Event.UNREADABLE, attempts_left=1) is Action.READ_AGAIN
 
 
+def test_an_answer_without_a_proof_is_read_back_even_without_attempts() -> None:
+    assert next_step(Event.UNPROVEN, attempts_left=0) is Action.READ_BACK
+
+
+def test_a_refusal_after_doubt_is_read_back_even_without_attempts() -> None:
+    assert next_step(Event.REFUSED, attempts_left=0) is Action.READ_BACK
+
+
+def test_what_may_not_be_written_and_is_absent_stays_unknown() -> None:
+    assert next_step(Event.STUCK, attempts_left=9) is Action.GIVE_UP_UNKNOWN
+
+
 @pytest.mark.parametrize(
     "event", [Event.UNKNOWN, Event.NOT_SENT, Event.FOUND_NOTHING, Event.UNREADABLE]
 )
@@ -384,3 +396,111 @@ def test_rivals_with_lost_answers_agree_on_one_winner() -> None:
         assert len(results) == len(rivals)
         for own_hash, result in results.items():
             assert result.won == (own_hash == record.header.hash)
+
+
+# Settling and throttling ----------------------------------------------------------------------
+
+
+def asked(store: FaultyStore) -> list[str]:
+    """Let a store note what it is asked from now on."""
+    seen: list[str] = []
+    put, get = store.put_if_absent, store.get_range
+    store.put_if_absent = lambda *what: (seen.append("put"), put(*what))[1]
+    store.get_range = lambda *what: (seen.append("get"), get(*what))[1]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("landed", "requests"), [(OUR_DATA, ["get"]), (THEIR_DATA, ["get"]), (None, ["get", "put"])]
+)
+def test_a_claim_in_doubt_is_settled_by_reading_and_written_only_if_absent(
+    landed, requests
+) -> None:
+    store = FaultyStore()
+    if landed is not None:
+        store.inner.put_if_absent(KEY, landed)
+    seen = asked(store)
+    assert run(store, in_doubt=True).won is (landed is not THEIR_DATA)
+    assert seen == requests
+
+
+@pytest.mark.parametrize("landed", [OUR_DATA, THEIR_DATA])
+def test_a_machine_whose_writes_are_denied_learns_how_its_claim_ended(landed) -> None:
+    store = FaultyStore([DENIED] * 9)
+    store.inner.put_if_absent(KEY, landed)
+    assert run(store, in_doubt=True).won is (landed is OUR_DATA)
+
+
+def test_a_denied_write_of_an_absent_key_is_not_repeated_and_stays_unknown() -> None:
+    store = FaultyStore([DENIED] * 9)
+    seen = asked(store)
+    with pytest.raises(CommitOutcomeUnknownError) as raised:
+        run(store, in_doubt=True)
+    assert isinstance(raised.value.__cause__, StoreDeniedError)
+    assert seen == ["get", "put", "get"]
+
+
+class UnprovenStore(FaultyStore):
+    """Answers each create-only write without a proof; with `is_lying` it does not carry it out."""
+
+    is_lying = False
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        if not self.is_lying:
+            super().put_if_absent(key, data)
+        error = CommitOutcomeUnknownError("a page")
+        error.was_answered = True
+        raise error
+
+
+def test_an_answer_without_a_proof_is_settled_by_reading() -> None:
+    store = UnprovenStore()
+    seen = asked(store)
+    assert run(store).won
+    assert seen == ["put", "get"]
+
+
+def test_pages_that_are_taken_for_answers_win_nothing() -> None:
+    store = UnprovenStore()
+    store.is_lying = True
+    with pytest.raises(CommitOutcomeUnknownError):
+        run(store)
+
+
+class ThrottlingStore(MemoryStore):
+    """Throttles so many writes, each time for so many seconds."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        super().__init__()
+        self._count = count
+        self._seconds = seconds
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        self._count -= 1
+        if self._count >= 0:
+            error = CommitOutcomeUnknownError("slow down")
+            error.retry_after_seconds = self._seconds
+            raise error
+        return super().put_if_absent(key, data)
+
+
+def waited(store: MemoryStore) -> tuple[list[float], bool]:
+    """Claim; returns the pauses, and whether the claim was won."""
+    pauses: list[float] = []
+    log = RemoteLog(store, LOG)
+    try:
+        won = claim(log, 1, OUR_DATA, OURS.hash, sleep=pauses.append, jitter=lambda: 0.5).won
+    except CommitOutcomeUnknownError:
+        won = False
+    return pauses, won
+
+
+def test_a_throttled_claim_waits_as_long_as_it_was_told() -> None:
+    assert waited(ThrottlingStore(3, 15.0)) == ([15.0, 15.0, 15.0], True)
+
+
+def test_a_claim_waits_for_a_store_that_throttles_about_a_minute_in_all() -> None:
+    pauses, won = waited(ThrottlingStore(99, 0.0))
+    assert not won
+    assert 40 < sum(pauses) <= 60
+    assert waited(ThrottlingStore(99, 3600.0)) == ([], False)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -27,8 +27,9 @@ class Request:
     body: bytes
 
 
-Reply = bytes | None
-"""Bytes to send before the connection is closed; None closes it in silence."""
+Reply = bytes | Iterator[bytes] | None
+"""Bytes to send, at once or one after the other, before the connection is closed; None closes it in
+silence."""
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> bytes:
@@ -115,5 +116,7 @@ class ScriptedServer:
         reply = self.script[min(len(self.requests), len(self.script) - 1)]
         self.requests.append(request)
         data = reply(request) if callable(reply) else reply
-        if data is not None:
-            connection.sendall(data)
+        if data is None:
+            return
+        for part in [data] if isinstance(data, (bytes, memoryview)) else data:
+            connection.sendall(part)

@@ -462,6 +462,98 @@ def test_an_upload_that_is_always_forgotten_fails(scripted):
         store.put("k", [b"x" * MIB] * 9)
 
 
+SEGMENT = b"".join(bytes([number]) * MIB for number in range(9))
+
+
+def whole_tail(request: Request):
+    """Answer a read as a store does that has all of SEGMENT."""
+    first, last = map(int, re.findall(r"\d+", request.headers["range"]))
+    part = SEGMENT[first : last + 1]
+    shown = f"bytes {first}-{first + len(part) - 1}/{len(SEGMENT)}"
+    return answer(206, part, content_range=shown)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        None,
+        answer(200, b"<html>welcome</html>"),
+        answer(200, b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>"),
+        answer(204),
+        error(500, "InternalError"),
+        answer(504, b"<html>gateway timeout</html>"),
+        error(404, "NoSuchUpload"),
+    ],
+    ids=["lost", "portal", "no tag", "empty", "500", "504", "repeated"],
+)
+def test_a_completion_that_proves_nothing_is_settled_by_reading(scripted, lost):
+    scripted.script = [uploads(complete=[lost], read=whole_tail)]
+    with scripted.store() as store:
+        store.put("k", [SEGMENT])
+    assert steps(scripted) == ["POST", "PUT", "PUT", "POST", "GET"], "nothing is sent twice"
+
+
+def test_a_completion_that_takes_minutes_is_asked_for_until_the_object_is_whole(scripted):
+    absent = error(404, "NoSuchKey")
+    scripted.script = [
+        uploads(
+            complete=[None] * 5 + [error(404, "NoSuchUpload")], read=[absent] * 5 + [whole_tail]
+        )
+    ]
+    with scripted.store() as store:
+        store.put("k", [SEGMENT])
+    assert steps(scripted) == ["POST", "PUT", "PUT"] + ["POST", "GET"] * 6
+
+
+def test_a_completion_that_never_comes_is_an_error_and_the_upload_is_aborted(scripted):
+    scripted.script = [uploads(complete=error(503, "SlowDown"))]
+    with scripted.store() as store, pytest.raises(StoreUnavailableError, match="throttling"):
+        store.put("k", [SEGMENT])
+    assert steps(scripted).count("POST") < 60
+    assert steps(scripted)[-1] == "DELETE"
+    assert steps(scripted).count("PUT") == 2
+
+
+def test_an_object_that_ends_otherwise_is_not_taken_for_ours(scripted):
+    longer = answer(206, SEGMENT[-16384:] + b"x")
+    scripted.script = [uploads(complete=[None, completed], read=longer)]
+    with scripted.store() as store:
+        store.put("k", [SEGMENT])
+    assert steps(scripted) == ["POST", "PUT", "PUT", "POST", "GET", "POST"]
+
+
+@pytest.mark.parametrize("page", [answer(200), answer(204), answer(202, b"<html>later</html>")])
+def test_a_part_that_is_not_proved_is_sent_again(scripted, page):
+    scripted.script = [uploads(part=[page, landed, landed])]
+    with scripted.store() as store:
+        store.put("k", [SEGMENT])
+    assert sorted(steps(scripted)) == ["POST", "POST", "PUT", "PUT", "PUT"]
+
+
+@pytest.mark.parametrize("page", [answer(200), answer(204), answer(200, b"<html>hello</html>")])
+def test_a_small_segment_that_is_not_proved_is_settled_by_reading(scripted, page):
+    scripted.script = [page, answer(200, b"data")]
+    with scripted.store() as store:
+        store.put("k", [b"data"])
+    assert [request.method for request in scripted.requests] == ["PUT", "GET"]
+    scripted.requests.clear()
+    scripted.script = [page, error(404, "NoSuchKey"), landed]
+    with scripted.store() as store:
+        store.put("k", [b"data"])
+    assert [request.method for request in scripted.requests] == ["PUT", "GET", "PUT"]
+
+
+def test_a_gateway_with_tags_of_another_kind_works(scripted):
+    other = answer(200, etag='"0b5cf1a4-uuid"')
+    scripted.script = [other, answer(200, b"data")]
+    with scripted.store() as store:
+        store.put("k", [b"data"])
+        scripted.script = [other]
+        with pytest.raises(CommitOutcomeUnknownError) as caught:
+            store.put_if_absent("k", b"data")
+    assert caught.value.was_answered, "reading the key settles it"
+
+
 # Settings
 
 

@@ -29,11 +29,23 @@ _NOWHERE = RemoteConfig(type="memory", root="never used by a machine of a networ
 
 
 class Machine(Replica):
-    """A machine behind a proxy of its own; `settings` are those of its store."""
+    """A machine behind a proxy of its own; `settings` are those of its store.
 
-    def __init__(self, data_dir: Path, proxy: Proxy, bucket: str, **settings: Any) -> None:
+    With `behind`, it is told of that server, and the environment tells it of the proxy.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        proxy: Proxy,
+        bucket: str,
+        *,
+        behind: S3Endpoint | None = None,
+        **settings: Any,
+    ) -> None:
         settings = {"attempts_max": 2, "clock": SkippingClock(), **settings}
-        super().__init__(data_dir, _NOWHERE, store=proxy.endpoint.store(bucket, **settings))
+        endpoint = behind or proxy.endpoint
+        super().__init__(data_dir, _NOWHERE, store=endpoint.store(bucket, **settings))
         self.data_dir = data_dir
         self.proxy = proxy
         self._bucket = bucket

@@ -1,5 +1,9 @@
 """An HTTP proxy of our own before a real S3 server: the network between, and what it does wrong.
 
+It stands before the server as an ingress does, at `endpoint`, with TLS if it is given a context; or
+it is a forward proxy, which clients are told of by `HTTP_PROXY`: then a request names its server,
+and that is left out. `Tunnel` is what clients ask by CONNECT for the way to a server with TLS.
+
 A *fault* is a function of one exchange: it decides whether the request reaches the server, and what
 the client hears of it. The proxy asks `choose` for the fault of each request; a test replaces it. A
 request is passed on as it came, `Host` included, so that its signature stays valid.
@@ -14,13 +18,14 @@ import contextlib
 import http.client
 import random
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from servers import S3Endpoint
 
@@ -123,12 +128,14 @@ class Proxy:
     each request a connection of its own to the server. A test may set `choose` at any time.
     """
 
-    def __init__(self, server: S3Endpoint) -> None:
+    def __init__(self, server: S3Endpoint, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.choose: Callable[[Request], Fault] = lambda _: passed
         self.requests: list[Request] = []
         self._server = urlsplit(server.url)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.endpoint = S3Endpoint(url, server.access_key, server.secret_key)
         self._lock = threading.Lock()
         self.ending = threading.Event()
@@ -206,6 +213,8 @@ class Proxy:
     def _serve(self, connection: socket.socket) -> None:
         """Handle the requests of a connection, one after the other, until either side ends it."""
         try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
             with connection.makefile("rb") as stream:
                 while (request := self._read(connection, stream)) is not None:
                     exchange = Exchange(self, request, connection)
@@ -233,7 +242,10 @@ class Proxy:
             return None
         headers = tuple((name.lower(), value) for name, value in message.items())
         with self._lock:
-            request = Request(len(self.requests) + 1, line[0], line[1], headers, body)
+            target = line[1]
+            if target.startswith("http://"):
+                target = urlunsplit(("", "", *urlsplit(target)[2:]))
+            request = Request(len(self.requests) + 1, line[0], target, headers, body)
             self.requests.append(request)
         return request
 
@@ -245,6 +257,73 @@ def _of_both_hops(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], 
 def _shut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):  # The client may have ended it already.
         connection.shutdown(socket.SHUT_RDWR)
+
+
+class Tunnel:
+    """A forward proxy for TLS: it passes bytes on, or refuses with `status`. Owner: a test.
+
+    A reset on one side is one on the other. `url` is for `HTTPS_PROXY`; `asked` are the servers
+    that clients asked for.
+    """
+
+    def __init__(self, status: int = 200) -> None:
+        self.asked: list[str] = []
+        self._status = status
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._is_ending = False
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, name="tunnel")]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_ending = True
+        socket.create_connection(self._listener.getsockname()).close()
+        self._threads[0].join()
+        self._listener.close()
+        for each in self._sockets:
+            _shut(each)
+        for thread in self._threads[1:]:
+            thread.join()
+        for each in self._sockets:
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            if self._is_ending:
+                client.close()
+                return
+            self._sockets.append(client)
+            with client.makefile("rb") as stream:
+                line = stream.readline().decode("latin-1").split()
+                while stream.readline().strip():
+                    pass
+            if not line:
+                continue
+            self.asked.append(line[1])
+            client.sendall(f"HTTP/1.1 {self._status} Answer\r\n\r\n".encode())
+            if self._status != 200:
+                _shut(client)
+                continue
+            host, _, port = line[1].rpartition(":")
+            server = socket.create_connection((host, int(port)))
+            self._sockets.append(server)
+            for source, target in ((client, server), (server, client)):
+                thread = threading.Thread(target=_pump, args=(source, target), name="tunnelled")
+                self._threads.append(thread)
+                thread.start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    """Pass bytes on until an end, which is passed on too."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    _shut(target)
 
 
 # Faults ------------------------------------------------------------------------------------------
