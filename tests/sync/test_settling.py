@@ -1,0 +1,212 @@
+"""A push that was not settled: from what is known, else by one read, and written only if absent.
+
+And what may go wrong beside it: a machine that may not write any more, a ref that cannot be made,
+and a probe that nobody needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import pytest
+
+from graft_vfs.config import RemoteConfig
+from graft_vfs.errors import (
+    BucketMissingError,
+    CommitOutcomeUnknownError,
+    CorruptObjectError,
+    StoreDeniedError,
+    StoreUnavailableError,
+    UnsafeStoreError,
+)
+from graft_vfs.remote_log import commit_key, read_ref
+from graft_vfs.store.base import ObjectStore, PutOutcome
+from graft_vfs.store.probe import PROBE_KEY
+from tests.faults import Fault, FaultyStore
+from tests.replicas import Replica, rows
+
+
+class StubbornStore(FaultyStore):
+    """Raises the error of `refused` for writes of keys that begin as its key."""
+
+    def __init__(self, inner: ObjectStore, **faults) -> None:
+        super().__init__(inner, **faults)
+        self.refused: dict[str, Exception] = {}
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        for prefix, error in self.refused.items():
+            if key.startswith(prefix):
+                raise error
+        return super().put_if_absent(key, data)
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch) -> Iterator[Callable[..., Replica]]:
+    """Make machines on one remote in memory; a name used again is the same data directory."""
+    monkeypatch.setattr("graft_vfs.claim._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("graft_vfs.remote_log._REF_PAUSE_SECONDS", 0.0)
+    made: list[Replica] = []
+    remote = RemoteConfig(type="memory", root=str(tmp_path))
+
+    def make(name: str, **faults) -> Replica:
+        store = StubbornStore(remote.open(), **faults)
+        made.append(Replica(tmp_path / name, remote, store=store))
+        return made[-1]
+
+    yield make
+    for replica in made:
+        replica.close()
+
+
+def first_push(machine: Replica) -> None:
+    machine.connect().execute("CREATE TABLE t(k)")
+    machine.engine.push("main")
+
+
+def unsettled(machines, fault: Fault) -> Replica:
+    """Return a machine, started anew, whose second push ended without an answer."""
+    machine = machines("ours")
+    first_push(machine)
+    machine.connect().execute("INSERT INTO t VALUES(1)")
+    machine = machines("ours", at=0, fault=fault)
+    with pytest.raises(CommitOutcomeUnknownError):
+        machine.engine.push("main")
+    machine = machines("ours")
+    assert machine.engine.status("main").pending_push
+    return machine
+
+
+DENIED = StoreDeniedError("no s3:PutObject", next_step="ask for it")
+
+
+@pytest.mark.parametrize("verb", ["push", "pull"])
+def test_a_push_that_landed_is_settled_by_one_read_and_no_write(machines, verb) -> None:
+    machine = unsettled(machines, Fault.CUT_AFTER)
+    machine.engine.store.refused = {"": DENIED}
+    before = machine.counts()
+    getattr(machine.engine, verb)("main")
+    counts = machine.counts() - before
+    # A pull then asks what is new.
+    assert (counts.get_range, counts.requests) == ((1, 1) if verb == "push" else (2, 2))
+    status = machine.engine.status("main")
+    assert (status.pending_push, status.base_lsn, status.ahead) == (False, 2, 0)
+
+
+def test_a_push_whose_commit_is_known_by_now_is_settled_without_a_request(machines) -> None:
+    machine = unsettled(machines, Fault.CUT_AFTER)
+    machine.engine.fetch("main")
+    before = machine.counts()
+    assert machine.engine.push("main").claimed is False
+    assert (machine.counts() - before).requests == 0
+    assert machine.engine.status("main").pending_push is False
+
+
+def test_a_push_that_did_not_land_is_read_for_and_then_written(machines) -> None:
+    machine = unsettled(machines, Fault.CUT_BEFORE)
+    before = machine.counts()
+    machine.engine.push("main")
+    counts = machine.counts() - before
+    assert (counts.get_range, counts.put_if_absent, counts.requests) == (1, 1, 2)
+    assert machine.engine.status("main").base_lsn == 2
+
+
+def test_a_machine_that_may_not_write_any_more_can_pull_and_forgets_nothing(machines) -> None:
+    machine = unsettled(machines, Fault.CUT_BEFORE)
+    machine.engine.store.refused = {"": DENIED}
+    assert machine.engine.pull("main").commits == 0
+    status = machine.engine.status("main")
+    assert (status.pending_push, status.base_lsn, status.ahead) == (True, 1, 1)
+    # Its write comes late after all.
+    pending = machine.engine.catalog.pending_push(status.volume)
+    key = commit_key(pending.log, pending.lsn)
+    machine.engine.store.inner.put_if_absent(key, pending.data)
+    assert machine.engine.pull("main").lsn == 2
+    assert machine.engine.status("main").pending_push is False
+
+
+# Refs --------------------------------------------------------------------------------------------
+
+FINAL = [
+    DENIED,
+    BucketMissingError("no such bucket"),
+    CorruptObjectError("refs/main is not a ref of graft-vfs"),
+]
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
+def test_a_ref_that_cannot_be_made_is_a_warning_of_a_push_that_is_settled(machines, error) -> None:
+    machine = machines("ours")
+    machine.connect().execute("CREATE TABLE t(k)")
+    machine.engine.store.refused = {"refs/": error}
+    pushed = machine.engine.push("main")
+    assert pushed.claimed
+    assert "gets no ref 'main' and is cloned by its id" in pushed.warning
+    assert "gets no ref" in json.dumps(asdict(pushed), default=str)
+    assert machine.engine.status("main").pending_push is False
+    machine.connect().execute("INSERT INTO t VALUES(1)")
+    before = machine.counts()
+    assert machine.engine.push("main").warning is None
+    assert (machine.counts() - before).requests == 1
+    clone = machines("clone")
+    assert rows(clone.connect(remote=str(pushed.log))) == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailableError("down"), CommitOutcomeUnknownError("no answer")]
+)
+def test_a_ref_without_an_answer_is_made_by_a_later_push(machines, error) -> None:
+    machine = machines("ours")
+    machine.connect().execute("CREATE TABLE t(k)")
+    machine.engine.store.refused = {"refs/": error}
+    for _ in range(2):
+        assert "the next push tries again" in machine.engine.push("main").warning
+        assert machine.engine.status("main").pending_push is False
+        machine.connect().execute("INSERT INTO t VALUES(1)")
+    machine = machines("ours")
+    assert machine.engine.push("main").warning is None
+    log = machine.engine.status("main").remote
+    assert read_ref(machine.engine.store, "main") == log
+    machine.connect().execute("INSERT INTO t VALUES(2)")
+    before = machine.counts()
+    machine.engine.push("main")
+    assert (machine.counts() - before).requests == 1
+
+
+# The probe ---------------------------------------------------------------------------------------
+
+
+def test_whether_a_remote_is_safe_is_asked_only_when_there_is_something_to_push(machines) -> None:
+    first = machines("first")
+    first_push(first)
+    assert first.counts().put_if_absent == 2 + 1 + 1  # The probe, the commit and the ref.
+    second = machines("second")
+    second.connect(remote="main")
+    before = second.counts()
+    assert second.engine.push("main").claimed is False
+    assert (second.counts() - before).requests == 0
+    second.connect().execute("INSERT INTO t VALUES(1)")
+    before = second.counts()
+    second.engine.push("main")
+    assert (second.counts() - before).requests == 2, "the key was there, so one request proves it"
+    second.connect().execute("INSERT INTO t VALUES(2)")
+    before = second.counts()
+    second.engine.push("main")
+    assert (second.counts() - before).requests == 1
+
+
+def test_a_remote_that_creates_twice_is_refused_before_anything_is_sent(machines) -> None:
+    class UnsafeStore(StubbornStore):
+        def put_if_absent(self, key: str, data: bytes) -> PutOutcome:  # noqa: ARG002
+            self.effects.append(key)
+            return PutOutcome.CREATED
+
+    machine = machines("ours")
+    machine.connect().execute("CREATE TABLE t(k)")
+    store = UnsafeStore(machine.engine.store.inner)
+    machine.engine.store = machine.engine.logs.store = store
+    with pytest.raises(UnsafeStoreError):
+        machine.engine.push("main")
+    assert store.effects == [PROBE_KEY, PROBE_KEY]
+    assert machine.engine.status("main").pending_push is False
