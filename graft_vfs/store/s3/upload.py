@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -169,8 +170,9 @@ class Upload:
         finally:
             if any(worker.is_alive() for worker in started):
                 self._group.cancel()
+                end = time.monotonic() + _JOIN_SECONDS
                 for worker in started:
-                    worker.join(_JOIN_SECONDS)
+                    worker.join(max(0.0, end - time.monotonic()))
 
     def _send_part(self, upload: str, number: int) -> str:
         """Upload one part; returns its tag, which the completion has to name."""
