@@ -65,6 +65,7 @@ class ModelRemote:
     logs: dict[LogId, list[Commit]] = field(default_factory=lambda: defaultdict(list))
     refs: dict[str, LogId] = field(default_factory=dict)
     parents: dict[LogId, Base] = field(default_factory=dict)
+    has_probe_key: bool = False
 
 
 @dataclass
@@ -78,6 +79,8 @@ class ModelVolume:
     local: list[Content] = field(default_factory=list)
     lsn: int = 0
     pending: Push | None = None
+    is_unnamed: bool = False
+    """Whether its log still wants a ref, which a push could not make."""
 
     @property
     def content(self) -> Content:
@@ -113,6 +116,7 @@ class ModelMachine:
         self.volumes: list[ModelVolume] = []
         self.is_probed = False
         self._effects: Effects = []
+        self._is_cut = False
 
     def add(self, tag: str, volume: ModelVolume) -> None:
         """Point a tag at a new volume."""
@@ -143,11 +147,12 @@ class ModelMachine:
 
     def push(self, tag: str, effects: Effects, planned: int | None) -> Outcome:
         """Settle an earlier push, then push the first `planned` local commits; None means all."""
-        self._effects = list(effects)
+        self._effects, self._is_cut = list(effects), False
         try:
-            self._probe()
             volume = self.tags[tag]
-            self._settle(volume, tag)
+            has_failed = self._settle(volume, tag)
+            if volume.is_unnamed and not has_failed:
+                self._name(volume, tag)
             outcome = self._push(volume, tag, planned)
         except Ended as ended:
             outcome = ended.outcome
@@ -160,6 +165,7 @@ class ModelMachine:
         base = volume.base_lsn
         if self.known[volume.log] > base:
             return Outcome.DIVERGED
+        self._probe()
         self._upload()
         count = len(volume.local) if planned is None else planned
         content = volume.local[count - 1] if count else volume.base_content
@@ -174,12 +180,14 @@ class ModelMachine:
 
     def pull(self, tag: str, effects: Effects) -> Outcome:
         """Settle, fetch, and move an unchanged volume to the newest commit."""
-        self._effects = list(effects)
+        self._effects, self._is_cut = list(effects), False
         volume = self.tags[tag]
         try:
             self._settle(volume, tag)
         except Ended as ended:
             return ended.outcome
+        if self._is_cut:
+            return Outcome.UNAVAILABLE
         self.fetch(volume.log)
         commits = self.remote.logs[volume.log]
         if len(commits) <= volume.base_lsn:
@@ -193,20 +201,26 @@ class ModelMachine:
     # Steps ------------------------------------------------------------------------------------
 
     def _effect(self, kind: str) -> Fault | None:
-        """Take the next effect, which must be of this kind, and end the verb if it must end."""
+        """Take the next effect, which must be of this kind; a line that is cut ends the verb."""
+        if self._is_cut:
+            raise Ended(Outcome.UNAVAILABLE)
         found, fault = self._effects.pop(0)
         assert found == kind
+        self._is_cut = fault in {Fault.CUT_BEFORE, Fault.CUT_AFTER}
         return fault
 
     def _probe(self) -> None:
-        """Two test writes, before the first push of a machine."""
-        if self.is_probed:
-            return
-        for _ in range(2):
+        """Test writes, before a machine first sends something, until one is refused."""
+        while not self.is_probed:
             fault = self._effect("probe")
-            if fault is not None:
-                raise Ended(_stopped(fault) or Outcome.UNAVAILABLE)
-        self.is_probed = True
+            if fault is Fault.NOT_SENT:
+                raise Ended(Outcome.UNAVAILABLE)
+            was_there = self.remote.has_probe_key
+            if fault not in {Fault.LOST_REQUEST, Fault.CUT_BEFORE, Fault.STOP_BEFORE}:
+                self.remote.has_probe_key = True
+            if fault is not None and _stopped(fault):
+                raise Ended(Outcome.STOPPED)
+            self.is_probed = fault is None and was_there
 
     def _upload(self) -> None:
         """A segment, if the commit is too large to carry its pages."""
@@ -215,14 +229,33 @@ class ModelMachine:
             if fault is not None:
                 raise Ended(_stopped(fault) or Outcome.UNAVAILABLE)
 
-    def _settle(self, volume: ModelVolume, tag: str) -> None:
-        if volume.pending is not None and self._claim(volume, in_doubt=True):
+    def _settle(self, volume: ModelVolume, tag: str) -> bool:
+        """Find out how an earlier push ended; tell whether its log could not be named."""
+        push = volume.pending
+        if push is None:
+            return False
+        commits = self.remote.logs[push.log]
+        is_there = len(commits) >= push.lsn
+        is_ours = is_there and commits[push.lsn - 1] is push.commit
+        is_known = self.known[push.log] >= push.lsn
+        if not is_ours and not is_known and self._effects and self._effects[0][0] == "logs":
+            # It was absent when it was read; a rival may have been faster than the write.
+            is_ours = self._claim(volume, in_doubt=True)
+        elif not is_ours:
+            assert is_there
+            self.fetch(push.log)
+            volume.pending = None
+        if is_ours:
             self._land(volume, tag)
+        return is_ours and volume.is_unnamed
 
     def _claim(self, volume: ModelVolume, *, in_doubt: bool) -> bool:
         """Write the pending commit if its LSN is free; tell whether that LSN is ours."""
         push = volume.pending
         assert push is not None
+        if self._is_cut:
+            assert not in_doubt
+            volume.pending = None
         fault = self._effect("logs")
         if fault is Fault.NOT_SENT and not in_doubt:
             volume.pending = None
@@ -252,11 +285,13 @@ class ModelMachine:
         """Return what a write that a sync of `tag` has just sent will do when it arrives."""
         volume = self.tags[tag]
         push = volume.pending
+        if key.startswith("probe/"):
+            return lambda: setattr(self.remote, "has_probe_key", True)
         if key.startswith("refs/"):
             return lambda: self.remote.refs.setdefault(tag, volume.log)
         if push is not None and key.startswith("logs/"):
             return lambda: self.arrive(push)
-        # It was sent again, or was a test write.
+        # It was sent again.
         return lambda: None
 
     def _land(self, volume: ModelVolume, tag: str) -> None:
@@ -264,22 +299,26 @@ class ModelMachine:
         push = volume.pending
         assert push is not None
         if push.lsn == 1:
-            self._name(tag, push.log)
+            self._name(volume, tag)
         volume.base = push.log, push.lsn
         volume.base_content = push.commit.content
         del volume.local[: push.commit.local_commits]
         volume.pending = None
         self.known[push.log] = max(self.known[push.log], push.lsn)
 
-    def _name(self, tag: str, log: LogId) -> None:
-        fault = self._effect("refs")
+    def _name(self, volume: ModelVolume, tag: str) -> None:
+        """Make the ref; without an answer a later push tries again, and this one goes on."""
+        try:
+            fault = self._effect("refs")
+        except Ended:
+            volume.is_unnamed = True
+            return
         if fault not in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.STOP_BEFORE}:
-            self.remote.refs.setdefault(tag, log)
+            self.remote.refs.setdefault(tag, volume.log)
         if fault is not None and _stopped(fault):
             raise Ended(Outcome.STOPPED)
-        if fault in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.CUT_AFTER}:
-            raise Ended(Outcome.UNAVAILABLE)
-        if fault is not None:
+        volume.is_unnamed = fault in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.CUT_AFTER}
+        if fault is not None and not volume.is_unnamed:
             self._effect("refs")
 
 

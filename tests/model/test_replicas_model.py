@@ -30,6 +30,7 @@ from graft_vfs.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
+from graft_vfs.store import probe
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push as push_module
 from graft_vfs.volume import rotation, transaction
@@ -127,6 +128,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(push_module, "claim", functools.partial(claim, sleep=lambda _: None))
         patch.setattr(remote_log, "_REF_PAUSE_SECONDS", 0)
+        patch.setattr(probe, "_PAUSE_SECONDS", 0)
         self.patch = patch
 
     @initialize(
