@@ -619,7 +619,7 @@ connection.execute("CREATE TABLE t(v); INSERT INTO t VALUES(randomblob(12000000)
 """
 
 
-def test_what_is_too_large_for_the_end_of_the_interpreter_stays_and_is_told(tmp_path, ministack):
+def test_what_is_large_is_pushed_at_the_end_of_the_interpreter_or_told(tmp_path, ministack):
     settings = {
         **ministack.environment(),
         "GRAFT_DATA_DIR": str(tmp_path / "ours"),
@@ -641,10 +641,11 @@ def test_what_is_too_large_for_the_end_of_the_interpreter_stays_and_is_told(tmp_
         )
 
     ended = run("-c", LARGE_PROGRAM)
-    assert "may have commits that were not pushed before the end" in ended.stderr
-    assert "needs threads" in ended.stderr
+    # Threads cannot start any more, so one sends all parts; a slow machine has no time for that.
+    is_told = "may have commits that were not pushed before the end" in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert "ahead of the remote by" in run("-m", "graft_vfs.cli", "status", "main").stdout
+    status = run("-m", "graft_vfs.cli", "status", "main").stdout
+    assert ("up to date" in status) is not is_told
     run("-m", "graft_vfs.cli", "push", "main")
     assert "up to date" in run("-m", "graft_vfs.cli", "status", "main").stdout
 

@@ -157,16 +157,15 @@ class Upload:
         ]
         started: list[threading.Thread] = []
         try:
-            for worker in workers:
-                worker.start()
-                started.append(worker)
+            try:
+                for worker in workers:
+                    worker.start()
+                    started.append(worker)
+            except RuntimeError:
+                # No thread can start any more, such as when the program ends.
+                work()
             for worker in started:
                 worker.join()
-        except RuntimeError as error:
-            raise StoreUnavailableError(
-                f"an upload of {self._body.size} bytes needs threads, and none can start any more",
-                next_step="push, or close the engine, before the program ends",
-            ) from error
         finally:
             if any(worker.is_alive() for worker in started):
                 self._group.cancel()
