@@ -12,6 +12,7 @@ with the log either. The sources that stay get new numbers then.
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -55,25 +56,43 @@ class PageTable(Generic[Source]):
         return self._sources[location >> SLOT_BITS], location & _SLOT_MASK
 
     def advance(self, commits: Iterable[tuple[Source, BitMap]]) -> PageTable[Source]:
-        """Return the table after further commits, given as (source, its pages), oldest first."""
+        """Return the table after further commits, given as (source, its pages), oldest first.
+
+        They are looked at from the newest to the oldest, each for the pages that no newer one has:
+        so each page is touched once, however many of the commits have it.
+        """
         table: PageTable[Source] = PageTable()
         table._firsts, table._ends, table._locations = self._firsts, self._ends, self._locations
         table._recent = dict(self._recent)
         table._sources = list(self._sources)
         table._sources_max = self._sources_max
-        for source, pages in commits:
-            first_location = len(table._sources) << SLOT_BITS
+        newer = BitMap()
+        live: list[tuple[Source, BitMap, BitMap]] = []
+        for source, pages in reversed(list(commits)):
+            fresh = pages - newer
+            if fresh:
+                live.append((source, pages, fresh))
+                newer |= fresh
+        runs = []
+        for source, pages, fresh in reversed(live):
+            runs.append(_runs_of_pages(fresh, pages, len(table._sources) << SLOT_BITS))
             table._sources.append(source)
-            if len(pages) + len(table._recent) <= _RECENT_MAX:
-                table._recent.update(
-                    zip(pages, range(first_location, first_location + len(pages)), strict=True)
-                )
-            else:
-                table._settle_recent()
-                table._overlay(_runs_of_pages(pages, first_location))
-            if len(table._sources) > table._sources_max:
-                table._forget_superseded()
+        # One run of each commit is in memory at a time.
+        table._add(runs[0] if len(runs) == 1 else heapq.merge(*runs), len(newer))
+        if len(table._sources) > table._sources_max:
+            table._forget_superseded()
         return table
+
+    def _add(self, runs: Iterable[Run], pages: int) -> None:
+        """Put ascending runs of so many pages over what the table has."""
+        if pages + len(self._recent) <= _RECENT_MAX:
+            for first, end, location in runs:
+                self._recent.update(
+                    zip(range(first, end), range(location, location + end - first), strict=True)
+                )
+        else:
+            self._settle_recent()
+            self._overlay(runs)
 
     def _forget_superseded(self) -> None:
         """Forget sources without a live page; the next time when there are twice as many again."""
@@ -108,20 +127,23 @@ class PageTable(Generic[Source]):
             yield first, end, self._sources[location >> SLOT_BITS], location & _SLOT_MASK
 
 
-def _runs_of_pages(pages: BitMap, location: int) -> Iterator[Run]:
-    """Yield the runs of a commit whose first page has `location`."""
-    if not pages:
+def _runs_of_pages(fresh: BitMap, pages: BitMap, location: int) -> Iterator[Run]:
+    """Yield the runs of some pages of a commit, whose first page of all has `location`.
+
+    Neighbouring pages have neighbouring slots.
+    """
+    first = fresh.min()
+    if fresh.max() - first + 1 == len(fresh):
+        yield first, first + len(fresh), location + pages.rank(first) - 1
         return
-    first = pages.min()
-    if pages.max() - first + 1 == len(pages):
-        yield first, first + len(pages), location
-        return
-    begin = 0
-    for slot, (before, page) in enumerate(pairwise(pages), 1):
+    is_whole = len(fresh) == len(pages)
+    slot = 0
+    for number, (before, page) in enumerate(pairwise(fresh), 1):
         if page != before + 1:
-            yield first, before + 1, location + begin
-            first, begin = page, slot
-    yield first, pages.max() + 1, location + begin
+            at = slot if is_whole else pages.rank(first) - 1
+            yield first, before + 1, location + at
+            first, slot = page, number
+    yield first, fresh.max() + 1, location + (slot if is_whole else pages.rank(first) - 1)
 
 
 def _runs_of_locations(items: list[tuple[int, int]]) -> Iterator[Run]:

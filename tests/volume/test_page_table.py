@@ -97,3 +97,19 @@ def test_commits_whose_pages_were_all_written_anew_are_forgotten() -> None:
     assert table.find(1) == (1999, 0)
     assert table.find(2) == (1990, 1)
     assert table.find(500) == (0, 499)
+
+
+def test_each_page_is_touched_once_however_many_commits_have_it(monkeypatch) -> None:
+    touched: list[int] = []
+    runs_of_pages = page_table._runs_of_pages
+
+    def counted(fresh: BitMap, pages: BitMap, location: int):
+        touched.append(len(fresh))
+        return runs_of_pages(fresh, pages, location)
+
+    monkeypatch.setattr(page_table, "_runs_of_pages", counted)
+    history = [set(range(1 + number % 3, 2001, 3)) for number in range(500)]
+    table = PageTable[int]().advance((n, BitMap(pages)) for n, pages in enumerate(history))
+    assert sum(touched) == 2000
+    assert len(touched) == 3
+    assert expanded(table) == model_of(history)
