@@ -200,6 +200,7 @@ def test_reads_of_remote_pages_are_counted_when_they_are_looked_for_first(tmp_pa
     reader.close()
     reader = Replica(tmp_path / "reader", remote)
     connection = reader.connect()
+    assert connection.pragma("page_count") == pages, "connecting reads no page; page 1 is read now"
     again = scan()
     assert again.pages_found == cold.pages_found + cold.pages_missed
     assert (again.pages_missed, again.frames_fetched) == (0, 0)

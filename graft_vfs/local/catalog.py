@@ -333,6 +333,23 @@ class Catalog:
         )
         return [(remote_lsn_of(lsn, first), bytes_of(head, length)) for lsn, head in rows]
 
+    def last_within(
+        self, log: LogId, first: RemoteLsn, last: RemoteLsn, bytes_max: int
+    ) -> RemoteLsn:
+        """Return the last LSN up to which known headers from `first` on have so many bytes.
+
+        At least `first`, and at most `last`, which is near.
+        """
+        rows = self._file.rows(
+            "SELECT max(lsn) FROM (SELECT lsn, sum(length(header)) OVER (ORDER BY lsn) AS total "
+            "FROM commits WHERE log = ? AND lsn BETWEEN ? AND ?) WHERE total <= ?",
+            log.raw,
+            min(first, INTEGER_MAX),
+            min(last, INTEGER_MAX),
+            bytes_max,
+        )
+        return first if rows[0][0] is None else max(first, remote_lsn_of(rows[0][0]))
+
     # Pushes -----------------------------------------------------------------------------------
 
     def add_pending_push(self, push: PendingPush, *, branch: LogId) -> bool:

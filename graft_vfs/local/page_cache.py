@@ -1,321 +1,329 @@
 """The page cache: decompressed frames of one remote log, kept on this machine.
 
-The cache of a log is a row of arenas. An arena is two files that only grow:
-
-    NNNN.pages    page images, frame behind frame (mapped, read without system calls)
-    NNNN.frames   one record of 40 bytes a frame, little-endian:
-                  0 8 remote LSN of the commit   8 4 frame number   12 4 length in bytes
-                  16 8 offset in NNNN.pages      24 8 XXH3-64 of the images
-                  32 8 XXH3-64 of the 32 bytes before
+The cache of a log is a row of arenas (`arena`) in a folder of its own; the caches of all logs share
+a bound (`cache_space`).
 
 Invariants:
- 1. A frame counts as present only after its images were proved against its record: when this
+ 1. A frame is known by its commit's LSN, part of that commit's hash, and its number. So pages of a
+    history that was abandoned are never shown, whatever was restored from a backup.
+ 2. A frame counts as present only after its images were verified against its record: when this
     process wrote them, or once at first use. So a power cut that kept the record and lost the
     images costs a fetch, never a wrong page, and nothing here is ever synced.
- 2. Bytes are never overwritten. Room is made by deleting the least recently used arena whole, which
-    readers that have it mapped do not notice. Another process gives its space back when it next
-    looks for a frame that it does not know.
+ 3. The cache never makes anything fail. What cannot be kept on the disk is kept in memory, within a
+    bound, and what cannot be read is not present.
 
-All of it may be deleted while nobody has it open; it is fetched again then.
+All of it may be deleted at any time, also while it is used: it is fetched again then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import mmap
-import os
-import re
-import struct
-import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-from graft_vfs.counters import Counters
-from graft_vfs.local.files import (
-    read_exactly,
-    storage_errors,
-    write_fully,
+from graft_vfs.errors import LocalStorageError
+from graft_vfs.local import ownership
+from graft_vfs.local.arena import (
+    FILE_NAME,
+    FORMER_NAME,
+    INDEX_NAME,
+    Appender,
+    Arena,
+    FrameKey,
+    Record,
 )
-from graft_vfs.local.mapping import forget_resident
-from graft_vfs.pages import RemoteLsn
+from graft_vfs.local.cache_space import CacheSpace
+from graft_vfs.local.files import storage_errors
+from graft_vfs.local.mapping import View
 from graft_vfs.reentry import occupied
 
 _logger = logging.getLogger(__name__)
 
-_RECORD = struct.Struct("<QIIQQQ")
-RECORD_BYTES = 40
-_SUMMED_BYTES = 32
-_ARENA_BYTES_MAX = 1 << 30
-_ARENAS_PER_CACHE = 8
-_GROWTH_BYTES = 64 << 20
-_ARENA = re.compile(r"[0-9]{4,9}\.frames", re.ASCII)
-
-assert _RECORD.size == RECORD_BYTES
-
-Place = tuple[memoryview, int]
+_ATTEMPTS = 8
+_BATCH_BYTES = 1 << 20
 
 
-class _Arena:
-    """One pair of files; owned by its cache, used under the cache's lock."""
+class Place(NamedTuple):
+    """Where the images of a frame are; `arena` is what must not be cut meanwhile, if any."""
 
-    def __init__(self, directory: Path, number: int, *, writable: bool) -> None:
-        self.number = number
-        self.pages_path = directory / f"{number:04d}.pages"
-        self.frames_path = directory / f"{number:04d}.frames"
-        self.used = time.monotonic()
-        self.tail = 0
-        self._records_read = 0
-        flags = (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY) | os.O_CLOEXEC
-        with storage_errors(self.pages_path):
-            self.frames_file = os.open(self.frames_path, flags, 0o666)
-            try:
-                self.pages_file = os.open(self.pages_path, flags, 0o666)
-            except OSError:
-                os.close(self.frames_file)
-                raise
-        self.view = memoryview(b"")
-
-    def new_records(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Yield (LSN, frame, length, offset, checksum) of records not read before."""
-        with storage_errors(self.frames_path):
-            size = os.fstat(self.frames_file).st_size // RECORD_BYTES * RECORD_BYTES
-            if size <= self._records_read:
-                return
-            data = read_exactly(self.frames_file, size - self._records_read, self._records_read)
-        for at in range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
-            lsn, frame, length, offset, images_sum, record_sum = _RECORD.unpack_from(data, at)
-            if xxh3_64_intdigest(data[at : at + _SUMMED_BYTES]) != record_sum:
-                continue  # A power cut tore this record; its frame is fetched again.
-            self.tail = max(self.tail, offset + length)
-            yield lsn, frame, length, offset, images_sum
-        self._records_read = size
-
-    def map_to(self, end: int) -> bool:
-        """Map the pages up to `end`; False if the file is shorter, as after a power cut."""
-        if end > len(self.view):
-            with storage_errors(self.pages_path):
-                size = os.fstat(self.pages_file).st_size
-                if size < end:
-                    return False
-                self.view = memoryview(mmap.mmap(self.pages_file, size, access=mmap.ACCESS_READ))
-        return True
-
-    def append(self, lsn: RemoteLsn, frame: int, images: bytes) -> int:
-        """Write a frame and its record; the caller holds the arena's file lock."""
-        offset, length = self.tail, len(images)
-        with storage_errors(self.pages_path):
-            if os.fstat(self.pages_file).st_size < offset + length:
-                os.ftruncate(
-                    self.pages_file, -(-(offset + length) // _GROWTH_BYTES) * _GROWTH_BYTES
-                )
-            write_fully(self.pages_file, images, offset)
-            summed = struct.pack("<QIIQQ", lsn, frame, length, offset, xxh3_64_intdigest(images))
-            record = summed + xxh3_64_intdigest(summed).to_bytes(8, "little")
-            write_fully(self.frames_file, record, self._records_read)
-        self._records_read += RECORD_BYTES
-        self.tail = offset + length
-        return offset
-
-    def close(self) -> None:
-        os.close(self.frames_file)
-        os.close(self.pages_file)
+    view: View
+    offset: int
+    arena: Arena | None = None
 
 
 class PageCache:
     """The cached frames of one remote log.
 
-    Owner: the engine, one per log. Thread rule: any thread; processes share the files. Without
-    `writable` what others cached is used and new frames are kept in memory maps of nobody else.
+    Owner: the engine, one per log. Thread rule: any thread; processes share the files.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        bytes_max: int | None = None,
-        writable: bool = True,
-        counters: Counters | None = None,
-    ) -> None:
-        """Open the cache at `directory`, making it if absent; raises LocalStorageError."""
-        self.counters = counters or Counters()
-        self._directory = directory
-        self._bytes_max = bytes_max
-        self._arena_bytes = _ARENA_BYTES_MAX
-        if bytes_max is not None:
-            self._arena_bytes = max(1, min(_ARENA_BYTES_MAX, bytes_max // _ARENAS_PER_CACHE))
-        self._writable = writable
-        self._lock = threading.RLock()
-        self._arenas: dict[int, _Arena] = {}
-        # (LSN, frame) -> (arena number, offset, length, checksum, or None once proved)
-        self._frames: dict[tuple[int, int], tuple[int, int, int, int | None]] = {}
-        self._memory: dict[tuple[int, int], Place] = {}
-        if writable:
-            with storage_errors(directory):
-                directory.mkdir(parents=True, exist_ok=True)
-        self._refresh()
+    def __init__(self, directory: Path, space: CacheSpace | None = None) -> None:
+        """Use the cache at `directory`, a folder of the space's. No I/O."""
+        self.directory = directory
+        self.space = space or CacheSpace(directory.parent)
+        self.counters = self.space.counters
+        self._lock = self.space.lock
+        self._arenas: dict[int, Arena] = {}
+        # The arena's number, the record, and whether its images were verified.
+        self._frames: dict[FrameKey, tuple[int, Record, bool]] = {}
+        self._names: list[str] = []
+        self._is_warned = False
+        self.space.add_cache(self)
 
-    def _refresh(self) -> None:
-        """Take in what other processes cached, and forget what they deleted."""
-        if not self._directory.exists():
-            return
-        with storage_errors(self._directory):
-            names = [path.name for path in self._directory.iterdir()]
-        present = {int(name[:-7]) for name in names if _ARENA.fullmatch(name)}
-        for number in sorted(set(self._arenas) - present):
-            self._forget(number)
-        for number in sorted(present):
-            arena = self._arenas.get(number)
-            if arena is None:
-                arena = self._arenas[number] = _Arena(
-                    self._directory, number, writable=self._writable
-                )
-            for lsn, frame, length, offset, images_sum in arena.new_records():
-                self._frames.setdefault((lsn, frame), (number, offset, length, images_sum))
+    # Finding ----------------------------------------------------------------------------------
 
-    def _forget(self, number: int) -> None:
-        self._arenas.pop(number).close()
-        self._frames = {key: at for key, at in self._frames.items() if at[0] != number}
+    def find(self, key: FrameKey, length: int) -> Place | None:
+        """Return where the verified images of a frame are, or None. No request, no error.
 
-    def find(self, lsn: RemoteLsn, frame: int) -> Place | None:
-        """Return where the proved images of a frame are, or None. No request, no sync."""
+        `length` is that of the images in bytes: a record that says something else is not believed.
+        """
         with self._lock:
-            found = self._prove(lsn, frame)
-            if found is None:
+            place = self._look(key, length)
+            if place is None:
                 self._refresh()
-                found = self._prove(lsn, frame)
-            return found
+                place = self._look(key, length)
+            return place
 
-    def _prove(self, lsn: RemoteLsn, frame: int) -> Place | None:
-        key = (lsn, frame)
-        kept = self._memory.get(key)
-        if kept is not None:
-            return kept
+    def has(self, key: FrameKey) -> bool:
+        """Return True if a frame seems to be here, from what this process has seen. No I/O."""
+        with self._lock:
+            return key in self._frames or self.space.remembered(self.directory, key) is not None
+
+    def _look(self, key: FrameKey, length: int) -> Place | None:
+        images = self.space.remembered(self.directory, key)
+        if images is not None and len(images) == length:
+            return Place(memoryview(images), 0)
         known = self._frames.get(key)
         if known is None:
             return None
-        number, offset, length, images_sum = known
-        arena = self._arenas[number]
-        arena.used = time.monotonic()
-        if not arena.map_to(offset + length):
-            del self._frames[key]
+        number, record, is_verified = known
+        arena = self._arenas.get(number)
+        if arena is None or arena.is_cut():
+            self.forget_arena(number)
+            self._frames.pop(key, None)
             return None
-        if images_sum is not None:
-            if xxh3_64_intdigest(arena.view[offset : offset + length]) != images_sum:
-                del self._frames[key]
-                return None
-            self._frames[key] = (number, offset, length, None)
-        return arena.view, offset
-
-    def add(self, lsn: RemoteLsn, frame: int, images: bytes) -> Place:
-        """Keep a frame's images and return where they are; raises LocalStorageError."""
-        with self._lock:  # Else other threads could make room for theirs in between.
-            self.add_all(lsn, frame, [images])
-            place = self.find(lsn, frame)
-        assert place is not None
+        place = self._verified(arena, record, is_verified) if record.length == length else None
+        if place is None:
+            del self._frames[key]
         return place
 
-    def add_all(self, lsn: RemoteLsn, first: int, frames: Iterable[bytes]) -> None:
-        """Keep neighbouring frames of one commit, the first of which has number `first`.
+    def _verified(self, arena: Arena, record: Record, is_verified: bool) -> Place | None:
+        arena.note_use()
+        if not self.space.maps:
+            images = arena.read(record)
+            if images is None or xxh3_64_intdigest(images) != record.checksum:
+                return None
+            self.space.remember(self.directory, record.key, images)
+            return Place(memoryview(images), 0)
+        if not is_verified and not arena.verify(record):
+            return None
+        former = arena.view
+        try:
+            if not arena.map_to(record.offset + record.length):
+                return None
+        except LocalStorageError as error:
+            self._warn(error)
+            return None
+        if former is not arena.view and isinstance(former, memoryview):
+            self.space.note_superseded(former)
+        self._frames[record.key] = (arena.number, record, True)
+        return Place(arena.view, record.offset, arena)
 
-        One pass over the files for all of them. Raises LocalStorageError.
+    def present(self) -> set[FrameKey]:
+        """Return all frames that are here, verified or not."""
+        with self._lock:
+            self._refresh()
+            return {*self._frames, *self.space.remembered_keys(self.directory)}
+
+    def _refresh(self) -> None:
+        """Take in what other processes cached, and forget what was deleted."""
+        for number, arena in list(self._arenas.items()):
+            if arena.is_deleted():
+                self.forget_arena(number)
+        self._names = []
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except OSError:
+            return  # Nothing is here, or nothing that can be read.
+        self._names = [name for name in names if FILE_NAME.fullmatch(name)]
+        for name in self._names:
+            found = INDEX_NAME.fullmatch(name)
+            if found is not None and int(found[1]) not in self._arenas:
+                self._open(int(found[1]))
+        for arena in list(self._arenas.values()):
+            self._read_records(arena)
+
+    def _open(self, number: int) -> None:
+        try:
+            self._arenas[number] = Arena(self.directory, number, maps=self.space.maps)
+        except LocalStorageError as error:
+            _logger.debug("page cache %s: %s", self.directory.name, error)
+
+    def _read_records(self, arena: Arena) -> None:
+        try:
+            for record in arena.new_records():
+                self._frames.setdefault(record.key, (arena.number, record, False))
+        except LocalStorageError as error:
+            _logger.debug("page cache %s: %s", self.directory.name, error)
+
+    def forget_arena(self, number: int) -> int:
+        """Forget an arena that was deleted; returns how many bytes of images it had."""
+        with self._lock:
+            arena = self._arenas.pop(number, None)
+            if arena is None:
+                return 0
+            self._frames = {key: at for key, at in self._frames.items() if at[0] != number}
+            self.space.forget_located()
+            return arena.tail
+
+    def arena_used(self, number: int) -> float | None:
+        """Return when this process used an arena last, None if it does not know it."""
+        arena = self._arenas.get(number)
+        return None if arena is None else arena.used
+
+    # Adding -----------------------------------------------------------------------------------
+
+    def add(self, key: FrameKey, images: bytes) -> Place:
+        """Keep a frame's images if possible, and return where they are in any case."""
+        with self._lock:  # Else other threads could make room for theirs in between.
+            self.add_all(key, [images])
+            return self.find(key, len(images)) or Place(memoryview(images), 0)
+
+    def add_all(self, first: FrameKey, frames: Iterable[bytes]) -> LocalStorageError | None:
+        """Keep neighbouring frames of one commit, the first of which is given, in their order.
+
+        Returns what keeps some from being on the disk; they are in memory then, as far as its bound
+        allows. None if all are on the disk.
         """
+        failure: LocalStorageError | None = None
+        batch: deque[tuple[FrameKey, bytes]] = deque()
+        size = 0
+        for number, images in enumerate(frames, first.frame):
+            batch.append((first._replace(frame=number), images))
+            size += len(images)
+            if size >= _BATCH_BYTES:
+                failure = self._keep(batch) or failure
+                size = 0
+        return self._keep(batch) or failure
+
+    def _keep(self, batch: deque[tuple[FrameKey, bytes]]) -> LocalStorageError | None:
+        """Append frames to arenas; the rest stays in memory. Empties the batch."""
+        failure: LocalStorageError | None = None
         with occupied(), self._lock:
-            if not self._writable:
-                for frame, images in enumerate(frames, first):
-                    self._memory[lsn, frame] = (memoryview(images), 0)
-                return
-            with self._appending() as arena:
-                for frame, images in enumerate(frames, first):
-                    offset = arena.append(lsn, frame, images)
-                    self._frames[lsn, frame] = (arena.number, offset, len(images), None)
-
-    @contextlib.contextmanager
-    def _appending(self) -> Iterator[_Arena]:
-        """Hold the newest arena for appending, with all that other processes wrote to it."""
-        while True:
-            self._refresh()
-            number = max(self._arenas, default=0)
-            arena = self._arenas.get(number)
-            if arena is None or arena.tail >= self._arena_bytes:
-                number += 1
-                arena = self._arenas[number] = _Arena(self._directory, number, writable=True)
-                self._make_room()
-            fcntl.flock(arena.frames_file, fcntl.LOCK_EX)
             try:
-                if not arena.frames_path.exists():
-                    continue  # Another process deleted the arena before the lock was taken.
-                self._refresh()
-                yield arena
-                return
-            finally:
-                fcntl.flock(arena.frames_file, fcntl.LOCK_UN)
+                while batch:
+                    if not self.space.writable:
+                        raise _refused(self.directory)
+                    with contextlib.ExitStack() as stack:
+                        self._fill(self._appender(stack), batch)
+                self._is_warned = False
+            except LocalStorageError as error:
+                failure = error
+                self._warn(error)
+            while batch:
+                self.space.remember(self.directory, *batch.popleft())
+        return failure
 
-    def _make_room(self) -> None:
-        """Delete the least recently used arenas beyond the cache's bound."""
-        if self._bytes_max is None:
-            return
-        newest = max(self._arenas)
-        room = self._bytes_max - self._arena_bytes
-        while sum(arena.tail for arena in self._arenas.values()) > room:
-            old = [arena for arena in self._arenas.values() if arena.number != newest]
-            if not old:
-                return
-            arena = min(old, key=lambda arena: arena.used)
-            self._delete(arena)
-            self.counters.add("arenas_evicted")
-            self.counters.add("bytes_evicted", arena.tail)
-            _logger.info(
-                "page cache %s: evicted %d bytes, the least recently used",
-                self._directory.name,
-                arena.tail,
-            )
+    def _fill(self, appender: Appender, batch: deque[tuple[FrameKey, bytes]]) -> None:
+        """Append frames until the arena is full or none is left; raises LocalStorageError."""
+        arena, space = appender.arena, self.space
+        while batch and arena.tail < space.arena_bytes:
+            key, images = batch[0]
+            growth = appender.growth(len(images), most=space.arena_bytes)
+            if not space.make_room(growth, keep=arena.index_path):
+                raise LocalStorageError(
+                    f"{self.directory}: cache_max_bytes = {space.bytes_max} has no room for a "
+                    f"frame of {len(images)} bytes",
+                    next_step="raise cache_max_bytes",
+                )
+            self._frames[key] = (arena.number, appender.append(key, images, growth=growth), True)
+            batch.popleft()
 
-    def _delete(self, arena: _Arena) -> None:
-        with storage_errors(arena.frames_path):
-            arena.frames_path.unlink(missing_ok=True)
-            arena.pages_path.unlink(missing_ok=True)
-        self._forget(arena.number)
+    def _appender(self, stack: contextlib.ExitStack) -> Appender:
+        """Return the newest arena that has room and that no other process appends to, or a new one.
 
-    def clear(self) -> None:
-        """Delete everything: a frame's number names its content only within one known history."""
-        with self._lock:
-            if not self._writable:
-                return
+        Raises LocalStorageError.
+        """
+        for _ in range(_ATTEMPTS):
             self._refresh()
-            for arena in list(self._arenas.values()):
-                self._delete(arena)
+            for number in sorted(self._arenas, reverse=True):
+                arena = self._arenas[number]
+                if arena.tail < self.space.arena_bytes:
+                    appender = self._try_appending(arena, stack)
+                    if appender is not None:
+                        return appender
+            self._create()
+        raise LocalStorageError(
+            f"{self.directory}: its files are deleted as fast as they are made",
+            next_step="see which program removes them",
+        )
 
-    def present(self) -> set[tuple[int, int]]:
-        """Return (LSN, frame) of everything that is here, proved or not."""
-        with self._lock:
-            self._refresh()
-            return {*self._frames, *self._memory}
+    def _try_appending(self, arena: Arena, stack: contextlib.ExitStack) -> Appender | None:
+        with contextlib.ExitStack() as held:
+            try:
+                appender = held.enter_context(arena.appending())
+            except LocalStorageError as error:
+                # Of another user, perhaps; a new arena is this one's own.
+                _logger.debug("page cache %s: %s", self.directory.name, error)
+                return None
+            if appender is None:
+                return None
+            self._read_records(arena)
+            if not arena.is_whole or arena.tail >= self.space.arena_bytes:
+                return None
+            stack.push(held.pop_all())
+            return appender
+
+    def _create(self) -> None:
+        """Make an arena, and the folders if they are gone; raises LocalStorageError."""
+        with storage_errors(self.directory):
+            for folder in (self.directory.parent, self.directory):
+                ownership.make_directory(folder)
+        for name in self._names:
+            if FORMER_NAME.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    (self.directory / name).unlink()
+        number = 1 + max((int(name.split(".")[0]) for name in self._names), default=0)
+        with contextlib.suppress(FileExistsError):
+            # Else another process was faster, and the next look finds its arena.
+            self._arenas[number] = Arena.create(self.directory, number, maps=self.space.maps)
+
+    def _warn(self, error: LocalStorageError) -> None:
+        """Tell once what keeps frames from being on the disk, until it goes well again."""
+        if not self._is_warned and self.space.writable:
+            self._is_warned = True
+            _logger.warning("page cache %s: not kept on the disk: %s", self.directory.name, error)
+
+    # The rest ---------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:
-        """Return how many bytes of page images are here, as far as this process has seen."""
+        """Return how many bytes of images are on the disk, as far as this process has seen."""
         with self._lock:
             return sum(arena.tail for arena in self._arenas.values())
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages that were read; they are mapped again when they are needed."""
+        """Let go of mapped pages that were read, and of arenas that another process deleted."""
         with self._lock:
-            for arena in self._arenas.values():
-                forget_resident(arena.view)
+            for number, arena in list(self._arenas.items()):
+                if arena.is_deleted():
+                    self.forget_arena(number)
+                else:
+                    arena.forget_resident()
 
     def close(self) -> None:
-        """Close the files; maps live on as long as snapshots hold them."""
+        """Forget the files; mappings live on as long as readers hold them."""
         with self._lock:
-            for arena in self._arenas.values():
-                arena.close()
             self._arenas.clear()
             self._frames.clear()
-            self._memory.clear()
 
-    def __del__(self) -> None:
-        """Close a cache with the last view that reads from it."""
-        self.close()
+
+def _refused(directory: Path) -> LocalStorageError:
+    return LocalStorageError(
+        f"{directory}: the data directory cannot be written",
+        next_step="check its owner and its permissions; pages are fetched when they are read",
+    )

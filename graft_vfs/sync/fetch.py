@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from graft_vfs.commit_reader import CommitRecord
 from graft_vfs.errors import CorruptObjectError, NotFoundError
 from graft_vfs.ids import LogId
+from graft_vfs.local.arena import FrameKey, history_of
 from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import RemoteLog
@@ -109,7 +110,8 @@ def _keeping_frames(
     """Put the frames that came with the headers into the page cache: a follower reads them next."""
     for record in records:
         header = record.header
-        logs.cache(header.log).add_all(header.lsn, 0, remote.frames_behind(record))
+        first = FrameKey(header.lsn, history_of(header.hash), 0)
+        logs.cache(header.log).add_all(first, remote.frames_behind(record))
         yield record
 
 
@@ -118,9 +120,6 @@ def _after_parents(
 ) -> Iterator[CommitRecord]:
     """Yield the commits of a log from its first on, once the logs that it stands on are known."""
     for record in records:
-        if record.header.lsn == 1:
-            # Pages that stayed when the catalog was lost may be those of another history.
-            logs.cache(record.header.log).clear()
         if record.header.parent_log is not None:
             for parent, needed in read_parents(logs, record.header, progress):
                 _learn(logs, parent.log.log_id, parent.known, needed)

@@ -329,6 +329,8 @@ class VolumeFile:
             if snapshot is not self.snapshot:
                 self._adopt(snapshot)
                 self._room = 0
+        elif level == _SHARED:
+            self.snapshot.remote.check_files()
         elif level == _RESERVED:
             # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
             self._level = level

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 
-from graft_vfs.errors import CorruptObjectError, UsageError
+from graft_vfs.errors import CorruptObjectError, LocalStorageError, UsageError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
+from graft_vfs.local.arena import Arena, FrameKey, history_of
+from graft_vfs.local.cache_space import CacheSpace
 from graft_vfs.local.page_cache import PageCache, Place
 from graft_vfs.page_table import PageTable
 from graft_vfs.pages import RemoteLsn, lock_page
@@ -60,24 +62,43 @@ class CommitSource:
 
     def cached(self, frame: int) -> bytes | None:
         """Return the images of a frame if they are on this machine. No request."""
-        place = self.cache.find(self.lsn, frame)
+        place = self.find(frame)
         if place is None:
             return None
-        view, offset = place
-        return bytes(view[offset : offset + self.pages_in_frame(frame) * self.header.page_size])
+        return bytes(place.view[place.offset : place.offset + self.frame_bytes(frame)])
 
-    def fetch(self, first: int, end: int) -> None:
-        """Fetch frames first..end (half-open) into the cache. One range read."""
-        with occupied():
-            frames = self.log.read_frames(self.header, self.header_length, first, end)
-            self.cache.add_all(self.lsn, first, frames)
-            self._count(frames)
+    def key(self, frame: int) -> FrameKey:
+        """Return what the page cache calls a frame."""
+        return FrameKey(self.header.lsn, history_of(self.header.hash), frame)
+
+    def find(self, frame: int) -> Place | None:
+        """Return where a frame is on this machine, or None. No request."""
+        return self.cache.find(self.key(frame), self.frame_bytes(frame))
+
+    def frame_bytes(self, frame: int) -> int:
+        """Return the length of a frame's images in bytes."""
+        return self.pages_in_frame(frame) * self.header.page_size
+
+    def fetch(self, first: int, end: int) -> list[bytes]:
+        """Fetch frames first..end (half-open), keep them and return them. One range read."""
+        return self._fetch(first, end)[0]
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return where it is; others cannot take its room before that."""
         (images,) = frames = self.log.read_frames(self.header, self.header_length, frame, frame + 1)
         self._count(frames)
-        return self.cache.add(self.lsn, frame, images)
+        return self.cache.add(self.key(frame), images)
+
+    def keep(self, first: int, end: int) -> LocalStorageError | None:
+        """Fetch frames and return what keeps them from being on the disk, if anything does."""
+        return self._fetch(first, end)[1]
+
+    def _fetch(self, first: int, end: int) -> tuple[list[bytes], LocalStorageError | None]:
+        with occupied():
+            frames = self.log.read_frames(self.header, self.header_length, first, end)
+            failure = self.cache.add_all(self.key(first), frames)
+            self._count(frames)
+        return frames, failure
 
     def _count(self, frames: list[bytes]) -> None:
         counters = self.cache.counters
@@ -86,6 +107,8 @@ class CommitSource:
 
 
 FrameRange = tuple[CommitSource, int, int]
+_SourceFrame = tuple[CommitSource, int]
+_InFlightKey = tuple[LogId, RemoteLsn, int]
 
 
 @dataclass(slots=True)
@@ -108,7 +131,7 @@ class LogView:
         log: LogId,
         newest: CommitHeader,
         table: PageTable[CommitSource],
-        caches: tuple[PageCache, ...],
+        space: CacheSpace,
         executor: Callable[[], Executor],
     ) -> None:
         self.log = log
@@ -121,10 +144,17 @@ class LogView:
         self.table = table
         self.located: dict[int, Located] = {}
         self._executor = executor
-        self.caches = caches
+        self._space = space
+        self._forgotten = 0
+        # Frames that `located` has pages of, so that the cache is asked once for all of a frame.
+        self._places: dict[_SourceFrame, Place] = {}
+        # Arenas that `located` leads into.
+        self._arenas: tuple[Arena, ...] = ()
         self._lock = threading.Lock()
-        self._in_flight: dict[tuple[LogId, RemoteLsn, int], Future[None]] = {}
+        # Requested frames: the range that brings them, and its first frame.
+        self._in_flight: dict[_InFlightKey, tuple[Future[list[bytes]], int]] = {}
         self._streams: list[_Stream] = []
+        space.add_reader(self)
 
     def locate(self, page: int) -> Located | None:
         """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
@@ -140,50 +170,96 @@ class LogView:
         source, slot = found
         frame_pages = source.header.frames.frame_pages
         frame = slot // frame_pages
-        refuse_reentry()
-        thread.depth += 1  # Not `occupied`, which costs more than to find a page that is here.
-        try:
-            place = source.cache.find(source.lsn, frame)
-            if place is None:
-                source.cache.counters.add("pages_missed")
-                place = self._fetch(page, source, frame)
-            else:
-                source.cache.counters.pages_found += 1
-                self._read_on(page)
-        finally:
-            thread.depth -= 1
-        view, offset = place
-        located = view, offset + slot % frame_pages * self.page_size
+        epoch = self._forgotten
+        place = self._places.get((source, frame))
+        lasts = True
+        if place is None:
+            refuse_reentry()
+            thread.depth += 1  # Not `occupied`, which costs more than to find a frame that is here.
+            try:
+                place = source.find(frame)
+                if place is None:
+                    source.cache.counters.add("pages_missed")
+                    place, lasts = self._fetch(page, source, frame)
+                else:
+                    source.cache.counters.pages_found += 1
+                    self._read_on(page)
+            finally:
+                thread.depth -= 1
+        else:
+            source.cache.counters.pages_found += 1
+            if any(stream.trigger <= page < stream.ahead for stream in self._streams):
+                refuse_reentry()
+                with occupied():
+                    self._read_on(page)
+        located = place.view, place.offset + slot % frame_pages * self.page_size
+        if lasts:
+            self._remember(page, located, (source, frame), place, epoch)
+        return located
+
+    def _remember(
+        self, page: int, located: Located, frame: _SourceFrame, place: Place, epoch: int
+    ) -> None:
+        """Remember where a page is, unless all was to be forgotten since it was looked for."""
         if len(self.located) >= _LOCATED_MAX:
             self.located.clear()
+            self._places.clear()
+        if place.arena is not None and place.arena not in self._arenas:
+            self._arenas = (*self._arenas, place.arena)
+        self._places[frame] = place
         self.located[page] = located
-        return located
+        if self._forgotten != epoch:
+            self.forget_located()
+
+    def forget_located(self) -> None:
+        """Forget where pages are: something that they are in is about to go."""
+        self._forgotten += 1
+        self.located.clear()
+        self._places.clear()
+        self._arenas = ()
+
+    def check_files(self) -> None:
+        """Forget where pages are if a file that they are in was cut: loading them would kill.
+
+        Called at the begin of a transaction. One cheap call for each arena that was read from.
+        """
+        for arena in self._arenas:
+            if arena.is_cut():
+                self.forget_located()
+                return
 
     def forget_resident(self) -> None:
         """Let go of mapped pages of the page cache that were read."""
-        for cache in self.caches:
-            cache.forget_resident()
+        self._space.forget_resident()
 
     # Fetching ---------------------------------------------------------------------------------
 
-    def _fetch(self, page: int, source: CommitSource, frame: int) -> Place:
-        """Fetch one frame, and what follows it if pages are read in order."""
+    def _fetch(self, page: int, source: CommitSource, frame: int) -> tuple[Place, bool]:
+        """Fetch one frame, and what follows it if pages are read in order.
+
+        Returns where it is, and whether that lasts: what no cache keeps must not be kept by us.
+        """
         key = (source.log.log_id, source.lsn, frame)
         with self._lock:
-            future = self._in_flight.get(key)
-            if future is None or future.done():
+            requested = self._in_flight.get(key)
+            if requested is None or requested[0].done():
                 # One that is done and still listed may have failed; this miss asks anew.
                 self._request(self._open_window(page))
-                future = self._in_flight.get(key)
-        if future is not None:
+                requested = self._in_flight.get(key)
+        images: bytes | None = None
+        if requested is not None:
+            future, first = requested
             # Damage may be that of another frame in the range, so this one is asked for alone then.
             with contextlib.suppress(CorruptObjectError):
-                future.result()
-        place = source.cache.find(source.lsn, frame)
-        if place is None:
-            # It failed, or a small cache has given its room to what was fetched with it.
+                images = future.result()[frame - first]
+        place = source.find(frame)
+        if place is None and images is None:
             place = source.fetch_one(frame)
-        return place
+        if place is not None:
+            return place, source.cache.has(source.key(frame))
+        # A small cache has given its room to what was fetched with it.
+        assert images is not None
+        return Place(memoryview(images), 0), False
 
     def _read_on(self, page: int) -> None:
         """Request the next window when reading in order has come half through the last."""
@@ -235,10 +311,11 @@ class LogView:
 
     def _is_missing(self, source: CommitSource, frame: int) -> bool:
         """Tell whether a frame is neither here nor on its way; the caller holds the lock."""
-        future = self._in_flight.get((source.log.log_id, source.lsn, frame))
+        requested = self._in_flight.get((source.log.log_id, source.lsn, frame))
         # One that is done and still listed has failed, or its frame is in the cache.
-        is_on_its_way = future is not None and not future.done()
-        return not is_on_its_way and source.cache.find(source.lsn, frame) is None
+        is_on_its_way = requested is not None and not requested[0].done()
+        # The miss that led here has just looked at the files.
+        return not is_on_its_way and not source.cache.has(source.key(frame))
 
     def _request(self, ranges: Iterable[FrameRange]) -> None:
         """Start fetching ranges of frames; the caller holds the lock."""
@@ -246,12 +323,13 @@ class LogView:
             keys = [(source.log.log_id, source.lsn, frame) for frame in range(first, end)]
             future = self._executor().submit(source.fetch, first, end)
             for key in keys:
-                self._in_flight[key] = future
+                self._in_flight[key] = future, first
             future.add_done_callback(functools.partial(self._landed, keys))
 
-    def _landed(self, keys: list[tuple[LogId, RemoteLsn, int]], future: Future[None]) -> None:
+    def _landed(self, keys: list[_InFlightKey], future: Future[list[bytes]]) -> None:
         for key in keys:
-            if self._in_flight.get(key) is future:
+            requested = self._in_flight.get(key)
+            if requested is not None and requested[0] is future:
                 self._in_flight.pop(key, None)
         # A closing engine cancels what has not begun.
         error = None if future.cancelled() else future.exception()
@@ -278,23 +356,25 @@ class LogView:
     def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Fetch every frame that is not here; returns how many pages that made present.
 
-        `progress` is called with (frames done, frames to do). Raises the first fetch's error, after
-        which what has arrived stays.
+        `progress` is called with (frames done, frames to do). Raises the first fetch's error, and
+        LocalStorageError if the disk does not take what was fetched; what has arrived stays.
         """
         with occupied():
             return self._hydrate(progress)
 
     def _hydrate(self, progress: Callable[[int, int], None] | None) -> int:
         counts = self.frames()
-        missing = [key for key in counts if key[0].cache.find(key[0].lsn, key[1]) is None]
+        missing = self._absent(counts)
         done = 0
         pending = [
-            (self._executor().submit(source.fetch, first, end), end - first)
+            (self._executor().submit(source.keep, first, end), end - first)
             for source, first, end in ranges_of_frames(missing)
         ]
         try:
             for future, frames in pending:
-                future.result()
+                failure = future.result()
+                if failure is not None:
+                    raise failure
                 done += frames
                 if progress is not None:
                     progress(done, len(missing))
@@ -303,19 +383,26 @@ class LogView:
         finally:
             for future, _ in pending:
                 future.cancel()
-        return sum(counts[key] for key in missing)
+        # A bound may have taken some away again.
+        absent = self._absent(missing)
+        return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
+
+    def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
+        """Return those of the frames that are not on this machine. No request."""
+        present: dict[PageCache, set[FrameKey]] = {}
+        absent = []
+        for source, frame in frames:
+            if source.cache not in present:
+                present[source.cache] = source.cache.present()
+            if source.key(frame) not in present[source.cache]:
+                absent.append((source, frame))
+        return absent
 
     def pages_present(self) -> tuple[int, int]:
         """Return (pages that are on this machine, pages that have an image). No request."""
         counts = self.frames()
-        present: dict[PageCache, set[tuple[int, int]]] = {}
-        here = 0
-        for (source, frame), pages in counts.items():
-            if source.cache not in present:
-                present[source.cache] = source.cache.present()
-            if (source.lsn, frame) in present[source.cache]:
-                here += pages
-        return here, sum(counts.values())
+        total = sum(counts.values())
+        return total - sum(counts[key] for key in self._absent(counts)), total
 
 
 def _joined(frames: Iterable[tuple[CommitSource, int]]) -> dict[tuple[CommitSource, int], None]:

@@ -17,6 +17,7 @@ from graft_vfs.counters import Counters
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
 from graft_vfs.ids import LogId
+from graft_vfs.local.cache_space import CacheSpace
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.local.page_cache import PageCache
@@ -29,6 +30,7 @@ from graft_vfs.volume.remote_none import EmptyRemoteView
 from graft_vfs.volume.snapshot import RemoteView
 
 _BUILD_STEP_COMMITS = 512
+_BUILD_STEP_BYTES = 16 << 20
 
 
 class Logs:
@@ -43,6 +45,7 @@ class Logs:
         executor: Callable[[], Executor],
         cache_bytes_max: int | None = None,
         writable: bool = True,
+        maps: bool = True,
     ) -> None:
         self.catalog = catalog
         self.store = store
@@ -51,6 +54,8 @@ class Logs:
         self._executor = executor
         self._cache_bytes_max = cache_bytes_max
         self._writable = writable
+        self._maps = maps
+        self._space: CacheSpace | None = None
         self._lock = threading.RLock()
         self._logs: dict[LogId, RemoteLog] = {}
         self._proved: set[tuple[str, LogId]] = set()
@@ -81,17 +86,27 @@ class Logs:
                 self._logs[log] = RemoteLog(self.store, log)
             return self._logs[log]
 
+    @property
+    def space(self) -> CacheSpace:
+        """The room that the page caches of all logs share."""
+        with self._lock:
+            if self._space is None:
+                self._space = CacheSpace(
+                    self._cache_directory,
+                    bytes_max=self._cache_bytes_max,
+                    writable=self._writable,
+                    maps=self._maps,
+                    counters=self.counters,
+                )
+            return self._space
+
     def cache(self, log: LogId) -> PageCache:
-        """Return the page cache of a log."""
+        """Return the page cache of a log. No I/O."""
         with self._lock:
             cache = self._caches.get(log)
             if cache is None:
-                cache = self._caches[log] = PageCache(
-                    self._cache_directory / str(log),
-                    bytes_max=self._cache_bytes_max,
-                    writable=self._writable,
-                    counters=self.counters,
-                )
+                directory = self._cache_directory / str(log)
+                cache = self._caches[log] = PageCache(directory, self.space)
             return cache
 
     def view(self, log: LogId, lsn: RemoteLsn) -> RemoteView:
@@ -151,27 +166,28 @@ class Logs:
         """Make a view from an older one of the log, or from that of the log it was forked from."""
         first = RemoteLsn(base.lsn + 1 if base is not None and base.log == log else 1)
         table = PageTable[CommitSource]()
-        caches: tuple[PageCache, ...] = (self.cache(log),)
         page_sizes, previous_hash = set(), NO_HASH
         if base is not None:
             page_sizes, previous_hash = {base.page_size}, base.hash
-            table, caches = base.table, base.caches if first > 1 else (*caches, *base.caches)
+            table = base.table
         newest: CommitHeader | None = None
         # Step by step, so that memory for the headers does not grow with the log.
-        for start in range(first, lsn + 1, _BUILD_STEP_COMMITS):
-            last = RemoteLsn(min(lsn, start + _BUILD_STEP_COMMITS - 1))
-            sources = self._sources(log, RemoteLsn(start), last, previous_hash)
+        while first <= lsn:
+            near = RemoteLsn(min(lsn, first + _BUILD_STEP_COMMITS - 1))
+            last = self.catalog.last_within(log, first, near, _BUILD_STEP_BYTES)
+            sources = self._sources(log, first, last, previous_hash)
             page_sizes.update(source.header.page_size for source in sources)
             table = table.advance((source, source.header.pages) for source in sources)
             newest = sources[-1].header
             previous_hash = newest.hash
+            first = RemoteLsn(last + 1)
         if len(page_sizes) > 1:
             raise CorruptObjectError(
                 f"log {log} changes its page size on the way to LSN {lsn}",
                 next_step="open an older LSN, or restore the log from a replica",
             )
         assert newest is not None
-        return LogView(log, newest, table, caches, self._executor)
+        return LogView(log, newest, table, self.space, self._executor)
 
     def _sources(
         self, log: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
@@ -203,9 +219,10 @@ class Logs:
         return _decoded(log, rows[0])[0] if rows else None
 
     def cache_bytes(self) -> int:
-        """Return the size of the page caches that are in use, in bytes."""
+        """Return the size in bytes of the page caches in use, on the disk and in memory."""
         with self._lock:
-            return sum(cache.size_bytes() for cache in list(self._caches.values()))
+            caches = list(self._caches.values())
+        return self.space.memory_bytes + sum(cache.size_bytes() for cache in caches)
 
     def close(self) -> None:
         """Close the page caches."""
@@ -213,6 +230,8 @@ class Logs:
             for cache in list(self._caches.values()):
                 cache.close()
             self._caches.clear()
+            if self._space is not None:
+                self._space.close()
 
 
 def _decoded(log: LogId, row: CommitRow) -> tuple[CommitHeader, int]:

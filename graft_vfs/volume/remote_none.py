@@ -21,5 +21,8 @@ class EmptyRemoteView:
         """Return None: no page has a remote image."""
         return
 
+    def check_files(self) -> None:
+        """Nothing is in a file."""
+
     def forget_resident(self) -> None:
         """Nothing is mapped."""

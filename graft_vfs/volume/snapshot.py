@@ -36,6 +36,10 @@ class RemoteView(Protocol):
         """
         ...
 
+    def check_files(self) -> None:
+        """Forget where pages are if their file was cut; called at the begin of a transaction."""
+        ...
+
     def forget_resident(self) -> None:
         """Let go of mapped pages that were read."""
         ...

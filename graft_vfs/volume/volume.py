@@ -143,6 +143,9 @@ class Volume:
         words = self.words
         if words[0] != self._end or words[1] != self._epoch or self._is_changing:
             self.refresh()
+        remote = self.snapshot.remote
+        if remote.located:
+            remote.check_files()
         return self.snapshot
 
     def refresh(self) -> None:

@@ -11,6 +11,8 @@ import pytest
 from graft_vfs.config import RemoteConfig
 from graft_vfs.ids import LogId
 from graft_vfs.local import head
+from graft_vfs.local.arena import history_of
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from tests.crash.ledger import ABSENT, EMPTY, Content, Ledger
@@ -114,16 +116,16 @@ def cached_frames_are_those_of_the_remote(replica: Replica) -> None:
     for directory in (engine.config.data_dir / "cache").glob("*"):
         log = LogId.parse(directory.name)
         cache, remote = engine.logs.cache(log), RemoteLog(engine.store, log)
-        for lsn, frame in cache.present():
-            place = cache.find(lsn, frame)
+        for key in cache.present():
+            record = remote.read_header(RemoteLsn(key.lsn))
+            assert record is not None
+            assert history_of(record.header.hash) == key.history
+            (images,) = remote.read_frames(
+                record.header, record.header_length, key.frame, key.frame + 1
+            )
+            place = cache.find(key, len(images))
             if place is not None:
-                record = remote.read_header(lsn)
-                assert record is not None
-                (images,) = remote.read_frames(
-                    record.header, record.header_length, frame, frame + 1
-                )
-                view, offset = place
-                assert view[offset : offset + len(images)] == images
+                assert place.view[place.offset : place.offset + len(images)] == images
 
 
 def remote_contents(machines: Machines, logs: dict[str, LogId]) -> dict[str, Content]:

@@ -8,6 +8,7 @@ rotation, compaction, clone, cache fill, eviction, pull, hydrate, fork and impor
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -33,10 +34,17 @@ class _AtOnce(Executor):
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future:
         future: Future = Future()
-        try:
-            future.set_result(function(*arguments, **keywords))
-        except Exception as error:  # noqa: BLE001 - whoever waits for the future gets it
-            future.set_exception(error)
+
+        def work() -> None:
+            try:
+                future.set_result(function(*arguments, **keywords))
+            except Exception as error:  # noqa: BLE001 - whoever waits for the future gets it
+                future.set_exception(error)
+
+        # Not in the caller's thread, which is looking for a page and may not fetch meanwhile.
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
         return future
 
 

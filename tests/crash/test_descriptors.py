@@ -13,6 +13,8 @@ from support import acts, isolated, trying
 from support.shortage import FewDescriptors
 
 AMOUNTS = range(60)
+NEEDS_NONE = {"read", "sort"}
+"""Acts that need none: pages that cannot be cached on the disk are kept in memory."""
 SOME = ["commit at the file's end", "push", "read", "connect", "open a volume"]
 
 
@@ -24,7 +26,7 @@ def with_few_descriptors(root: str, names: str) -> None:
             name, FewDescriptors(), AMOUNTS, Path(root) / "data", Path(root), reads=False
         )
         print(f"{name}: {tried.failures} failures, {sorted(tried.errors)}")
-        assert tried.failures
+        assert tried.failures or name in NEEDS_NONE
 
 
 def test_some_acts_without_descriptors_fail_by_name_and_succeed_later(tmp_path) -> None:

@@ -27,11 +27,12 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId, SegmentId, VolumeId
 from graft_vfs.local import catalog_file, descriptor, head
+from graft_vfs.local.arena import HEADER_BYTES, RECORD_BYTES, FrameKey
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog, Position
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush, VolumeRow
 from graft_vfs.local.descriptor import Descriptor
-from graft_vfs.local.page_cache import RECORD_BYTES, PageCache
+from graft_vfs.local.page_cache import PageCache
 from graft_vfs.volume.remote_none import EmptyRemoteView
 from graft_vfs.volume.volume import Volume
 from tests.hostile.decoders import Decoder, golden, write_anew
@@ -376,31 +377,33 @@ class PageCaches:
     def __init__(self, scratch: Path) -> None:
         self.directory = scratch
         cache = PageCache(scratch)
-        cache.add_all(1, 0, [bytes([frame]) * SIZE * 4 for frame in range(4)])
+        cache.add_all(FrameKey(1, 7, 0), [bytes([frame]) * SIZE * 4 for frame in range(4)])
         cache.close()
-        self.frames = (scratch / "0001.frames").read_bytes()
-        self.pages = (scratch / "0001.pages").read_bytes()[: 4 * SIZE * 4]
+        self.index = (scratch / "0001.index").read_bytes()
+        self.images = (scratch / "0001.images").read_bytes()[: 4 * SIZE * 4]
 
     def __call__(self, source: Random) -> None:
         shutil.rmtree(self.directory)
         self.directory.mkdir()
-        records = bytearray(self.frames)
-        at = RECORD_BYTES * source.randrange(4)
-        field, width = source.choice(((0, 8), (8, 4), (12, 4), (16, 8), (24, 8)))
-        records[at + field : at + field + width] = boundary(source, width).to_bytes(width, "little")
+        index = bytearray(self.index)
+        at = HEADER_BYTES + RECORD_BYTES * source.randrange(4)
+        field, width = source.choice(((0, 8), (8, 8), (16, 4), (20, 4), (24, 8), (32, 8)))
+        index[at + field : at + field + width] = boundary(source, width).to_bytes(width, "little")
         if source.randrange(4):
-            digest = xxh3_64_intdigest(records[at : at + 32])
-            struct.pack_into("<Q", records, at + 32, digest)
-        changed = bytes(records) if source.randrange(3) else mutate(source, bytes(records))
-        name = source.choice(("0001.frames", "0001.frames", "0001.frames", "1x.frames"))
+            digest = xxh3_64_intdigest(index[at : at + RECORD_BYTES - 8])
+            struct.pack_into("<Q", index, at + RECORD_BYTES - 8, digest)
+        changed = bytes(index) if source.randrange(3) else mutate(source, bytes(index))
+        name = source.choice(("0001.index", "0001.index", "0001.index", "1x.index"))
         (self.directory / name).write_bytes(changed)
-        (self.directory / "0001.pages").write_bytes(self.pages)
+        (self.directory / "0001.images").write_bytes(self.images)
         cache = PageCache(self.directory)
         try:
             for frame in range(4):
-                place = cache.find(1, frame)
-                assert place is None or 0 <= place[1] <= len(place[0])
-            view, offset = cache.add(2, 0, b"new" * SIZE)
+                place = cache.find(FrameKey(1, 7, frame), SIZE * 4)
+                if place is not None:
+                    images = place.view[place.offset : place.offset + SIZE * 4]
+                    assert bytes(images) == bytes([images[0]]) * SIZE * 4
+            view, offset, _ = cache.add(FrameKey(2, 7, 0), b"new" * SIZE)
             assert bytes(view[offset : offset + 3]) == b"new"
         finally:
             cache.close()

@@ -25,6 +25,8 @@ from graft_vfs.sync import parents as parents_module
 from graft_vfs.sync import pull as pull_module
 from graft_vfs.sync import push as push_module
 from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.volume import logs as logs_module
+from graft_vfs.volume.logs import Logs
 from tests.replicas import Replica, rows
 
 
@@ -445,6 +447,32 @@ def test_a_catalog_with_other_commits_never_gives_a_wrong_page(replicas, change,
         connection.execute(change)
     with pytest.raises(CorruptCatalogError, match=message):
         replicas().engine.open("main")
+
+
+def test_a_view_is_built_in_steps_of_bounded_bytes(replicas, monkeypatch) -> None:
+    replica = replicas()
+    (log,) = put_line(replica, [30], [])
+    logs = replica.engine.logs
+    fetch_log(logs, log)
+    size = len(logs.catalog.commits(log, 1, 1)[0].header)
+    steps: list[int] = []
+    sources = Logs._sources
+
+    def noted(self, *arguments):
+        found = sources(self, *arguments)
+        steps.append(len(found))
+        return found
+
+    monkeypatch.setattr(Logs, "_sources", noted)
+    monkeypatch.setattr(logs_module, "_BUILD_STEP_BYTES", 3 * size)
+    located = logs.log_view(log, 30).locate(9)
+    assert bytes(located[0][located[1] :][:512]) == image(9, salt=27)
+    assert sum(steps) == 30
+    assert max(steps) <= 4
+    steps.clear()
+    monkeypatch.setattr(logs_module, "_BUILD_STEP_BYTES", 1)
+    logs.log_view(log, 29)
+    assert steps == [1] * 29
 
 
 def test_commits_of_two_histories_are_not_taken_for_one(replicas) -> None:

@@ -227,9 +227,10 @@ def test_a_frame_whose_room_in_the_cache_goes_to_others_at_once_is_read(
     reading = cold_view(machine, monkeypatch)
     fetch = CommitSource.fetch
 
-    def fetch_before_somebody_else(self: CommitSource, first: int, end: int) -> None:
-        fetch(self, first, end)
-        self.cache.add(self.lsn, FRAMES - 1, b"the frame of another reader")
+    def fetch_before_somebody_else(self: CommitSource, first: int, end: int) -> list[bytes]:
+        images = fetch(self, first, end)
+        self.cache.add(self.key(FRAMES - 1), b"the frame of another reader")
+        return images
 
     monkeypatch.setattr(CommitSource, "fetch", fetch_before_somebody_else)
     for page in (1, 2, FRAME_PAGES + 1, 1):

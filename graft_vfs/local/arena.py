@@ -1,0 +1,302 @@
+"""Arenas: pairs of files that only grow, with decompressed frames of one remote log.
+
+    NNNN.images  page images, frame after frame
+    NNNN.index   header of 16 bytes: magic `GRAFTCCH`, format version (2 bytes, 2), 6 reserved
+                 then one record of 48 bytes a frame, little-endian:
+                  0 8 remote LSN of the commit    8 8 first bytes of the commit's hash
+                 16 4 frame number               20 4 length in bytes
+                 24 8 offset in NNNN.images      32 8 XXH3-64 of the images
+                 40 8 XXH3-64 of the 40 bytes before
+
+Version 1 had other file names and no hash: it did not say which history a frame belonged to. Its
+files are removed unread. Files of a later version are left alone.
+
+Invariants:
+ 1. Bytes below the tail are never overwritten. An arena is deleted whole, and may be deleted at any
+    time by anybody.
+ 2. Images are loaded through the mapping only after a call has read them and found them right, or
+    has written them (see `mapping`).
+ 3. One process appends at a time: it holds flock on the index, which it does not wait for, because
+    another arena serves as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from graft_vfs.errors import LocalStorageError
+from graft_vfs.local import ownership
+from graft_vfs.local.files import (
+    grown_size,
+    read_exactly,
+    storage_error,
+    storage_errors,
+    write_fully,
+)
+from graft_vfs.local.mapping import View, forget_resident, view_of
+
+FORMAT_VERSION = 2
+HEADER_BYTES = 16
+RECORD_BYTES = 48
+INDEX_NAME = re.compile(r"([0-9]{4,9})\.index", re.ASCII)
+FILE_NAME = re.compile(r"[0-9]{4,9}\.(index|images|frames|pages)", re.ASCII)
+FORMER_NAME = re.compile(r"[0-9]{4,9}\.(frames|pages)", re.ASCII)
+_HEADER = struct.Struct("<8sH6x")
+_RECORD = struct.Struct("<QQIIQQQ")
+_SUMMED_BYTES = 40
+_MAGIC = b"GRAFTCCH"
+_TOUCH_SECONDS = 60.0
+# Looked up once, because a transaction begins with this call.
+_lseek, _SEEK_END = os.lseek, os.SEEK_END
+
+assert _HEADER.size == HEADER_BYTES
+assert _RECORD.size == RECORD_BYTES
+
+
+class FrameKey(NamedTuple):
+    """What a frame is: the commit's LSN, the first bytes of its hash, the number of the frame."""
+
+    lsn: int
+    history: int
+    frame: int
+
+
+class Record(NamedTuple):
+    """Where an arena has a frame, and what its images sum up to."""
+
+    key: FrameKey
+    length: int
+    offset: int
+    checksum: int
+
+
+def history_of(commit_hash: bytes) -> int:
+    """Return the part of a commit's hash that records keep."""
+    return int.from_bytes(commit_hash[:8], "little")
+
+
+class Arena:
+    """One pair of files. Owner: the cache of its log, under whose lock it is used."""
+
+    _file = -1
+
+    def __init__(self, directory: Path, number: int, *, maps: bool) -> None:
+        """Open an arena that exists; raises LocalStorageError, also for one of a later version."""
+        self.number = number
+        self.index_path = directory / f"{number:04d}.index"
+        self.images_path = directory / f"{number:04d}.images"
+        self.used = time.time()
+        self.tail = 0
+        self.is_whole = True
+        self.view: View = memoryview(b"")
+        self._maps = maps
+        self._touched = self.used
+        self.index_end = HEADER_BYTES
+        with storage_errors(self.index_path):
+            _check_index(self.index_path)
+        with storage_errors(self.images_path):
+            self._file = os.open(self.images_path, os.O_RDONLY | os.O_CLOEXEC)
+
+    @classmethod
+    def create(cls, directory: Path, number: int, *, maps: bool) -> Arena:
+        """Make an empty arena; raises FileExistsError, LocalStorageError."""
+        flags = os.O_WRONLY | os.O_EXCL
+        path = directory / f"{number:04d}.index"
+        try:
+            # The index is last: without its whole header there is no arena, now or after a crash.
+            os.close(ownership.create(path.with_suffix(".images"), flags))
+            file = ownership.create(path, flags)
+            try:
+                write_fully(file, _HEADER.pack(_MAGIC, FORMAT_VERSION), 0)
+            finally:
+                os.close(file)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise storage_error(path, error) from error
+        return cls(directory, number, maps=maps)
+
+    def is_deleted(self) -> bool:
+        """Return True if the files are no longer in the directory, or are others by now."""
+        try:
+            # The descriptor keeps the number of the file from being given to another one.
+            return not os.path.samestat(self.images_path.stat(), os.fstat(self._file))
+        except OSError:
+            return True
+
+    def new_records(self) -> list[Record]:
+        """Return the records that were not read before; raises LocalStorageError."""
+        with storage_errors(self.index_path):
+            whole = (self.index_path.stat().st_size - HEADER_BYTES) // RECORD_BYTES
+            size = HEADER_BYTES + whole * RECORD_BYTES
+            if size <= self.index_end:
+                return []
+            file = os.open(self.index_path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = read_exactly(file, size - self.index_end, self.index_end)
+            finally:
+                os.close(file)
+        with storage_errors(self.images_path):
+            size = os.fstat(self._file).st_size
+        records = [each for each in _records(data) if each.offset + each.length <= size]
+        read = len(data) // RECORD_BYTES
+        self.index_end += read * RECORD_BYTES
+        self.is_whole &= len(records) == read
+        self.tail = max([self.tail, *(each.offset + each.length for each in records)])
+        return records
+
+    def verify(self, record: Record) -> bool:
+        """Read a frame's images by a call and return True if they are what was cached."""
+        images = self.read(record)
+        return images is not None and xxh3_64_intdigest(images) == record.checksum
+
+    def read(self, record: Record) -> bytes | None:
+        """Read a frame's images by a call; None if the file ends before, or the disk fails."""
+        try:
+            if record.offset + record.length > os.fstat(self._file).st_size:
+                return None
+            images = read_exactly(self._file, record.length, record.offset)
+        except (OSError, OverflowError):
+            return None
+        return images if len(images) == record.length else None
+
+    def map_to(self, end: int) -> bool:
+        """Map the images up to `end`; False if the file is shorter. Raises LocalStorageError."""
+        if end > len(self.view):
+            with storage_errors(self.images_path):
+                size = os.fstat(self._file).st_size
+            if size < end:
+                return False
+            self.view = view_of(self._file, self.images_path, size, maps=self._maps)
+        return True
+
+    def is_cut(self) -> bool:
+        """Return True if another program has cut the file, so that it must not be loaded from."""
+        try:
+            return _lseek(self._file, 0, _SEEK_END) < self.tail
+        except OSError:
+            return True
+
+    def note_use(self) -> None:
+        """Note that the arena is used, now and then also for other processes."""
+        self.used = time.time()
+        if self.used - self._touched > _TOUCH_SECONDS:
+            self._touched = self.used
+            with contextlib.suppress(OSError):
+                os.utime(self.index_path)
+
+    def forget_resident(self) -> None:
+        """Let go of mapped pages that were read."""
+        forget_resident(self.view)
+
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[Appender | None]:
+        """Hold the arena for appending; None if another process does, or nobody should.
+
+        That is if it is deleted, or not whole: what was lost at a power cut, or cut by another
+        program, may still be believed by somebody, and must not become something else. What others
+        have appended must be read before anything is written. Raises LocalStorageError.
+        """
+        with contextlib.ExitStack() as stack:
+            with storage_errors(self.index_path):
+                index = os.open(self.index_path, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, index)
+                try:
+                    fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    yield None
+                    return
+                # Explicitly, because a child that forks now inherits the descriptor.
+                stack.callback(fcntl.flock, index, fcntl.LOCK_UN)
+            with storage_errors(self.images_path):
+                images = os.open(self.images_path, os.O_RDWR | os.O_CLOEXEC)
+                stack.callback(os.close, images)
+                is_other = not os.path.samestat(os.fstat(images), os.fstat(self._file))
+            if is_other or self.is_cut() or not self.is_whole:
+                yield None
+                return
+            yield Appender(self, index, images)
+
+    def __del__(self) -> None:
+        """Close the file; mappings live on as long as somebody reads from them."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class Appender:
+    """The right to append to an arena, as long as `Arena.appending` lasts."""
+
+    def __init__(self, arena: Arena, index: int, images: int) -> None:
+        self.arena = arena
+        self._index = index
+        self._images = images
+
+    def growth(self, length: int, *, most: int) -> int:
+        """Return by how many bytes the files grow for a frame of `length` bytes.
+
+        A file that is to have at most `most` bytes gets no room ahead beyond that.
+        """
+        with storage_errors(self.arena.images_path):
+            size = os.fstat(self._images).st_size
+        needed = self.arena.tail + length
+        wanted = max(needed, min(grown_size(needed), most))
+        return RECORD_BYTES + max(0, wanted - size)
+
+    def append(self, key: FrameKey, images: bytes, *, growth: int) -> Record:
+        """Write a frame and its record; raises LocalStorageError, and nothing is appended then."""
+        arena = self.arena
+        record = Record(key, len(images), arena.tail, xxh3_64_intdigest(images))
+        try:
+            with storage_errors(arena.images_path):
+                if growth > RECORD_BYTES:
+                    size = os.fstat(self._images).st_size
+                    os.ftruncate(self._images, size + growth - RECORD_BYTES)
+                write_fully(self._images, images, record.offset)
+            with storage_errors(arena.index_path):
+                write_fully(self._index, _packed(record), arena.index_end)
+        except LocalStorageError:
+            # A full disk gets back what is of no use.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._images, arena.tail)
+                os.ftruncate(self._index, arena.index_end)
+            raise
+        arena.index_end += RECORD_BYTES
+        arena.tail += len(images)
+        return record
+
+
+def _check_index(path: Path) -> None:
+    """Raise LocalStorageError if a file is not an index of this version."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        header = read_exactly(file, HEADER_BYTES, 0)
+    finally:
+        os.close(file)
+    if len(header) < HEADER_BYTES or _HEADER.unpack(header) != (_MAGIC, FORMAT_VERSION):
+        raise LocalStorageError(f"{path} is not an index of format version {FORMAT_VERSION}")
+
+
+def _packed(record: Record) -> bytes:
+    key = record.key
+    summed = struct.pack("<QQIIQQ", *key, record.length, record.offset, record.checksum)
+    return summed + xxh3_64_intdigest(summed).to_bytes(8, "little")
+
+
+def _records(data: bytes) -> Iterator[Record]:
+    """Yield the records in `data`, without those that a power cut has torn."""
+    view = memoryview(data)
+    for at in range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
+        lsn, history, frame, length, offset, checksum, own_sum = _RECORD.unpack_from(data, at)
+        if xxh3_64_intdigest(view[at : at + _SUMMED_BYTES]) == own_sum:
+            yield Record(FrameKey(lsn, history, frame), length, offset, checksum)
