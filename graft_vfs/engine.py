@@ -63,7 +63,7 @@ from graft_vfs.sync import adopt as adopting
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import collect as collecting
 from graft_vfs.sync import diff as comparing
-from graft_vfs.sync import fsck, history, joining, transfer
+from graft_vfs.sync import fsck, history, joining, naming, transfer
 from graft_vfs.sync.collect import CollectedVolume
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
@@ -346,6 +346,7 @@ class Graft:
             last_error=row.last_error,
             behind_since_ms=self._behind_since(row.remote, claimed),
             autosync=self._autosync.report(volume.id) if self._autosync is not None else None,
+            warning=naming.warning_of(volume.directory),
         )
 
     def _is_known(self, push: PendingPush) -> bool:
@@ -527,6 +528,9 @@ class Graft:
             raise AlreadyExistsError(
                 f"ref {name!r} names log {winner}", next_step="choose another name"
             )
+        for row in self.catalog.volumes():
+            if row.remote == log:
+                naming.forget_warning(self._volumes.directory / str(row.id))
 
     def fsck(
         self,

@@ -201,7 +201,7 @@ class Status:
 
     `ahead` counts local commits, `behind` remote commits known here that the branch does not
     stand on; the oldest of these was pushed at `behind_since_ms`. `autosync` is None if this
-    process does not sync the volume by itself.
+    process does not sync the volume by itself. `warning` says why the log has no ref.
     """
 
     tag: str
@@ -218,6 +218,7 @@ class Status:
     last_error: str | None
     behind_since_ms: int | None
     autosync: AutosyncReport | None = None
+    warning: str | None = None
 
     @property
     def diverged(self) -> bool:
@@ -241,6 +242,8 @@ class Status:
             lines.append("A push has not been settled; the next sync settles it first.")
         if self.last_error:
             lines.append(f"The last sync failed: {self.last_error}")
+        if self.warning:
+            lines.append(f"Warning: {self.warning}.")
         if self.autosync is not None:
             lines.append(str(self.autosync))
         return "\n".join(lines)

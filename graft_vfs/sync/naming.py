@@ -4,6 +4,9 @@ A ref is a convenience: a log is whole without it, and is cloned by its id then.
 cannot be made is a warning of the push and never keeps it from being settled. If nothing tells how
 the attempt ended, the volume remembers that its log wants a name, and each push tries again.
 
+Why a log has no ref stays in the file `no-ref` of the volume's directory, for its status, until the
+log gets one.
+
 Crash here: before the push is settled its record makes the next sync name the log; after that, the
 file `unnamed` in the volume's directory does.
 """
@@ -28,6 +31,7 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 _MARK_NAME = "unnamed"
+_NOTE_NAME = "no-ref"
 
 
 def name_log(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
@@ -42,17 +46,21 @@ def name_log(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
         with storage_errors(mark):
             mark.touch()
         return _warned(
-            f"log {log} has no ref {name!r} yet, the next push tries again: {error.message}"
+            volume, f"log {log} has no ref {name!r} yet, the next push tries again: {error.message}"
         )
     except (StoreError, DamageError) as error:
         _forget(mark)
-        return _warned(f"log {log} gets no ref {name!r} and is cloned by its id: {error.message}")
+        return _warned(
+            volume, f"log {log} gets no ref {name!r} and is cloned by its id: {error.message}"
+        )
     _forget(mark)
     if winner != log:
         return _warned(
+            volume,
             f"ref {name!r} names log {winner} already, so that this volume's log {log} has no ref; "
-            "clone it by its id"
+            f"clone it by its id, or run `graft remote name REF {log}`",
         )
+    forget_warning(volume.directory)
     return None
 
 
@@ -70,6 +78,27 @@ def _forget(mark: Path) -> None:
         mark.unlink(missing_ok=True)
 
 
-def _warned(text: str) -> str:
+def _warned(volume: Volume, text: str) -> str:
+    note = volume.directory / _NOTE_NAME
+    with storage_errors(note):
+        note.write_text(text, encoding="utf-8")
     _logger.warning("%s", text)
     return text
+
+
+def warning_of(directory: Path) -> str | None:
+    """Return why the log of a volume has no ref, None if it has one or was not pushed. No request.
+
+    `directory` is the volume's.
+    """
+    note = directory / _NOTE_NAME
+    with storage_errors(note):
+        try:
+            return note.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+
+def forget_warning(directory: Path) -> None:
+    """Note that the log of a volume has a ref."""
+    _forget(directory / _NOTE_NAME)

@@ -52,6 +52,8 @@ def test_a_log_without_a_ref_is_listed_and_named(cli):
         assert result.exit_code == 0
         logs[machine] = json.loads(cli.ok("status", "main", "--json"))["remote"]
     assert f"names log {logs['a']} already" in result.stderr
+    assert f"graft remote name REF {logs['b']}" in cli.json("status", "main")["warning"]
+    assert "Warning: ref 'main' names log" in cli.ok("status", "main")
     assert cli.json("remote", "ls") == [{"ref": "main", "log": logs["a"]}]
     found = {row["log"]: row for row in cli.json("remote", "ls", "--logs")}
     assert found[logs["a"]]["refs"] == ["main"]
@@ -61,6 +63,7 @@ def test_a_log_without_a_ref_is_listed_and_named(cli):
     assert "has no log" in cli.fails(2, "remote", "name", "other", "74ggc1B6R4-2kkvcy9fi4CHJ")
     for _ in range(2):
         assert cli.ok("remote", "name", "other", logs["b"]) == f"other  {logs['b']}\n"
+        assert cli.json("status", "main")["warning"] is None
     cli.machine("c")
     cli.ok("clone", "other")
     assert cli.sql("other", "SELECT v FROM t") == [("b",)]
