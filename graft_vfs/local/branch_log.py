@@ -281,9 +281,11 @@ class BranchLog:
             if length != len(self.view):
                 access = mmap.ACCESS_WRITE if self._maps_writes else mmap.ACCESS_READ
                 mapped = mmap.mmap(self._file, length, access=access)
-                self.view = memoryview(mapped).toreadonly()
+                view = memoryview(mapped).toreadonly()
+                # Ordering: the view last, because its length says that all of this was done.
                 self._map = mapped if self._maps_writes else None
                 self.size_bytes = mapped.size
+                self.view = view
 
     def read_chunk(self, position: Position) -> Chunk | None:
         """Read the chunk header at `position`; None if no chunk of this log follows there.

@@ -31,7 +31,13 @@ _KINDS: dict[int, type[LocalStorageError]] = {
 
 
 def storage_error(path: Path, error: OSError) -> LocalStorageError:
-    """Translate an OSError about `path` into the declared error, with its next step."""
+    """Translate an OSError about `path` into the declared error, with its next step.
+
+    One without an error number is not the system's, and is raised as it is: the handler of a signal
+    may raise TimeoutError, which is an OSError and says nothing about a disk.
+    """
+    if error.errno is None:
+        raise error
     reason = error.strerror or str(error)
     step = _NEXT_STEPS.get(error.errno or 0)
     kind = _KINDS.get(error.errno or 0, LocalStorageError)
@@ -40,16 +46,10 @@ def storage_error(path: Path, error: OSError) -> LocalStorageError:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise LocalStorageError for an OSError of the system inside the block.
-
-    One without an error number is not the system's: the handler of a signal may raise TimeoutError,
-    which is an OSError and says nothing about a disk.
-    """
+    """Raise LocalStorageError for an OSError of the system inside the block."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:
-            raise
         raise storage_error(path, error) from error
 
 

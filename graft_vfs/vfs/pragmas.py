@@ -35,6 +35,10 @@ def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str
         return None
     if name == "journal_mode" and value is not None:
         return _journal_mode(file, value)
+    if name == "locking_mode" and value is not None:
+        if value.lower() in {"normal", "exclusive"}:
+            file.set_exclusive(value.lower() == "exclusive")
+        return None
     handler = _HANDLERS.get(name)
     if handler is None:
         if name.startswith("graft_"):

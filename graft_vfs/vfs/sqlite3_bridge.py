@@ -20,7 +20,6 @@ Temporary files are opened by the library's own built-in VFS, in the space of ou
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import importlib
 import logging
@@ -34,6 +33,7 @@ import cffi
 
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.vfs.file_system import BUILTIN_VFS, FileSystem
+from graft_vfs.vfs.interrupts import raise_behind
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import Interrupted, to_sqlite
 from graft_vfs.vfs.volume_file import VolumeFile
@@ -196,20 +196,17 @@ class Bridge:
 
     # Errors -----------------------------------------------------------------------------------
 
-    def _fail(
-        self, kind: type[BaseException], error: BaseException, traceback: TracebackType
-    ) -> int:
+    def _fail(self, _: type[BaseException], error: BaseException, traceback: TracebackType) -> int:
         """Return the result code of an exception, which ends here."""
-        if isinstance(error, Interrupted):
-            kind = type(error.original)
-        if not issubclass(kind, Exception):
+        original = error.original if isinstance(error, Interrupted) else error
+        if not isinstance(original, Exception):
             opened = self._files.get(traceback.tb_frame.f_locals.get("file", 0))
             is_reading = isinstance(opened, VolumeFile) and not opened.holds_writer_lock
-            _raise_behind(kind)
+            raise_behind(original)
             # Else it may be a rollback that was interrupted: see `as_io_error`.
             return apsw.SQLITE_INTERRUPT if is_reading else apsw.SQLITE_IOERR
         if isinstance(error, Interrupted):
-            _log.error("a callback of SQLite was interrupted", exc_info=error.original)
+            _log.error("a callback of SQLite was interrupted", exc_info=original)
             return apsw.SQLITE_IOERR
         if not isinstance(error, apsw.Error):
             _log.error("a callback of SQLite failed", exc_info=error)
@@ -238,7 +235,7 @@ class Bridge:
             opened.xClose()
             self._files.pop(arguments["file"], None)
         # Ordering: last, or it could come before that is done.
-        _raise_behind(kind)
+        raise_behind(error)
         return _OK
 
     # The file system --------------------------------------------------------------------------
@@ -379,18 +376,6 @@ def _text(pointer: Any) -> str:
 
 def _result_code(error: apsw.Error) -> int:
     return getattr(error, "extendedresult", 0) or _CODES.get(type(error), apsw.SQLITE_IOERR)
-
-
-def _raise_behind(kind: type[BaseException]) -> None:
-    """Raise what interrupted a callback of this thread again, when SQLite has returned from it.
-
-    Another thread has to ask for it, because this one would raise it at its next instruction, which
-    is still inside the callback. It may come in a later callback of the same statement, which ends
-    like this one then.
-    """
-    interrupted = ctypes.c_ulong(threading.get_ident())
-    ask = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    _thread.start_new_thread(ask, (interrupted, ctypes.py_object(kind)))
 
 
 def _library_of(module: ModuleType) -> Any:

@@ -31,11 +31,13 @@ from graft_vfs.errors import (
     GraftError,
     LocalStorageError,
     ReadOnlyError,
+    StaleSnapshotError,
     UsageError,
 )
 from graft_vfs.local.mapping import View, forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
+from graft_vfs.vfs.interrupts import raise_behind
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.vfs.unread import empty_once
@@ -119,6 +121,8 @@ class VolumeFile:
         self._level = _NONE
         # The journal of this pager while it has one of ours open.
         self.journal: Journal | None = None
+        # What locking_mode was set to; see `set_exclusive`.
+        self._is_exclusive = False
         # So many pages have room in the log, each in a chunk of its own.
         self._room = 0
         # Once SQLite ignores errors: the journal, and how many rollbacks had read it by then.
@@ -166,8 +170,8 @@ class VolumeFile:
 
     @property
     def holds_writer_lock(self) -> bool:
-        """Tell whether nobody else can write now."""
-        return self._level >= _RESERVED
+        """Return True if no other connection can write now."""
+        return self._level >= _RESERVED or (self._is_exclusive and self.in_transaction)
 
     def move_to(self, volume: Volume) -> None:
         """Show another volume from the next transaction on; not inside one."""
@@ -316,6 +320,60 @@ class VolumeFile:
 
     # Locks ------------------------------------------------------------------------------------
 
+    def set_exclusive(self, is_exclusive: bool) -> None:
+        """Follow locking_mode: with EXCLUSIVE, SQLite keeps its snapshot from the first read on.
+
+        So no other connection may write from then on, or this one could never write again. Raises
+        StaleSnapshotError or WriterBusyError inside a transaction that may not go on like that.
+        """
+        lock = self._lock
+        if lock is None or is_exclusive == self._is_exclusive:
+            return
+        if not is_exclusive:
+            self._is_exclusive = False
+            if not self.in_transaction:
+                self._lock_normally()
+            return
+        if self._level == _SHARED:
+            self.volume.keep_writers_out(lock)
+            if self.volume.begin().counter != self.snapshot.counter:
+                lock.release()
+                raise StaleSnapshotError(
+                    "the volume has moved since this transaction began to read",
+                    next_step="end the transaction, then set locking_mode",
+                )
+        self._is_exclusive = True
+        # Replaced on the object, so that checking costs others nothing.
+        self.__dict__.update(xLock=self._lock_exclusively, xUnlock=self._unlock_exclusively)
+
+    def _lock_normally(self) -> None:
+        for method in ("xLock", "xUnlock"):
+            self.__dict__.pop(method, None)
+
+    def _lock_exclusively(self, level: int) -> None:
+        """Take the writer lock with the snapshot."""
+        lock = self._lock
+        assert lock is not None
+        if level != _SHARED:
+            VolumeFile.xLock(self, level)
+            return
+        try:
+            self.volume.keep_writers_out(lock)
+            VolumeFile.xLock(self, level)
+        except GraftError as error:
+            raise to_sqlite(error) from error
+        except BaseException:
+            lock.release()
+            raise
+
+    def _unlock_exclusively(self, level: int) -> None:
+        """Give the writer lock back with the snapshot, and lock as others do if asked for."""
+        if level == _NONE and not self._is_exclusive:
+            self._lock_normally()
+        VolumeFile.xUnlock(self, level)
+        if level == _NONE and self._lock is not None:
+            self._lock.release()
+
     def xLock(self, level: int) -> None:
         """Take a snapshot at SHARED and the writer lock at RESERVED; more needs nothing more."""
         if level == _SHARED and self._fixed is None:
@@ -385,8 +443,11 @@ class VolumeFile:
                 self.__dict__.pop("xUnlock", None)
                 raise error
 
-        # Replaced on the object, so that checking costs nothing otherwise.
-        self.__dict__.setdefault("xUnlock", unlock_and_raise)
+        if self._is_exclusive:  # No unlock will come.
+            raise_behind(error)
+        else:
+            # Replaced on the object, so that checking costs nothing otherwise.
+            self.__dict__.setdefault("xUnlock", unlock_and_raise)
 
     def _end_write(self) -> None:
         """Drop a transaction; behind a rollback that went well its journal has been ended."""
@@ -567,13 +628,10 @@ class VolumeFile:
         """Return the answer to a pragma, or None for one of SQLite's own; raises GraftError."""
         return self._on_pragma(self, name, value)
 
-    def xSectorSize(self) -> int:
-        """Return 4096; see the characteristics for why it hardly matters."""
-        return 4096
-
-    def xDeviceCharacteristics(self) -> int:
-        """Return SQLITE_IOCAP bits."""
-        return _CHARACTERISTICS
+    # Constants that no Python code returns: APSW cannot pass on what a signal raises in these two.
+    # The sector size hardly matters; see the characteristics for why.
+    xSectorSize = (4096).__int__  # noqa: N815 - SQLite's name
+    xDeviceCharacteristics = _CHARACTERISTICS.__int__  # noqa: N815
 
     def abandon(self) -> None:
         """In the child of a fork: leave the transaction to the parent, and refuse all work.
@@ -589,6 +647,7 @@ class VolumeFile:
 
     def xClose(self) -> None:
         """Give back locks and the snapshot."""
+        self._lock_normally()
         self._unpin(self)
         # The journal leads back here, so that both would wait for the garbage collector.
         self.transaction = self.journal = None

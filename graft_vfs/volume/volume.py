@@ -645,6 +645,24 @@ class Volume:
                 lock.release()
                 raise
 
+    def keep_writers_out(self, lock: WriterLock) -> None:
+        """Take the writer lock for a connection that only reads as yet.
+
+        Raises WriterBusyError if another connection has it, and MovedError; it is not held then.
+        """
+        while lock.acquire():
+            try:
+                if self._catch_up(lock):
+                    return
+            except BaseException:
+                lock.release()
+                raise
+            lock.release()
+        raise WriterBusyError(
+            "another connection is writing to the volume, or has it for itself",
+            next_step="end its transaction and leave its locking_mode=EXCLUSIVE, then try again",
+        )
+
     def _catch_up(self, lock: WriterLock) -> bool:
         """Know the newest commit, under the writer lock; False if it is of a former branch file.
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in a statement that only computes."""
+"""Ctrl-C in a statement that only computes, and errors that arrive when SQLite has returned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import apsw
 import pytest
 
-from graft_vfs.vfs.interrupts import end_on_interrupt
+from graft_vfs.vfs.interrupts import end_on_interrupt, raise_behind
 
 TEN_MILLION_ROWS = """
 WITH RECURSIVE counter(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter LIMIT 10000000)
@@ -38,3 +38,26 @@ def test_ctrl_c_ends_a_statement_that_does_not_call_python() -> None:
         thread.join()
     assert told.empty(), "the statement went on to its end"
     assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
+def test_the_very_error_arrives_when_sqlite_has_returned() -> None:
+    class NeedsArguments(Exception):  # noqa: N818
+        def __init__(self, one: int, *, two: str) -> None:
+            super().__init__(one, two)
+
+    error = NeedsArguments(1, two="second")
+
+    def callback() -> int:
+        raise_behind(error)
+        return 1
+
+    connection = apsw.Connection(":memory:")
+    connection.create_scalar_function("later", callback, 0)
+
+    def call_until_it_arrives() -> None:
+        while True:
+            connection.execute("SELECT later()").fetchall()
+
+    with pytest.raises(NeedsArguments) as raised:
+        call_until_it_arrives()
+    assert raised.value is error

@@ -10,6 +10,7 @@ from support.sql import content, is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.volume import rotation
 
 STAYING = ("delete", "truncate", "persist", "memory")
 
@@ -93,19 +94,89 @@ def test_a_reader_keeps_its_snapshot_while_an_exclusive_connection_commits(conne
     assert value(reader, "SELECT sum(length(x)) FROM t") == 40_000
 
 
-def test_an_exclusive_reader_keeps_nobody_from_writing(connect):
+def test_an_exclusive_reader_keeps_others_from_writing_and_can_write_itself(connect):
     exclusive, writer = connect("main"), connect("main")
-    writer.execute("CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(50000))")
+    writer.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
     exclusive.pragma("locking_mode", "exclusive")
-    exclusive.pragma("cache_size", 2)
-    assert value(exclusive, "SELECT length(x) FROM t") == 50_000
-    writer.execute("UPDATE t SET x = zeroblob(40000)")
-    # It never lets go of its lock, so it never leaves its snapshot.
-    assert value(exclusive, "SELECT length(x) FROM t") == 50_000
+    writer.execute("UPDATE t SET x = 2")  # Nothing has been read yet.
+    assert value(exclusive, "SELECT x FROM t") == 2
+    for _ in range(2):
+        with pytest.raises(apsw.BusyError):
+            writer.execute("UPDATE t SET x = 3")
+        assert value(writer, "SELECT x FROM t") == 2
+    exclusive.execute("UPDATE t SET x = 4")
+    assert value(writer, "SELECT x FROM t") == 4
     exclusive.pragma("locking_mode", "normal")
-    value(exclusive, "SELECT 1")
-    rows(exclusive, "SELECT * FROM sqlite_schema")
-    assert value(exclusive, "SELECT length(x) FROM t") == 40_000
+    assert value(exclusive, "SELECT x FROM t") == 4
+    writer.execute("UPDATE t SET x = 5")
+    assert value(exclusive, "SELECT x FROM t") == 5
+
+
+def test_an_exclusive_reader_waits_for_a_writer_and_is_never_busy_for_ever(connect):
+    exclusive, writer = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(x)")
+    assert value(exclusive, "SELECT count(*) FROM t") == 0
+    writer.execute("BEGIN IMMEDIATE; INSERT INTO t VALUES(1)")
+    exclusive.pragma("locking_mode", "exclusive")
+    with pytest.raises(apsw.BusyError):
+        value(exclusive, "SELECT count(*) FROM t")
+    writer.execute("COMMIT")
+    assert value(exclusive, "SELECT count(*) FROM t") == 1
+    exclusive.execute("INSERT INTO t VALUES(2)")
+    assert value(writer, "SELECT count(*) FROM t") == 2
+
+
+def test_exclusive_locking_that_was_never_used_or_left_keeps_nobody_out(connect):
+    exclusive, writer = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(x)")
+    for mode in ("exclusive", "normal", "exclusive", "normal"):
+        exclusive.pragma("locking_mode", mode)
+    assert value(exclusive, "SELECT count(*) FROM t") == 0
+    writer.execute("INSERT INTO t VALUES(1)")
+    exclusive.pragma("locking_mode", "exclusive")
+    exclusive.close()
+    writer.execute("INSERT INTO t VALUES(2)")
+
+
+def test_exclusive_locking_is_refused_in_a_transaction_that_could_never_write(connect):
+    late, writer = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    late.execute("BEGIN; SELECT * FROM t").fetchall()
+    writer.execute("INSERT INTO t VALUES(2)")
+    with pytest.raises(apsw.Error, match="end the transaction, then set locking_mode"):
+        late.pragma("locking_mode", "exclusive")
+    late.execute("COMMIT")
+    late.pragma("locking_mode", "exclusive")
+    late.execute("BEGIN; SELECT * FROM t").fetchall()
+    late.execute("INSERT INTO t VALUES(3); COMMIT")
+    assert value(writer, "SELECT count(*) FROM t") == 3
+
+
+def test_exclusive_locking_set_while_reading_holds_from_then_on(connect):
+    reader, writer = connect("main"), connect("main")
+    writer.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    reader.execute("BEGIN; SELECT * FROM t").fetchall()
+    reader.pragma("locking_mode", "exclusive")
+    with pytest.raises(apsw.BusyError):
+        writer.execute("INSERT INTO t VALUES(2)")
+    reader.execute("INSERT INTO t VALUES(3); COMMIT; INSERT INTO t VALUES(4)")
+    assert value(writer, "SELECT count(*) FROM t") == 3
+
+
+def test_an_exclusive_writer_that_pushes_does_not_make_the_branch_file_grow(connect, monkeypatch):
+    monkeypatch.setattr(rotation, "COMPACT_BYTES", 1 << 20)
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 1 << 20)
+    exclusive = connect("main")
+    exclusive.pragma("locking_mode", "exclusive")
+    exclusive.execute("CREATE TABLE t(x)")
+    directory = graft_vfs.register().open("main").directory
+    sizes = []
+    for _ in range(8):
+        exclusive.execute("DELETE FROM t; INSERT INTO t VALUES(randomblob(900000))")
+        exclusive.pragma("graft_push")
+        sizes.append(sum(path.stat().st_blocks * 512 for path in directory.glob("*.log")))
+    assert max(sizes) < 5 << 20, sizes
+    assert is_sound(connect("main"))
 
 
 def test_an_exclusive_connection_may_push(connect, machine):
