@@ -7,6 +7,7 @@ and a probe that nobody needs.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
@@ -21,8 +22,8 @@ from graft_vfs.errors import (
     StoreUnavailableError,
     UnsafeStoreError,
 )
-from graft_vfs.remote_log import commit_key, read_ref
-from graft_vfs.store.base import ObjectStore, PutOutcome
+from graft_vfs.remote_log import ascending, commit_key, commits_prefix, read_ref
+from graft_vfs.store.base import ObjectStore, PutOutcome, StoreCounts
 from graft_vfs.store.probe import PROBE_KEY
 from tests.faults import Fault, FaultyStore
 from tests.replicas import Replica, rows
@@ -78,6 +79,23 @@ def unsettled(machines, fault: Fault) -> Replica:
     return machine
 
 
+def asked(machine: Replica, verb: str) -> tuple[Counter[int], StoreCounts]:
+    """Do a verb; returns how often each LSN of the log was read, and the requests."""
+    log = machine.engine.status("main").remote
+    reads: list[str] = []
+    machine.engine.store.before_read = reads.append
+    before = machine.counts()
+    getattr(machine.engine, verb)("main")
+    counts = machine.counts() - before
+    assert counts.get_range == len(reads)
+    return Counter(
+        ascending(key.removeprefix(commits_prefix(log)), key=key) for key in reads
+    ), counts
+
+
+PROOF = {1: 1}
+"""What a fresh process reads first, to prove that the log is the one that it knows."""
+
 DENIED = StoreDeniedError("no s3:PutObject", next_step="ask for it")
 
 
@@ -85,11 +103,10 @@ DENIED = StoreDeniedError("no s3:PutObject", next_step="ask for it")
 def test_a_push_that_landed_is_settled_by_one_read_and_no_write(machines, verb) -> None:
     machine = unsettled(machines, Fault.CUT_AFTER)
     machine.engine.store.refused = {"": DENIED}
-    before = machine.counts()
-    getattr(machine.engine, verb)("main")
-    counts = machine.counts() - before
+    reads, counts = asked(machine, verb)
     # A pull then asks what is new.
-    assert (counts.get_range, counts.requests) == ((1, 1) if verb == "push" else (2, 2))
+    assert reads == ({**PROOF, 2: 1} if verb == "push" else {**PROOF, 2: 1, 3: 1})
+    assert counts.requests == counts.get_range
     status = machine.engine.status("main")
     assert (status.pending_push, status.base_lsn, status.ahead) == (False, 2, 0)
 
@@ -105,10 +122,9 @@ def test_a_push_whose_commit_is_known_by_now_is_settled_without_a_request(machin
 
 def test_a_push_that_did_not_land_is_read_for_and_then_written(machines) -> None:
     machine = unsettled(machines, Fault.CUT_BEFORE)
-    before = machine.counts()
-    machine.engine.push("main")
-    counts = machine.counts() - before
-    assert (counts.get_range, counts.put_if_absent, counts.requests) == (1, 1, 2)
+    reads, counts = asked(machine, "push")
+    assert reads == {**PROOF, 2: 1}
+    assert (counts.put_if_absent, counts.requests) == (1, 3)
     assert machine.engine.status("main").base_lsn == 2
 
 
