@@ -102,10 +102,19 @@ def test_workers_of_multiprocessing_write_while_threads_of_their_parent_do(confi
 {PREFORK}
 import multiprocessing
 
+# Nobody can fork while another thread is inside SQLite: the child inherits the mutexes of SQLite's
+# allocator as they are at that instant, and would wait for them for ever.
+outside_sqlite = threading.Lock()
+
 def busy(name):
-    connection = graft_vfs.connect("main")
-    connection.set_busy_timeout(60_000)
-    write(connection, name, {ROWS})
+    with outside_sqlite:
+        connection = graft_vfs.connect("main")
+        connection.set_busy_timeout(60_000)
+    for n in range({ROWS}):
+        with outside_sqlite:
+            connection.execute("INSERT INTO t VALUES(?, ?)", (name, n))
+    with outside_sqlite:
+        connection.close()
 
 threads = [threading.Thread(target=busy, args=(f"thread-{{n}}",)) for n in range(2)]
 for thread in threads:
@@ -116,7 +125,8 @@ workers = [
     for number in range({WORKERS})
 ]
 for worker in workers:
-    worker.start()
+    with outside_sqlite:
+        worker.start()
 for worker in workers:
     worker.join()
     assert worker.exitcode == 0
