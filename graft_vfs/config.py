@@ -14,7 +14,7 @@ import os
 import pwd
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -47,16 +47,19 @@ class RemoteConfig:
     read_timeout: float = 15.0
     total_timeout: float = 60.0
 
-    def open(self, *, create: bool = True) -> ObjectStore:
+    def open(self, *, create: bool = True, allow_file_systems: Collection[str] = ()) -> ObjectStore:
         """Open the store. No request for S3; raises StoreError for a directory that cannot be.
 
-        With `create` false a directory that is no remote yet is not made one.
+        With `create` false a directory that is no remote yet is not made one. The file systems are
+        those that may hold a directory although they need not create a name only once.
         """
         if self.type == "memory":
             return MemoryStore.named(self.root or "")
         if self.type == "fs":
             assert self.root is not None
-            return DirectoryStore(_expanded(self.root), create=create)
+            return DirectoryStore(
+                _expanded(self.root), create=create, allow_file_systems=allow_file_systems
+            )
         if self.type == "s3_compatible":
             from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
 
@@ -84,6 +87,7 @@ class Config:
     log_file: Path | None = None
     make_default: bool = False
     autosync: float = 0.0
+    allow_file_systems: tuple[str, ...] = ()
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
     @classmethod
@@ -359,6 +363,14 @@ def _switch(value: Any) -> bool:
 _SWITCHES = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    """Read a list, or a text with commas or spaces between the names."""
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError
+    return tuple(names)
+
+
 def _one_of(*choices: Any) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
         if isinstance(value, bool) or value not in choices:
@@ -375,6 +387,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mmap": ('"auto" or "off"', _one_of("auto", "off")),
     "log_file": ("a path", _path),
     "make_default": ("true or false", _switch),
+    "allow_file_systems": ("a list of types of file systems", _names),
     "autosync": (f"0, or a number of seconds from 1 to {AUTOSYNC_SECONDS_MAX}", _autosync),
 }
 # Keys of which this version has only the default: another value would promise what is not there.

@@ -7,6 +7,7 @@ command line call it; so may any program.
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import logging
 import os
@@ -20,14 +21,16 @@ from pathlib import Path
 import apsw
 
 from graft_vfs import signals
-from graft_vfs.autosync import Autosync, Clock, Outcome
+from graft_vfs.autosync import FLUSH_SECONDS, Autosync, Clock, Outcome
 from graft_vfs.config import Config
 from graft_vfs.errors import (
     AlreadyExistsError,
     CommitOutcomeUnknownError,
+    DamageError,
     DivergedError,
     ForkedProcessError,
     GraftError,
+    LocalStorageError,
     NoRemoteError,
     NotFoundError,
     StoreError,
@@ -35,7 +38,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import descriptor
+from graft_vfs.local import descriptor, file_systems
 from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.metrics import Metrics, VolumeMetrics
@@ -67,6 +70,7 @@ from graft_vfs.sync import fsck, history, joining, naming, transfer
 from graft_vfs.sync.collect import CollectedVolume
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
 from graft_vfs.sync.pull import Pulled, pull
+from graft_vfs.sync.push import WAIT_SECONDS as PUSH_WAIT_SECONDS
 from graft_vfs.sync.push import Author, Pushed, push
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.tags import check_tag
@@ -119,15 +123,19 @@ class Graft:
         self._connected = connected
         self._process = os.getpid()
         directory = self.config.data_dir.absolute()
+        allowed = self.config.allow_file_systems
+        maps = file_systems.check_data_directory(directory, allowed) and self.config.mmap != "off"
         self.writable = _make_directory(directory / "volumes")
         self.catalog, self._lost = adopting.open_catalog(
             directory,
             self.writable,
             recovering=recovering,
-            maps=self.config.mmap != "off",
+            maps=maps,
         )
         # Else a disk that is not mounted would get a fresh remote at its mount point.
-        self.store = self.config.remote.open(create=not self.catalog.has_bases())
+        self.store = self.config.remote.open(
+            create=not self.catalog.has_bases(), allow_file_systems=allowed
+        )
         self._lock = threading.RLock()
         self._executor: Executor | None = None
         self._is_closed = False
@@ -146,7 +154,7 @@ class Graft:
             self.logs,
             writable=self.writable,
             hydrates=self.config.hydrate == "background",
-            maps=self.config.mmap != "off",
+            maps=maps,
         )
         _logger.info("opened %s with %s", directory, self.store.describe())
         self._autosync: Autosync | None = None
@@ -296,24 +304,26 @@ class Graft:
         return [TagReport(tag, volume, tag == current) for tag, volume in self.catalog.tags()]
 
     def volumes(self) -> list[VolumeReport]:
-        """Return all volumes, oldest first, with the tags that name them. No request."""
+        """Return all volumes, oldest first, with the tags that name them. No request.
+
+        One that cannot be opened is a row that says why.
+        """
         tags: dict[VolumeId, list[str]] = {}
         for tag, volume in self.catalog.tags():
             tags.setdefault(volume, []).append(tag)
         reports = []
         for row in self.catalog.volumes():
-            snapshot = self._volumes.look(row.id).begin()
-            branch = snapshot.branch.row
-            reports.append(
-                VolumeReport(
-                    row.id,
-                    branch.id,
-                    row.remote,
-                    snapshot.lsn,
-                    branch.base if branch.log == row.remote else NO_LSN,
-                    tuple(tags.get(row.id, ())),
+            names = tuple(tags.get(row.id, ()))
+            try:
+                snapshot = self._volumes.look(row.id).begin()
+            except (DamageError, LocalStorageError) as error:
+                reports.append(
+                    VolumeReport(row.id, row.branch, row.remote, None, None, names, str(error))
                 )
-            )
+                continue
+            branch = snapshot.branch.row
+            base = branch.base if branch.log == row.remote else NO_LSN
+            reports.append(VolumeReport(row.id, branch.id, row.remote, snapshot.lsn, base, names))
         return reports
 
     def status(self, tag: str, volume: Volume | None = None) -> Status:
@@ -748,21 +758,38 @@ class Graft:
             return pull(volume, self.logs, name=tag, progress=progress)
 
     def push(
-        self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
+        self,
+        tag: str,
+        volume: Volume | None = None,
+        *,
+        progress: Progress | None = None,
+        wait_seconds: float = PUSH_WAIT_SECONDS,
     ) -> Pushed:
         """Publish all local commits as one remote commit; one request if it is small.
+
+        Waits for another push of the volume on this machine, and raises BusyError if that has not
+        ended after `wait_seconds`.
 
         The first push that has something to send to a remote makes sure that it honours conditional
         writes, and the first of a log gives it the tag as a name, if that is free.
         """
         volume = volume or self.open(tag)
         with self._syncing(volume):
+            again = functools.partial(
+                push,
+                volume,
+                self.logs,
+                self._author,
+                name=tag,
+                progress=progress,
+                wait_seconds=wait_seconds,
+            )
             try:
-                return push(volume, self.logs, self._author, name=tag, progress=progress)
+                return again()
             except DivergedError:
                 if not recognise(volume, self.logs):
                     raise
-            return push(volume, self.logs, self._author, name=tag, progress=progress)
+            return again()
 
     def _sync_one(self, volume_id: VolumeId, *, is_last: bool) -> Outcome:
         """Do one run of autosync: push if there are local commits, else pull.
@@ -778,7 +805,8 @@ class Graft:
         if status.diverged and not status.pending_push and not recognise(volume, self.logs):
             return Outcome.DIVERGED if is_open else Outcome.CLOSED
         if status.ahead or status.pending_push:
-            self.push(tags[0], volume)
+            # Another push here is as good as this one, but for commits that come when it ends.
+            self.push(tags[0], volume, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
         elif is_open and not is_last and self._may_have_news(status):
             self.pull(tags[0], volume)
         return Outcome.SYNCED if is_open else Outcome.CLOSED

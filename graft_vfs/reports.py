@@ -84,17 +84,23 @@ class TagReport:
 
 @dataclass(frozen=True, slots=True)
 class VolumeReport:
-    """One volume: where it stands, and which tags name it."""
+    """One volume: where it stands, and which tags name it.
+
+    With a `problem` it cannot be opened for that reason, and both LSNs are None.
+    """
 
     volume: VolumeId
     branch: LogId
     remote: LogId
-    local_lsn: LocalLsn
-    base_lsn: RemoteLsn
+    local_lsn: LocalLsn | None
+    base_lsn: RemoteLsn | None
     tags: tuple[str, ...]
+    problem: str | None = None
 
     def __str__(self) -> str:
         tags = ", ".join(self.tags) or "no tag"
+        if self.problem is not None:
+            return f"{self.volume}  cannot be opened: {self.problem}  ({tags})"
         return (
             f"{self.volume}  local {self.branch}@{self.local_lsn}  "
             f"remote {self.remote}@{self.base_lsn}  ({tags})"

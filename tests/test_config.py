@@ -84,6 +84,7 @@ VARIABLES = {
     "GRAFT_LOG_FILE": ("/log", "log_file", Path("/log")),
     "GRAFT_MAKE_DEFAULT": ("yes", "make_default", True),
     "GRAFT_AUTOSYNC": ("60", "autosync", 60.0),
+    "GRAFT_ALLOW_FILE_SYSTEMS": ("nfs4,ceph", "allow_file_systems", ("nfs4", "ceph")),
     "GRAFT_REMOTE_TYPE": ("fs", "remote.type", "fs"),
     "GRAFT_REMOTE_ROOT": ("/other", "remote.root", "/other"),
     "GRAFT_REMOTE_BUCKET": ("bucket2", "remote.bucket", "bucket2"),

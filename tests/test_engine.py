@@ -15,7 +15,9 @@ from pathlib import Path
 
 import apsw
 import pytest
+from support.engines import registered
 
+import graft_vfs
 from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.engine import Graft
 from graft_vfs.errors import (
@@ -875,3 +877,18 @@ def test_the_past_of_a_log_without_commits_is_not_found(machines) -> None:
         ours.engine.snapshot_at("main", as_of="1 hour ago")
     with pytest.raises(NotFoundError, match="no log"):
         ours.engine.snapshot_at("main", lsn=1)
+
+
+def test_a_damaged_volume_is_one_bad_row_among_the_others(tmp_path) -> None:
+    with registered(Config(data_dir=tmp_path / "data")) as engine:
+        for tag in ("first", "second", "third"):
+            graft_vfs.connect(tag).execute("CREATE TABLE t(x)")
+        path = engine.open("second").log.path
+    path.write_bytes(b"not a log".ljust(200))
+    with registered(Config(data_dir=tmp_path / "data")) as engine:
+        found = engine.volumes()
+        assert [report.tags for report in found] == [("first",), ("second",), ("third",)]
+        assert [report.problem is None for report in found] == [True, False, True]
+        assert "is not a branch log" in str(found[1])
+        assert found[1].local_lsn is None
+        assert (found[0].local_lsn, found[2].local_lsn) == (1, 1)

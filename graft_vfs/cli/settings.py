@@ -35,6 +35,9 @@ TEMPLATE = """\
 # Seconds between two syncs of open volumes in the background; 0 is off.
 # autosync = 0
 
+# Types of file systems that may hold the data directory although they are refused.
+# allow_file_systems = []
+
 # Where the command line writes its log; by default it prints warnings.
 # log_file = "~/.local/state/graft.log"
 

@@ -31,6 +31,7 @@ from graft_vfs.errors import (
     ReentryError,
     UsageError,
 )
+from graft_vfs.local import ownership
 from graft_vfs.local.catalog_rows import DAMAGE_STEP
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.mapping import mapped_writes_are_safe
@@ -199,6 +200,9 @@ class CatalogFile:
     def _connect(self) -> apsw.Connection:
         if not self._writable:
             return self._connect_read_only()
+        with storage_errors(self.path):
+            # SQLite gives its WAL the owner of this file.
+            os.close(ownership.create(self.path, os.O_RDWR))
         connection = self._opened(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
         connection.pragma("synchronous", "full")
         self._identity = self._identity_at_path()

@@ -41,6 +41,7 @@ from graft_vfs.errors import (
     InvalidIdError,
 )
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import ownership
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES
 from graft_vfs.local.catalog_rows import HASH_BYTES, BranchRow, branch_row, text_of
 from graft_vfs.local.files import fsync_directory, storage_errors, write_fully
@@ -181,8 +182,9 @@ def write(directory: Path, descriptor: Descriptor) -> None:
     # The catalog's lock keeps writers apart, so that one name is enough; a crash may leave it.
     temporary = directory / f"{FILE_NAME}.tmp"
     with storage_errors(path):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        file = os.open(temporary, flags, 0o666)
+        temporary.unlink(missing_ok=True)
+        replaced = path if path.exists() else None
+        file = ownership.create(temporary, os.O_WRONLY | os.O_EXCL, replaces=replaced)
         try:
             try:
                 write_fully(file, _encoded(descriptor), 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from graft_vfs.errors import AccessDeniedError, DiskFullError, LocalStorageError
+from graft_vfs.local import ownership
 
 _VECTOR_MAX = 1000  # More than 1024 buffers in one call are refused.
 
@@ -99,8 +100,8 @@ def fsync_directory(path: Path) -> None:
 def make_directories(path: Path) -> None:
     """Make a directory and what leads to it, if absent; the names that this made are durable."""
     absent = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
     for each in reversed(absent):
+        ownership.make_directory(each)
         fsync_directory(each.parent)
 
 

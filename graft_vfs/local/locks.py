@@ -28,6 +28,7 @@ from graft_vfs.local.files import storage_errors
 EXCLUSIVE_AT_ONCE = LOCK_EX | LOCK_NB
 UNLOCK = LOCK_UN
 _POLL_SECONDS = 0.002
+_POLL_SECONDS_MAX = 0.05
 
 
 class Handle(Protocol):
@@ -102,11 +103,13 @@ class FileLock:
 def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:
     """Call `acquire` until it succeeds or the timeout has passed; returns its last answer."""
     deadline = time.monotonic() + timeout_seconds
+    pause = _POLL_SECONDS
     while not acquire():
         # flock has no timeout of its own, and a signal-based one is not for libraries.
         if time.monotonic() >= deadline:
             return False
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(_POLL_SECONDS_MAX, pause * 1.1)
     return True
 
 

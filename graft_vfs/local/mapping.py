@@ -32,9 +32,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from graft_vfs.errors import LocalStorageError
+from graft_vfs.local.file_systems import WRITES_IN_PLACE, mount_of
 from graft_vfs.local.files import read_exactly, storage_error, storage_errors
-
-_IN_PLACE_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "tmpfs"})
 
 
 class FileView:
@@ -143,18 +142,5 @@ def mapped_writes_are_safe(path: Path) -> bool:
     kills the process; xfs does so for blocks that a reflink copy shares. True only for file systems
     on Linux that are known to write in place.
     """
-    return file_system_of(path) in _IN_PLACE_FILE_SYSTEMS
-
-
-def file_system_of(path: Path) -> str:
-    """Return the type of the file system that holds `path` as Linux names it; "" if unknown."""
-    mounts = Path("/proc/self/mountinfo")
-    if not mounts.exists():
-        return ""
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in mounts.read_text(errors="replace").splitlines():
-        fields = line.split()
-        if fields[2] == number:
-            return fields[fields.index("-") + 1]
-    return ""
+    mount = mount_of(path)
+    return mount is not None and mount.type in WRITES_IN_PLACE

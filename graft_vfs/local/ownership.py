@@ -16,7 +16,8 @@ from pathlib import Path
 def create(path: Path, flags: int, *, replaces: Path | None = None) -> int:
     """Open a file, making it if absent, and return its descriptor; raises OSError.
 
-    `flags` are those of os.open. A file that this makes inherits as `inherit` says.
+    `flags` are those of os.open. What this makes has the owner of its directory, or owner and mode
+    of the file that it `replaces`.
     """
     flags |= os.O_CLOEXEC
     while True:
@@ -30,7 +31,10 @@ def create(path: Path, flags: int, *, replaces: Path | None = None) -> int:
                 raise
             continue  # Another process was first.
         try:
-            inherit(descriptor, path.parent, replaces=replaces)
+            if replaces is None:
+                give_to_owner(descriptor, path.parent)
+            else:
+                _give_as(descriptor, replaces)
         except BaseException:
             os.close(descriptor)
             raise
@@ -48,28 +52,25 @@ def make_directory(path: Path) -> None:
     give_to_owner(path, path.parent)
 
 
-def give_to_owner(path: Path, directory: Path) -> None:
-    """Give what root has made at `path` to the owner of `directory`; raises OSError."""
-    if os.geteuid() == 0:
-        model = directory.stat()
-        os.chown(path, model.st_uid, model.st_gid, follow_symlinks=False)
+def give_to_owner(made: Path | int, directory: Path | int) -> None:
+    """Give what root has made to the owner of its directory, both as paths or descriptors.
 
-
-def inherit(descriptor: int, directory: Path, *, replaces: Path | None = None) -> None:
-    """Give a new file the owner of its directory, or owner and mode of the file it replaces.
-
-    An account other than root cannot give files away: it passes on the group, where it may, and the
-    mode. Raises OSError.
+    Does nothing for another account. Raises OSError.
     """
-    if replaces is not None:
-        model = replaces.stat()
-        own = os.fstat(descriptor)
-        if os.geteuid() == 0:
-            os.fchown(descriptor, model.st_uid, model.st_gid)
-        elif own.st_gid != model.st_gid:
-            with contextlib.suppress(PermissionError):
-                os.fchown(descriptor, -1, model.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(model.st_mode))
-    elif os.geteuid() == 0:
-        model = directory.stat()
+    if os.geteuid() == 0:
+        model = os.stat(directory)  # noqa: PTH116 - it may be a descriptor
+        os.chown(made, model.st_uid, model.st_gid)
+
+
+def _give_as(descriptor: int, replaced: Path) -> None:
+    """Give a new file owner and mode of another one.
+
+    An account other than root cannot give files away: it passes on the group, where it may.
+    """
+    model = replaced.stat()
+    if os.geteuid() == 0:
         os.fchown(descriptor, model.st_uid, model.st_gid)
+    elif os.fstat(descriptor).st_gid != model.st_gid:
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, -1, model.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(model.st_mode))

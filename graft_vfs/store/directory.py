@@ -32,7 +32,7 @@ import itertools
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from graft_vfs.errors import (
@@ -47,6 +47,8 @@ from graft_vfs.errors import (
     UnsafeStoreError,
     UsageError,
 )
+from graft_vfs.local import ownership
+from graft_vfs.local.file_systems import check_create_only
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     KEY_BYTES_MAX,
@@ -103,10 +105,19 @@ class DirectoryStore(ObjectStore):
     processes may use one directory.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, create: bool = True) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        allow_file_systems: Collection[str] = (),
+    ) -> None:
         """Make the directory a remote if it is absent or empty, and `create` is true.
 
         With `create` false nothing is made, and requests fail until there is a remote.
+
+        Create-only writes are refused on file systems that need not make a name only once (see
+        `local/file_systems`), but for types that are allowed by name.
 
         Raises:
             ConfigError: `root` is something else than a directory.
@@ -114,6 +125,7 @@ class DirectoryStore(ObjectStore):
         """
         super().__init__()
         self._root = Path(root).absolute()
+        self._allowed = allow_file_systems
         try:
             if create:
                 self._make_root()
@@ -152,6 +164,8 @@ class DirectoryStore(ObjectStore):
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
         self._check_open()
         check_key(key)
+        with self._translated(key):
+            check_create_only(self._root, self._allowed)
         self.counters.add("put_if_absent", bytes_sent=len(data))
         with (
             self.counters.timed("put_if_absent"),
@@ -224,13 +238,15 @@ class DirectoryStore(ObjectStore):
     def _make_root(self) -> None:
         """Create the root and sync each name that leads to it, from the top down; then mark it."""
         absent = [path for path in (self._root, *self._root.parents) if not path.exists()]
-        self._root.mkdir(parents=True, exist_ok=True)
         for path in reversed(absent):
+            ownership.make_directory(path)
             _sync_folder(path.parent)
+        self._root.mkdir(exist_ok=True)
         if self._is_marked():
             return
         try:
             with self._marker.open("x", encoding="ascii") as file:
+                ownership.give_to_owner(file.fileno(), self._root)
                 file.write(_MARKER_TEXT)
                 file.flush()
                 _sync_file(file.fileno())
@@ -391,11 +407,16 @@ def _open_child(parent: int, name: str, *, create: bool) -> int:
         if not create:
             raise
     # Another writer may make the same folder at the same time.
+    is_made = False
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
+        is_made = True
     # Ordering: the folder's name must be durable before a name inside it is reported.
     os.fsync(parent)
-    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    folder = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    if is_made:
+        ownership.give_to_owner(folder, parent)
+    return folder
 
 
 def _exists(folder: int, name: str) -> bool:
@@ -418,6 +439,7 @@ def _temporary_file(folder: int, data: Sequence[Buffer]) -> Iterator[str]:
     descriptor = os.open(name, _TEMPORARY_FLAGS, 0o666, dir_fd=folder)
     try:
         try:
+            ownership.give_to_owner(descriptor, folder)
             for part in data:
                 _write_fully(descriptor, memoryview(part).cast("B"))
             _sync_file(descriptor)

@@ -22,7 +22,7 @@ from graft_vfs.local import descriptor
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
-from graft_vfs.local.files import fsync_directory, storage_errors
+from graft_vfs.local.files import fsync_directory, make_directories, storage_errors
 from graft_vfs.local.head import new_epoch
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import read_ref
@@ -60,7 +60,7 @@ def make_volume(
     log_id, lsn = base or (remote, NO_LSN)
     directory = volumes_directory / str(volume)
     with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directories(directory)
         if any(directory.iterdir()):
             raise _is_in_use(volume, directory)
         # Ordering: the names of the directories, then what is in them, then the catalog's row.

@@ -12,7 +12,7 @@ from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
-from graft_vfs.sync.push import diverged, settle_pending
+from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -44,16 +44,25 @@ class Pulled:
         )
 
 
-def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = None) -> Pulled:
+def pull(
+    volume: Volume,
+    logs: Logs,
+    *,
+    name: str,
+    progress: Progress | None = None,
+    wait_seconds: float = WAIT_SECONDS,
+) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
-    `name` is for the ref of a log whose first push is settled here. Raises DivergedError, with
+    `name` is for the ref of a log whose first push is settled here. If another process or thread
+    here is at that push, this waits for it, and raises BusyError after `wait_seconds`. Raises
+    DivergedError, with
     nothing moved, if the volume has commits that the newest remote commit does not stand on;
     ReadOnlyError, also if nothing is new.
     """
     volume.catalog.require_writable()
     while True:
-        _settle_if_possible(volume, logs, name)
+        _settle_if_possible(volume, logs, name, wait_seconds)
         remote = volume.catalog.volume(volume.id).remote
         newest = fetch_log(logs, remote, progress=progress).newest
         # Another process here may be pushing, and its commit look foreign until it is settled.
@@ -76,13 +85,13 @@ def pull(volume: Volume, logs: Logs, *, name: str, progress: Progress | None = N
                 raise diverged(remote, base, newest)
 
 
-def _settle_if_possible(volume: Volume, logs: Logs, name: str) -> None:
+def _settle_if_possible(volume: Volume, logs: Logs, name: str, wait_seconds: float) -> None:
     """Settle an earlier push; one that may not be written any more and is absent stays open.
 
     A log has no gaps, so beyond an absent commit there is nothing to pull.
     """
     try:
-        settle_pending(volume, logs, name)
+        settle_pending(volume, logs, name, wait_seconds=wait_seconds)
     except CommitOutcomeUnknownError as error:
         if not isinstance(error.__cause__, StoreDeniedError):
             raise

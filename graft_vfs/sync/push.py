@@ -18,6 +18,7 @@ key, and only if that is absent by writing the same bytes again.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import secrets
@@ -37,6 +38,7 @@ from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.arena import FrameKey, history_of
 from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush
+from graft_vfs.local.locks import FileLock
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Progress, commits_text, pages_text, size_text, time_text
@@ -53,6 +55,9 @@ from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
+WAIT_SECONDS = 600.0
+"""So long a push waits for another one of the same volume on this machine."""
+_LOCK_NAME = "push.lock"
 INLINE_BYTES_MAX = 1 << 20
 _ROTATE_PATIENCE_SECONDS = 0.5
 _PAGES_RESIDENT_MAX = 8192
@@ -107,17 +112,48 @@ class _Plan:
 
 
 def push(
-    volume: Volume, logs: Logs, author: Author, *, name: str, progress: Progress | None = None
+    volume: Volume,
+    logs: Logs,
+    author: Author,
+    *,
+    name: str,
+    progress: Progress | None = None,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
     The first push of a log makes the ref `name` for it, if that is free. On return the remote
-    commit is durable and the branch stands on it. Raises DivergedError if somebody else was first,
-    BusyError if another process here is pushing, CommitOutcomeUnknownError if no answer came: the
-    push is settled by the next sync then.
+    commit is durable and the branch stands on it. If another process or thread here pushes the
+    volume, this waits for its end, and pushes what is left then. Raises DivergedError if somebody
+    else was first, BusyError if the other push has not ended after `wait_seconds`,
+    CommitOutcomeUnknownError if no answer came: the push is settled by the next sync then.
     """
+    with _alone(volume, wait_seconds):
+        return _push_all(volume, logs, author, name=name, progress=progress)
+
+
+@contextlib.contextmanager
+def _alone(volume: Volume, wait_seconds: float) -> Iterator[None]:
+    """Be the only one on this machine that pushes the volume, from the plan to the settling."""
+    lock = FileLock(volume.directory / _LOCK_NAME)
+    try:
+        if not lock.acquire_within(wait_seconds):
+            raise BusyError(
+                f"another push of volume {volume.id} is running and has not ended in "
+                f"{wait_seconds:.0f} s",
+                next_step="try again when it has ended, or end its process; what it sends counts "
+                "once",
+            )
+        yield
+    finally:
+        lock.close()
+
+
+def _push_all(
+    volume: Volume, logs: Logs, author: Author, *, name: str, progress: Progress | None
+) -> Pushed:
     while True:
-        warning = settle_pending(volume, logs, name) or name_log_later(
+        warning = _settle_pending(volume, logs, name) or name_log_later(
             volume, logs, volume.catalog.volume(volume.id).remote, name
         )
         with volume.pinned() as snapshot:
@@ -323,7 +359,21 @@ def _split(frames: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes] | None
 # Claim and settle -------------------------------------------------------------------------------
 
 
-def settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
+def settle_pending(
+    volume: Volume, logs: Logs, name: str, *, wait_seconds: float = WAIT_SECONDS
+) -> str | None:
+    """Finish a push whose end is not known, once no other process or thread is at it.
+
+    No request if there is none. Returns a warning if the log has no ref now. Raises BusyError as
+    `push`.
+    """
+    if volume.catalog.pending_push(volume.id) is None:
+        return None
+    with _alone(volume, wait_seconds):
+        return _settle_pending(volume, logs, name)
+
+
+def _settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
     """Finish a push whose end is not known: find out how it ended, name, then settle.
 
     Nothing to do costs no request, and so does a commit that is known by now; else the key is

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 from graft_vfs.errors import CorruptLogError
@@ -127,10 +127,12 @@ class Branch:
         if offset is None:
             return None
         if abs(offset) >= end:
-            older = (kept for kept in reversed(self.history.get(page, ())) if abs(kept) < end)
-            offset = next(older, None)
-            if offset is None:
+            # A page may have changed often since the snapshot: this must not look at all of that.
+            kept = self.history.get(page, ())
+            older = bisect_left(kept, end, key=abs)
+            if not older:
                 return None
+            offset = kept[older - 1]
         if offset < 0:
             offset = self._prove(page, -offset)
         return offset
@@ -159,9 +161,5 @@ class Branch:
         second, so that none is missed; a page that is found in both is one page.
         """
         pages = {page for page, offset in list(self.index.items()) if abs(offset) < end}
-        pages.update(
-            page
-            for page, offsets in list(self.history.items())
-            if any(abs(offset) < end for offset in offsets)
-        )
+        pages.update(page for page, offsets in list(self.history.items()) if abs(offsets[0]) < end)
         return sorted(page for page in pages if page <= page_count)

@@ -395,7 +395,7 @@ def test_an_error_of_the_program_does_not_end_the_syncs(synced, monkeypatch, cap
     ours.clock.settle()
     insert(connection, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(ours.engine, "push", lambda *_: 1 // 0)
+        patch.setattr(ours.engine, "push", lambda *_, **__: 1 // 0)
         ours.tick()
     assert "division" in ours.engine.status("main").autosync.last_error
     assert "ZeroDivisionError" in caplog.text

@@ -76,3 +76,26 @@ def test_proving_an_old_image_never_hides_one_that_is_committed_meanwhile() -> N
     assert branch.index[7] == 5000
     assert branch.offset_of(7, 6000) == 5000
     assert branch.offset_of(7, after.offset) == 100
+
+
+class Counted(int):
+    """An offset that counts how often it is looked at."""
+
+    looks = 0
+
+    def __abs__(self):
+        Counted.looks += 1
+        return int(self)
+
+
+def test_a_page_of_an_old_snapshot_is_found_without_looking_at_each_image_since() -> None:
+    branch = Branch(mock.sentinel.row, mock.sentinel.log)
+    commits = 100_000
+    branch.history[1] = [Counted(at) for at in range(1000, 1000 + commits * PAGE_SIZE, PAGE_SIZE)]
+    branch.index[1] = Counted(1000 + commits * PAGE_SIZE)
+    for commit in (0, 1, 777, commits - 1):
+        Counted.looks = 0
+        assert branch.offset_of(1, 1000 + commit * PAGE_SIZE + 1) == 1000 + commit * PAGE_SIZE
+        assert Counted.looks < 25
+    assert branch.offset_of(1, 1000) is None
+    assert branch.pages_below(1001, 9) == [1]

@@ -1,0 +1,101 @@
+"""What root makes in a data directory and on a remote belongs to the account that owns them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+from support.engines import registered
+
+import graft_vfs
+from graft_vfs import Config, RemoteConfig
+from graft_vfs.local import ownership
+from graft_vfs.volume import rotation
+
+APPLICATION = 12_345
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@contextlib.contextmanager
+def application() -> Iterator[None]:
+    """Have the rights of an account that is not root inside the block."""
+    os.setegid(APPLICATION)
+    os.seteuid(APPLICATION)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@pytest.fixture
+def config(monkeypatch) -> Iterator[Config]:
+    """A data directory and a remote of the application, where it can reach them."""
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
+    # Not tmp_path, whose parents pytest closes to all but root, again and again.
+    with tempfile.TemporaryDirectory(prefix="graft-owners-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        for each in (directory / "data", directory / "remote"):
+            each.mkdir()
+            os.chown(each, APPLICATION, APPLICATION)
+        remote = RemoteConfig(type="fs", root=str(directory / "remote"))
+        yield Config(data_dir=directory / "data", remote=remote)
+
+
+def owners(config: Config) -> set[tuple[int, int]]:
+    roots = [config.data_dir, Path(str(config.remote.root))]
+    paths = [path for root in roots for path in (root, *root.rglob("*"))]
+    return {(path.stat().st_uid, path.stat().st_gid) for path in paths}
+
+
+@pytest.mark.parametrize("first", ["application", "root"])
+def test_a_push_of_root_does_not_lock_the_application_out(config, first) -> None:
+    with application() if first == "application" else contextlib.nullcontext(), registered(config):
+        graft_vfs.connect("main").execute("CREATE TABLE t(x)")
+    with registered(config) as engine:
+        connection = graft_vfs.connect("main")
+        log = engine.open("main").log.path
+        log.chmod(0o640)
+        connection.execute("INSERT INTO t VALUES(1)")
+        engine.push("main")
+        rotated = engine.open("main").log.path
+        assert rotated != log
+        assert stat.S_IMODE(rotated.stat().st_mode) == 0o640
+        connection.execute("INSERT INTO t VALUES(2)")
+        assert owners(config) == {(APPLICATION, APPLICATION)}
+    with application(), registered(config) as engine:
+        connection = graft_vfs.connect("main")
+        connection.execute("INSERT INTO t VALUES(3)")
+        engine.push("main")
+        assert connection.execute("SELECT x FROM t").fetchall() == [(1,), (2,), (3,)]
+
+
+def test_a_file_that_may_not_be_written_is_no_full_disk(config) -> None:
+    with application(), registered(config) as engine:
+        graft_vfs.connect("main").execute("CREATE TABLE t(x)")
+        log = engine.open("main").log.path
+    os.chown(log, 0, 0)
+    log.chmod(0o600)
+    with application(), registered(config):
+        with pytest.raises(apsw.Error, match="Permission denied; check the owner") as caught:
+            graft_vfs.connect("main")
+        assert caught.value.extendedresult == apsw.SQLITE_IOERR_ACCESS
+
+
+def test_an_account_passes_on_the_mode_and_the_group_where_it_may(config) -> None:
+    former = config.data_dir / "former"
+    former.touch()
+    former.chmod(0o664)
+    os.chown(former, 0, APPLICATION)
+    with application():
+        os.close(ownership.create(former.with_name("new"), os.O_RDWR, replaces=former))
+    made = former.with_name("new").stat()
+    assert (made.st_gid, stat.S_IMODE(made.st_mode)) == (APPLICATION, 0o664)
