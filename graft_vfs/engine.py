@@ -147,6 +147,7 @@ class Graft:
             executor=self.executor,
             cache_bytes_max=self.config.cache_max_bytes,
             writable=self.writable,
+            maps=self.config.mmap != "off",
         )
         self._volumes = OpenVolumes(
             directory / "volumes",

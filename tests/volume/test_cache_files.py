@@ -9,7 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.config import Config, RemoteConfig
+from graft_vfs.engine import Graft
 from graft_vfs.errors import LocalStorageError
 from graft_vfs.local import arena as arena_module
 from tests.replicas import Replica, rows
@@ -198,3 +199,21 @@ def test_the_bound_holds_for_all_logs_of_an_engine_together(tmp_path) -> None:
             if "(deleted)" in line and str(tmp_path / "b" / "cache") in line
         ]
         assert held == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look into")
+@pytest.mark.parametrize("setting", ["auto", "off"])
+def test_the_cache_is_mapped_unless_the_setting_says_no(machines, tmp_path, setting) -> None:
+    ours, theirs = machines
+    config = Config(data_dir=tmp_path / "c", remote=theirs.engine.config.remote, mmap=setting)
+    engine = Graft(config)
+    try:
+        engine.clone("main", "main")
+        snapshot = engine.open("main").begin()
+        expected = ours.engine.open("main").begin()
+        for page in range(2, expected.page_count + 1):
+            assert snapshot.stored(page) == expected.stored(page)
+        is_mapped = str(tmp_path / "c" / "cache") in Path("/proc/self/maps").read_text()
+        assert is_mapped == (setting == "auto")
+    finally:
+        engine.close()
