@@ -493,3 +493,14 @@ def test_the_examples_are_all_that_is_in_their_directory():
     assert len(EXAMPLES) >= 4
     for example in EXAMPLES:
         assert "def main()" in example.read_text(encoding="utf-8")
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """The command in README collects all of them: pytest refuses a second module of one name."""
+    names = []
+    for path in sorted(ROOT.glob("tests/**/test_*.py")):
+        top = path.parent
+        while (top / "__init__.py").exists():
+            top = top.parent
+        names.append(path.relative_to(top))
+    assert sorted(set(names)) == sorted(names)
