@@ -78,6 +78,20 @@ class _Session(apsw.shell.Shell):
     which is told as the other commands tell theirs.
     """
 
+    def _apply_fts(self) -> None:
+        """Register APSW's tokenizers, once the schema could be read.
+
+        APSW takes whatever ends its look for FTS5, Ctrl-C included, for the absence of FTS5. So
+        what that look would wait for is read first. If it cannot be, the statement that needs it
+        fails in the same way, and says so.
+        """
+        if self._db is not None:
+            try:
+                self._db.execute("SELECT 1 FROM sqlite_schema LIMIT 0")
+            except apsw.Error:
+                return
+        super()._apply_fts()  # type: ignore[no-untyped-call]
+
     def handle_exception(self) -> None:
         """Leave the failure of a script to its caller."""
         if not self.interactive:
