@@ -172,6 +172,7 @@ def counted(directory: Path, remote: RemoteConfig, length: int) -> list[list[int
             connection.execute("SELECT v FROM t WHERE id = ?", (row,)).fetchall()
         queries.append(query.counts.requests)
     with engine(home, slow(remote)) as made, closing(graft_vfs.connect("copy")) as connection:
+        made.fetch("copy")  # The first sync of a process also proves where the log is.
         with costing(made) as poll:
             made.fetch("copy")
         # The first push of a data directory also proves the store; reads are made before.

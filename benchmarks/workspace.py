@@ -7,7 +7,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,10 +138,11 @@ class DelayedRemote(RemoteConfig):
 
     delay_seconds: float = 0.0
 
-    def open(self) -> ObjectStore:
+    def open(self, *, create: bool = True, allow_file_systems: Collection[str] = ()) -> ObjectStore:
         """Open the store and wrap it."""
         # Without arguments, super() finds no class cell in a dataclass with slots.
-        return DelayedStore(RemoteConfig.open(self), self.delay_seconds)
+        store = RemoteConfig.open(self, create=create, allow_file_systems=allow_file_systems)
+        return DelayedStore(store, self.delay_seconds)
 
 
 @contextlib.contextmanager
