@@ -12,11 +12,13 @@ import getpass
 import logging
 import os
 import secrets
+import shlex
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
@@ -39,8 +41,10 @@ from graft_vfs.errors import (
 from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor, file_systems
+from graft_vfs.local.catalog import Announce
 from graft_vfs.local.catalog_rows import PendingPush
 from graft_vfs.local.files import make_directories, storage_errors
+from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.plain.source import require_file
@@ -85,6 +89,8 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 _FETCH_THREADS = 16
+
+_T = TypeVar("_T")
 
 
 SnapshotConnector = Callable[
@@ -230,7 +236,7 @@ class Graft:
             if not create:
                 raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
             base = cloning.clone_base(self.logs, remote) if remote else None
-            found = self._make(tag, replace_tag=False, base=base)
+            found = self._make(tag, base=base)
         volume = self.volume(found)
         if remote:
             joining.join(volume, self.logs, tag=tag, name=remote)
@@ -263,7 +269,7 @@ class Graft:
         self,
         tag: str | None,
         *,
-        replace_tag: bool,
+        replacing: Announce | None = None,
         base: tuple[LogId, RemoteLsn] | None = None,
         remote: LogId | None = None,
         volume: VolumeId | None = None,
@@ -274,12 +280,41 @@ class Graft:
             self.catalog,
             self._volumes.directory,
             tag=None if tag is None else check_tag(tag),
-            replace_tag=replace_tag,
+            replacing=replacing,
             remote=remote or (base[0] if base else None),
             base=base,
             volume=volume,
             branch=branch,
             synced=base is not None,
+        )
+
+    def _move_tag(
+        self, tag: str, change: Callable[[Announce], _T], *, to: VolumeId | None = None
+    ) -> _T:
+        """Move a tag by `change`; raises WriterBusyError if what it names is being written to."""
+        self.catalog.require_writable()
+        return move_tag(self.catalog, self._volumes.directory, check_tag(tag), change, to=to)
+
+    def _point(self, tag: str, volume: VolumeId) -> None:
+        """Point a tag at a volume that exists."""
+        set_tag = functools.partial(self.catalog.set_tag, tag, volume)
+        self._move_tag(tag, set_tag, to=volume)
+
+    def _replace(
+        self,
+        tag: str,
+        *,
+        base: tuple[LogId, RemoteLsn] | None = None,
+        remote: LogId | None = None,
+        volume: VolumeId | None = None,
+        branch: LogId | None = None,
+    ) -> VolumeId:
+        """Make a volume, and point the tag at it whatever it named before."""
+        return self._move_tag(
+            tag,
+            lambda replacing: self._make(
+                tag, replacing=replacing, base=base, remote=remote, volume=volume, branch=branch
+            ),
         )
 
     def snapshot_at(
@@ -357,8 +392,20 @@ class Graft:
             last_error=row.last_error,
             behind_since_ms=self._behind_since(row.remote, claimed),
             autosync=self._autosync.report(volume.id) if self._autosync is not None else None,
-            warning=naming.warning_of(volume.directory),
+            warning=self._moved_warning(tag, volume.id) or naming.warning_of(volume.directory),
         )
+
+    def _moved_warning(self, tag: str, volume: VolumeId) -> str | None:
+        """Return what to know of a connection that is still at a volume without its tag."""
+        named = self.catalog.tag_volume(tag)
+        if named == volume:
+            return None
+        if named is None:
+            return (
+                f"the tag was removed, and this connection can only read volume {volume}; run "
+                f"`graft switch {shlex.quote(tag)} {volume}` to name it again"
+            )
+        return f"the tag names volume {named} now, where the next transaction will be"
 
     def _is_known(self, push: PendingPush) -> bool:
         """Tell whether a push is known to have its LSN."""
@@ -612,7 +659,7 @@ class Graft:
 
     def new(self, tag: str) -> Moved:
         """Point the tag at a new, empty volume; what it named before stays. No request."""
-        return self._moved(tag, self._make(tag, replace_tag=True), "Created volume")
+        return self._moved(tag, self._replace(tag), "Created volume")
 
     def switch(self, tag: str, spec: str) -> Moved:
         """Point the tag at `volume[:local[:remote]]`; a volume that is absent is made so.
@@ -633,13 +680,11 @@ class Graft:
                     f"volume {volume} is attached to remote log {rows[volume].remote}",
                     next_step="leave the remote out, or clone that log",
                 )
-            self.catalog.set_tag(check_tag(tag), volume)
+            self._point(tag, volume)
         else:
             newest = fetch_log(self.logs, remote).newest if remote else NO_LSN
             base = (remote, newest) if remote and newest else None
-            self._make(
-                tag, replace_tag=True, base=base, remote=remote, volume=volume, branch=branch
-            )
+            self._replace(tag, base=base, remote=remote, volume=volume, branch=branch)
         return self._moved(tag, volume, "Switched to volume")
 
     def clone(self, name: str, tag: str, *, progress: Progress | None = None) -> Moved:
@@ -650,7 +695,7 @@ class Graft:
         """
         check_tag(tag)
         base = cloning.clone_base(self.logs, name, progress=progress)
-        return self._moved(tag, self._make(tag, replace_tag=True, base=base), "Cloned to volume")
+        return self._moved(tag, self._replace(tag, base=base), "Cloned to volume")
 
     def checkout(self, tag: str, spec: str, volume: Volume | None = None) -> Moved:
         """Point the tag at a new volume on `[log:]LSN`; what it named before stays.
@@ -659,7 +704,7 @@ class Graft:
         """
         log, lsn = self._parse_commit(spec, volume or self.open(tag))
         base = log, require_commits(self.logs, log, lsn)
-        made = self._make(tag, replace_tag=True, base=base)
+        made = self._replace(tag, base=base)
         return self._moved(tag, made, "Checked out volume")
 
     def fork(self, tag: str, volume: Volume | None = None, *, new_tag: str | None = None) -> Moved:
@@ -673,7 +718,7 @@ class Graft:
         with source.pinned() as snapshot:
             row = snapshot.branch.row
             base = (row.log, row.base) if row.base else None
-            made = self._make(None, replace_tag=False, base=base, remote=LogId.new())
+            made = self._make(None, base=base, remote=LogId.new())
             if snapshot.local_commits:
                 target = self.volume(made)
                 pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
@@ -683,7 +728,7 @@ class Graft:
                         ((page, snapshot.read(page)) for page in pages),
                         page_count=snapshot.page_count,
                     )
-        self.catalog.set_tag(new_tag, made)
+        self._point(new_tag, made)
         return self._moved(new_tag, made, "Forked to volume")
 
     def _moved(self, tag: str, volume: VolumeId, verb: str) -> Moved:
@@ -694,7 +739,7 @@ class Graft:
 
     def remove_tag(self, tag: str) -> None:
         """Remove a tag; its volume stays until it is collected. No request."""
-        self.catalog.delete_tag(tag)
+        self._move_tag(tag, functools.partial(self.catalog.delete_tag, tag))
         _logger.info("tag %r: removed", tag)
 
     def collect_local(
@@ -867,7 +912,7 @@ class Graft:
             return transfer.import_file(volume, path, progress=progress)
         require_file(path)
         check_tag(tag)
-        made = self._make(None, replace_tag=False)
+        made = self._make(None)
         try:
             done = transfer.import_file(self._volumes.use(made), path, progress=progress)
             self.catalog.add_tag(tag, made)

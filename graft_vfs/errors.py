@@ -9,6 +9,7 @@
     │   ├── NoRemoteError            a verb that needs a remote, without one
     │   ├── PageSizeError            a size SQLite does not know, or another than the volume's
     │   └── ReadOnlyError            a write to a view of the past or a `mode=ro` connection
+    │       └── TagRemovedError      a write under a tag that was removed meanwhile
     ├── ConfigError                  graft.toml, a GRAFT_… variable or a URI parameter is wrong
     ├── BusyError                    try again later
     │   ├── WriterBusyError          somebody else writes to the volume
@@ -85,6 +86,10 @@ class PageSizeError(UsageError):
 
 class ReadOnlyError(UsageError):
     """A write to a view of the past or to a read-only connection."""
+
+
+class TagRemovedError(ReadOnlyError):
+    """A write by a connection whose tag was removed while it was open (SQLITE_READONLY)."""
 
 
 class ConfigError(GraftError):

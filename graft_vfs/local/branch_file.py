@@ -27,7 +27,7 @@ from fcntl import flock
 from os import F_OK, access
 from pathlib import Path
 
-from graft_vfs.errors import BusyError, MovedError, WriterBusyError
+from graft_vfs.errors import BusyError, LocalStorageError, MovedError, WriterBusyError
 from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_error, storage_errors
 from graft_vfs.local.head import HeadFile
@@ -113,11 +113,11 @@ class WriterLock:
     unlocking, so that a handle that shows one has the lock.
     """
 
-    __slots__ = ("__weakref__", "_path", "current", "held")
+    __slots__ = ("__weakref__", "current", "held", "path")
 
     def __init__(self, path: Path) -> None:
         """Open the branch file; takes no lock. Raises LocalStorageError."""
-        self._path = path
+        self.path = path
         self.current = OpenFile(path)
         self.held: OpenFile | None = None
 
@@ -129,7 +129,7 @@ class WriterLock:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise storage_error(self._path, error) from error
+            raise storage_error(self.path, error) from error
         self.held = current
         return True
 
@@ -141,6 +141,13 @@ class WriterLock:
     def is_current(self) -> bool:
         """True if what is locked is the volume's present branch file."""
         return self.held is self.current
+
+    def is_in_place(self) -> bool:
+        """Return True if the file that it was opened on stands at its path."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self.current.number))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""
@@ -163,19 +170,38 @@ def held(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
 
     Raises WriterBusyError if another handle has one until the timeout, LocalStorageError.
     """
-    locks: list[WriterLock] = []
-    try:
-        for path in sorted(directory.glob("[0-9]*.log")):
-            locks.append(WriterLock(path))
-            if not locks[-1].acquire_within(timeout_seconds):
-                raise WriterBusyError(
-                    "another connection is writing to the volume",
-                    next_step="end its transaction and try again",
-                )
+    with contextlib.ExitStack() as stack:
+        locked: list[WriterLock] = []
+        # Again if a writer has moved on to another file while its former one was waited for.
+        while not _are_all(directory, locked):
+            stack.close()
+            locked.clear()
+            for path in _files(directory):
+                try:
+                    lock = WriterLock(path)
+                except LocalStorageError:
+                    if path.exists():
+                        raise
+                    break  # Removed meanwhile.
+                stack.callback(lock.close)
+                locked.append(lock)
+                if not lock.acquire_within(timeout_seconds):
+                    raise WriterBusyError(
+                        "another connection is writing to the volume",
+                        next_step="end its transaction and try again",
+                    )
         yield
-    finally:
-        for lock in locks:
-            lock.close()
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[0-9]*.log"))
+
+
+def _are_all(directory: Path, locked: list[WriterLock]) -> bool:
+    """Return True if the files that are locked are those in the directory."""
+    return [lock.path for lock in locked] == _files(directory) and all(
+        lock.is_in_place() for lock in locked
+    )
 
 
 class WriterLocks:

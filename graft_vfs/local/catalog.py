@@ -6,7 +6,8 @@ here; transactions of applications never do. `catalog_file` has the file and its
 
 Invariants:
  1. A branch row's base never changes.
- 2. A volume's current branch and epoch change together, in one transaction.
+ 2. A volume's current branch changes together with its epoch, in one transaction; so does a tag
+    that names it and is removed or moved elsewhere.
  3. A pending push is written before its claim is sent and deleted with the settling of that LSN. It
     is deleted earlier only if its LSN is known to be somebody else's, or if its maker did not send
     it and nobody has taken it up.
@@ -42,7 +43,11 @@ from graft_vfs.local.catalog_rows import (
     volume_row,
 )
 from graft_vfs.local.descriptor import Descriptor
+from graft_vfs.local.head import new_epoch
 from graft_vfs.pages import NO_LSN, RemoteLsn
+
+Announce = Callable[[VolumeId, int], None]
+"""Called with a volume that loses a tag and its new epoch, in that transaction; see `tag_moves`."""
 
 
 class Catalog:
@@ -83,9 +88,10 @@ class Catalog:
         rows = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
         return id_of(VolumeId, rows[0][0]) if rows else None
 
-    def set_tag(self, tag: str, volume: VolumeId) -> None:
+    def set_tag(self, tag: str, volume: VolumeId, announce: Announce) -> None:
         """Point a tag at a volume, whatever it named before; raises NotFoundError."""
         with self._file.transaction() as connection:
+            self._leave(connection, tag, volume, announce)
             connection.execute(
                 "INSERT OR REPLACE INTO tags SELECT ?1, id FROM volumes WHERE id = ?2",
                 (tag, volume.raw),
@@ -104,11 +110,28 @@ class Catalog:
                 next_step="choose another tag",
             )
 
-    def delete_tag(self, tag: str) -> None:
+    def delete_tag(self, tag: str, announce: Announce) -> None:
         """Remove a tag; its volume stays. Raises NotFoundError."""
-        if self.tag_volume(tag) is None:
-            raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
-        self._file.write("DELETE FROM tags WHERE tag = ?", tag)
+        with self._file.transaction() as connection:
+            if self.tag_volume(tag) is None:
+                raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+            self._leave(connection, tag, None, announce)
+            connection.execute("DELETE FROM tags WHERE tag = ?", (tag,))
+
+    def _leave(
+        self, connection: apsw.Connection, tag: str, to: VolumeId | None, announce: Announce
+    ) -> None:
+        """Give the volume that a tag names, unless it is `to`, a new epoch and announce it.
+
+        Ordering: the head file first, as at each change of branch. By a new epoch every process
+        that has the volume open learns that a tag may have gone.
+        """
+        former = self.tag_volume(tag)
+        if former is None or former == to:
+            return
+        epoch = new_epoch()
+        connection.execute("UPDATE volumes SET epoch = ? WHERE id = ?", (epoch, former.raw))
+        announce(former, epoch)
 
     # Volumes and branches ---------------------------------------------------------------------
 
@@ -124,15 +147,20 @@ class Catalog:
         return volume_row(rows[0])
 
     def add_volume(
-        self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replace_tag: bool = False
+        self,
+        row: VolumeRow,
+        branch: BranchRow,
+        *,
+        tag: str | None,
+        replacing: Announce | None = None,
     ) -> VolumeId:
         """Add a volume, its first branch and its tag at once; returns the tag's volume.
 
-        If the tag exists and `replace_tag` is false, nothing is written and the volume that it
-        names is returned: of two threads that open a new tag, both get the winner's.
+        If the tag exists and `replacing` is None, nothing is written and the volume that it names
+        is returned: of two threads that open a new tag, both get the winner's.
         """
         with self._file.transaction() as connection:
-            if tag is not None and not replace_tag:
+            if tag is not None and replacing is None:
                 found = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
                 if found:
                     return id_of(VolumeId, found[0][0])
@@ -145,6 +173,8 @@ class Catalog:
             _insert_volume(connection, row)
             _insert_branch(connection, branch)
             if tag is not None:
+                if replacing is not None:
+                    self._leave(connection, tag, row.id, replacing)
                 connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
         return row.id
 
@@ -202,7 +232,9 @@ class Catalog:
         with self._file.transaction():
             use(self.descriptor(volume))
 
-    def adopt_volume(self, row: VolumeRow, branch: BranchRow, *, tag: str | None) -> None:
+    def adopt_volume(
+        self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replacing: Announce
+    ) -> None:
         """Take up a volume as its own files describe it, over what is known of it; durable.
 
         A push that is pending for it is forgotten: it is found on the log, or was not made.
@@ -214,6 +246,7 @@ class Catalog:
             _insert_volume(connection, row)
             _insert_branch(connection, branch)
             if tag is not None:
+                self._leave(connection, tag, row.id, replacing)
                 connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
 
     def has_bases(self) -> bool:

@@ -8,6 +8,7 @@ or on a commit that the caller names.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor, head
 from graft_vfs.local.branch_file import held
 from graft_vfs.local.branch_log import BranchLog, Chunk, Position
-from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog import Announce, Catalog
 from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
 from graft_vfs.local.descriptor import Descriptor
+from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sync.fetch import require_commits
@@ -204,9 +206,18 @@ def _insert(
     )
     # Ordering: the head file first, as at each change of branch.
     head.HeadFile(directory / "head").words[head.EPOCH] = epoch
-    catalog.adopt_volume(row, branch, tag=tags[0] if tags else None)
+    first = tags[0] if tags else None
+
+    def insert(replacing: Announce) -> None:
+        catalog.adopt_volume(row, branch, tag=first, replacing=replacing)
+
+    if first is None:
+        insert(lambda *_: None)
+    else:
+        move_tag(catalog, directory.parent, first, insert, to=branch.volume)
     for each in tags[1:]:
-        catalog.set_tag(each, branch.volume)
+        add = functools.partial(catalog.set_tag, each, branch.volume)
+        move_tag(catalog, directory.parent, each, add, to=branch.volume)
     catalog.describe(branch.volume, lambda wanted: descriptor.write(directory, wanted))
 
 

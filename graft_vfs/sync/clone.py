@@ -20,10 +20,11 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog import Announce, Catalog
 from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
 from graft_vfs.local.files import fsync_directory, make_directories, storage_errors
 from graft_vfs.local.head import new_epoch
+from graft_vfs.local.tag_moves import NamesAnotherError
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import read_ref
 from graft_vfs.reports import Progress
@@ -41,7 +42,7 @@ def make_volume(
     volumes_directory: Path,
     *,
     tag: str | None,
-    replace_tag: bool,
+    replacing: Announce | None = None,
     remote: LogId | None = None,
     base: tuple[LogId, RemoteLsn] | None = None,
     volume: VolumeId | None = None,
@@ -50,9 +51,10 @@ def make_volume(
 ) -> VolumeId:
     """Make a volume on `base` (log, LSN) that pushes to `remote`, and point `tag` at it.
 
-    Returns the volume that the tag names then: an existing one if `replace_tag` is false and the
-    tag is taken. Durable on return. Raises AlreadyExistsError if the directory of `volume` holds
-    files of a volume. Crash here: a directory that no catalog row names is left, without commits.
+    Returns the volume that the tag names then: an existing one if `replacing` is None and the tag
+    is taken; see `tag_moves` for what it is. Durable on return. Raises AlreadyExistsError if the
+    directory of `volume` holds files of a volume. Crash here: a directory that no catalog row names
+    is left, without commits.
     """
     volume = volume or VolumeId.new()
     branch = branch or LogId.new()
@@ -92,7 +94,11 @@ def make_volume(
         start=log.start,
         created_ms=now,
     )
-    named = catalog.add_volume(row, first, tag=tag, replace_tag=replace_tag)
+    try:
+        named = catalog.add_volume(row, first, tag=tag, replacing=replacing)
+    except NamesAnotherError:  # It was not added, and will be made again.
+        (directory / FIRST_FILE).unlink()
+        raise
     try:
         catalog.describe(volume, lambda wanted: descriptor.keep(directory, wanted))
     except NotFoundError:

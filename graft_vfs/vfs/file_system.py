@@ -132,6 +132,7 @@ class FileSystem(apsw.VFS):
             volume,
             read_only=read_only,
             fixed=fixed,
+            find=self.engine.volume,
             on_pragma=self._answer,
             on_close=self._files.discard,
         )

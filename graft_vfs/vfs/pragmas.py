@@ -47,6 +47,7 @@ def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str
             )
         return None
     engine.check_process()
+    file.follow_tag()
     return handler(engine, file, value)
 
 

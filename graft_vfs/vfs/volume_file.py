@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -32,8 +33,10 @@ from graft_vfs.errors import (
     LocalStorageError,
     ReadOnlyError,
     StaleSnapshotError,
+    TagRemovedError,
     UsageError,
 )
+from graft_vfs.ids import VolumeId
 from graft_vfs.local.mapping import View, forget_resident
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.vfs import moved
@@ -41,6 +44,7 @@ from graft_vfs.vfs.interrupts import raise_behind
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.vfs.unread import empty_once
+from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import Located, Snapshot
 from graft_vfs.volume.transaction import FULL, OFF, Transaction, page_format
 from graft_vfs.volume.volume import Volume
@@ -96,7 +100,8 @@ class VolumeFile:
     """A volume as SQLite's main database file.
 
     Owner: one SQLite pager. Thread rule: as its connection. With `fixed` the file shows that
-    snapshot for ever and takes no writes.
+    snapshot for ever and takes no writes. `find` opens the volume that the tag names when another
+    process has moved the tag; without it the file stays with its volume.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class VolumeFile:
         *,
         read_only: bool = False,
         fixed: Snapshot | None = None,
+        find: Callable[[VolumeId], Volume] | None = None,
         on_pragma: Callable[[VolumeFile, str, str | None], str | None],
         on_close: Callable[[VolumeFile], None],
     ) -> None:
@@ -114,6 +120,10 @@ class VolumeFile:
         self.durability = FULL
         self.journal_mode = "delete"
         self._fixed = fixed
+        self._find = find
+        # The branch of which it is known that the tag names its volume: a tag that is moved gives
+        # the volume a new one, so that only then the catalog is asked.
+        self._branch: Branch | None = None
         self._read_only = read_only or fixed is not None or not volume.writable
         self._on_pragma = on_pragma
         self._on_close = on_close
@@ -143,7 +153,7 @@ class VolumeFile:
         self._offset_of: Callable[[int], int | None]
         self._located: Callable[[int], Located | None]
         self._use(volume)
-        self._adopt(fixed or volume.begin())
+        self._adopt(fixed or self._newest())
 
     def _use(self, volume: Volume) -> None:
         self.volume = volume
@@ -180,10 +190,92 @@ class VolumeFile:
             self._lock.close()
             self._lock = volume.open_writer_lock()
         self._use(volume)
+        self._branch = None
         self._shift = moved.new_shift()
         self._is_plain = False
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
-        self._adopt(volume.begin())
+        self._adopt(self._newest())
+
+    # Where the tag points ----------------------------------------------------------------------
+
+    def follow_tag(self) -> None:
+        """Show the volume that the tag names now; nothing inside a transaction."""
+        if self._find is None or self._fixed is not None or self.in_transaction:
+            return
+        named = self.volume.catalog.tag_volume(self.tag)
+        if named is not None and named != self.volume.id:
+            self.move_to(self._find(named))
+
+    def _newest(self) -> Snapshot:
+        """Return the newest snapshot of the volume that the tag names, having moved there.
+
+        Not inside a transaction. A tag that was removed names none: then the snapshot is one that
+        the volume does not have, so that each transaction comes here and asks again.
+        """
+        while True:
+            snapshot = self._begin_somewhere()
+            if snapshot.branch is self._branch or self._find is None:
+                return snapshot
+            # Ordering: the snapshot first. A tag that moves behind it makes another branch.
+            named = self.volume.catalog.tag_volume(self.tag)
+            if named is None:
+                self._branch = None
+                return snapshot.copy()
+            if named == self.volume.id:
+                self._branch = snapshot.branch
+                return snapshot
+            self._leave_for(named)
+
+    def _begin_somewhere(self) -> Snapshot:
+        """Begin; a volume that was replaced because it is damaged keeps nobody from the new one."""
+        try:
+            return self.volume.begin()
+        except GraftError:
+            if not self._leave_if_moved():
+                raise
+            return self.volume.begin()
+
+    def _leave_if_moved(self) -> bool:
+        """Move to the volume that the tag names; False if that is this one, or none."""
+        named = None if self._find is None else self.volume.catalog.tag_volume(self.tag)
+        if named is None or named == self.volume.id:
+            return False
+        self._leave_for(named)
+        return True
+
+    def _leave_for(self, volume: VolumeId) -> None:
+        """Move to another volume, pinned there if it was here."""
+        assert self._find is not None
+        is_pinned = self in self.volume.pins
+        former = self.volume
+        self.move_to(self._find(volume))
+        if is_pinned:
+            former.pins.discard(self)
+            self._pin(self)
+
+    def _require_tag(self, snapshot: Snapshot) -> None:
+        """Refuse to write to a volume that the tag does not name; the writer lock is held.
+
+        Raises StaleSnapshotError if it names another one, TagRemovedError.
+        """
+        if snapshot.branch is self._branch or self._find is None:
+            return
+        named = self.volume.catalog.tag_volume(self.tag)
+        if named == self.volume.id:
+            self._branch = snapshot.branch
+        elif named is None:
+            raise TagRemovedError(
+                f"tag {self.tag!r} was removed while this connection was open: a commit to volume "
+                f"{self.volume.id} would be in a volume without a name",
+                next_step=f"run `graft switch {shlex.quote(self.tag)} {self.volume.id}`, or close "
+                "the connection and open another tag",
+            )
+        else:
+            raise StaleSnapshotError(
+                f"tag {self.tag!r} names volume {named} since this transaction began to read "
+                f"volume {self.volume.id}",
+                next_step="roll back and run the transaction again",
+            )
 
     def prepare(self) -> str:
         """Show an empty file until the next unlock; only before anything was read. See `unread`."""
@@ -199,6 +291,7 @@ class VolumeFile:
     def show(self, volume: Volume, fixed: Snapshot | None) -> None:
         """Show the volume, or its fixed snapshot, behind `prepare`."""
         self._use(volume)
+        self._branch = None
         self._fixed = fixed
         if fixed is not None:
             self._adopt(fixed)
@@ -280,7 +373,7 @@ class VolumeFile:
     def _follow(self) -> None:
         """Outside a lock show the newest snapshot: SQLite looks at a file when it opens it."""
         if self._level == _NONE and self._fixed is None:
-            self._adopt(self.volume.begin())
+            self._adopt(self._newest())
 
     def _image(self, page: int) -> bytes:
         """Return a page as this connection is to see it now; empty beyond the end."""
@@ -336,12 +429,17 @@ class VolumeFile:
             return
         if self._level == _SHARED:
             self.volume.keep_writers_out(lock)
-            if self.volume.begin().counter != self.snapshot.counter:
+            try:
+                newest = self.volume.begin()
+                if newest.counter != self.snapshot.counter:
+                    raise StaleSnapshotError(
+                        "the volume has moved since this transaction began to read",
+                        next_step="end the transaction, then set locking_mode",
+                    )
+                self._require_tag(newest)
+            except BaseException:
                 lock.release()
-                raise StaleSnapshotError(
-                    "the volume has moved since this transaction began to read",
-                    next_step="end the transaction, then set locking_mode",
-                )
+                raise
         self._is_exclusive = True
         # Replaced on the object, so that checking costs others nothing.
         self.__dict__.update(xLock=self._lock_exclusively, xUnlock=self._unlock_exclusively)
@@ -360,10 +458,14 @@ class VolumeFile:
         try:
             self.volume.keep_writers_out(lock)
             VolumeFile.xLock(self, level)
+            if self._lock is not lock:  # The tag has moved, and the lock is the former volume's.
+                VolumeFile.xUnlock(self, _NONE)
+                self._lock_exclusively(level)
         except GraftError as error:
             raise to_sqlite(error) from error
         except BaseException:
-            lock.release()
+            if self._lock is lock:
+                lock.release()
             raise
 
     def _unlock_exclusively(self, level: int) -> None:
@@ -381,30 +483,51 @@ class VolumeFile:
             self._pin(self)
             try:
                 snapshot = self.volume.begin()
+                if snapshot is not self.snapshot:
+                    self._take(snapshot)
             except GraftError as error:
-                self._unpin(self)
-                raise to_sqlite(error) from error
-            if snapshot is not self.snapshot:
-                self._adopt(snapshot)
-                self._room = 0
+                self._begin_elsewhere(error)
         elif level == _SHARED:
             self.snapshot.remote.check_files()
         elif level == _RESERVED:
             # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
             self._level = level
+            lock = self._lock
             try:
-                if self._lock is None:
+                if lock is None:
                     raise ReadOnlyError("this connection is read-only")
-                transaction = self.volume.begin_write(self.snapshot, self._lock)
+                transaction = self.volume.begin_write(self.snapshot, lock)
+                if transaction.snapshot is not self.snapshot:
+                    self._require_tag(transaction.snapshot)
+                    self._take(transaction.snapshot)
             except GraftError as error:
+                if lock is not None and not self._is_exclusive:
+                    lock.release()
                 self._level = _SHARED
                 raise to_sqlite(error) from error
-            if transaction.snapshot is not self.snapshot:
-                self._adopt(transaction.snapshot)
-                self._room = 0
             self.transaction = transaction
             self._staged = transaction.staged
         self._level = level
+
+    def _take(self, snapshot: Snapshot) -> None:
+        """Show a snapshot that others made; outside a transaction from where the tag points."""
+        if snapshot.branch is not self._branch and self._level == _NONE:
+            snapshot = self._newest()
+        self._adopt(snapshot)
+        self._room = 0
+
+    def _begin_elsewhere(self, error: GraftError) -> None:
+        """Begin where the tag points, after a failure here; raises that if it points nowhere else.
+
+        Nothing is pinned if it raises.
+        """
+        try:
+            if not self._leave_if_moved():
+                raise error
+            self._take(self._newest())
+        except GraftError as failure:
+            self._unpin(self)
+            raise to_sqlite(failure) from failure
 
     def _begin_another_write(self) -> tuple[Transaction, dict[int, bytes]]:
         """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it."""

@@ -109,6 +109,19 @@ class Snapshot:
         self._first_page = first_page
         self._probed: bytes | None = None
 
+    def copy(self) -> Snapshot:
+        """Return another snapshot of the same view."""
+        return Snapshot(
+            self.branch,
+            self.remote,
+            self.end,
+            self.lsn,
+            self.page_size,
+            self.page_count,
+            self.counter,
+            self._first_page,
+        )
+
     @property
     def local_commits(self) -> int:
         """How many commits of the local branch the view holds."""

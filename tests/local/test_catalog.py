@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,15 @@ def test_volumes_branches_and_tags_come_back_as_they_were(catalog: Catalog) -> N
     assert catalog.current(row.id) == (row, branch)
     assert catalog.volumes() == [row]
     assert catalog.branches(row.id) == [branch]
-    catalog.delete_tag("main")
+    announced: list[tuple[VolumeId, int]] = []
+    catalog.delete_tag("main", lambda *change: announced.append(change))
     assert catalog.tag_volume("main") is None
-    assert catalog.volumes() == [row]
+    ((volume, epoch),) = announced
+    assert volume == row.id
+    assert epoch != row.epoch
+    assert catalog.volumes() == [replace(row, epoch=epoch)]
     with pytest.raises(NotFoundError, match="no tag 'main'"):
-        catalog.delete_tag("main")
+        catalog.delete_tag("main", lambda *_: None)
 
 
 def test_of_two_that_make_a_tag_both_get_the_first(catalog: Catalog) -> None:
@@ -51,7 +56,7 @@ def test_of_two_that_make_a_tag_both_get_the_first(catalog: Catalog) -> None:
     branch = BranchRow(taken.branch, other, taken.remote, 0, 0, 1, "f", Position(64, 0), 1)
     assert catalog.add_volume(taken, branch, tag="main") == row.id
     assert catalog.volumes() == [row]
-    assert catalog.add_volume(taken, branch, tag="main", replace_tag=True) == other
+    assert catalog.add_volume(taken, branch, tag="main", replacing=lambda *_: None) == other
     with pytest.raises(AlreadyExistsError):
         catalog.add_volume(taken, branch, tag="third")
 
@@ -113,7 +118,7 @@ def test_two_handles_see_each_other(catalog: Catalog) -> None:
     row, _ = make(catalog)
     other = Catalog(catalog.path)
     assert other.tag_volume("main") == row.id
-    other.set_tag("second", row.id)
+    other.set_tag("second", row.id, lambda *_: None)
     assert catalog.tag_volume("second") == row.id
     other.close()
 

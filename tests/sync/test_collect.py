@@ -131,7 +131,7 @@ def test_a_volume_that_was_tagged_meanwhile_is_kept(machine, monkeypatch) -> Non
     delete = machine.engine.catalog.delete_volume
 
     def tag_first(each: VolumeId) -> bool:
-        machine.engine.catalog.set_tag("back", each)
+        machine.engine.catalog.set_tag("back", each, lambda *_: None)
         return delete(each)
 
     monkeypatch.setattr(machine.engine.catalog, "delete_volume", tag_first)
@@ -147,7 +147,7 @@ def test_a_tag_never_names_a_volume_that_is_gone(machine) -> None:
     machine = again(machine)
     machine.engine.collect_local()
     with pytest.raises(NotFoundError, match="there is no volume"):
-        machine.engine.catalog.set_tag("back", volume)
+        machine.engine.catalog.set_tag("back", volume, lambda *_: None)
     assert machine.engine.tags() == []
     machine.close()
 
