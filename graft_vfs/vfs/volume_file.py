@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,7 +32,6 @@ from graft_vfs.errors import (
     LocalStorageError,
     ReadOnlyError,
     StaleSnapshotError,
-    TagRemovedError,
     UsageError,
 )
 from graft_vfs.ids import VolumeId
@@ -43,8 +41,8 @@ from graft_vfs.vfs import moved
 from graft_vfs.vfs.interrupts import raise_behind
 from graft_vfs.vfs.journal import Journal
 from graft_vfs.vfs.sqlite_errors import as_io_error, to_sqlite
+from graft_vfs.vfs.tagged import Tagged
 from graft_vfs.vfs.unread import empty_once
-from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import Located, Snapshot
 from graft_vfs.volume.transaction import FULL, OFF, Transaction, page_format
 from graft_vfs.volume.volume import Volume
@@ -115,15 +113,11 @@ class VolumeFile:
         on_pragma: Callable[[VolumeFile, str, str | None], str | None],
         on_close: Callable[[VolumeFile], None],
     ) -> None:
-        self.tag = tag
+        self._tagged = Tagged(tag, find)
         self.transaction: Transaction | None = None
         self.durability = FULL
         self.journal_mode = "delete"
         self._fixed = fixed
-        self._find = find
-        # The branch of which it is known that the tag names its volume: a tag that is moved gives
-        # the volume a new one, so that only then the catalog is asked.
-        self._branch: Branch | None = None
         self._read_only = read_only or fixed is not None or not volume.writable
         self._on_pragma = on_pragma
         self._on_close = on_close
@@ -190,7 +184,7 @@ class VolumeFile:
             self._lock.close()
             self._lock = volume.open_writer_lock()
         self._use(volume)
-        self._branch = None
+        self._tagged.branch = None
         self._shift = moved.new_shift()
         self._is_plain = False
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
@@ -198,13 +192,15 @@ class VolumeFile:
 
     # Where the tag points ----------------------------------------------------------------------
 
+    @property
+    def tag(self) -> str:
+        """The tag that the connection was opened under."""
+        return self._tagged.tag
+
     def follow_tag(self) -> None:
         """Show the volume that the tag names now; nothing inside a transaction."""
-        if self._find is None or self._fixed is not None or self.in_transaction:
-            return
-        named = self.volume.catalog.tag_volume(self.tag)
-        if named is not None and named != self.volume.id:
-            self.move_to(self._find(named))
+        if self._fixed is None and not self.in_transaction:
+            self._leave_if_moved()
 
     def _newest(self) -> Snapshot:
         """Return the newest snapshot of the volume that the tag names, having moved there.
@@ -214,17 +210,11 @@ class VolumeFile:
         """
         while True:
             snapshot = self._begin_somewhere()
-            if snapshot.branch is self._branch or self._find is None:
+            if self._tagged.names(self.volume, snapshot):
                 return snapshot
-            # Ordering: the snapshot first. A tag that moves behind it makes another branch.
-            named = self.volume.catalog.tag_volume(self.tag)
-            if named is None:
-                self._branch = None
+            if not self._leave_if_moved():
+                self._tagged.branch = None
                 return snapshot.copy()
-            if named == self.volume.id:
-                self._branch = snapshot.branch
-                return snapshot
-            self._leave_for(named)
 
     def _begin_somewhere(self) -> Snapshot:
         """Begin; a volume that was replaced because it is damaged keeps nobody from the new one."""
@@ -236,46 +226,17 @@ class VolumeFile:
             return self.volume.begin()
 
     def _leave_if_moved(self) -> bool:
-        """Move to the volume that the tag names; False if that is this one, or none."""
-        named = None if self._find is None else self.volume.catalog.tag_volume(self.tag)
-        if named is None or named == self.volume.id:
-            return False
-        self._leave_for(named)
-        return True
-
-    def _leave_for(self, volume: VolumeId) -> None:
-        """Move to another volume, pinned there if it was here."""
-        assert self._find is not None
-        is_pinned = self in self.volume.pins
+        """Move to the volume that the tag names, pinned there if it was here; False if to none."""
         former = self.volume
-        self.move_to(self._find(volume))
+        volume = self._tagged.other_than(former)
+        if volume is None:
+            return False
+        is_pinned = self in former.pins
+        self.move_to(volume)
         if is_pinned:
             former.pins.discard(self)
             self._pin(self)
-
-    def _require_tag(self, snapshot: Snapshot) -> None:
-        """Refuse to write to a volume that the tag does not name; the writer lock is held.
-
-        Raises StaleSnapshotError if it names another one, TagRemovedError.
-        """
-        if snapshot.branch is self._branch or self._find is None:
-            return
-        named = self.volume.catalog.tag_volume(self.tag)
-        if named == self.volume.id:
-            self._branch = snapshot.branch
-        elif named is None:
-            raise TagRemovedError(
-                f"tag {self.tag!r} was removed while this connection was open: a commit to volume "
-                f"{self.volume.id} would be in a volume without a name",
-                next_step=f"run `graft switch {shlex.quote(self.tag)} {self.volume.id}`, or close "
-                "the connection and open another tag",
-            )
-        else:
-            raise StaleSnapshotError(
-                f"tag {self.tag!r} names volume {named} since this transaction began to read "
-                f"volume {self.volume.id}",
-                next_step="roll back and run the transaction again",
-            )
+        return True
 
     def prepare(self) -> str:
         """Show an empty file until the next unlock; only before anything was read. See `unread`."""
@@ -291,7 +252,7 @@ class VolumeFile:
     def show(self, volume: Volume, fixed: Snapshot | None) -> None:
         """Show the volume, or its fixed snapshot, behind `prepare`."""
         self._use(volume)
-        self._branch = None
+        self._tagged.branch = None
         self._fixed = fixed
         if fixed is not None:
             self._adopt(fixed)
@@ -436,7 +397,7 @@ class VolumeFile:
                         "the volume has moved since this transaction began to read",
                         next_step="end the transaction, then set locking_mode",
                     )
-                self._require_tag(newest)
+                self._tagged.require(self.volume, newest)
             except BaseException:
                 lock.release()
                 raise
@@ -498,7 +459,7 @@ class VolumeFile:
                     raise ReadOnlyError("this connection is read-only")
                 transaction = self.volume.begin_write(self.snapshot, lock)
                 if transaction.snapshot is not self.snapshot:
-                    self._require_tag(transaction.snapshot)
+                    self._tagged.require(self.volume, transaction.snapshot)
                     self._take(transaction.snapshot)
             except GraftError as error:
                 if lock is not None and not self._is_exclusive:
@@ -511,7 +472,7 @@ class VolumeFile:
 
     def _take(self, snapshot: Snapshot) -> None:
         """Show a snapshot that others made; outside a transaction from where the tag points."""
-        if snapshot.branch is not self._branch and self._level == _NONE:
+        if snapshot.branch is not self._tagged.branch and self._level == _NONE:
             snapshot = self._newest()
         self._adopt(snapshot)
         self._room = 0
