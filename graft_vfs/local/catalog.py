@@ -320,6 +320,10 @@ class Catalog:
         """Forget all commits of a remote log; the caller knows that no volume stands on them."""
         self._file.write("DELETE FROM commits WHERE log = ?", log.raw)
 
+    def known_logs(self) -> list[LogId]:
+        """Return the remote logs of which commits are known."""
+        return [id_of(LogId, log) for (log,) in self._file.rows("SELECT DISTINCT log FROM commits")]
+
     def bases(self) -> list[tuple[VolumeId, LogId]]:
         """Return which log each volume stands on, by its current branch; none for a base of 0."""
         rows = self._file.rows(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from graft_vfs.errors import (
     AlreadyExistsError,
-    HistoryMismatchError,
     LocalStorageError,
     NotFoundError,
 )
@@ -29,12 +28,13 @@ from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote_log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
-from graft_vfs.sync.proof import Standing, examine, forget_history
+from graft_vfs.sync.proof import LogMismatchError, Standing, examine, forget_history
 from graft_vfs.volume.logs import Logs
 
 _logger = logging.getLogger(__name__)
 
 FIRST_FILE = "0001.log"
+_FORGETTABLE = frozenset({Standing.REPLACED, Standing.SHORTER})
 
 
 def make_volume(
@@ -139,14 +139,15 @@ def clone_base(
 ) -> tuple[LogId, RemoteLsn]:
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages.
 
-    If the remote's history was replaced, the one that is known here is forgotten, unless a volume
-    stands on it: that is HistoryMismatchError.
+    If the remote's history was replaced, that of the log or of one that it was forked from, the one
+    that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError.
     """
     log = resolve_log(logs, name)
-    try:
-        return log, require_commits(logs, log, lsn, progress=progress)
-    except HistoryMismatchError:
-        if examine(logs, log).standing not in {Standing.REPLACED, Standing.SHORTER}:
-            raise
-        forget_history(logs, log)
-    return log, require_commits(logs, log, lsn, progress=progress)
+    while True:
+        try:
+            return log, require_commits(logs, log, lsn, progress=progress)
+        except LogMismatchError as error:
+            if examine(logs, error.log).standing not in _FORGETTABLE:
+                raise
+            # What is forgotten cannot differ once more, so this ends.
+            forget_history(logs, error.log)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graft_vfs.commit_reader import CommitRecord
-from graft_vfs.errors import CorruptObjectError, NotFoundError
+from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.arena import FrameKey, history_of
 from graft_vfs.local.catalog_rows import CommitRow
@@ -15,7 +16,7 @@ from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.parents import read_parents
-from graft_vfs.sync.proof import Standing, examine, mismatch, prove
+from graft_vfs.sync.proof import prove, told_from_damage
 from graft_vfs.volume.logs import Logs
 
 _logger = logging.getLogger(__name__)
@@ -68,13 +69,8 @@ def fetch_log(
         records = _keeping_frames(logs, remote, records)
     elif not before:
         records = _after_parents(logs, records, progress)
-    try:
+    with told_from_damage(logs, log) if before else contextlib.nullcontext():
         newest = _learn(logs, log, before, records)
-    except CorruptObjectError as error:
-        state = examine(logs, log) if before else None
-        if state is not None and state.standing is not Standing.SAME:
-            raise mismatch(logs, state) from error
-        raise
     if newest > before:
         # What is new names the hash of what was known.
         logs.note_proved(log)

@@ -7,6 +7,7 @@ All other commits are read together then, 32 at a time, each once.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from graft_vfs.format.commit import HEAD_BYTES, CommitHeader
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote_log import RemoteLog, check_chain, commit_key
 from graft_vfs.reports import Progress
+from graft_vfs.sync.proof import told_from_damage
 from graft_vfs.volume.logs import Logs
 
 GENERATIONS_MAX = 10_000
@@ -64,15 +66,25 @@ def read_parents(
     `fork` is LSN 1 of the forked log. The commits of one parent have to be consumed before the next
     is asked for. If the caller makes them known in this order, a log whose LSN 1 is known stands on
     known commits. `progress` counts commits. Raises CorruptObjectError if a parent is not what it
-    was when it was forked, or the line has no end; StoreError.
+    was when it was forked, or the line has no end; HistoryMismatchError if what is known of a
+    parent is not what the remote has; StoreError.
     """
     line = [*_line_of_parents(logs, fork)]
     line.reverse()
     total, done = sum(parent.end - parent.known for parent in line), 0
     read = read_commits(logs.store, (place for parent in line for place in parent.places()))
     for parent in line:
-        yield parent, _counted(parent.records(read), done, total, progress)
+        records = _told_from_damage(logs, parent, parent.records(read))
+        yield parent, _counted(records, done, total, progress)
         done += parent.end - parent.known
+
+
+def _told_from_damage(
+    logs: Logs, parent: Parent, records: Iterator[CommitRecord]
+) -> Iterator[CommitRecord]:
+    """Yield a parent's commits; the remote may have another history than its known ones."""
+    with told_from_damage(logs, parent.log.log_id) if parent.known else contextlib.nullcontext():
+        yield from records
 
 
 def _counted(
@@ -94,7 +106,8 @@ def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
         seen.add(child.parent_log)
         known, known_hash = logs.catalog.newest_commit(child.parent_log)
         if known >= child.parent_lsn:
-            _check_fork(child, logs.header(child.parent_log, child.parent_lsn))
+            with told_from_damage(logs, child.parent_log):
+                _check_fork(child, logs.header(child.parent_log, child.parent_lsn))
             return
         log = logs.log(child.parent_log)
         # If LSN 1 is known, so are the parent's own parents.

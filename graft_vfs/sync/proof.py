@@ -10,10 +10,12 @@ Nothing is written here, and nothing is concluded from a store's name.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graft_vfs.errors import HistoryMismatchError
+from graft_vfs.errors import CorruptObjectError, HistoryMismatchError
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.volume.logs import Logs
@@ -27,6 +29,14 @@ class Standing(enum.Enum):
     SHORTER = "the remote has an earlier state of the log"
     REPLACED = "the remote has another history of the log"
     HOLE = "the remote has newer commits of the log, and lacks one that is known here"
+
+
+class LogMismatchError(HistoryMismatchError):
+    """The error with its log: a fork fails because of one that it stands on."""
+
+    def __init__(self, log: LogId, message: str, *, next_step: str) -> None:
+        super().__init__(message, next_step=next_step)
+        self.log = log
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ def prove(logs: Logs, log: LogId) -> None:
     logs.note_proved(log)
 
 
-def mismatch(logs: Logs, state: LogState) -> HistoryMismatchError:
+def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
     """Return the error for a remote that does not have what is known, with the way out."""
     where = f"the remote ({logs.store.describe()})"
     known = f"this machine knows LSN {state.known} of log {state.log}"
@@ -95,7 +105,23 @@ def mismatch(logs: Logs, state: LogState) -> HistoryMismatchError:
         step = (
             f"{check}; if the new history is wanted, clone it anew: `graft clone {state.log} TAG`"
         )
-    return HistoryMismatchError(f"{known}, but {text}", next_step=step)
+    return LogMismatchError(state.log, f"{known}, but {text}", next_step=step)
+
+
+@contextlib.contextmanager
+def told_from_damage(logs: Logs, log: LogId) -> Iterator[None]:
+    """Raise HistoryMismatchError for a CorruptObjectError inside the block that is due to one.
+
+    A chain that does not fit may be damage, or the sound history of a remote that has another one
+    than is known here of `log`; then one request or more tell.
+    """
+    try:
+        yield
+    except CorruptObjectError as error:
+        state = examine(logs, log)
+        if state.standing is not Standing.SAME:
+            raise mismatch(logs, state) from error
+        raise
 
 
 def forget_history(logs: Logs, log: LogId) -> None:

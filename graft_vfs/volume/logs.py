@@ -148,10 +148,16 @@ class Logs:
         return found
 
     def forget(self, log: LogId) -> None:
-        """Forget the commits of a log, as if it had never been fetched; no volume stands on it."""
+        """Forget the commits of a log, as if it had never been fetched, and those of its forks.
+
+        No volume stands on any of them. A fork that stayed known would stand on nothing.
+        """
         with self._lock:
-            self.catalog.forget_commits(log)
-            for key in [key for key in list(self._views) if key[0] == log]:
+            forks = {each for each in self.catalog.known_logs() if log in self.lineage(each)}
+            # Ordering: the log last, so that after a crash this finds the same forks again.
+            for each in sorted(forks, key=lambda found: found == log):
+                self.catalog.forget_commits(each)
+            for key in [key for key in list(self._views) if key[0] in forks]:
                 del self._views[key]
             self.forget_proofs()
 

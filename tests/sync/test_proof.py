@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from graft_vfs.config import RemoteConfig
-from graft_vfs.errors import BucketMissingError, HistoryMismatchError, StoreError
+from graft_vfs.errors import (
+    BucketMissingError,
+    CorruptObjectError,
+    HistoryMismatchError,
+    StoreError,
+)
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.remote_log import commit_key
 from graft_vfs.store.base import PutOutcome
@@ -157,6 +163,73 @@ def test_a_replaced_history_is_forgotten_where_no_volume_stands_on_it(tmp_path, 
     other = replace_history(tmp_path, log)
     with Replica(tmp_path / "new", fs(other)) as replica:
         assert rows(replica.connect(remote=str(log))) == [("another history",)]
+
+
+@pytest.fixture
+def forks(tmp_path: Path, right: Path) -> Callable[[str], Replica]:
+    """A remote whose log of `main` was replaced; `tmp_path/new` knows what it was before.
+
+    Of the log and of its fork `old` it knows all commits, and no volume stands on them. The new
+    history has the fork `new`. Gives a replica on a copy of that data directory.
+    """
+    backup = tmp_path / "backup"
+    for each in (right, tmp_path / "data"):
+        shutil.copytree(each, backup / each.name)
+    with Replica(tmp_path / "data", fs(right)) as ours:
+        log = log_of(ours)
+        ours.connect().execute("INSERT INTO t VALUES('abandoned')")
+        ours.engine.push("main")
+        fork(ours, "old")
+    with Replica(tmp_path / "new", fs(right)) as replica:
+        for tag in ("old", "main"):
+            replica.engine.clone(tag, tag)
+            remove(replica, tag)
+    name = f"logs/{log}"
+    shutil.rmtree(right / name)
+    shutil.copytree(backup / "right" / name, right / name)
+    with Replica(backup / "data", fs(right)) as theirs:
+        for _ in range(2):
+            theirs.connect().execute("INSERT INTO t VALUES('wanted')")
+            theirs.engine.push("main")
+        fork(theirs, "new")
+
+    def copied(tag: str) -> Replica:
+        shutil.copytree(tmp_path / "new", tmp_path / tag / "new")
+        return Replica(tmp_path / tag / "new", fs(right))
+
+    return copied
+
+
+def fork(replica: Replica, tag: str) -> None:
+    replica.engine.fork("main", new_tag=tag)
+    replica.connect(tag).execute("INSERT INTO t VALUES(?)", (tag,))
+    replica.engine.push(tag)
+
+
+def test_a_fork_of_a_replaced_history_can_be_cloned(forks) -> None:
+    with forks("new") as replica:
+        replica.engine.clone("new", "new")
+        assert rows(replica.connect("new"), "SELECT v FROM t")[-2:] == [("wanted",), ("new",)]
+
+
+def test_a_fork_of_a_replaced_history_is_refused_where_a_volume_stands_on_the_old(forks) -> None:
+    with forks("new") as replica:
+        replica.engine.clone("old", "old")
+        volume = replica.engine.open("old").id
+        for _ in range(2):
+            with pytest.raises(HistoryMismatchError, match=f"volume {volume} stands on.*graft gc"):
+                replica.engine.clone("new", "new")
+        assert rows(replica.connect("old"), "SELECT v FROM t")[-1] == ("old",)
+
+
+def test_a_fork_whose_parent_was_replaced_is_named_as_such(forks) -> None:
+    with forks("old") as replica:
+        replica.engine.clone("main", "main")
+        for _ in range(2):
+            with pytest.raises(CorruptObjectError, match=r"was forked from.*restore the objects"):
+                replica.engine.clone("old", "old")
+        replica.engine.clone("new", "new")
+        assert rows(replica.connect("new"), "SELECT v FROM t")[-2:] == [("wanted",), ("new",)]
 
 
 def test_a_hole_at_the_known_commit_is_named(tmp_path, right) -> None:
