@@ -406,11 +406,11 @@ def completed(request: Request) -> bytes:
 
 
 def uploads(**replies):
-    """Answer the steps of uploads: `part`, `complete`, `read`, `abort`; a list one by one."""
+    """Answer the steps of uploads: `open`, `part`, `complete`, `read`, `abort`; a list in turn."""
 
     def reply(request: Request):
         if request.method == "POST" and "uploads" in request.target:
-            return OPENED
+            return said("open", OPENED, request)
         if request.method == "PUT":
             return said("part", landed, request)
         if request.method == "POST":
@@ -520,6 +520,24 @@ def test_an_object_that_ends_otherwise_is_not_taken_for_ours(scripted):
     with scripted.store() as store:
         store.put("k", [SEGMENT])
     assert steps(scripted) == ["POST", "PUT", "PUT", "POST", "GET", "POST"]
+
+
+PAGES_FOR_AN_UPLOAD = [answer(200), answer(204), answer(200, b"<html>log in</html>")]
+
+
+@pytest.mark.parametrize("page", PAGES_FOR_AN_UPLOAD)
+def test_an_upload_that_a_page_answers_is_begun_again(scripted, page):
+    scripted.script = [uploads(open=[page, OPENED])]
+    with scripted.store() as store:
+        store.put("k", [SEGMENT])
+    assert steps(scripted) == ["POST", "POST", "PUT", "PUT", "POST"]
+    scripted.requests.clear()
+    scripted.script = [uploads(open=page)]
+    with (
+        scripted.store() as store,
+        pytest.raises(StoreUnavailableError, match="check the endpoint"),
+    ):
+        store.put("k", [SEGMENT])
 
 
 @pytest.mark.parametrize("page", [answer(200), answer(204), answer(202, b"<html>later</html>")])

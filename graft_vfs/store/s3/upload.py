@@ -103,12 +103,7 @@ class Upload:
             )
 
     def _try(self) -> _End:
-        opened = self._caller.repeat(
-            "put",
-            self._key,
-            lambda: self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name),
-        )
-        upload = opened["UploadId"]
+        upload = self._caller.repeat("put", self._key, self._open)
         self._group = Group()
         try:
             return self._complete(upload, self._send_parts(upload))
@@ -118,6 +113,19 @@ class Upload:
         except BaseException as error:
             self._abort(upload, error)
             raise
+
+    def _open(self) -> str:
+        """Begin an upload; returns its id. A page of a portal, which has none, is no answer."""
+        opened = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name)
+        upload = opened.get("UploadId")
+        if not upload:
+            status = opened["ResponseMetadata"]["HTTPStatusCode"]
+            raise StoreUnavailableError(
+                f"{self._store} (put of {self._key!r}: HTTP {status}) began an upload without id",
+                next_step="check the endpoint, and what stands before the store: a proxy, a portal "
+                "or an ingress",
+            )
+        return upload
 
     # Parts ----------------------------------------------------------------------------------------
 
