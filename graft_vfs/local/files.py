@@ -18,8 +18,11 @@ _NEXT_STEPS = {
     errno.EDQUOT: "raise the disk quota and try again; nothing that was committed is lost",
     errno.EFBIG: "raise the file size limit (ulimit -f) and try again",
     errno.EROFS: "the file system is read-only; choose a place that can be written",
-    errno.EACCES: "check the owner and the permissions of the data directory",
-    errno.EPERM: "check the owner and the permissions of the data directory",
+    errno.EACCES: "check the owner and the permissions of this path and of the folders above it",
+    errno.EPERM: "check the owner and the permissions of this path and of the folders above it",
+    errno.ENOENT: "make the folder that it is in, or correct the path",
+    errno.ENOTDIR: "correct the path: what it takes for a folder is a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files",
     errno.EIO: "the disk reports an error; check it before anything else",
@@ -40,8 +43,8 @@ def storage_error(path: Path, error: OSError) -> LocalStorageError:
     if error.errno is None:
         raise error
     reason = error.strerror or str(error)
-    step = _NEXT_STEPS.get(error.errno or 0)
-    kind = _KINDS.get(error.errno or 0, LocalStorageError)
+    step = _NEXT_STEPS.get(error.errno, "check the path and the disk")
+    kind = _KINDS.get(error.errno, LocalStorageError)
     return kind(f"{path}: {reason}", next_step=step)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
-from graft_vfs.local.files import make_directories
+import pytest
+
+from graft_vfs.local.files import make_directories, storage_error
 
 
 def test_the_names_of_directories_that_are_made_are_durable_from_the_top_down(
@@ -26,3 +30,10 @@ def test_the_names_of_directories_that_are_made_are_durable_from_the_top_down(
     ]
     make_directories(tmp_path / "a" / "b")
     assert len(synced) == 2
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_every_error_of_the_system_names_the_path_and_a_next_step(number) -> None:
+    error = storage_error(Path("/data/x"), OSError(number, os.strerror(number)))
+    assert error.message == f"/data/x: {os.strerror(number)}"
+    assert error.next_step
