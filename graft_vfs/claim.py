@@ -14,7 +14,8 @@
                         absent, the outcome stays unknown
 
 A claim that an earlier call may have made begins by reading, so that a machine which may not write
-any more learns how it ended, too. Throttling is waited out for about a minute.
+any more learns how it ended, too. Throttling is waited out for about a minute. A store that does
+not answer in time is asked again until the time is over that it has for any verb.
 
 The rules are `next_step`, a function of one event; `claim` only carries out what it says.
 
@@ -175,6 +176,7 @@ class _Claim:
         self._problem: Exception | None = None
         self._is_refused = False
         self._throttled: float | None = None
+        self._late_share = 0.0
 
     def run(
         self, attempts: int, sleep: Callable[[float], None], jitter: Callable[[], float]
@@ -188,6 +190,8 @@ class _Claim:
         while True:
             action = next_step(event, attempts_left=max(0, attempts - 1 - failures))
             pause = _pause_seconds(failures, jitter())
+            if action in _REPEATING and self._late_share >= 1.0:
+                action = Action.GIVE_UP_UNKNOWN
             is_throttled = self._throttled is not None and action in _REPEATING
             if is_throttled:
                 pause = max(self._throttled or 0.0, _throttled_seconds(throttles, jitter()))
@@ -222,6 +226,7 @@ class _Claim:
         except CommitOutcomeUnknownError as error:
             self._in_doubt, self._problem = True, error
             self._throttled = error.retry_after_seconds
+            self._late_share += error.late_share
             return Event.UNPROVEN if error.was_answered else Event.UNKNOWN
         except StoreError as error:
             if not self._in_doubt:
@@ -246,6 +251,8 @@ class _Claim:
             self._problem = error
             if isinstance(error, StoreUnavailableError) and error.retry_after_seconds is not None:
                 return Event.STUCK  # The store has waited that out for as long as it may.
+            if isinstance(error, StoreUnavailableError) and error.was_late:
+                self._late_share = 1.0  # The store was asked for as long as a verb may take.
             return Event.UNREADABLE
         if record is None:
             return Event.STUCK if self._is_refused else Event.FOUND_NOTHING

@@ -131,6 +131,9 @@ class CommitOutcomeUnknownError(GraftError):
     """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
     was_answered = False
     """Whether there was an answer, which proves nothing: reading the key tells more."""
+    late_share = 0.0
+    """Which share of the time that the store has for a verb went by, if no answer came in time.
+    Whoever asks again does so until the shares make 1."""
 
 
 class StoreError(GraftError):

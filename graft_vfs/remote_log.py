@@ -403,6 +403,7 @@ def create_ref(
     key = ref_key(name)
     content = _encode_ref(name, log)
     unknown: CommitOutcomeUnknownError | None = None
+    late = 0.0
     for attempt in range(_REF_ATTEMPTS):
         if attempt:
             sleep(_REF_PAUSE_SECONDS * attempt)
@@ -411,6 +412,9 @@ def create_ref(
         except CommitOutcomeUnknownError as error:
             # Writing the same bytes again is safe, and its answer is the one that was lost.
             unknown = error
+            late += error.late_share
+            if late >= 1.0:
+                break
             continue
         if outcome is PutOutcome.CREATED:
             return log

@@ -9,7 +9,7 @@ all clients share, and that stays, is created with the same kind of request as c
     created, and then created  it does not: nothing removes that key, and each answer proved that it
                                was the store's, for these bytes
     anything else              tried again: an answer that was lost says nothing, nor does one
-                               creation
+                               creation; a store that is silent has as long as for any verb
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ def check_conditional_writes(
     """
     was_created = False
     problem: CommitOutcomeUnknownError | None = None
+    tries, late = 0, 0.0
     for number in range(_TRIES_MAX):
         if number and not was_created:
             waits = (problem.retry_after_seconds or 0.0) if problem is not None else 0.0
             sleep(max(waits, min(_PAUSE_SECONDS * 2.0**number, _PAUSE_SECONDS_MAX)))
-        problem = None
+        problem, tries = None, number + 1
         try:
             # The bytes differ each time, so that no answer to an earlier request can stand for
             # this one, and a store that compares contents does not look safe.
@@ -58,6 +59,9 @@ def check_conditional_writes(
         except CommitOutcomeUnknownError as error:
             _log.debug("the probe of %s got no clear answer: %s", store.describe(), error)
             was_created, problem = False, error
+            late += error.late_share
+            if late >= 1.0:
+                break
             continue
         if outcome is PutOutcome.EXISTS:
             return
@@ -70,7 +74,7 @@ def check_conditional_writes(
         was_created = outcome is PutOutcome.CREATED
     # Nothing was claimed here, so the declared error must not speak of a claim.
     raise StoreUnavailableError(
-        f"{store.describe()} gave no clear answer to {_TRIES_MAX} test writes of {PROBE_KEY!r}"
+        f"{store.describe()} gave no clear answer to {tries} test writes of {PROBE_KEY!r}"
         + (f", the last time: {problem.message}" if problem is not None else ""),
         next_step="try again later",
     ) from problem

@@ -14,13 +14,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from graft_vfs.claim import claim
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     StoreDeniedError,
     StoreError,
     StoreUnavailableError,
 )
-from graft_vfs.store import S3Store
+from graft_vfs.ids import LogId
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.remote_log import RemoteLog, create_ref
+from graft_vfs.store import MemoryStore, PutOutcome, S3Store, check_conditional_writes
+from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.s3.exchange import (
     Budget,
     Exchange,
@@ -101,6 +106,49 @@ def test_every_verb_ends_against_a_server_that_sends_a_byte_a_second(scripted, v
     with scripted.store(clock=server) as store, server.until_the_end(), pytest.raises(unknown):
         VERBS[verb](store)
     assert len(scripted.requests) == 1, "what is late is not asked again"
+
+
+LOG = LogId.new()
+
+REPEATED: dict[str, Callable[[ObjectStore], object]] = {
+    "probe": lambda store: check_conditional_writes(store, sleep=lambda _: None),
+    "claim": lambda store: claim(
+        RemoteLog(store, LOG), RemoteLsn(1), b"commit", b"hash", sleep=lambda _: None
+    ),
+    "claim in doubt": lambda store: claim(
+        RemoteLog(store, LOG), RemoteLsn(1), b"", b"", in_doubt=True, sleep=lambda _: None
+    ),
+    "ref": lambda store: create_ref(store, "main", LOG, sleep=lambda _: None),
+}
+"""What asks again by itself for what a store does once."""
+
+
+@pytest.mark.parametrize("what", REPEATED)
+def test_what_is_repeated_ends_against_a_byte_a_second_too(scripted, what):
+    server = DrippingServer(HEADS["head"], 1.0)
+    scripted.script = [server]
+    unknown = pytest.raises((CommitOutcomeUnknownError, StoreUnavailableError))
+    with scripted.store(clock=server) as store, server.until_the_end(), unknown:
+        REPEATED[what](store)
+    assert len(scripted.requests) == 1
+
+
+class SilentStore(MemoryStore):
+    """Lets two fifths of a verb's time go by without an answer to a create-only write."""
+
+    def put_if_absent(self, *_: object) -> PutOutcome:
+        self.counters.add("put_if_absent")
+        error = CommitOutcomeUnknownError("no answer in time")
+        error.late_share = 0.4
+        raise error
+
+
+@pytest.mark.parametrize("what", ["probe", "claim", "ref"])
+def test_what_is_repeated_has_the_time_of_a_verb_for_all_its_requests(what):
+    store = SilentStore()
+    with pytest.raises((CommitOutcomeUnknownError, StoreUnavailableError)):
+        REPEATED[what](store)
+    assert store.counters.snapshot().requests == 3
 
 
 def test_the_total_time_is_a_setting(scripted):

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from graft_vfs.errors import StoreUnavailableError
+from graft_vfs.errors import CommitOutcomeUnknownError, StoreUnavailableError
 from graft_vfs.store.base import StoreCounters, Verb
 from graft_vfs.store.s3.answers import (
     Failure,
@@ -149,4 +149,7 @@ class Caller:
             # So is that of a program that supplies credentials and may print them.
             is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
             cause = None if is_foreign else error
-            raise failure_error(self._store, error, failure, verb, key) from cause
+            declared = failure_error(self._store, error, failure, verb, key)
+            if isinstance(declared, CommitOutcomeUnknownError) and failure is Failure.TIMED_OUT:
+                declared.late_share = exchange.budget.spent_share()
+            raise declared from cause

@@ -80,6 +80,10 @@ class Budget:
         """Return how many seconds the verb has left; 0 or less if none."""
         return self._total + self._bytes / _SLOWEST_BYTES_PER_SECOND - self.spent()
 
+    def spent_share(self) -> float:
+        """Return which share of the verb's own seconds, whatever moved, is over."""
+        return self.spent() / self._total
+
     def allows(self, pause_seconds: float) -> bool:
         """Return True if a pause would end within the verb's own seconds, whatever moved."""
         return self.spent() + pause_seconds <= self._total
