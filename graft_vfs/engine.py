@@ -130,7 +130,8 @@ class Graft:
         self._process = os.getpid()
         directory = self.config.data_dir.absolute()
         allowed = self.config.allow_file_systems
-        maps = file_systems.check_data_directory(directory, allowed) and self.config.mmap != "off"
+        is_local = file_systems.check_data_directory(directory, allowed)
+        maps = is_local and self.config.mmap != "off"
         self.writable = _make_directory(directory / "volumes")
         self.catalog, self._lost = adopting.open_catalog(
             directory,
@@ -162,6 +163,7 @@ class Graft:
             writable=self.writable,
             hydrates=self.config.hydrate == "background",
             maps=maps,
+            is_local=is_local,
         )
         _logger.info("opened %s with %s", directory, self.store.describe())
         self._autosync: Autosync | None = None

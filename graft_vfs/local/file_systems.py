@@ -138,7 +138,7 @@ def against_creating(mount: Mount) -> str | None:
 
 
 def check_data_directory(path: Path, allowed: Collection[str]) -> bool:
-    """Return True if files there may be mapped: this kernel alone writes to them, or who knows.
+    """Return True if files there may be mapped and believed: this kernel alone writes to them.
 
     Raises ConfigError if the file system is refused and not allowed, LocalStorageError.
     """

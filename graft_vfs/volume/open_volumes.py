@@ -46,6 +46,7 @@ class OpenVolumes:
         writable: bool,
         hydrates: bool,
         maps: bool = True,
+        is_local: bool = True,
     ) -> None:
         self.directory = directory
         self._catalog = catalog
@@ -53,6 +54,7 @@ class OpenVolumes:
         self._writable = writable
         self._hydrates = hydrates
         self._maps = maps
+        self._is_local = is_local
         self._is_closed = False
         self._lock = threading.RLock()
         # All that are open, and those that stay open though nobody may use them.
@@ -99,6 +101,7 @@ class OpenVolumes:
                 self._logs.view,
                 writable=self._writable,
                 maps=self._maps,
+                is_local=self._is_local,
                 counts=counts,
             )
             with self._lock:

@@ -97,11 +97,14 @@ class Volume:
         *,
         writable: bool = True,
         maps: bool = True,
+        is_local: bool = True,
         counts: CommitCounts | None = None,
     ) -> None:
         """Open the volume and recover its log; raises CorruptLogError, LocalStorageError.
 
-        Without `maps` its files are read and written by calls alone. Space that earlier processes
+        Without `maps` its files are read and written by calls alone. If they are not known to be on
+        a local file system, the head file is not believed before a write: see `_begin_write_read`.
+        Space that earlier processes
         left is given back, if nobody writes now.
         """
         self.id = volume
@@ -110,6 +113,10 @@ class Volume:
         self.counts = counts or CommitCounts()
         self.writable = writable
         self.maps = maps
+        self._is_local = is_local
+        if not is_local:
+            # Replaced on the object, so that checking costs others nothing.
+            self.__dict__.update(begin_write=self._begin_write_read)
         self.mutex = threading.RLock()
         self.pins: set[Pin] = set()
         self._remote_view = remote_view
@@ -152,7 +159,7 @@ class Volume:
         """Take in what other processes committed or switched."""
         with self.mutex:
             published_end = self.words[head.END]
-            if self.words[head.EPOCH] != self._epoch:
+            if self.words[head.EPOCH] != self._epoch or not self._is_local:
                 row, branch = self.catalog.current(self.id)
                 if row.epoch != self._epoch:
                     self._switch(branch, row.epoch)
@@ -644,6 +651,23 @@ class Volume:
             except BaseException:
                 lock.release()
                 raise
+
+    def _begin_write_read(self, snapshot: Snapshot, lock: WriterLock) -> Transaction:
+        """Begin to write where other machines may write, too: read the tail and the catalog first.
+
+        A head file that shows an old state there, for want of coherence, tells of no commit. So
+        the words are not asked whether the next chunk would overwrite one. Raises as `begin_write`.
+        """
+        if lock.acquire():
+            try:
+                is_newest = self._catch_up(lock)
+            except BaseException:
+                lock.release()
+                raise
+            if not is_newest:
+                lock.release()
+        # It may be locked again while it is held.
+        return Volume.begin_write(self, snapshot, lock)
 
     def keep_writers_out(self, lock: WriterLock) -> None:
         """Take the writer lock for a connection that only reads as yet.
