@@ -449,11 +449,18 @@ def read_ref(store: ObjectStore, name: str) -> LogId | None:
     return log
 
 
-def list_refs(store: ObjectStore) -> Iterator[tuple[str, LogId]]:
+class _ForeignError(CorruptObjectError):
+    """An object among the refs that never was one, such as a README."""
+
+
+def list_refs(
+    store: ObjectStore, damaged: list[CorruptObjectError] | None = None
+) -> Iterator[tuple[str, LogId]]:
     """Yield (name, log) of all refs, in the order of their keys.
 
     One request for each 1000, and one for each ref, 16 at a time. Objects that are no refs that
-    this version reads are skipped, with one warning for all.
+    this version reads are skipped, with one warning for all. `damaged` learns which of them were
+    refs, and are damaged or copied.
     """
     keys = list(store.list(REFS_PREFIX))
     skipped: list[DamageError] = []
@@ -463,6 +470,12 @@ def list_refs(store: ObjectStore) -> Iterator[tuple[str, LogId]]:
                 skipped.append(found)
             elif found is not None:
                 yield found
+    if damaged is not None:
+        damaged += [
+            error
+            for error in skipped
+            if isinstance(error, CorruptObjectError) and not isinstance(error, _ForeignError)
+        ]
     if skipped:
         _logger.warning("skipped %d objects among the refs, such as: %s", len(skipped), skipped[0])
 
@@ -511,7 +524,7 @@ def _get_ref(store: ObjectStore, key: str) -> bytes:
     """Read a ref object; a range read, so that a huge foreign object costs no more than a ref."""
     content = store.get_range(key, 0, REF_BYTES_MAX + 1)
     if len(content) > REF_BYTES_MAX:
-        raise CorruptObjectError(
+        raise _ForeignError(
             f"{key} is larger than a ref can be", next_step="check who else writes to the remote"
         )
     return content
@@ -522,7 +535,7 @@ def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
     version, *rest = content.split(b"\n")
     digits = version.removeprefix(_REF_MAGIC)
     if not version.startswith(_REF_MAGIC) or not digits.isdigit():
-        raise CorruptObjectError(
+        raise _ForeignError(
             f"{key} is not a ref of graft-vfs", next_step="check the bucket and its prefix"
         )
     if digits not in _REF_LINES:

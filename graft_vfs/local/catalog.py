@@ -501,6 +501,13 @@ class Catalog:
         )
         return id_of(LogId, rows[0][0]) if rows else None
 
+    def known_refs(self, store: str) -> list[tuple[str, LogId]]:
+        """Return the (name, log) of the refs of a store that were seen."""
+        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+            return []
+        rows = self._file.rows("SELECT name, log FROM known_refs WHERE store = ?", store)
+        return [(name, id_of(LogId, log)) for name, log in rows]
+
     def keep_ref(self, store: str, name: str, log: LogId) -> None:
         """Remember a ref, if the catalog can be written; opening a tag asks for it only once."""
         if not self._file.writable or self.known_ref(store, name) == log:

@@ -404,13 +404,23 @@ def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:
 
 
 def check_refs(logs: Logs) -> list[Finding]:
-    """Return the refs that name a log without commits. Two requests a ref; raises StoreError."""
-    return [
-        Finding(
-            f"ref {name!r}",
-            f"it names log {log}, which has no commit there",
-            next_step=f"run `graft fsck {log} --repair` on a machine that has it",
-        )
-        for name, log in list_refs(logs.store)
-        if not logs.log(log).newest_lsn()
-    ]
+    """Return the refs that are damaged or gone, or name a log without commits.
+
+    Two requests a ref. Gone are those that this machine cloned by. Raises StoreError.
+    """
+    damaged: list[CorruptObjectError] = []
+    found: list[Finding] = []
+    there = dict(list_refs(logs.store, damaged))
+    for name, log in there.items():
+        if not logs.log(log).newest_lsn():
+            step = f"run `graft fsck {log} --repair` on a machine that has it"
+            problem = f"it names log {log}, which has no commit there"
+            found.append(Finding(f"ref {name!r}", problem, next_step=step))
+    again = "keep a copy of the object elsewhere, delete it, and run `graft remote name REF LOG`"
+    found += [Finding("refs", error.message, next_step=again) for error in damaged]
+    for name, log in logs.catalog.known_refs(logs.store.describe()):
+        if name not in there:
+            problem = f"it named log {log}, and is missing or is no ref any more"
+            step = f"run `graft remote name {name} {log}`; if an object is in its place, move that"
+            found.append(Finding(f"ref {name!r}", problem, next_step=step))
+    return found

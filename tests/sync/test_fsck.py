@@ -244,3 +244,31 @@ def test_a_listing_of_huge_lsns_is_bounded(replica, remote) -> None:
     (remote / commit_key(log_of(replica), 2**62)).write_bytes(b"?")
     found = replica.engine.fsck("main")
     assert len(problems(found)) <= 10_001
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "copied", "removed", "overwritten"])
+def test_refs_that_are_damaged_or_gone_are_found(replica, tmp_path, remote, damage) -> None:
+    replica.engine.clone("main", "seen")
+    path = remote / ref_key("main")
+    content = path.read_bytes()
+    for foreign in (".DS_Store", "README"):
+        (path.parent / foreign).write_bytes(b"no ref")
+    assert replica.engine.fsck().is_sound, "what others keep there is no problem"
+    if damage == "removed":
+        path.unlink()
+    else:
+        copied = path.with_name("copy") if damage == "copied" else path
+        changed = {
+            "flipped": content.replace(b"main", b"mine"),
+            "cut": content[:-3],
+            "copied": content,
+            "overwritten": b"no ref",
+        }
+        copied.write_bytes(changed[damage])
+    found = replica.engine.fsck()
+    assert not found.is_sound
+    assert all("graft remote name" in (each.next_step or "") for each in all_findings(found))
+    path.unlink(missing_ok=True)
+    path.with_name("copy").unlink(missing_ok=True)
+    replica.engine.name_log("main", log_of(replica))
+    assert replica.engine.fsck().is_sound

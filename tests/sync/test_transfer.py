@@ -74,10 +74,14 @@ def state(path: Path) -> tuple[str, int, int]:
 
 
 def leftovers(replica: Replica) -> list[str]:
-    """Files of a volume's directory that are not its log, head, lock and description."""
+    """Files of a volume's directory that are not its log, its mark, head, lock and description."""
     directory = replica.engine.open("main").directory
     known = {".log", ".lock", ".json", ""}
-    return [path.name for path in directory.iterdir() if path.suffix not in known]
+    return [
+        path.name
+        for path in directory.iterdir()
+        if path.suffix not in known and not path.suffix.startswith(".place-")
+    ]
 
 
 KINDS = {
