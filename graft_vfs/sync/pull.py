@@ -6,7 +6,12 @@ import logging
 import time
 from dataclasses import dataclass
 
-from graft_vfs.errors import CommitOutcomeUnknownError, PageSizeError, StoreDeniedError
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    PageSizeError,
+    StoreError,
+    StoreUnavailableError,
+)
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog_rows import BranchRow
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
@@ -86,14 +91,16 @@ def pull(
 
 
 def _settle_if_possible(volume: Volume, logs: Logs, name: str, wait_seconds: float) -> None:
-    """Settle an earlier push; one that may not be written any more and is absent stays open.
+    """Settle an earlier push; one that is absent and that the store refuses to write stays open.
 
-    A log has no gaps, so beyond an absent commit there is nothing to pull.
+    A log has no gaps, so beyond an absent commit there is nothing to pull. A store that is not
+    available may have a newer one.
     """
     try:
         settle_pending(volume, logs, name, wait_seconds=wait_seconds)
     except CommitOutcomeUnknownError as error:
-        if not isinstance(error.__cause__, StoreDeniedError):
+        cause = error.__cause__
+        if not isinstance(cause, StoreError) or isinstance(cause, StoreUnavailableError):
             raise
         _logger.warning("an earlier push of volume %s stays open: %s", volume.id, error)
 

@@ -19,6 +19,7 @@ from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,
     StoreDeniedError,
+    StoreError,
     StoreUnavailableError,
     UnsafeStoreError,
 )
@@ -128,9 +129,19 @@ def test_a_push_that_did_not_land_is_read_for_and_then_written(machines) -> None
     assert machine.engine.status("main").base_lsn == 2
 
 
-def test_a_machine_that_may_not_write_any_more_can_pull_and_forgets_nothing(machines) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        DENIED,
+        StoreError("HTTP 405, MethodNotAllowed"),
+        UnsafeStoreError("HTTP 501, NotImplemented"),
+    ],
+)
+def test_a_machine_that_may_not_write_any_more_can_pull_and_forgets_nothing(
+    machines, refusal
+) -> None:
     machine = unsettled(machines, Fault.CUT_BEFORE)
-    machine.engine.store.refused = {"": DENIED}
+    machine.engine.store.refused = {"": refusal}
     assert machine.engine.pull("main").commits == 0
     status = machine.engine.status("main")
     assert (status.pending_push, status.base_lsn, status.ahead) == (True, 1, 1)
