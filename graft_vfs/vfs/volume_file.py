@@ -449,7 +449,7 @@ class VolumeFile:
             except GraftError as error:
                 self._begin_elsewhere(error)
         elif level == _SHARED:
-            self.snapshot.remote.check_files()
+            self.volume.look_at(self.snapshot)
         elif level == _RESERVED:
             # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
             self._level = level

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
+from time import monotonic
 
 from graft_vfs.errors import CorruptObjectError, LocalStorageError, UsageError
 from graft_vfs.format.commit import CommitHeader
@@ -143,6 +144,7 @@ class LogView:
         self.time_ms = newest.time_ms
         self.table = table
         self.located: dict[int, Located] = {}
+        self.looked_at = 0.0
         self._executor = executor
         self._space = space
         self._forgotten = 0
@@ -221,8 +223,10 @@ class LogView:
     def check_files(self) -> None:
         """Forget where pages are if a file that they are in was cut: loading them would kill.
 
-        Called at the begin of a transaction. One cheap call for each arena that was read from.
+        Called at the begin of a transaction, unless the last look was just before. One cheap call
+        for each arena that was read from.
         """
+        self.looked_at = monotonic()
         for arena in self._arenas:
             if arena.is_cut():
                 self.forget_located()

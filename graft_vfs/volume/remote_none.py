@@ -13,6 +13,7 @@ class EmptyRemoteView:
     page_size = 0
     page_count = 0
     change_counter = 0
+    looked_at = 0.0
 
     def __init__(self) -> None:
         self.located: dict[int, Located] = {}

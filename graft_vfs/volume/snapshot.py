@@ -20,7 +20,8 @@ Located = tuple[View, int]
 class RemoteView(Protocol):
     """A remote log as of one LSN, whose pages are fetched when they are read.
 
-    `located` maps pages to where their proved images are on this machine; it may forget.
+    `located` maps pages to where their proved images are on this machine; it may forget. The last
+    look at the files that they are in was at `looked_at`, by the monotonic clock.
     """
 
     lsn: RemoteLsn
@@ -28,6 +29,7 @@ class RemoteView(Protocol):
     page_count: int
     change_counter: int
     located: dict[int, Located]
+    looked_at: float
 
     def locate(self, page: int) -> Located | None:
         """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
@@ -37,7 +39,7 @@ class RemoteView(Protocol):
         ...
 
     def check_files(self) -> None:
-        """Forget where pages are if their file was cut; called at the begin of a transaction."""
+        """Forget where pages are if their file was cut; called as transactions begin."""
         ...
 
     def forget_resident(self) -> None:

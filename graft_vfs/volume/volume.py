@@ -57,7 +57,7 @@ _logger = logging.getLogger(__name__)
 _WRITER_TIMEOUT_SECONDS = 10.0
 LOOK_SECONDS = 0.01
 """A transaction that begins later than this after the last look at the length of the mapped files
-looks again: in a busy program a look at each would cost a hundredth of a transaction."""
+looks again: in a busy program a look at each would cost up to a tenth of a transaction."""
 _SYNC_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
 
 
@@ -150,10 +150,14 @@ class Volume:
         words = self.words
         if words[0] != self._end or words[1] != self._epoch or self._is_changing:
             self.refresh()
-        remote = self.snapshot.remote
-        if remote.located:
-            remote.check_files()
         return self.snapshot
+
+    @staticmethod
+    def look_at(snapshot: Snapshot) -> None:
+        """Begin a transaction on a snapshot that may be an old one: look at the files it is in."""
+        remote = snapshot.remote
+        if monotonic() - remote.looked_at >= LOOK_SECONDS:
+            remote.check_files()
 
     def refresh(self) -> None:
         """Take in what other processes committed or switched."""
@@ -275,6 +279,8 @@ class Volume:
         ones before it when they are read first.
         """
         remote = self._remote_view(row.log, row.base)
+        # A view that others have read from: the last look was at the files of another one.
+        remote.check_files()
         branch = Branch(row, log, self.mutex)
         before, end, lsn = None, row.start, LocalLsn(row.first_lsn - 1)
         page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
@@ -376,11 +382,11 @@ class Volume:
         )
 
     def _look(self) -> None:
-        """Raise CorruptLogError if another program has cut the log or the head, which are mapped.
+        """Look whether another program has cut the files that are mapped.
 
+        The page cache forgets one that was cut; CorruptLogError is raised for the log and the head.
         Another process of ours changes the length, too, and never below the newest commit.
         """
-        self._look_at = monotonic() + LOOK_SECONDS
         if not self._head.is_whole():
             raise CorruptLogError(
                 f"{self.directory / 'head'} was cut or replaced by another program",
@@ -390,17 +396,19 @@ class Volume:
         snapshot = self.snapshot
         log = snapshot.branch.log
         size = log.size_bytes()
-        if size == log.capacity:
-            return
         if size < snapshot.end.offset:
             raise CorruptLogError(
                 f"{log.path.name} has {size} bytes and had {snapshot.end.offset}: another program "
                 "has cut it",
                 next_step=_SYNC_STEP,
             )
-        log.capacity = size
-        # Extended for a commit, or for what a process spilled that was killed then.
-        self._may_be_longer = True
+        if size != log.capacity:
+            log.capacity = size
+            # Extended for a commit, or for what a process spilled that was killed then.
+            self._may_be_longer = True
+        snapshot.remote.check_files()
+        # Ordering: last, so that whoever tries again at once after an error gets it again.
+        self._look_at = monotonic() + LOOK_SECONDS
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[Snapshot]:

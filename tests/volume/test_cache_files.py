@@ -13,6 +13,7 @@ from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.engine import Graft
 from graft_vfs.errors import LocalStorageError
 from graft_vfs.local import arena as arena_module
+from graft_vfs.volume import volume
 from tests.replicas import Replica, rows
 from tests.support import isolated
 
@@ -63,6 +64,7 @@ def filled(connection: apsw.Connection) -> None:
 
 def read_write_and_push_after(root: str, disaster: str) -> None:
     """Run in a process of its own: today's failures were signals and loops without an end."""
+    volume.LOOK_SECONDS = 0  # As if time had passed since the last look at the files.
     (act,) = (each for each in DISASTERS if each.__name__ == disaster)
     remote = RemoteConfig(type="fs", root=f"{root}/remote")
     with Replica(Path(root, "a"), remote) as ours, Replica(Path(root, "b"), remote) as theirs:
@@ -98,6 +100,34 @@ def test_reads_and_pushes_go_on_whatever_befalls_the_cache(tmp_path, disaster) -
     if os.geteuid() == 0 and disaster is forbidden:
         pytest.skip("permissions do not bind root")
     assert isolated.run(read_write_and_push_after, tmp_path, disaster.__name__) == "done\n"
+
+
+def show_a_view_that_was_read_before_the_cut(root: str) -> None:
+    """The last look of the volume is at the files of the view that it shows then."""
+    volume.LOOK_SECONDS = 3600
+    remote = RemoteConfig(type="fs", root=f"{root}/remote")
+    with Replica(Path(root, "a"), remote) as ours, Replica(Path(root, "b"), remote) as theirs:
+        a = ours.connect()
+        filled(a)
+        ours.engine.push("main")
+        b = theirs.connect(remote="main")
+        b.pragma("cache_size", 5)
+        assert rows(b) == rows(a)
+        a.execute("UPDATE t SET v = randomblob(900)")
+        ours.engine.push("main")
+        theirs.engine.fetch("main")
+        later = theirs.engine.logs.view(theirs.engine.open("main").snapshot.branch.row.log, 2)
+        for page in range(1, later.page_count + 1):
+            later.locate(page)
+        cut(Path(root, "b", "cache"))
+        theirs.engine.pull("main")
+        assert theirs.engine.open("main").snapshot.remote is later
+        assert rows(b) == rows(a)
+    print("done")
+
+
+def test_a_view_that_was_read_before_its_files_were_cut_is_looked_at(tmp_path) -> None:
+    assert isolated.run(show_a_view_that_was_read_before_the_cut, tmp_path) == "done\n"
 
 
 @pytest.fixture
@@ -199,6 +229,33 @@ def test_the_bound_holds_for_all_logs_of_an_engine_together(tmp_path) -> None:
             if "(deleted)" in line and str(tmp_path / "b" / "cache") in line
         ]
         assert held == []
+
+
+@pytest.fixture
+def no_time(monkeypatch) -> None:
+    """Have every transaction look at its files, from the opening of the machines on."""
+    monkeypatch.setattr(volume, "LOOK_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("no_time")
+@pytest.mark.parametrize("lsn", [None, "1"])
+def test_files_are_looked_at_after_a_time_and_not_by_each_transaction(
+    machines, monkeypatch, lsn
+) -> None:
+    _, theirs = machines
+    connection = theirs.connect(remote="main", lsn=lsn) if lsn else theirs.connect()
+    looks = []
+    is_cut = arena_module.Arena.is_cut
+    monkeypatch.setattr(
+        arena_module.Arena, "is_cut", lambda arena: looks.append(1) or is_cut(arena)
+    )
+    for seconds, most in ((0, 10), (3600, 0)):
+        monkeypatch.setattr(volume, "LOOK_SECONDS", seconds)
+        rows(connection)
+        looks.clear()
+        for _ in range(10):
+            rows(connection)
+        assert len(looks) == most
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look into")
