@@ -23,6 +23,8 @@ from graft_vfs.vfs.volume_file import VolumeFile
 
 BUILTIN_VFS = "unix"
 _NAME_BYTES_MAX = 8192
+# Looked up once, because SQLite asks twice in each read, and APSW's module is slow at it.
+_ACCESS_READWRITE = apsw.SQLITE_ACCESS_READWRITE
 _JOURNAL_SUFFIX = "-journal"
 
 _file_systems: weakref.WeakSet[FileSystem] = weakref.WeakSet()
@@ -53,7 +55,7 @@ class FileSystem(apsw.VFS):
         Whether one may be written is asked only of directories, for `temp_store_directory`, and
         under a mutex of the built-in VFS, so that opening the catalog here would wait for ever.
         """
-        if flags == apsw.SQLITE_ACCESS_READWRITE:
+        if flags == _ACCESS_READWRITE:
             return super().xAccess(pathname, flags)
         if pathname.endswith(("-journal", "-wal")):
             return False

@@ -40,7 +40,12 @@ from graft_vfs.vfs.volume_file import VolumeFile
 
 _log = logging.getLogger(__name__)
 
+# Looked up once: APSW's module is slow at it.
 _OK = apsw.SQLITE_OK
+_NOT_FOUND = apsw.SQLITE_NOTFOUND
+_ACCESS_READWRITE = apsw.SQLITE_ACCESS_READWRITE
+_PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
+_VFS_NAME = apsw.SQLITE_FCNTL_VFSNAME
 _OPEN_NAMED = (
     apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_SUPER_JOURNAL
 )
@@ -270,7 +275,7 @@ class Bridge:
         return _OK
 
     def _access(self, _: int, name: Any, flags: int, found: Any) -> int:
-        if flags == apsw.SQLITE_ACCESS_READWRITE:  # A directory of others: see FileSystem.xAccess.
+        if flags == _ACCESS_READWRITE:  # A directory of others: see FileSystem.xAccess.
             builtin = int(_ffi.cast("uintptr_t", self._builtin))
             return int(self._builtin.xAccess(builtin, name, flags, found))
         found[0] = self._file_system().xAccess(_text(name), flags)
@@ -329,13 +334,13 @@ class Bridge:
 
     def _file_control(self, file: int, op: int, argument: Any) -> int:
         opened = self._files[file]
-        if op == apsw.SQLITE_FCNTL_PRAGMA and isinstance(opened, VolumeFile):
+        if op == _PRAGMA and isinstance(opened, VolumeFile):
             return self._pragma(opened, _ffi.cast("char **", argument))
-        if op == apsw.SQLITE_FCNTL_VFSNAME:
+        if op == _VFS_NAME:
             _ffi.cast("char **", argument)[0] = self._allocated(self._name)
             return _OK
         pointer = int(_ffi.cast("uintptr_t", argument))
-        return _OK if opened.xFileControl(op, pointer) else apsw.SQLITE_NOTFOUND
+        return _OK if opened.xFileControl(op, pointer) else _NOT_FOUND
 
     def _pragma(self, file: VolumeFile, texts: Any) -> int:
         """Answer FCNTL_PRAGMA; `texts` are the answer, the name and the value."""
