@@ -176,42 +176,44 @@ class LogView:
         place = self._places.get((source, frame))
         lasts = True
         if place is None:
-            refuse_reentry()
-            thread.depth += 1  # Not `occupied`, which costs more than to find a frame that is here.
-            try:
-                place = source.find(frame)
-                if place is None:
-                    source.cache.counters.add("pages_missed")
-                    place, lasts = self._fetch(page, source, frame)
-                else:
-                    source.cache.counters.pages_found += 1
-                    self._read_on(page)
-            finally:
-                thread.depth -= 1
+            place, lasts = self._find_frame(page, source, frame)
         else:
             source.cache.counters.pages_found += 1
-            if any(stream.trigger <= page < stream.ahead for stream in self._streams):
-                refuse_reentry()
-                with occupied():
-                    self._read_on(page)
-        located = place.view, place.offset + slot % frame_pages * self.page_size
+            for stream in self._streams:
+                if stream.trigger <= page < stream.ahead:
+                    refuse_reentry()
+                    with occupied():
+                        self._read_on(page)
+                    break
+        view, offset, arena = place
+        located = view, offset + slot % frame_pages * self.page_size
         if lasts:
-            self._remember(page, located, (source, frame), place, epoch)
+            if len(self.located) >= _LOCATED_MAX:
+                self.located.clear()
+                self._places.clear()
+            if arena is not None and arena not in self._arenas:
+                self._arenas = (*self._arenas, arena)
+            self._places[source, frame] = place
+            self.located[page] = located
+            # Unless all was to be forgotten since the page was looked for.
+            if self._forgotten != epoch:
+                self.forget_located()
         return located
 
-    def _remember(
-        self, page: int, located: Located, frame: _SourceFrame, place: Place, epoch: int
-    ) -> None:
-        """Remember where a page is, unless all was to be forgotten since it was looked for."""
-        if len(self.located) >= _LOCATED_MAX:
-            self.located.clear()
-            self._places.clear()
-        if place.arena is not None and place.arena not in self._arenas:
-            self._arenas = (*self._arenas, place.arena)
-        self._places[frame] = place
-        self.located[page] = located
-        if self._forgotten != epoch:
-            self.forget_located()
+    def _find_frame(self, page: int, source: CommitSource, frame: int) -> tuple[Place, bool]:
+        """Return where a frame is, fetching it if need be, and whether that lasts; see `_fetch`."""
+        refuse_reentry()
+        thread.depth += 1  # Not `occupied`, which costs more than to find a frame that is here.
+        try:
+            place = source.find(frame)
+            if place is None:
+                source.cache.counters.add("pages_missed")
+                return self._fetch(page, source, frame)
+            source.cache.counters.pages_found += 1
+            self._read_on(page)
+        finally:
+            thread.depth -= 1
+        return place, True
 
     def forget_located(self) -> None:
         """Forget where pages are: something that they are in is about to go."""
