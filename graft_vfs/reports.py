@@ -137,7 +137,7 @@ class LostVolume:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A volume that was taken up: its tags, and what it stands on; `local_commits` are unpushed."""
+    """An adopted volume: its tags, and the commit it is based on; `local_commits` are unpushed."""
 
     volume: VolumeId
     tags: tuple[str, ...]
@@ -242,7 +242,7 @@ class Status:
             *self._position(),
         ]
         if self.behind_since_ms is not None:
-            lines.append(f"It is behind since {_moment_text(self.behind_since_ms)}.")
+            lines.append(f"Behind since {_moment_text(self.behind_since_ms)}.")
         lines.append(f"Last sync: {_moment_text(self.last_sync_ms)}.")
         if self.pending_push:
             lines.append("A push has not been settled; the next sync settles it first.")

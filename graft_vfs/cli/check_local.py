@@ -34,9 +34,7 @@ _STATEMENTS = (
 )
 _ANSWER = "sound"
 _LIBRARY_STEP = "install graft-vfs in an environment of its own; if it stays, report it"
-_CATALOG_STEP = (
-    "move catalog.db and catalog.db-wal away, then take the volumes up again with `graft adopt`"
-)
+_CATALOG_STEP = "move catalog.db and catalog.db-wal away, then adopt each volume with `graft adopt`"
 _FREE_BYTES_LOW = 1 << 30
 _FREE_BYTES_MIN = 64 << 20
 _BLOCK_BYTES = 512
@@ -191,7 +189,9 @@ def histories(config: Config) -> Iterator[Check]:
         yield problem("history", error)
         return
     if checked and not wrong:
-        yield Check("history", Level.OK, f"the remote has what is known of {checked} logs")
+        yield Check(
+            "history", Level.OK, f"the remote has the newest known commit of each log ({checked})"
+        )
 
 
 def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:
@@ -199,7 +199,7 @@ def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:
     for text in problems:
         yield Check("catalog", Level.PROBLEM, text, _CATALOG_STEP)
     if not problems:
-        yield Check("catalog", Level.OK, f"sound; {len(catalog.tags())} tags, {volumes} volumes")
+        yield Check("catalog", Level.OK, f"sound; tags: {len(catalog.tags())}, volumes: {volumes}")
 
 
 def _lost(engine: Graft) -> Iterator[Check]:
@@ -226,11 +226,11 @@ def _volumes(engine: Graft, volumes: list[VolumeId]) -> Iterator[Check]:
             failed += 1
             yield problem(f"volume {volume}", error)
     if volumes and not failed:
-        yield Check("volumes", Level.OK, f"all {len(volumes)} open")
+        yield Check("volumes", Level.OK, f"each of them opens ({len(volumes)})")
 
 
 def _syncs(catalog: Catalog, volumes: list[VolumeId]) -> Iterator[Check]:
-    """Tell of pushes whose outcome is open, and of syncs that failed."""
+    """Report pushes whose outcome is unknown, and of syncs that failed."""
     step = "push or pull it again when the cause is gone"
     for volume in volumes:
         name = f"volume {volume}"

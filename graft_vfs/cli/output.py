@@ -63,7 +63,12 @@ def _one_line(text: str) -> str:
 
 def with_commands(text: str, tag: str) -> str:
     """Return a report in which the pragmas to run next are commands on a tag."""
-    return _PRAGMA.sub(lambda found: f'"graft {found[1]} {shlex.quote(tag)}"', text)
+
+    def command(found: re.Match[str]) -> str:
+        path = " FILE" if found[1] == "export" else ""
+        return f'"graft {found[1]} {shlex.quote(tag)}{path}"'
+
+    return _PRAGMA.sub(command, text)
 
 
 def echo_graft_error(error: GraftError) -> None:

@@ -181,6 +181,8 @@ def init(as_json: bool) -> None:
     Without such volumes the first use makes it. A bucket needs nothing.
     """
     with Config.load().remote.open(create=True) as store:
+        # A bucket that is missing, or a server that is down, is an error and no remote.
+        list(store.list("refs/", limit=1))
         emit(_Ready(without_credentials(store.describe())), as_json=as_json)
 
 

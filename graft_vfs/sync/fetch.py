@@ -142,6 +142,6 @@ def require_commits(
             f"log {log} has no commit {wanted}, its newest is {known}"
             if known
             else f"the remote has no log {log}",
-            next_step="see `graft remote ls`, and graft_log for the LSNs",
+            next_step="see `graft remote ls` for its logs, and `graft log TAG` for their LSNs",
         )
     return wanted

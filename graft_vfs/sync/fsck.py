@@ -1,4 +1,4 @@
-"""fsck: verifies remote logs and what is here, finds what could mend them, and mends on demand.
+"""fsck: verifies remote logs and local volumes, plans repairs, and makes them on demand.
 
 A log is verified whole: every commit is listed, read, proved by its hash and by the chain, and
 compared with what is known here; its frames are there, and with `deep` each is read and proved. A
@@ -35,7 +35,7 @@ from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote_log import RemoteLog, commit_key, list_refs, segment_key
-from graft_vfs.reports import Progress
+from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.adopt import lost_volumes
 from graft_vfs.volume.log_view import CommitSource
 from graft_vfs.volume.logs import Logs
@@ -79,8 +79,8 @@ class LogCheck:
         bad = sum(not each.is_repaired for each in self.findings)
         what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
         head = (
-            f"log      {self.log}: {self.commits} commits up to LSN {self.newest_lsn}, "
-            f"{self.segments} segments: {what}"
+            f"log      {self.log}: {commits_text(self.commits)} up to LSN {self.newest_lsn}, "
+            f"{self.segments} segment{'s' * (self.segments != 1)}: {what}"
         )
         return "\n".join([head, *map(str, self.findings)])
 
@@ -101,8 +101,12 @@ class Fsck:
         return all(each.is_repaired for each in found)
 
     def __str__(self) -> str:
-        what = "sound" if not self.local else f"{len(self.local)} problems"
-        lines = [f"here     {self.volumes} volumes: {what}", *map(str, self.local)]
+        bad = len(self.local)
+        what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
+        lines = [
+            f"local    {self.volumes} volume{'s' * (self.volumes != 1)}: {what}",
+            *map(str, self.local),
+        ]
         lines += [*map(str, self.logs), *map(str, self.refs)]
         return "\n".join(lines)
 

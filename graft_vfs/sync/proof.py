@@ -136,9 +136,10 @@ def forget_history(logs: Logs, log: LogId) -> None:
         named = f"tag {tags[0]!r} names it; " if tags else ""
         remove = f"`graft rm {tags[0]}` and " if tags else ""
         raise HistoryMismatchError(
-            f"volume {volume} stands on the history of log {log} that the remote does not have any "
-            f"more, so that the new one cannot be taken in beside it",
-            next_step=f"{named}keep what it shows with `graft export`, then remove it with "
-            f"{remove}`graft gc --local --force {volume}`, and clone again",
+            f"volume {volume} is based on a history of log {log} that the remote no longer has; "
+            f"the remote's history cannot be cloned while that volume exists",
+            next_step=f"if commits of the remote were lost, `graft fsck {log} --repair` puts them "
+            f"back; if its new history is wanted, {named}export it with `graft export`, remove it "
+            f"with {remove}`graft gc --local --force {volume}`, and clone again",
         )
     logs.forget(log)

@@ -91,7 +91,7 @@ class Pushed:
 
     def __str__(self) -> str:
         if not self.claimed:
-            return "Everything is on the remote already."
+            return "Nothing to push: there are no local commits."
         return (
             f"Pushed {commits_text(self.local_commits)} as remote LSN {self.lsn} of log "
             f"{self.log}: {pages_text(self.pages)}, {size_text(self.bytes_sent)}."
@@ -247,7 +247,8 @@ def diverged(log: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError:
     return DivergedError(
         f"the volume has local commits on remote LSN {base}, but log {log} is at {newest}: "
         "they have diverged; nothing was moved and nothing is lost",
-        next_step="export the local state with graft_export, or graft_fork it to a log of its own",
+        next_step="run `graft fork TAG` (PRAGMA graft_fork) to keep the local commits on a log of "
+        "their own, or `graft export TAG FILE` to keep the content in a file; then clone the log again",
     )
 
 

@@ -237,7 +237,7 @@ def test_push_says_what_the_pragma_says(pushed):
     assert (done["lsn"], done["claimed"], done["local_commits"]) == (2, True, 1)
     LogId.parse(done["log"])
     nothing = pushed.ok("push", "main")
-    assert nothing == "Everything is on the remote already.\n"
+    assert nothing == "Nothing to push: there are no local commits.\n"
     assert pushed.sql("main", "PRAGMA graft_push") == [(nothing.strip(),)]
 
 

@@ -39,7 +39,7 @@ def test_doctor_without_any_configuration(cli):
 def test_doctor_on_a_sound_machine(pushed):
     found = checks(pushed)
     assert {check["level"] for check in found.values()} <= {"ok", "warning"}
-    assert found["volumes"]["text"] == "all 1 open"
+    assert found["volumes"]["text"] == "each of them opens (1)"
     assert str(pushed.root / "remote") in found["remote"]["text"]
     assert found["conditional writes"]["level"] == "ok"
     assert "clock" not in found  # A directory has none of its own.

@@ -127,7 +127,7 @@ def test_status_says_since_when_it_is_behind(pushed):
     pushed.machine("b")
     pushed.ok("fetch", "main")
     assert pushed.json("status", "main")["behind_since_ms"] == second
-    assert f"It is behind since {reports.time_text(second)} (" in pushed.ok("status", "main")
+    assert f"Behind since {reports.time_text(second)} (" in pushed.ok("status", "main")
 
 
 def test_status_has_the_last_sync_and_its_error(pushed, monkeypatch):

@@ -106,7 +106,7 @@ def test_an_unmounted_remote_is_named_and_a_new_one_is_made_on_demand(cli):
     assert "problem  history: this machine knows LSN 1" in result.stdout
     assert cli.run("fsck", "main").exit_code == 8
     cli.ok("fsck", "main", "--repair")
-    assert "history: the remote has what is known of 1 logs" in cli.ok("doctor")
+    assert "history: the remote has the newest known commit of each log (1)" in cli.ok("doctor")
     cli.ok("push", "main")
 
 
@@ -130,3 +130,14 @@ def test_fsck_shows_a_plan_and_repairs_when_it_is_told_to(cli):
     assert "repaired" in cli.ok("fsck", "main", "--repair")
     assert commit.read_bytes() == kept
     assert cli.json("fsck", "--deep")["is_sound"] is True
+
+
+def test_remote_init_reports_a_server_that_does_not_answer(cli, monkeypatch):
+    cli.machine("a")
+    monkeypatch.setenv("GRAFT_REMOTE_TYPE", "s3_compatible")
+    monkeypatch.setenv("GRAFT_REMOTE_BUCKET", "bucket")
+    monkeypatch.setenv("GRAFT_REMOTE_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("GRAFT_REMOTE_TOTAL_TIMEOUT", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert "cannot be reached" in cli.fails(7, "remote", "init")

@@ -82,7 +82,7 @@ def test_a_sound_remote_is_said_to_be(replica, deep) -> None:
     assert problems(found) == []
     (log,) = found.logs
     assert (log.log, log.newest_lsn, log.commits, log.segments) == (log_of(replica), 4, 4, 1)
-    assert "4 commits up to LSN 4, 1 segments: sound" in str(found)
+    assert "4 commits up to LSN 4, 1 segment: sound" in str(found)
     for name in ("main", str(log.log)):
         assert replica.engine.fsck(name).logs == found.logs
     with pytest.raises(NotFoundError):

@@ -237,7 +237,7 @@ def test_graft_push(main, machine):
     assert re.match(
         r"Pushed 2 commits as remote LSN 1 of log \S+: 2 pages, ", ask(main, "graft_push")
     )
-    assert ask(main, "graft_push") == "Everything is on the remote already."
+    assert ask(main, "graft_push") == "Nothing to push: there are no local commits."
     assert sums(machine().connect(remote="main")) == 1
 
 
