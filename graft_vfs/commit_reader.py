@@ -100,7 +100,7 @@ def read_commits(store: ObjectStore, places: Iterable[Place]) -> Iterator[Commit
 class _Reading:
     """A place that is being read: its head, and the rest if that is requested.
 
-    `missing_bytes` is None until the head has arrived and told.
+    `missing_bytes` is None until the head has arrived.
     """
 
     place: Place

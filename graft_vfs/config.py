@@ -173,7 +173,7 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
 
 
 def _exists(path: Path, environment: Mapping[str, str]) -> bool:
-    """Return True if there is a file of settings that nobody named.
+    """Return True if there is a file of settings that GRAFT_CONFIG does not name.
 
     If that cannot be found out, as in the home directory of another user, it is an error, unless
     the settings come from variables: then such a place does not matter.

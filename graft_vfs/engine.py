@@ -251,7 +251,7 @@ class Graft:
     def adopt(
         self, volume: VolumeId, tag: str | None = None, *, base: str | None = None
     ) -> Adopted:
-        """Take up a volume that the catalog lost, as its own files say it is.
+        """Adopt a volume that the catalog lost, as its own files describe it.
 
         Without `tag` it gets the tags that it remembers. `base` is `log:LSN` for a volume of an
         earlier version that does not say what it stands on. Requests: those of a fetch, if that

@@ -40,7 +40,7 @@ def remote(config: RemoteConfig, *, create: bool) -> Iterator[Check]:
                 yield from _answers(store, config)
             except GraftError as error:
                 yield problem("remote", error)
-            # Also behind a refusal, whose reason the clock may be.
+            # Also after a refusal, which a wrong clock may have caused.
             yield from _clock(store)
     except GraftError as error:
         yield problem("remote", error)

@@ -16,13 +16,15 @@ from graft_vfs.ids import VolumeId
 @command("adopt", "graft adopt", "graft adopt 5rMJkf2zHE-2xMqqKcN8RLZh main")
 @click.argument("volume", required=False)
 @click.argument("tag", type=TAG, required=False)
-@click.option("--base", metavar="LOG:LSN", help="What it stands on, if its files do not say.")
+@click.option(
+    "--base", metavar="LOG:LSN", help="The remote commit it is based on, if its files do not say."
+)
 @json_option
 def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) -> None:
-    """Take up a volume that the catalog has lost, with its commits.
+    """Adopt a volume that the catalog has lost, with its commits.
 
     Without VOLUME, list those that are there. Without TAG, the volume gets the tags that it
-    remembers, as far as they are free.
+    remembers, if they are free.
     """
     with opened(recovering=True) as engine:
         if volume is None:
@@ -40,14 +42,14 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
 @command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")
 @click.argument("name", metavar="NAME", required=False)
 @click.option("--deep", is_flag=True, help="Read and verify every frame of the remote.")
-@click.option("--repair", is_flag=True, help="Put back what is missing and is on this machine.")
+@click.option("--repair", is_flag=True, help="Put back missing objects that this machine has.")
 @json_option
 @click.pass_context
 def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:
-    """Verify remote logs and this machine's volumes, and say what could mend them.
+    """Verify remote logs and this machine's volumes, and say what could repair them.
 
-    NAME is a tag, a ref or a log id. Without it, all logs that volumes here stand on are verified,
-    and all refs. With --repair missing commits and segments are put back, as the plan says that
+    NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on
+    and all refs are verified. With --repair missing commits and segments are put back, as the plan says that
     this command shows without it; nothing that is there is changed. Exits with 8 if a problem is
     left.
     """

@@ -1,7 +1,7 @@
 """Standard streams that are closed, or whose reader has gone, as scripts and daemons have them.
 
 A closed descriptor is a danger: the next file that is opened gets its number, and what anything
-writes to standard output or to standard error then goes into that file, be it a branch log.
+writes to standard output or to standard error then goes into that file, even if it is a branch log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from graft_vfs.errors import LocalStorageError
 def hold_closed() -> None:
     """Take the numbers of standard streams that are closed; errors are written to nowhere then.
 
-    Each gets a handle that cannot be used the wrong way, so that nobody reads or writes by mistake.
+    Each gets a handle that cannot be used the wrong way, so that nothing is read or written by
+    mistake.
     Raises LocalStorageError if standard output is closed, before anything is done: no result could
     be shown.
     """
@@ -39,7 +40,7 @@ def hold_closed() -> None:
 
 
 class ReaderGone(Exception):  # noqa: N818 - it is no error, the reader has seen enough
-    """Whoever reads standard output has closed it, which ends a command without a word.
+    """The reader of standard output has closed it, which ends a command silently.
 
     Not an OSError, for which click has an exit code of its own.
     """

@@ -196,15 +196,15 @@ class Arena:
                 os.utime(self.index_path)
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages that were read."""
+        """Release mapped pages that were read."""
         forget_resident(self.view)
 
     @contextlib.contextmanager
     def appending(self) -> Iterator[Appender | None]:
-        """Hold the arena for appending; None if another process does, or nobody should.
+        """Hold the arena for appending; None if another process does, or if it is unfit.
 
         That is if it is deleted, or not whole: what was lost at a power cut, or cut by another
-        program, may still be believed by somebody, and must not become something else. What others
+        program, may still be in use by a reader, and must not become something else. What others
         have appended must be read before anything is written. Raises LocalStorageError.
         """
         with contextlib.ExitStack() as stack:
@@ -228,7 +228,7 @@ class Arena:
             yield Appender(self, index, images)
 
     def __del__(self) -> None:
-        """Close the file; mappings live on as long as somebody reads from them."""
+        """Close the file; mappings live on while they are read."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -12,7 +12,7 @@ file beside the branch file, named after the device and the inodes of both. That
 where comparing inodes would cost twice as much. Ordering: the first writer to a pair of files
 removes all other marks, makes its own, and reads the tail again, before it writes. From then on a
 process that has other files open finds no mark, compares the paths with what it has open, and is
-refused. A copy may hold the mark of the files it was made from; nobody writes to it before its
+refused. A copy may hold the mark of the files it was made from; no process writes to it before its
 first writer has removed that, and who goes on at the old place compares the paths once in 256
 commits.
 """

@@ -1,7 +1,7 @@
 """The room that the page caches of all logs share: on the disk, and in memory.
 
-On the disk are the arenas of all logs, those of other processes and of logs that nobody reads now
-included. Before one grows or is made, the least recently used others are deleted, so that their
+On the disk are the arenas of all logs, those of other processes and of logs that no process
+reads now included. Before one grows or is made, the least recently used others are deleted, so that their
 files together stay within the bound. Processes do not wait for one another here: what they delete
 leaves two 64ths of the bound free, and each looks at all files again once it has grown by one.
 
@@ -40,7 +40,7 @@ _MEMORY_BYTES_MIN = 4 << 20
 
 
 class Reader(Protocol):
-    """Whoever remembers places of the page cache."""
+    """A reader that remembers places in the page cache."""
 
     def forget_located(self) -> None:
         """Forget all places: what they are in is about to go."""
@@ -95,12 +95,12 @@ class CacheSpace:
         return max(1, min(_ARENA_BYTES_MAX, self.bytes_max // _ARENAS_PER_CACHE))
 
     def add_cache(self, cache: PageCache) -> None:
-        """Count a cache in, as long as somebody has it."""
+        """Count a cache while it is in use."""
         with self.lock:
             self._caches.add(cache)
 
     def add_reader(self, reader: Reader) -> None:
-        """Tell a reader when to forget its places, as long as somebody has it."""
+        """Tell a reader when to forget its places, while it is in use."""
         with self.lock:
             self._readers.add(reader)
 
@@ -183,7 +183,7 @@ class CacheSpace:
         return pairs
 
     def _delete(self, pair: _Pair) -> None:
-        """Delete an arena; its frames are fetched again when somebody needs them."""
+        """Delete an arena; its frames are fetched again when they are needed."""
         for name in ("index", "images", "frames", "pages"):
             with contextlib.suppress(OSError):
                 (pair.directory / f"{pair.number}.{name}").unlink(missing_ok=True)

@@ -215,7 +215,7 @@ class Catalog:
         self._file.write("UPDATE volumes SET remote = ? WHERE id = ?", log.raw, volume.raw)
 
     def announce_epoch(self, volume: VolumeId, announce: Callable[[int], None]) -> None:
-        """Call `announce` with the volume's epoch while nobody can switch its branch."""
+        """Call `announce` with the volume's epoch while no process can switch its branch."""
         with self._file.transaction():
             announce(self.volume(volume).epoch)
 
@@ -228,7 +228,7 @@ class Catalog:
         )
 
     def describe(self, volume: VolumeId, use: Callable[[Descriptor], None]) -> None:
-        """Call `use` with a volume's descriptor while nobody can switch its branch."""
+        """Call `use` with a volume's descriptor while no process can switch its branch."""
         with self._file.transaction():
             use(self.descriptor(volume))
 

@@ -214,7 +214,7 @@ def keep(directory: Path, wanted: Descriptor) -> None:
 
 
 def older_catalog(found: Descriptor, known: BranchRow) -> CorruptCatalogError:
-    """Return the error for a catalog that is behind what its volume says."""
+    """Return the error for a catalog that is older than its volume."""
     return CorruptCatalogError(
         f"the catalog is older than volume {known.volume}: it has its branch at byte "
         f"{known.start.offset} of {known.file} on LSN {known.base}, and the volume's own "

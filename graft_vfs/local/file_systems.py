@@ -12,8 +12,8 @@ very machine is the proxy of a mount helper, such as the one for S3 Files: that 
 writes the bucket a minute later, where another machine may have created the same key.
 
 Two file systems are hard to place. 9p and virtiofs give a guest a directory of its host: the guest
-has locks of its own, so a guest and its host, or two guests, exclude nobody. They are refused, and
-may be allowed where one guest has the directory to itself. Overlayfs is local.
+has locks of its own, so a guest and its host, or two guests, do not exclude each other. They are
+refused, and may be allowed where one guest has the directory to itself. Overlayfs is local.
 
 Types are the names in /proc/self/mountinfo. A type that is in no table is allowed and not known as
 local. Where there is no such file nothing is known and nothing refused.
@@ -36,7 +36,7 @@ _LOCAL = WRITES_IN_PLACE | {
     *("apfs", "aufs", "bcachefs", "btrfs", "ecryptfs", "exfat", "f2fs", "hfs", "hfsplus", "jfs"),
     *("nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "ufs", "vfat", "xfs"),
     "zfs",
-    # Drivers of block devices, and the root of rootless containers: nobody else writes there.
+    # Drivers of block devices, and the root of rootless containers: no other machine writes there.
     *("fuseblk", "fuse.fuse-overlayfs"),
 }
 _NETWORK = frozenset(

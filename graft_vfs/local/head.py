@@ -92,7 +92,7 @@ class HeadFile:
     def is_in_place(self) -> bool:
         """Return False if another file stands at the path: other processes may have mapped it.
 
-        A missing file is made by nobody as long as this one is mapped. Raises OSError.
+        No process makes a missing file while this one is mapped. Raises OSError.
         """
         try:
             found = os.stat(self._name)  # noqa: PTH116 - a Path costs three times as much

@@ -126,7 +126,7 @@ def spooled(directory: Path, parts: Iterable[bytes]) -> Iterator[list[memoryview
 
 
 def forget_resident(view: View) -> None:
-    """Let go of the pages of a mapped file that this process has touched.
+    """Release the pages of a mapped file that this process has touched.
 
     They stay in the system's page cache and are mapped again when they are read; without this a
     scan of a large file would count as memory of this process.

@@ -2,7 +2,7 @@
 
 A program of root, such as a backup job that pushes, must not lock out the account that owns the
 data. So what root makes belongs to the owner of the directory it is in, and a file that replaces
-another gets that file's owner and mode, whoever makes it.
+another gets that file's owner and mode, whichever process makes it.
 """
 
 from __future__ import annotations

@@ -197,8 +197,8 @@ class PageCache:
     def add_all(self, first: FrameKey, frames: Iterable[bytes]) -> LocalStorageError | None:
         """Keep neighbouring frames of one commit, the first of which is given, in their order.
 
-        Returns what keeps some from being on the disk; they are in memory then, as far as its bound
-        allows. None if all are on the disk.
+        Returns what keeps some from being on the disk; they are in memory then, within its
+        bound. None if all are on the disk.
         """
         failure: LocalStorageError | None = None
         batch: deque[tuple[FrameKey, bytes]] = deque()
@@ -307,7 +307,7 @@ class PageCache:
             return sum(arena.tail for arena in self._arenas.values())
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages that were read, and of arenas that another process deleted."""
+        """Release mapped pages that were read, and of arenas that another process deleted."""
         with self._lock:
             for number, arena in list(self._arenas.items()):
                 if arena.is_deleted():

@@ -101,7 +101,7 @@ def directory_error(path: str, error: OSError) -> GraftError:
 class DirectoryStore(ObjectStore):
     """A handle on a directory of objects.
 
-    Owned by whoever made it; holds no file open between calls. Any number of handles, threads and
+    Owned by its creator; holds no file open between calls. Any number of handles, threads and
     processes may use one directory.
     """
 
@@ -375,7 +375,7 @@ class DirectoryStore(ObjectStore):
 
 
 def _is_there(path: Path) -> bool:
-    """Return True if a path exists; raises OSError if that cannot be told, unlike Path.exists."""
+    """Return True if a path exists; raises OSError if that is unknown, unlike Path.exists."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

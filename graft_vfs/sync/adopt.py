@@ -41,8 +41,8 @@ from graft_vfs.volume.logs import Logs
 _logger = logging.getLogger(__name__)
 
 _RESTORE_STEP = (
-    "put back catalog.db together with its catalog.db-wal, or see `graft adopt`, which takes such "
-    "volumes up; move away those that you do not want"
+    "put back catalog.db together with its catalog.db-wal, or see `graft adopt`, which adopts "
+    "such volumes; move away those that you do not want"
 )
 _LOCK_SECONDS = 10.0
 _COUNTER_MAX = 0xFFFF_FFFF
@@ -144,7 +144,7 @@ def adopt(
 ) -> Adopted:
     """Take a volume up as its own files say it is; durable on return.
 
-    Without `tag` it gets the tags that its descriptor remembers, as far as they are free. Requests:
+    Without `tag` it gets the tags that its descriptor remembers, if they are free. Requests:
     those of a fetch, if the commit that it stands on is not known. Raises AlreadyExistsError if the
     catalog knows the volume as it is, NotFoundError, CorruptLogError, HistoryMismatchError if the
     remote has another commit there, UsageError if its files do not say what it stands on.

@@ -113,7 +113,7 @@ def _is_in_use(volume: VolumeId, directory: Path) -> AlreadyExistsError:
     """Return the error for a directory that may hold the only copy of commits."""
     return AlreadyExistsError(
         f"{directory} holds files of volume {volume}, which the catalog does not know",
-        next_step=f"run `graft adopt {volume} TAG`, which takes up what is there",
+        next_step=f"run `graft adopt {volume} TAG`, which adopts its files",
     )
 
 

@@ -1,7 +1,7 @@
 """Removing volumes of this machine that no tag names, and nothing else.
 
 A volume is kept if a process has it open, if it holds commits that were never pushed, or if it
-cannot be read, so that nobody knows what it holds. The last two go if they are named.
+cannot be read, so that its content is unknown. The last two are removed if they are named.
 
 Ordering: what is there is looked at first; then the volume's directory is held alone, which nobody
 does who has it open, and must be as it was; then the catalog forgets the volume, unless a tag names
@@ -102,7 +102,7 @@ def _collect_one(
 def delete(catalog: Catalog, directory: Path, volume: VolumeId) -> bool:
     """Forget a volume and remove its files; False, with nothing done, if a tag names it.
 
-    The caller knows that nobody has it open.
+    The caller knows that no process has it open.
     """
     if not catalog.delete_volume(volume):
         return False

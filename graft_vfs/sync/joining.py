@@ -65,7 +65,7 @@ def _is_empty(volume: Volume, snapshot: Snapshot) -> bool:
 
 
 def _known_log(logs: Logs, name: str, tag: str) -> LogId | None:
-    """Return the log that a name means; None if there is no such ref, or nobody can say now.
+    """Return the log that a name means; None if there is no such ref, or no answer.
 
     A volume that exists opens without its remote, so a remote that does not answer is no error.
     """

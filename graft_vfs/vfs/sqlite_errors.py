@@ -11,7 +11,7 @@ from graft_vfs import errors
 
 CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
     errors.StaleSnapshotError: (apsw.BusyError, apsw.SQLITE_BUSY_SNAPSHOT),
-    # SQLite calls no busy handler then: waiting in the only thread that could go on helps nobody.
+    # SQLite calls no busy handler then: waiting in the only thread that could go on is useless.
     errors.ReentryError: (apsw.LockedError, apsw.SQLITE_LOCKED),
     errors.BusyError: (apsw.BusyError, apsw.SQLITE_BUSY),
     errors.ReadOnlyError: (apsw.ReadOnlyError, apsw.SQLITE_READONLY),

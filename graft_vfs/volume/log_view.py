@@ -235,7 +235,7 @@ class LogView:
                 return
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages of the page cache that were read."""
+        """Release mapped pages of the page cache that were read."""
         self._space.forget_resident()
 
     # Fetching ---------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class OpenVolumes:
             with self._lock:
                 volume = self._open.get(volume_id)
                 counts = self._commit_counts.setdefault(volume_id, CommitCounts())
-            # Whoever still has one whose files were moved away is refused there.
+            # A connection to one whose files were moved away is refused there.
             if volume is not None and not volume.has_moved:
                 return volume, False
             volume = Volume(

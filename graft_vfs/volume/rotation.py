@@ -63,7 +63,7 @@ def rotated(
 def remove_unused_files(volume: Volume) -> None:
     """Remove log files that no branch names: a process was killed before it switched to them.
 
-    The caller holds the writer lock, without which nobody makes one.
+    The caller holds the writer lock, without which none is made.
     """
     volume.require_described()
     named = {branch.file for branch in volume.catalog.branches(volume.id)}

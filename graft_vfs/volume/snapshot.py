@@ -43,7 +43,7 @@ class RemoteView(Protocol):
         ...
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages that were read."""
+        """Release mapped pages that were read."""
         ...
 
 
@@ -181,7 +181,7 @@ class Snapshot:
         return probed
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages that were read; they are mapped again when they are needed."""
+        """Release mapped pages that were read; they are mapped again when they are needed."""
         forget_resident(self.view)
         self.remote.forget_resident()
 

@@ -104,8 +104,7 @@ class Volume:
 
         Without `maps` its files are read and written by calls alone. If they are not known to be on
         a local file system, the head file is not believed before a write: see `_begin_write_read`.
-        Space that earlier processes
-        left is given back, if nobody writes now.
+        Space that earlier processes left is given back, if no process writes now.
         """
         self.id = volume
         self.directory = directory
@@ -496,7 +495,7 @@ class Volume:
             self._switch(row, epoch, reserved)
             if self.log.path != old_file:
                 self._publish_words(self._end)
-                # Whoever reads the old file has it open. All that it held is on the remote, or in
+                # Readers of the old file have it open. All that it held is on the remote, or in
                 # the new file; but while the descriptor names the old one, it is kept.
                 if self._is_described:
                     old_file.unlink(missing_ok=True)
@@ -543,9 +542,9 @@ class Volume:
     # Space ------------------------------------------------------------------------------------
 
     def _tidy(self) -> None:
-        """Give back what dead images and ended processes hold, if nobody writes now.
+        """Give back what dead images and ended processes hold, if no process writes now.
 
-        An error is logged: whoever opens or closes a volume did not ask for this.
+        An error is logged: a caller that opens or closes a volume did not ask for this.
         """
         if not self.writable:
             return
@@ -594,7 +593,7 @@ class Volume:
             self._may_be_longer = False
 
     def reclaim(self) -> None:
-        """Give back what nobody needs, and compact the branch file if little of it is alive.
+        """Give back unused space, and compact the branch file if little of it is alive.
 
         The caller holds the writer lock, and has written nothing since. Raises GraftError if the
         newest snapshot cannot be had afterwards.

@@ -11,7 +11,7 @@ nothing is concluded from a status alone:
     absent     the code NoSuchKey; a 404 page proves nothing
     refused    an error code of S3; a page with status 403 may come from a filter that let the
                request through and not its answer
-    not sent   what the connections told (`exchange`)
+    not sent   what the connections reported (`exchange`)
 """
 
 from __future__ import annotations

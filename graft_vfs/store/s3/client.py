@@ -115,7 +115,7 @@ def prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> 
 
 
 def note_signed(**_: object) -> None:
-    """Note that a request is signed and goes to whoever sends it; until then, nothing has left."""
+    """Note that a request is signed and goes to the connection; until then, nothing has left."""
     exchange = current()
     if exchange is not None:
         exchange.stage = Stage.HANDED_OVER

@@ -44,7 +44,7 @@ class _Telling:
             self._is_connecting = False
 
     def send(self, data: Any) -> None:
-        """Send bytes of the request; from the first one on, nobody knows what became of it."""
+        """Send bytes of the request; from the first one on, its outcome is unknown."""
         this: Any = self
         if this.sock is None and this.auto_open:
             self.connect()

@@ -2,8 +2,8 @@
 
 boto3 wraps what goes wrong in exceptions whose classes prove nothing: behind a proxy, a connection
 that is reset after the request was sent looks like one that was never made. So the connections of
-this package (`connection`) tell the exchange of their thread what they do, and only what they told
-is believed.
+this package (`connection`) tell the exchange of their thread what they do, and only what they
+report is believed.
 
 Two clocks limit an exchange. *Silence*: neither side has moved a byte for `read_seconds`. *Budget*:
 a verb may take `total_seconds`, and a second more for each 4 KiB that moved, so that a slow line
@@ -30,7 +30,7 @@ _RELAY_BYTES_PER_SECOND = 64 * 1024
 
 _SEND_BYTES = 64 * 1024
 _UNSENT_BYTES_MAX = 128 * 1024
-"""How much may wait in the kernel, where nobody sees whether it moves: 4 MB without this bound."""
+"""How much may wait in the kernel, where its progress cannot be seen: 4 MB without this bound."""
 
 
 class Clock:

@@ -93,7 +93,7 @@ _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", 
 class S3Store(ObjectStore):
     """A handle on the objects of a bucket, or on those below a prefix of it.
 
-    Owned by whoever made it; keeps connections open until `close`. Credentials come from the
+    Owned by its creator; keeps connections open until `close`. Credentials come from the
     standard AWS chain, and so do the endpoint and the region if none is given. Any thread may use
     it. Making one sends no request.
     """
