@@ -49,9 +49,9 @@ def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_
     """Verify remote logs and this machine's volumes, and say what could repair them.
 
     NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on
-    and all refs are verified. With --repair missing commits and segments are put back, as the plan says that
-    this command shows without it; nothing that is there is changed. Exits with 8 if a problem is
-    left.
+    and all refs are verified. With --repair missing commits and segments are put back, as the plan
+    says that this command shows without it; nothing that is there is changed. Exits with 8 if a
+    problem is left.
     """
     with opened(recovering=True) as engine:
         with progress("Verifying commits") as show:

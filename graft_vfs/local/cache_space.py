@@ -1,9 +1,10 @@
 """The room that the page caches of all logs share: on the disk, and in memory.
 
 On the disk are the arenas of all logs, those of other processes and of logs that no process
-reads now included. Before one grows or is made, the least recently used others are deleted, so that their
-files together stay within the bound. Processes do not wait for one another here: what they delete
-leaves two 64ths of the bound free, and each looks at all files again once it has grown by one.
+reads now included. Before one grows or is made, the least recently used others are deleted, so that
+their files together stay within the bound. Processes do not wait for one another here: what they
+delete leaves two 64ths of the bound free, and each looks at all files again once it has grown by
+one.
 
 In memory are frames that cannot be kept on the disk, because it is full or cannot be written, and
 those of a cache that may not map its files. They have a bound of their own.

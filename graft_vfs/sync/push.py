@@ -248,7 +248,7 @@ def diverged(log: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError:
         f"the volume has local commits on remote LSN {base}, but log {log} is at {newest}: "
         "they have diverged; nothing was moved and nothing is lost",
         next_step="run `graft fork TAG` (PRAGMA graft_fork) to keep the local commits on a log of "
-        "their own, or `graft export TAG FILE` to keep the content in a file; then clone the log again",
+        "their own, or `graft export TAG FILE` to keep the content; then clone the log again",
     )
 
 

@@ -2,7 +2,8 @@
 
 boto3 reads the credentials of a profile once. Rotating them by rewriting the file would require
 a restart of every program. So the files are looked at before each request is signed, which costs
-two calls of stat(2); credentials that renew themselves, and those of variables, are boto3's business.
+two calls of stat(2); credentials that renew themselves, and those of variables, are boto3's
+business.
 
 This module imports botocore, so it is imported when the first client is made.
 """
