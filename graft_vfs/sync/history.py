@@ -86,7 +86,8 @@ def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
                 return lsn
         last = RemoteLsn(first - 1)
     raise NotFoundError(
-        f"log {log} had no commit at that time", next_step="see graft_log for its times"
+        f"log {log} had no commit at that time",
+        next_step="see `graft log TAG` (PRAGMA graft_log) for its times",
     )
 
 

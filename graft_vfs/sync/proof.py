@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,13 +134,14 @@ def forget_history(logs: Logs, log: LogId) -> None:
     if standing:
         volume = standing[0]
         tags = logs.catalog.volume_tags(volume)
-        named = f"tag {tags[0]!r} names it; " if tags else ""
-        remove = f"`graft rm {tags[0]}` and " if tags else ""
+        tag = shlex.quote(tags[0]) if tags else None
+        keep = f"keep its content with `graft export {tag} FILE`, " if tag else ""
+        remove = f"`graft rm {tag}` and " if tag else ""
         raise HistoryMismatchError(
             f"volume {volume} is based on a history of log {log} that the remote no longer has; "
             f"the remote's history cannot be cloned while that volume exists",
             next_step=f"if commits of the remote were lost, `graft fsck {log} --repair` puts them "
-            f"back; if its new history is wanted, {named}export it with `graft export`, remove it "
-            f"with {remove}`graft gc --local --force {volume}`, and clone again",
+            f"back; if its new history is wanted, {keep}remove the volume with "
+            f"{remove}`graft gc --local --force {volume}`, and clone again",
         )
     logs.forget(log)

@@ -195,6 +195,6 @@ def _is_journal_of_a_volume(name: str) -> bool:
 def _parse_lsn(text: str) -> int:
     if not is_lsn_text(text):
         raise UsageError(
-            f"lsn={text[:64]} is no LSN", next_step="write a number from 1, see graft_log"
+            f"lsn={text[:64]} is no LSN", next_step="write a number from 1; see PRAGMA graft_log"
         )
     return int(text)
