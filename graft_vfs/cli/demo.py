@@ -149,7 +149,7 @@ def _publish(directory: Path, sample: Sample, say: Say) -> _Published:
         with contextlib.closing(registry.connect(_TAG)) as connection:
             connection.execute("CREATE TABLE visits(id INTEGER PRIMARY KEY, who TEXT)")
             first = _push(engine, say)
-            say("  Three of them tested that the remote never creates one key twice.")
+            say("  Two of them tested that the remote never creates one key twice.")
             say("One more row, one more push: one conditional write is the whole push.")
             connection.execute("INSERT INTO visits(who) VALUES('machine A')")
             second = _push(engine, say)

@@ -93,7 +93,7 @@ def import_file(volume: Volume, path: Path, *, progress: Progress | None = None)
         if snapshot.page_count:
             raise UsageError(
                 f"the volume has {snapshot.page_count} pages already",
-                next_step="import into a new tag, or run graft_new first",
+                next_step="import into a new tag, or run `graft new TAG --force` first",
             )
         volume.write_pages(snapshot, _pages(source, progress), page_count=source.pages)
     return Transferred(str(path), source.pages, source.page_size, "Imported")

@@ -252,4 +252,4 @@ def _decoded(log: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
 
 
 def _damaged(message: str) -> CorruptCatalogError:
-    return CorruptCatalogError(message, next_step="run graft_fetch, or clone the volume again")
+    return CorruptCatalogError(message, next_step="run `graft fetch TAG`, or clone it again")
