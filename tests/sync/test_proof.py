@@ -219,7 +219,9 @@ def test_a_fork_of_a_replaced_history_is_refused_where_a_volume_stands_on_the_ol
         replica.engine.clone("old", "old")
         volume = replica.engine.open("old").id
         for _ in range(2):
-            with pytest.raises(HistoryMismatchError, match=f"volume {volume} is based on.*graft gc"):
+            with pytest.raises(
+                HistoryMismatchError, match=f"volume {volume} is based on.*graft gc"
+            ):
                 replica.engine.clone("new", "new")
         assert rows(replica.connect("old"), "SELECT v FROM t")[-1] == ("old",)
 
