@@ -61,7 +61,7 @@ import mmap
 import os
 import secrets
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from time import time_ns
 from typing import NamedTuple
@@ -115,7 +115,7 @@ assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
 assert _CHUNK_HEADER_BYTES + _CHECKSUM.size == CHUNK_HEAD_BYTES
 
 
-def _checksum_of(images: Sequence[bytes]) -> int:
+def _checksum_of(images: Iterable[bytes]) -> int:
     """Return the XXH3-64 of images that are not joined."""
     digest = xxh3_64()
     for image in images:
@@ -123,15 +123,17 @@ def _checksum_of(images: Sequence[bytes]) -> int:
     return digest.intdigest()
 
 
-_packers: dict[int, struct.Struct] = {}
+class _Packers(dict[int, struct.Struct]):
+    """The packers of chunk headers with so many page indexes; those of small chunks are kept."""
+
+    def __missing__(self, count: int) -> struct.Struct:
+        packer = struct.Struct(f"<IHHQIIIIQQQ{count}I")
+        if count <= SMALL_PAGES_MAX:
+            self[count] = packer
+        return packer
 
 
-def _packer(count: int) -> struct.Struct:
-    """Return the packer of a chunk header with so many page indexes."""
-    packer = struct.Struct(f"<IHHQIIIIQQQ{count}I")
-    if count <= 64:
-        _packers[count] = packer
-    return packer
+_packers = _Packers()
 
 
 def _zero_ahead(offset: int) -> int:
@@ -311,7 +313,7 @@ class BranchLog:
             self.remap()
             if after > len(self.view):
                 return None
-        pages = (_packers.get(count) or _packer(count)).unpack_from(data)[len(fixed) :]
+        pages = _packers[count].unpack_from(data)[len(fixed) :]
         end = Position(after, checksum)
         time_ms, images_checksum, previous = fixed[8:]
         return Chunk(
@@ -426,8 +428,8 @@ class BranchLog:
         self,
         position: Position,
         lsn: LocalLsn,
-        pages: Sequence[int],
-        images: Sequence[bytes],
+        pages: Collection[int],
+        images: Collection[bytes],
         page_size: int,
         commit: tuple[int, int] | None,
         sync: bool = False,
@@ -441,9 +443,9 @@ class BranchLog:
         count = len(pages)
         is_small = count <= SMALL_PAGES_MAX
         # The images of a large chunk are hashed and written where they are.
-        body = b"" if not is_small else images[0] if count == 1 else b"".join(images)
-        offset, previous = position
-        salt = self.start[1]
+        body = b"".join(images) if is_small else b""
+        # Unpacking a named tuple costs more than looking into it twice.
+        offset, previous = position[0], position[1]
         if commit is None:
             flags, page_count, counter = 0, 0, 0
         else:
@@ -451,7 +453,7 @@ class BranchLog:
             page_count, counter = commit
         if self.durable >= offset:
             flags |= DURABLE_BEFORE
-        head = (_packers.get(count) or _packer(count)).pack(
+        head = _packers[count].pack(
             _CHUNK_MAGIC,
             flags,
             0,
@@ -465,7 +467,7 @@ class BranchLog:
             previous,
             *pages,
         )
-        checksum = xxh3_64_intdigest(head, salt)
+        checksum = xxh3_64_intdigest(head, self.start[1])
         first_image = offset + len(head) + 8
         after = first_image + count * page_size
         if after > self._zeroed:

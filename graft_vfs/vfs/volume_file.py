@@ -102,6 +102,42 @@ class VolumeFile:
     process has moved the tag; without it the file stays with its volume.
     """
 
+    # APSW looks for each method on the object first. So there is a dictionary only while it holds
+    # methods that stand in for those of the class.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_empty_page_size",
+        "_end",
+        "_fixed",
+        "_is_cache_doubtful",
+        "_is_exclusive",
+        "_is_plain",
+        "_level",
+        "_located",
+        "_lock",
+        "_offset_of",
+        "_on_close",
+        "_on_pragma",
+        "_page_size",
+        "_pin",
+        "_prepared",
+        "_read_only",
+        "_reads_left",
+        "_room",
+        "_shift",
+        "_staged",
+        "_tagged",
+        "_unpin",
+        "_view",
+        "durability",
+        "journal",
+        "journal_mode",
+        "snapshot",
+        "transaction",
+        "volume",
+    )
+
     def __init__(
         self,
         tag: str,
@@ -439,17 +475,18 @@ class VolumeFile:
 
     def xLock(self, level: int) -> None:
         """Take a snapshot at SHARED and the writer lock at RESERVED; more needs nothing more."""
-        if level == _SHARED and self._fixed is None:
-            # The pin comes first, so that no commit forgets an image that the snapshot has.
-            self._pin(self)
-            try:
-                snapshot = self.volume.begin()
-                if snapshot is not self.snapshot:
-                    self._take(snapshot)
-            except GraftError as error:
-                self._begin_elsewhere(error)
-        elif level == _SHARED:
-            self.volume.look_at(self.snapshot)
+        if level == _SHARED:
+            if self._fixed is None:
+                # The pin comes first, so that no commit forgets an image that the snapshot has.
+                self._pin(self)
+                try:
+                    snapshot = self.volume.begin()
+                    if snapshot is not self.snapshot:
+                        self._take(snapshot)
+                except GraftError as error:
+                    self._begin_elsewhere(error)
+            else:
+                self.volume.look_at(self.snapshot)
         elif level == _RESERVED:
             # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
             self._level = level
@@ -552,9 +589,8 @@ class VolumeFile:
         self.transaction = self._staged = self._prepared = None
         self._page_size = self.snapshot.page_size
 
-    def xCheckReservedLock(self) -> bool:
-        """Say that somebody writes: SQLite asks only to learn if a journal is hot; none ever is."""
-        return True
+    # Says that somebody writes: SQLite asks only to learn if a journal is hot; none ever is.
+    xCheckReservedLock = True.__bool__  # noqa: N815 - SQLite's name
 
     # Writing ----------------------------------------------------------------------------------
 
@@ -665,8 +701,9 @@ class VolumeFile:
                         self._adopt(transaction.commit(self.durability))
                     else:
                         self._commit_prepared(transaction)
+                else:
+                    self._page_size = self.snapshot.page_size
                 self.transaction = self._staged = None
-                self._page_size = self.snapshot.page_size
                 return True
             except LocalStorageError as error:
                 self._drop()

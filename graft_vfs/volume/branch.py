@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from graft_vfs.errors import CorruptLogError
 from graft_vfs.local.branch_log import BranchLog, Chunk
@@ -64,7 +64,7 @@ class Branch:
         self._checksums = array("Q")
         self._proved = bytearray()
 
-    def apply(self, pages: Sequence[int], first_image: int, page_size: int) -> None:
+    def apply(self, pages: Iterable[int], first_image: int, page_size: int) -> None:
         """Add the images of one chunk, proved by the caller."""
         index = self.index
         offset = first_image

@@ -60,12 +60,13 @@ class FirstPage:
     def is_same(self, image: bytes) -> bool:
         """Tell whether `image` is this page but for change counter and version-valid-for.
 
-        It compares in place; slices would copy the page at each commit.
+        The long part is compared in place, because a slice would copy the page at each commit; for
+        the short ones a slice costs less.
         """
         return (
             image.endswith(self._tail)
-            and image.startswith(self._between, 28)
-            and image.startswith(self._head)
+            and image[28:92] == self._between
+            and image[:24] == self._head
         )
 
 
@@ -77,11 +78,11 @@ class Snapshot:
     """
 
     __slots__ = (
-        "_first_page",
         "_probed",
         "branch",
         "counter",
         "end",
+        "known_first_page",
         "lsn",
         "page_count",
         "page_size",
@@ -108,7 +109,8 @@ class Snapshot:
         self.page_count = page_count
         self.counter = counter
         self.view = branch.log.view
-        self._first_page = first_page
+        # Page 1 if it was read already, to hand it to a snapshot of equal content.
+        self.known_first_page = first_page
         self._probed: bytes | None = None
 
     def copy(self) -> Snapshot:
@@ -121,7 +123,7 @@ class Snapshot:
             self.page_size,
             self.page_count,
             self.counter,
-            self._first_page,
+            self.known_first_page,
         )
 
     @property
@@ -166,9 +168,9 @@ class Snapshot:
 
     def first_page(self) -> FirstPage:
         """Return page 1 as it was written, read once per snapshot."""
-        if self._first_page is None:
-            self._first_page = FirstPage(self.stored(1))
-        return self._first_page
+        if self.known_first_page is None:
+            self.known_first_page = FirstPage(self.stored(1))
+        return self.known_first_page
 
     def probe(self) -> bytes:
         """Return bytes 24..39 of page 1, by which SQLite decides whether its cache is valid."""
@@ -176,7 +178,8 @@ class Snapshot:
         if probed is None:
             probed = b""
             if self.page_count:
-                probed = self.counter.to_bytes(4, "big") + self.first_page().probed
+                first_page = self.known_first_page or self.first_page()
+                probed = self.counter.to_bytes(4, "big") + first_page.probed
             self._probed = probed
         return probed
 
@@ -184,10 +187,6 @@ class Snapshot:
         """Release mapped pages that were read; they are mapped again when they are needed."""
         forget_resident(self.view)
         self.remote.forget_resident()
-
-    def known_first_page(self) -> FirstPage | None:
-        """Return page 1 if it was read already, to hand it to a snapshot of equal content."""
-        return self._first_page
 
 
 def with_counter(first_page: bytes, counter: int) -> bytes:

@@ -202,7 +202,7 @@ class Transaction:
         """
         self.volume.check_mark()
         staged, log = self.staged, self.volume.log
-        first_page = self.snapshot.known_first_page() if 1 not in self.spilled else None
+        first_page = self.snapshot.known_first_page if 1 not in self.spilled else None
         written = staged.get(1)
         if written is not None and first_page is not None and first_page.is_same(written):
             del staged[1]
@@ -223,8 +223,8 @@ class Transaction:
         LocalStorageError, and then the volume is as before. Costs one write call, plus one sync.
         """
         snapshot, staged = self.snapshot, self.staged
-        first_page = snapshot.known_first_page()
-        written = staged.get(1) or self.read(1)
+        first_page = snapshot.known_first_page
+        written = staged[1] if 1 in staged else self.read(1)
         if written is not None:
             if first_page is not None and 1 not in self.spilled and first_page.is_same(written):
                 # The counter lives in the commit record, so the page need not be written.

@@ -767,13 +767,13 @@ class Volume:
         """
         staged, spilled, begin = transaction.staged, transaction.spilled, transaction.end
         page_size, page_count = transaction.page_size, transaction.page_count
-        pages = [*staged]
         log = self.log
         words = self.words
         with self.mutex:
             current = self.snapshot
             branch = current.branch
-            lsn = LocalLsn(current.lsn + 1)
+            # To call the type LocalLsn costs more than the addition.
+            lsn: LocalLsn = current.lsn + 1  # type: ignore[assignment]
             is_due = not (access(self._mark, F_OK) and lsn & CHECK_MASK)
             if is_due and not transaction.is_written:
                 self.check_place()
@@ -781,7 +781,7 @@ class Volume:
                 words[4] = 1
                 full = durability >= FULL
                 first_image, end = log.append(
-                    begin, lsn, pages, [*staged.values()], page_size, (page_count, counter), full
+                    begin, lsn, staged, staged.values(), page_size, (page_count, counter), full
                 )
                 end_offset = end[0]
                 if durability and end_offset - log.durable > SYNC_INTERVAL_BYTES:
@@ -790,7 +790,7 @@ class Volume:
                 if len(self.pins) > 1:
                     if branch.has_long_history():
                         self._forget_history(branch)
-                    branch.keep_history(pages)
+                    branch.keep_history(staged)
                     branch.keep_history(spilled)
                 elif branch.history:
                     branch.clear_history()
@@ -798,14 +798,15 @@ class Volume:
                     branch.index.update(spilled)
                     self.counts.spilled += 1
                 self.counts.commits += 1
-                branch.apply(pages, first_image, page_size)
+                branch.apply(staged, first_image, page_size)
                 snapshot = Snapshot(
                     branch, current.remote, end, lsn, page_size, page_count, counter, first_page
                 )
                 self._last_chunk = begin
                 self.snapshot = snapshot
                 self._end = end_offset
-                words[3] = self._boot
+                if words[3] != self._boot:  # A load costs half as much as a store.
+                    words[3] = self._boot
                 self._is_changing = False
                 words[0] = end_offset
                 words[4] = 0
