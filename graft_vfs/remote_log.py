@@ -397,8 +397,9 @@ def create_ref(
 ) -> LogId:
     """Make a ref for a log, unless it exists; returns the log that the ref names from now on.
 
-    Durable on return. One request, two if the ref exists. A ref has no attempt id: whoever made it
-    with the same log made the same ref. Raises StoreError, CommitOutcomeUnknownError.
+    Durable on return. One request, two if the ref exists or an answer proves nothing. A ref has no
+    attempt id: whoever made it with the same log made the same ref. Raises StoreError,
+    CommitOutcomeUnknownError.
     """
     key = ref_key(name)
     content = _encode_ref(name, log)
@@ -410,8 +411,12 @@ def create_ref(
         try:
             outcome = store.put_if_absent(key, content)
         except CommitOutcomeUnknownError as error:
-            # Writing the same bytes again is safe, and its answer is the one that was lost.
+            # Writing the same bytes again is safe, and its answer is the one that was lost. One
+            # that proves nothing may stand for a write that landed.
             unknown = error
+            winner = read_ref(store, name) if error.was_answered else None
+            if winner is not None:
+                return winner
             late += error.late_share
             if late >= 1.0:
                 break

@@ -151,6 +151,26 @@ def test_an_absent_ref_is_none() -> None:
     assert read_ref(MemoryStore(), "main") is None
 
 
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_ref_whose_answers_prove_nothing_is_settled_by_reading(landed: bool) -> None:
+    store = MemoryStore()
+    create = store.put_if_absent
+
+    def put(key: str, data: bytes) -> PutOutcome:
+        if landed:
+            create(key, data)
+        error = CommitOutcomeUnknownError("HTTP 200 with a page")
+        error.was_answered = True
+        raise error
+
+    store.put_if_absent = put  # type: ignore[method-assign]
+    if landed:
+        assert create_ref(store, "main", LOG, sleep=lambda _: None) == LOG
+        return
+    with pytest.raises(CommitOutcomeUnknownError):
+        create_ref(store, "main", LOG, sleep=lambda _: None)
+
+
 def test_refs_are_listed_with_their_names() -> None:
     store = MemoryStore()
     for name in NAMES:
