@@ -28,11 +28,9 @@ from graft_vfs.config import Config
 from graft_vfs.errors import (
     AlreadyExistsError,
     CommitOutcomeUnknownError,
-    DamageError,
     DivergedError,
     ForkedProcessError,
     GraftError,
-    LocalStorageError,
     NoRemoteError,
     NotFoundError,
     StoreError,
@@ -42,7 +40,7 @@ from graft_vfs.format import commit as commit_format
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor, file_systems
 from graft_vfs.local.catalog import Announce
-from graft_vfs.local.catalog_rows import PendingPush
+from graft_vfs.local.catalog_rows import PendingPush, VolumeRow
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.metrics import Metrics, VolumeMetrics
@@ -341,6 +339,17 @@ class Graft:
         """Return all tags, with `current` marked. No request."""
         return [TagReport(tag, volume, tag == current) for tag, volume in self.catalog.tags()]
 
+    def examined(self) -> Iterator[tuple[VolumeRow, Snapshot | GraftError]]:
+        """Open each volume, oldest first, and yield its newest snapshot, or why there is none.
+
+        No request. None of them stays open longer than its snapshot.
+        """
+        for row in self.catalog.volumes():
+            try:
+                yield row, self._volumes.look(row.id).begin()
+            except GraftError as error:
+                yield row, error
+
     def volumes(self) -> list[VolumeReport]:
         """Return all volumes, oldest first, with the tags that name them. No request.
 
@@ -350,18 +359,16 @@ class Graft:
         for tag, volume in self.catalog.tags():
             tags.setdefault(volume, []).append(tag)
         reports = []
-        for row in self.catalog.volumes():
+        for row, found in self.examined():
             names = tuple(tags.get(row.id, ()))
-            try:
-                snapshot = self._volumes.look(row.id).begin()
-            except (DamageError, LocalStorageError) as error:
+            if isinstance(found, GraftError):
                 reports.append(
-                    VolumeReport(row.id, row.branch, row.remote, None, None, names, str(error))
+                    VolumeReport(row.id, row.branch, row.remote, None, None, names, str(found))
                 )
                 continue
-            branch = snapshot.branch.row
+            branch = found.branch.row
             base = branch.base if branch.log == row.remote else NO_LSN
-            reports.append(VolumeReport(row.id, branch.id, row.remote, snapshot.lsn, base, names))
+            reports.append(VolumeReport(row.id, branch.id, row.remote, found.lsn, base, names))
         return reports
 
     def status(self, tag: str, volume: Volume | None = None) -> Status:

@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import apsw
@@ -18,6 +18,7 @@ from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.engine import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import file_systems
 from graft_vfs.local.catalog import Catalog
 from graft_vfs.local.descriptor import holds_volume
 from graft_vfs.reports import size_text
@@ -103,13 +104,20 @@ def _ask_sqlite3(file_system: FileSystem) -> object:
 # The disk ---------------------------------------------------------------------------------------
 
 
-def data_directory(directory: Path) -> Check:
-    """Check that the directory, or the nearest one above it that exists, takes files."""
+def data_directory(directory: Path, allowed: Collection[str] = ()) -> Check:
+    """Check that the directory, or the nearest one above it that exists, takes files.
+
+    It is refused on a file system that is unfit and not `allowed`.
+    """
     name = "data directory"
     existing = _existing(directory)
     try:
+        file_systems.check_data_directory(existing, allowed)
         with tempfile.TemporaryFile(dir=existing):
             pass
+        mount = file_systems.mount_of(existing)
+    except GraftError as error:
+        return problem(name, error)
     except OSError as error:
         return Check(
             name,
@@ -117,9 +125,10 @@ def data_directory(directory: Path) -> Check:
             f"{existing} cannot be written: {error.strerror}",
             "correct its permissions, or set data_dir",
         )
+    where = "" if mount is None else f", on {mount}"
     if existing != directory.absolute():
-        return Check(name, Level.OK, f"{directory} is made when it is needed")
-    return Check(name, Level.OK, f"{directory} can be written")
+        return Check(name, Level.OK, f"{directory} is made when it is needed{where}")
+    return Check(name, Level.OK, f"{directory} can be written{where}")
 
 
 def disk_space(directory: Path) -> Check:
@@ -151,7 +160,7 @@ def catalog_and_volumes(config: Config) -> Iterator[Check]:
             volumes = [row.id for row in engine.catalog.volumes()]
             yield from _catalog(engine.catalog, len(volumes))
             yield from _lost(engine)
-            yield from _volumes(engine, volumes)
+            yield from _volumes(engine)
             yield from _syncs(engine.catalog, volumes)
             yield from _leftovers(config.data_dir.absolute(), engine.catalog)
     except GraftError as error:
@@ -216,17 +225,17 @@ def _lost(engine: Graft) -> Iterator[Check]:
         )
 
 
-def _volumes(engine: Graft, volumes: list[VolumeId]) -> Iterator[Check]:
+def _volumes(engine: Graft) -> Iterator[Check]:
     """Open every volume; a line for each that fails, or one for all."""
-    failed = 0
-    for volume in volumes:
-        try:
-            engine.volume(volume).begin()
-        except GraftError as error:
+    opened, failed = 0, 0
+    for row, found in engine.examined():
+        if isinstance(found, GraftError):
             failed += 1
-            yield problem(f"volume {volume}", error)
-    if volumes and not failed:
-        yield Check("volumes", Level.OK, f"each of them opens ({len(volumes)})")
+            yield problem(f"volume {row.id}", found)
+        else:
+            opened += 1
+    if opened and not failed:
+        yield Check("volumes", Level.OK, f"each of them opens ({opened})")
 
 
 def _syncs(catalog: Catalog, volumes: list[VolumeId]) -> Iterator[Check]:

@@ -34,7 +34,7 @@ def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
     path = find_file(environment)
     source = str(path.absolute()) if path else "no graft.toml, only variables and defaults"
     yield Check("configuration", Level.OK, f"{source}; `graft config` shows it")
-    directory = check_local.data_directory(config.data_dir)
+    directory = check_local.data_directory(config.data_dir, config.allow_file_systems)
     yield directory
     if directory.level is not Level.PROBLEM:
         yield check_local.disk_space(config.data_dir)

@@ -19,7 +19,9 @@ from graft_vfs.errors import (
     AlreadyExistsError,
     CorruptCatalogError,
     CorruptLogError,
+    DamageError,
     HistoryMismatchError,
+    LocalStorageError,
     NotFoundError,
     UsageError,
 )
@@ -122,10 +124,13 @@ def lost_volumes(catalog: Catalog, volumes_directory: Path) -> list[LostVolume]:
 
 
 def _newer(catalog: Catalog, directory: Path, volume: VolumeId) -> Descriptor | None:
-    """Return the descriptor of a known volume if it is newer than the catalog's row."""
+    """Return the descriptor of a known volume if it is newer than the catalog's row.
+
+    None for one that cannot be read: opening the volume tells why.
+    """
     try:
         found = descriptor.read(directory)
-    except CorruptLogError:
+    except (DamageError, LocalStorageError):
         return None
     # Ordering: the catalog after the file, which is never ahead of its own catalog.
     branch = catalog.current(volume)[1]

@@ -11,6 +11,7 @@ from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog import Catalog
+from graft_vfs.volume.incoherent import IncoherentVolume
 from graft_vfs.volume.log_view import LogView
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.volume import Volume
@@ -54,7 +55,7 @@ class OpenVolumes:
         self._writable = writable
         self._hydrates = hydrates
         self._maps = maps
-        self._is_local = is_local
+        self._volume_class = Volume if is_local else IncoherentVolume
         self._is_closed = False
         self._lock = threading.RLock()
         # All that are open, and those that stay open though nobody may use them.
@@ -94,14 +95,13 @@ class OpenVolumes:
             # A connection to one whose files were moved away is refused there.
             if volume is not None and not volume.has_moved:
                 return volume, False
-            volume = Volume(
+            volume = self._volume_class(
                 volume_id,
                 self.directory / str(volume_id),
                 self._catalog,
                 self._logs.view,
                 writable=self._writable,
                 maps=self._maps,
-                is_local=self._is_local,
                 counts=counts,
             )
             with self._lock:

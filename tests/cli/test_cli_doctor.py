@@ -17,8 +17,12 @@ import pytest
 from graft_vfs.cli import check_local
 from graft_vfs.errors import UsageError
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import descriptor, file_systems
+from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.file_systems import Mount, mount_of
 from graft_vfs.store.s3 import store as s3
+from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
 
 
 def checks(cli, *, code: int = 0) -> dict[str, dict[str, str]]:
@@ -61,6 +65,46 @@ def test_doctor_names_a_damaged_catalog(pushed):
     found = checks(pushed, code=1)
     assert found["catalog"]["level"] == "problem"
     assert found["remote"]["level"] == "ok"
+
+
+def test_doctor_names_the_file_system_of_the_data_directory(pushed, monkeypatch):
+    mount = mount_of(pushed.root)
+    if mount is None:
+        pytest.skip("this system does not tell what is mounted where")
+    assert checks(pushed)["data directory"]["text"].endswith(f", on {mount}")
+    monkeypatch.setattr(file_systems, "mount_of", lambda _: Mount("nfs4", "server:/export"))
+    found = checks(pushed, code=1)
+    assert found["data directory"]["level"] == "problem"
+    assert "nfs4 (server:/export)" in found["data directory"]["text"]
+    assert "allow_file_systems" in found["data directory"]["next_step"]
+
+
+@pytest.mark.parametrize("text", [b'{"format": 999}', b"damaged", None])
+def test_a_descriptor_that_cannot_be_read_is_one_bad_line_at_most(pushed, text):
+    pushed.ok("new", "other")
+    volume = pushed.json("info", "main")["volume"]
+    path = pushed.root / "a" / "volumes" / volume / descriptor.FILE_NAME
+    path.unlink()
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_bytes(text)
+    found = checks(pushed, code=0 if text == b"damaged" else 1)
+    is_bad = text != b"damaged"  # That one is written again from the catalog.
+    assert (f"volume {volume}" in found) == is_bad
+    assert found["catalog"]["level"] == "ok"
+    assert "leftovers" in found
+    rows = {row["volume"]: row["problem"] for row in pushed.json("volumes")}
+    assert (rows.pop(volume) is not None) == is_bad
+    assert [*rows.values()] == [None]
+
+
+def test_doctor_and_volumes_sync_no_volume_that_they_only_look_at(pushed, monkeypatch):
+    for number in range(VOLUMES_KEPT_MAX + 2):
+        pushed.ok("new", f"t{number}")
+    monkeypatch.setattr(BranchLog, "sync", mock.Mock(side_effect=AssertionError))
+    assert checks(pushed)["volumes"]["text"] == f"each of them opens ({VOLUMES_KEPT_MAX + 3})"
+    assert len(pushed.json("volumes")) == VOLUMES_KEPT_MAX + 3
 
 
 def test_doctor_names_a_damaged_volume(pushed):
