@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ _CHANGES = frozenset(
     }
 )  # fmt: skip
 _SYSTEM_FILES = ("/proc/self/mountinfo", "/proc/sys/kernel/random/boot_id")
+# On which mount an open file is.
+_FILE_FACTS = re.compile(r"/proc/self/fdinfo/[0-9]+", re.ASCII)
 
 
 class Watch:
@@ -87,7 +90,8 @@ class Watch:
             # A single name is opened in an open folder, where a link could lead anywhere.
             return os.fsdecode(path).startswith("/") or bool(flags & os.O_NOFOLLOW)
         is_write = bool(flags & _WRITE_FLAGS)
-        return not is_write and (path in _SYSTEM_FILES or self._is_in(path, self.readable))
+        is_system = path in _SYSTEM_FILES or _FILE_FACTS.fullmatch(os.fsdecode(path)) is not None
+        return not is_write and (is_system or self._is_in(path, self.readable))
 
     def _is_own(self, path: Any) -> bool:
         name = os.fsdecode(path)
