@@ -46,9 +46,12 @@ def test_the_very_error_arrives_when_sqlite_has_returned() -> None:
             super().__init__(one, two)
 
     error = NeedsArguments(1, two="second")
+    asked: list[bool] = []
 
     def callback() -> int:
-        raise_behind(error)
+        if not asked:  # Once: a second error could arrive anywhere after this test.
+            asked.append(True)
+            raise_behind(error)
         return 1
 
     connection = apsw.Connection(":memory:")
