@@ -29,7 +29,8 @@ def raise_behind(error: BaseException) -> None:
     like this one then.
     """
 
-    def itself(_: type[BaseException]) -> BaseException:
+    def itself(*_: object) -> BaseException:
+        # Code in C that passes the class on may call it with a value of its own.
         return error
 
     # Only a class can be asked for. This one has no object but the error itself.

@@ -10,6 +10,7 @@ import threading
 import apsw
 import pytest
 
+from graft_vfs.vfs import interrupts
 from graft_vfs.vfs.interrupts import end_on_interrupt, raise_behind
 
 TEN_MILLION_ROWS = """
@@ -64,3 +65,16 @@ def test_the_very_error_arrives_when_sqlite_has_returned() -> None:
     with pytest.raises(NeedsArguments) as raised:
         call_until_it_arrives()
     assert raised.value is error
+
+
+def test_the_very_error_arrives_whatever_its_class_is_called_with(monkeypatch) -> None:
+    error = ValueError("handler")
+    asked: list[type[BaseException]] = []
+
+    def ask(function, arguments) -> None:
+        asked.append(arguments[1].value)
+
+    monkeypatch.setattr(interrupts._thread, "start_new_thread", ask)
+    raise_behind(error)
+    assert asked[0]() is error
+    assert asked[0]("a value that code in C passed on") is error
