@@ -10,6 +10,8 @@ import threading
 from dataclasses import dataclass, fields
 from typing import Literal, TypeAlias
 
+from graft_vfs.reentry import occupied
+
 CountName: TypeAlias = Literal[
     "claim_requests",
     "claims_won",
@@ -72,10 +74,11 @@ class Counters:
 
     def add(self, name: CountName, amount: int = 1) -> None:
         """Add to one count."""
-        with self._lock:
+        # Occupied: a handler that fetched a page now would wait for the thread that counts it.
+        with occupied(), self._lock:
             self._counts[name] += amount
 
     def snapshot(self) -> Counts:
         """Return the counts of this moment, consistent with one another."""
-        with self._lock:
+        with occupied(), self._lock:
             return Counts(**{**self._counts, "pages_found": self.pages_found})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from format.commit_samples import LOG, commit
 from prometheus_client.parser import text_string_to_metric_families
 from support.engines import memory_remote
 
+from graft_vfs import reentry
 from graft_vfs.claim import claim
 from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.counters import Counters, CountName, Counts
@@ -310,3 +312,25 @@ def test_an_engine_that_did_nothing_has_metrics(tmp_path):
     assert samples
     assert set(samples.values()) == {0}
     engine.close()
+
+
+def test_a_count_refuses_handlers_that_would_fetch_a_page(monkeypatch) -> None:
+    """Such a handler would wait for the thread that fetches, and that one for the count's lock."""
+    depths = []
+
+    class Lock(contextlib.nullcontext):
+        def __enter__(self) -> None:
+            depths.append(reentry.thread.depth)
+
+    monkeypatch.setattr(threading, "RLock", Lock)
+    counters, requests = Counters(), StoreCounters()
+    counters.add("claims_won")
+    counters.snapshot()
+    requests.add("get")
+    requests.add_retry()
+    with requests.timed("get"):
+        pass
+    requests.snapshot()
+    requests.latencies()
+    assert depths == [1] * 7
+    assert reentry.thread.depth == 0

@@ -194,19 +194,19 @@ class StoreCounters:
         self, verb: Verb, *, requests: int = 1, bytes_sent: int = 0, bytes_received: int = 0
     ) -> None:
         """Count requests of one verb with the object bytes that they carried."""
-        with self._lock:
+        with occupied(), self._lock:
             self._counts[verb] += requests
             self._counts["bytes_sent"] += bytes_sent
             self._counts["bytes_received"] += bytes_received
 
     def snapshot(self) -> StoreCounts:
         """Return the counts of this moment, consistent with one another."""
-        with self._lock:
+        with occupied(), self._lock:
             return StoreCounts(**self._counts)
 
     def add_retry(self) -> None:
         """Count that a request, which is counted for itself, repeats one that failed."""
-        with self._lock:
+        with occupied(), self._lock:
             self._counts["retries"] += 1
 
     @contextlib.contextmanager
@@ -218,14 +218,14 @@ class StoreCounters:
                 yield
         finally:
             seconds = time.perf_counter() - start
-            with self._lock:
+            with occupied(), self._lock:
                 buckets = self._buckets.setdefault(verb, [0] * (len(LATENCY_BOUNDS_SECONDS) + 1))
                 buckets[bisect.bisect_left(LATENCY_BOUNDS_SECONDS, seconds)] += 1
                 self._seconds[verb] = self._seconds.get(verb, 0.0) + seconds
 
     def latencies(self) -> dict[Verb, Latencies]:
         """Return the latencies of the verbs that were timed."""
-        with self._lock:
+        with occupied(), self._lock:
             return {
                 verb: Latencies(tuple(buckets), self._seconds[verb])
                 for verb, buckets in self._buckets.items()
