@@ -164,7 +164,7 @@ class FileSystem(apsw.VFS):
         file = self._writing(name)
         if file is None:
             return Journal(None)
-        file.journal = journal = Journal(file.read_snapshot_page)
+        file.journal = journal = Journal(file.read_snapshot_page, file.raise_later)
         return journal
 
     def _writing(self, journal: str) -> VolumeFile | None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import apsw
 
+from graft_vfs.vfs.interrupts import raise_behind
 from graft_vfs.vfs.sqlite_errors import as_io_error
 
 _NUMBER_BYTES = 4
@@ -32,7 +33,8 @@ class Journal:
     """One journal file of one connection.
 
     Owner: the connection's pager. Thread rule: as the connection. `read_page` gives a page of the
-    transaction's snapshot; without it bodies are kept as they are.
+    transaction's snapshot; without it bodies are kept as they are. `raise_later` is told what
+    interrupted the end of the journal: see `_end_surely`.
     """
 
     __slots__ = (
@@ -43,13 +45,19 @@ class Journal:
         "_packed",
         "_packed_size",
         "_page_bytes",
+        "_raise_later",
         "_read_page",
         "_recent",
         "playbacks",
     )
 
-    def __init__(self, read_page: Callable[[int], bytes] | None) -> None:
+    def __init__(
+        self,
+        read_page: Callable[[int], bytes] | None,
+        raise_later: Callable[[BaseException], None] = raise_behind,
+    ) -> None:
         self._read_page = read_page
+        self._raise_later = raise_later
         self._is_whole = read_page is None
         self._recent: list[tuple[int, bytes]] = []
         self._counted = 0  # So many of the recent writes are packed.
@@ -62,19 +70,44 @@ class Journal:
         self._is_played = False
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        """Append to the journal; a write at 0 begins a new one."""
-        recent = self._recent
-        recent.append((offset, data))
-        if len(recent) > _RECENT_MAX:
-            self._pack()
+        """Append to the journal; a write at 0 begins a new one, and zeros there end it."""
+        try:
+            recent = self._recent
+            recent.append((offset, data))
+            if len(recent) > _RECENT_MAX:
+                self._pack()
+        except BaseException as error:
+            if offset or any(data):
+                raise
+            self._end_surely(error)
 
     def xTruncate(self, size: int) -> None:
         """Cut the journal to `size` bytes; 0 ends it."""
-        if size:
-            whole = self._read(size, 0)
-            self.xTruncate(0)
-            self._recent.append((0, whole))
-            return
+        try:
+            whole = self._read(size, 0) if size else b""
+            self._end()
+            if size:
+                self._recent.append((0, whole))
+        except BaseException as error:
+            if size:
+                raise
+            self._end_surely(error)
+
+    def _end_surely(self, error: BaseException) -> None:
+        """End the journal although a signal's handler raised; that comes out afterwards.
+
+        SQLite ends the journals of a transaction over several databases when that is committed. It
+        ignores an error then, and would not say to this database that it is committed.
+        """
+        while True:
+            try:
+                self._end()
+                self._raise_later(error)
+                return
+            except BaseException as another:  # noqa: BLE001 - it is raised later
+                error = another
+
+    def _end(self) -> None:
         self._recent, self._counted, self._is_played = [], 0, False
         if self._packed_size:
             self._begin_packed()

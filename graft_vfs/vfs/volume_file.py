@@ -65,6 +65,8 @@ _FILE_HEADER_BYTES = 100
 _READS_RESIDENT_MAX = 8192
 """After so many reads the mapped pages are let go, so that a scan does not fill memory."""
 
+_FINISH_ATTEMPTS = 100
+"""How often a commit is tried again that handlers of signals interrupt, before it is an error."""
 _CHARACTERISTICS = (
     # A journal's name and order matter to nobody, because no journal is ever recovered from.
     apsw.SQLITE_IOCAP_SAFE_APPEND
@@ -552,10 +554,10 @@ class VolumeFile:
         except BaseException as error:  # noqa: BLE001 - it is raised later
             # SQLite does not repeat an unlock, and others would wait for one that was not done.
             # It takes an error of the one after a commit for an error of the commit.
-            self._raise_later(error)
+            self.raise_later(error)
             self.xUnlock(level)
 
-    def _raise_later(self, error: BaseException) -> None:
+    def raise_later(self, error: BaseException) -> None:
         """Raise what came too late to undo anything when SQLite gives back its last lock."""
 
         def unlock_and_raise(level: int) -> None:
@@ -596,9 +598,9 @@ class VolumeFile:
 
     def xWrite(self, data: bytes, offset: int) -> None:
         """Stage one page."""
-        transaction, staged = self.transaction, self._staged
-        size = len(data)
         try:
+            transaction, staged = self.transaction, self._staged
+            size = len(data)
             if transaction is None or staged is None:
                 transaction, staged = self._begin_another_write()
             if size != self._page_size:
@@ -656,6 +658,17 @@ class VolumeFile:
             self._drop()
             raise as_io_error(error) from error
 
+    def _commit(self, transaction: Transaction) -> None:
+        """Commit, unless nothing changes; raises LocalStorageError."""
+        # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
+        if transaction.staged or not transaction.is_empty():
+            if self._prepared is None:
+                self._adopt(transaction.commit(self.durability))
+            else:
+                self._commit_prepared(transaction)
+        else:
+            self._page_size = self.snapshot.page_size
+
     def _commit_prepared(self, transaction: Transaction) -> None:
         """Make a transaction visible whose pages are written; SQLite would not hear of an error."""
         self._adopt(transaction.commit(OFF))
@@ -671,45 +684,48 @@ class VolumeFile:
                 )
 
     def _settle_commit(self, error: BaseException) -> None:
-        """Finish or undo a commit that an exception ended; raises it as an I/O error if undone."""
-        transaction = self.transaction
-        if transaction is not None:
+        """Finish a commit that an exception ended; what was raised last comes out after it.
+
+        Undoing it would be too late: other databases of the transaction may be committed already.
+        Raises apsw.Error if the disk does not let it be finished, or handlers raise all the time.
+        """
+        for _ in range(_FINISH_ATTEMPTS):
             try:
-                is_committed = self.volume.settle_commit(transaction, self.durability)
-            except LocalStorageError as failure:
+                transaction = self.transaction
+                if transaction is not None:
+                    if self.volume.settle_commit(transaction, self.durability):
+                        self._adopt(self.volume.snapshot)
+                    else:
+                        self._commit(transaction)
+                    self._drop()
+                self.raise_later(error)
+                return
+            except GraftError as failure:
                 self._drop()
                 raise to_sqlite(failure) from error
-            if is_committed:
-                self._adopt(self.volume.snapshot)
-            self._drop()
-            if not is_committed:
-                raise as_io_error(error) from error
-        self._raise_later(error)
+            except BaseException as another:  # noqa: BLE001 - it is raised later
+                error = another
+        self._drop()
+        raise as_io_error(error) from error
 
     # The rest ---------------------------------------------------------------------------------
 
     def xFileControl(self, op: int, pointer: int) -> bool:
         """Prepare a commit at SYNC, commit at COMMIT_PHASETWO, answer pragmas and mmap_size."""
-        if op == _COMMIT_PHASETWO:
-            transaction = self.transaction
-            if transaction is None:
+        try:
+            if op == _COMMIT_PHASETWO:
+                transaction = self.transaction
+                if transaction is not None:
+                    self._commit(transaction)
+                    self.transaction = self._staged = None
                 return True
-            try:
-                # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
-                if transaction.staged or not transaction.is_empty():
-                    if self._prepared is None:
-                        self._adopt(transaction.commit(self.durability))
-                    else:
-                        self._commit_prepared(transaction)
-                else:
-                    self._page_size = self.snapshot.page_size
-                self.transaction = self._staged = None
-                return True
-            except LocalStorageError as error:
-                self._drop()
-                raise to_sqlite(error) from error
-            except BaseException as error:  # noqa: BLE001 - it is raised later
-                self._settle_commit(error)
+        except LocalStorageError as error:
+            self._drop()
+            raise to_sqlite(error) from error
+        except BaseException as error:
+            if op != _COMMIT_PHASETWO:
+                raise
+            self._settle_commit(error)
             return True
         if op == _SYNC:
             staged = self._staged
