@@ -100,6 +100,8 @@ _ffi.cdef(
     int64_t sqlite3_memory_used(void);
     """
 )
+_MUST_END = {"xUnlock", "xClose", "xFileControl", "xTruncate"}
+"""Callbacks that may end something; see `Bridge._finish`."""
 _BUILTIN_DOES = (
     "xDlOpen", "xDlError", "xDlSym", "xDlClose", "xRandomness", "xSleep", "xCurrentTime",
     "xGetLastError",
@@ -155,7 +157,7 @@ class Bridge:
         """Set the callbacks of a structure, whose errors become result codes."""
         types = {name: field.type for name, field in _ffi.typeof(structure).item.fields}
         for name, function in functions.items():
-            onerror = self._finish if name in {"xUnlock", "xClose"} else self._fail
+            onerror = self._finish if name in _MUST_END else self._fail
             callback = _ffi.callback(
                 types[name], function, error=apsw.SQLITE_IOERR, onerror=onerror
             )
@@ -224,15 +226,24 @@ class Bridge:
     def _finish(
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType
     ) -> int:
-        """Do an unlock or a close again that was interrupted: SQLite does not repeat it.
+        """Do again what was interrupted and SQLite does not repeat, or not hear an error of.
 
-        An unlock also raises what interrupted a commit that it ends.
+        These are an unlock, a close, the second phase of a commit and the end of a journal. An
+        unlock also raises what interrupted a commit that it ends.
         """
         if isinstance(error, apsw.Error):
             return self._fail(kind, error, traceback)
         arguments = traceback.tb_frame.f_locals
         opened = self._files.get(arguments["file"])
-        if opened is None:
+        if "op" in arguments:
+            if arguments["op"] != apsw.SQLITE_FCNTL_COMMIT_PHASETWO or opened is None:
+                return self._fail(kind, error, traceback)
+            opened.xFileControl(arguments["op"], 0)
+        elif "size" in arguments:
+            if arguments["size"] or not isinstance(opened, Journal):
+                return self._fail(kind, error, traceback)
+            opened.xTruncate(0)
+        elif opened is None:
             pass
         elif "level" in arguments:
             opened.xUnlock(arguments["level"])
