@@ -702,7 +702,8 @@ class VolumeFile:
                 return
             except GraftError as failure:
                 self._drop()
-                raise to_sqlite(failure) from error
+                is_disk = isinstance(failure, LocalStorageError)
+                raise (to_sqlite if is_disk else as_io_error)(failure) from error
             except BaseException as another:  # noqa: BLE001 - it is raised later
                 error = another
         self._drop()
