@@ -13,8 +13,8 @@ where comparing inodes would cost twice as much. Ordering: the first writer to a
 removes all other marks, makes its own, and reads the tail again, before it writes. From then on a
 process that has other files open finds no mark, compares the paths with what it has open, and is
 refused. A copy may hold the mark of the files it was made from; no process writes to it before its
-first writer has removed that, and who goes on at the old place compares the paths once in 256
-commits.
+first writer has removed that. So who goes on at the old place also compares the path
+of the branch file when it did so more than 10 ms ago, and both paths once in 256 commits.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from graft_vfs.local.locks import EXCLUSIVE_AT_ONCE, UNLOCK, close_after_fork, r
 
 CHECK_MASK = 255
 """At each LSN that has none of these bits the paths are looked at, too: once in 256 commits."""
+CHECK_SECONDS = 0.01
+"""The branch file is looked at, too, when the last look is older than this. Looking each time would
+make a small commit a tenth slower."""
 _MARK = "place-"
 
 
@@ -54,11 +57,13 @@ class Place:
         mark = f"{path.stem}.{_MARK}{found.st_dev:x}-{found.st_ino:x}-{head.inode:x}"
         self.mark = os.fsencode(path.with_name(mark))
 
-    def check(self) -> None:
+    def check(self, *, with_head: bool = True) -> None:
         """Raise MovedError unless branch file and head file are what stands at their paths."""
         try:
             found = os.stat(self._name)  # noqa: PTH116 - a Path costs three times as much
-            if (found.st_dev, found.st_ino) == self._identity and self._head.is_in_place():
+            if (found.st_dev, found.st_ino) == self._identity and (
+                not with_head or self._head.is_in_place()
+            ):
                 return
         except (FileNotFoundError, NotADirectoryError):
             pass

@@ -35,7 +35,14 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import descriptor, head
-from graft_vfs.local.branch_file import CHECK_MASK, OpenFile, Place, WriterLock, WriterLocks
+from graft_vfs.local.branch_file import (
+    CHECK_MASK,
+    CHECK_SECONDS,
+    OpenFile,
+    Place,
+    WriterLock,
+    WriterLocks,
+)
 from graft_vfs.local.branch_log import (
     DURABLE_BEFORE,
     SYNC_INTERVAL_BYTES,
@@ -133,6 +140,7 @@ class Volume:
         self._locks: WriterLocks
         self._place: Place
         self._mark = b""
+        self._check_at = 0.0
         self.log: BranchLog
         self.snapshot: Snapshot
         self._load()
@@ -717,13 +725,15 @@ class Volume:
                 next_step="roll back and run the transaction again",
             )
 
-    def check_mark(self) -> None:
-        """Check the place if the mark is gone; before anything is written past the newest commit.
+    def check_mark(self, lsn: int = 1) -> None:
+        """Check the place if that is due; before anything is written past the newest commit.
 
         Raises what `check_place` raises.
         """
-        if not access(self._mark, F_OK):
+        if not (lsn & CHECK_MASK and access(self._mark, F_OK)):
             self.check_place()
+        elif monotonic() >= self._check_at:
+            self._check_paths(with_head=False)
 
     def _renew_mark(self) -> bool:
         """Check the place and leave a mark; True if that brought commits that were not known."""
@@ -734,12 +744,13 @@ class Volume:
                 self._scan_tail()
             return self.snapshot is not known
 
-    def _check_paths(self) -> None:
+    def _check_paths(self, *, with_head: bool = True) -> None:
         try:
-            self._place.check()
+            self._place.check(with_head=with_head)
         except MovedError:
             self.has_moved = True
             raise
+        self._check_at = monotonic() + CHECK_SECONDS
 
     def commit(
         self, transaction: Transaction, counter: int, first_page: FirstPage | None, durability: int
@@ -759,9 +770,9 @@ class Volume:
             branch = current.branch
             # To call the type LocalLsn costs more than the addition.
             lsn: LocalLsn = current.lsn + 1  # type: ignore[assignment]
-            is_due = not (access(self._mark, F_OK) and lsn & CHECK_MASK)
-            if is_due and not transaction.is_written:
-                self.check_place()
+            is_sure = lsn & CHECK_MASK and access(self._mark, F_OK) and monotonic() < self._check_at
+            if not (is_sure or transaction.is_written):
+                self.check_mark(lsn)
             try:
                 words[4] = 1
                 full = durability >= FULL

@@ -187,6 +187,17 @@ def test_a_copy_in_the_place_is_found_by_the_writer_itself_after_some_commits(da
     assert numbers(data) == [0]
 
 
+@pytest.mark.parametrize("act", [move_directory, repoint_link])
+def test_a_copy_in_the_place_is_found_at_once_by_a_writer_that_is_not_in_haste(data, act) -> None:
+    always = "\n    from graft_vfs.volume import volume\n    volume.CHECK_SECONDS = 0\n"
+    with child(data, always + WRITER) as one:
+        first = Writer(one)
+        assert first.insert(0) == "done"
+        act(data)
+        assert "close this connection and open it again" in first.insert(1)
+    assert numbers(data) == [0]
+
+
 def test_a_large_transaction_of_a_stale_writer_does_not_overwrite_a_commit(data) -> None:
     """Its pages are spilled to the log long before it commits."""
     large = (
