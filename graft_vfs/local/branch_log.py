@@ -57,6 +57,7 @@ than `_kept_bytes` of the tail it knows, and that much is never cut.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
@@ -546,21 +547,36 @@ class BranchLog:
         return self._zeroed - after
 
     def is_longer_than_needed(self, end: int) -> bool:
-        """Return True if `give_back` would cut the file."""
-        return self.size_bytes() > grown_size(end + _kept_bytes(end))
+        """Return True if `give_back` would cut the file. One or two system calls."""
+        return self._holds_data_past(end + _kept_bytes(end))
+
+    def _holds_data_past(self, offset: int) -> bool:
+        """Return True if space is allocated past `offset`, where the file may be sparse."""
+        with storage_errors(self.path):
+            if self.size_bytes() <= offset:
+                return False
+            try:
+                os.lseek(self._file, offset, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return False  # Nothing but a hole follows.
+                raise
+        return True
 
     def give_back(self, end: int) -> None:
         """Cut off what an abandoned transaction wrote past `end`, the end of the newest commit.
 
         The caller holds the writer lock. Harmless if there is nothing. Raises LocalStorageError.
         """
-        kept = grown_size(end + _kept_bytes(end))
-        # Ordering: the note first, so that no copy goes where the file was cut.
-        self._zeroed = min(self._zeroed, kept)
-        with storage_errors(self.path):
-            if self.size_bytes() > kept:
+        kept = end + _kept_bytes(end)
+        # A file that is merely longer holds no space, and cutting it would make the next commit
+        # extend it again.
+        if self._holds_data_past(kept):
+            # Ordering: the note first, so that no copy goes where the file was cut.
+            self._zeroed = min(self._zeroed, kept)
+            with storage_errors(self.path):
                 os.ftruncate(self._file, kept)
-            self.capacity = self.size_bytes()
+        self.capacity = self.size_bytes()
 
     def erase(self, position: Position) -> None:
         """Make the chunk at `position` unreadable; raises LocalStorageError.

@@ -67,6 +67,22 @@ def test_a_rolled_back_transaction_leaves_no_space_taken(engine, connect):
 
 
 @pytest.mark.usefixtures("small_spills")
+def test_a_rollback_leaves_no_space_taken_at_the_end_of_a_large_file(engine, connect):
+    """A file may be longer by a quarter than it needs to be, but not with space in it."""
+    connection = connect("main")
+    connection.pragma("cache_size", 10)
+    connection.execute("CREATE TABLE t(v)")
+    insert_much(connection, 20)
+    before, _ = log_bytes(engine)
+    connection.execute("BEGIN")
+    insert_much(connection, 4)
+    assert log_bytes(engine)[0] > before + (3 << 20)
+    connection.execute("ROLLBACK")
+    assert log_bytes(engine)[0] < before + (2 << 20)
+    assert rows(connection, "SELECT count(*) FROM t") == [(20 * 256,)]
+
+
+@pytest.mark.usefixtures("small_spills")
 @pytest.mark.parametrize("fails_at", ["write", "commit"])
 def test_a_failed_transaction_leaves_no_space_taken(engine, connect, monkeypatch, fails_at):
     connection = connect("main")
