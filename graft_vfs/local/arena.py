@@ -23,6 +23,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -48,6 +49,8 @@ from graft_vfs.local.mapping import View, forget_resident, view_of
 FORMAT_VERSION = 2
 HEADER_BYTES = 16
 RECORD_BYTES = 48
+_LEFT_FREE_BYTES = 1 << 20
+"""The cache takes no space of a disk that has less than this; what it keeps, it keeps in memory."""
 INDEX_NAME = re.compile(r"([0-9]{4,9})\.index", re.ASCII)
 FILE_NAME = re.compile(r"[0-9]{4,9}\.(index|images|frames|pages)", re.ASCII)
 FORMER_NAME = re.compile(r"[0-9]{4,9}\.(frames|pages)", re.ASCII)
@@ -259,6 +262,7 @@ class Appender:
         record = Record(key, len(images), arena.tail, xxh3_64_intdigest(images))
         try:
             with storage_errors(arena.images_path):
+                self._leave_room(len(images))
                 if growth > RECORD_BYTES:
                     size = os.fstat(self._images).st_size
                     os.ftruncate(self._images, size + growth - RECORD_BYTES)
@@ -274,6 +278,12 @@ class Appender:
         arena.index_end += RECORD_BYTES
         arena.tail += len(images)
         return record
+
+    def _leave_room(self, length: int) -> None:
+        """Refuse to take the last space of a disk: commits, and the catalog at a push, need it."""
+        found = os.fstatvfs(self._images)
+        if found.f_bavail * found.f_frsize < length + _LEFT_FREE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _check_index(path: Path) -> None:

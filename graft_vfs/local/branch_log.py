@@ -57,6 +57,7 @@ than `_kept_bytes` of the tail it knows, and that much is never cut.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -482,7 +483,8 @@ class BranchLog:
                 if is_small:
                     write_fully(self._file, data, offset)
                 else:
-                    write_all(self._file, [data, *images], offset)
+                    with self._allocating_whole(offset):
+                        write_all(self._file, [data, *images], offset)
                 if sync:
                     # A page that is mapped for writing would cost more to sync than to write.
                     data_sync(self._file)
@@ -529,11 +531,28 @@ class BranchLog:
             # An abandoned transaction must not leave space noted that may be cut meanwhile.
             self._zeroed = 0
         elif needed - offset < _ZERO_SKIP_BYTES:
-            with storage_errors(self.path):
-                first = max(self._zeroed, offset)
-                last = min(self.capacity, -(-needed // 4096) * 4096 + _zero_ahead(offset))
+            first = max(self._zeroed, offset)
+            last = min(self.capacity, -(-needed // 4096) * 4096 + _zero_ahead(offset))
+            with storage_errors(self.path), self._allocating_whole(first):
                 write_fully(self._file, _ZEROS[: last - first], first)
-                self._zeroed = last
+            self._zeroed = last
+
+    @contextlib.contextmanager
+    def _allocating_whole(self, offset: int) -> Iterator[None]:
+        """Give back what a write at `offset` has allocated if the disk refuses the rest of it.
+
+        Else the first part of a write that failed would hold the last space of a full disk, which
+        the catalog needs for a push or for anything else that makes room. No process has zeroed or
+        mapped for stores what was a hole before.
+        """
+        size = self.size_bytes()
+        hole = os.lseek(self._file, offset, os.SEEK_HOLE) if offset < size else size
+        try:
+            yield
+        except OSError:
+            os.ftruncate(self._file, hole)
+            self._zeroed, self.capacity = min(self._zeroed, hole), hole
+            raise
 
     def reserve(self, position: Position, pages: int, page_size: int) -> int:
         """Make room for a small chunk of `pages` images at `position`, if there is none yet.

@@ -24,16 +24,19 @@ stands in, which reads by calls.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from graft_vfs.errors import LocalStorageError
 from graft_vfs.local.file_systems import WRITES_IN_PLACE, mount_of
-from graft_vfs.local.files import read_exactly, storage_error, storage_errors
+from graft_vfs.local.files import read_exactly, storage_error, storage_errors, write_fully
 
 
 class FileView:
@@ -106,15 +109,46 @@ def view_of(descriptor: int, path: Path, length: int, *, maps: bool) -> View:
         return memoryview(mmap.mmap(descriptor, length, access=mmap.ACCESS_READ))
 
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def _moved_elsewhere(file: IO[bytes], length: int) -> IO[bytes]:
+    """Return a copy of a temporary file's first bytes, in the system's place for such files."""
+    other = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    try:
+        file.truncate(length)
+        file.seek(0)
+        shutil.copyfileobj(file, other)
+        other.flush()
+        file.truncate(0)
+    except BaseException:
+        other.close()
+        raise
+    return other
+
+
 @contextlib.contextmanager
 def spooled(directory: Path, parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
     """Give parts as views of a mapped temporary file, so that they are never in memory together.
 
-    The file has no name, so nothing is left of it whatever happens.
+    The file has no name, so nothing is left of it whatever happens. It is in `directory` or, once
+    that has no room, where the system keeps temporary files: a push is a way out of a full disk.
+    Raises LocalStorageError.
     """
-    with storage_errors(directory), tempfile.TemporaryFile(dir=directory) as file:
-        lengths = [file.write(part) for part in parts]
-        file.flush()
+    with contextlib.ExitStack() as files, storage_errors(directory):
+        file: IO[bytes] = files.enter_context(tempfile.TemporaryFile(dir=directory))
+        lengths: list[int] = []
+        written = 0
+        for part in parts:
+            try:
+                write_fully(file.fileno(), part, written)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                file = files.enter_context(_moved_elsewhere(file, written))
+                write_fully(file.fileno(), part, written)
+            lengths.append(len(part))
+            written += len(part)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         view = memoryview(mapped)
         ends = list(itertools.accumulate(lengths))

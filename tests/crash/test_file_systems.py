@@ -162,3 +162,21 @@ def read_what_a_full_disk_holds(root: str, mmap: str) -> None:
 @pytest.mark.parametrize("mmap", ["auto", "off"])
 def test_a_full_disk_is_opened_and_read(tmp_path, mounted, mmap) -> None:
     isolated.run(read_what_a_full_disk_holds, tmp_path, mmap, prefix=mounted)
+
+
+def push_from_a_disk_that_is_full(root: str, mmap: str) -> None:
+    program = Program(Path(root), mmap)
+    while not program.refused:
+        program.insert(1, "normal", size=3000)
+    assert program.engine.push("main").claimed
+    # What was pushed is replaced by an empty file, so that there is room again.
+    program.refused.clear()
+    program.insert(50, "normal")
+    assert not program.refused
+    program.check()
+
+
+@pytest.mark.parametrize("mmap", ["auto", "off"])
+@pytest.mark.parametrize("mounted", ["tmpfs"], indirect=True)
+def test_a_push_is_a_way_out_of_a_full_disk(tmp_path, mounted, mmap) -> None:
+    isolated.run(push_from_a_disk_that_is_full, tmp_path, mmap, prefix=mounted)
