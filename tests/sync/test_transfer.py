@@ -320,7 +320,7 @@ def test_a_volume_with_commits_takes_no_import(replicas, tmp_path) -> None:
     connection = replica.connect()
     connection.execute("CREATE TABLE mine(x)")
     before = replica.engine.open("main").begin()
-    with pytest.raises(UsageError, match="graft_new"):
+    with pytest.raises(UsageError, match="`graft new TAG --force` first"):
         replica.engine.import_(source, "main")
     assert replica.engine.open("main").begin() is before
     assert rows(connection, "SELECT name FROM sqlite_schema") == [("mine",)]
