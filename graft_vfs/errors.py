@@ -174,10 +174,16 @@ class DamageError(GraftError):
 
 
 class CorruptObjectError(DamageError):
-    """A remote object is foreign, damaged, truncated or oversized."""
+    """A remote object is foreign, damaged, truncated or oversized.
 
-    def __init__(self, message: str, *, next_step: str = _RESTORE_OBJECT) -> None:
+    `is_foreign` says that it never was an object of ours, such as a README.
+    """
+
+    def __init__(
+        self, message: str, *, next_step: str = _RESTORE_OBJECT, is_foreign: bool = False
+    ) -> None:
         super().__init__(message, next_step=next_step)
+        self.is_foreign = is_foreign
 
 
 class CorruptLogError(DamageError):

@@ -454,10 +454,6 @@ def read_ref(store: ObjectStore, name: str) -> LogId | None:
     return log
 
 
-class _ForeignError(CorruptObjectError):
-    """An object among the refs that never was one, such as a README."""
-
-
 def list_refs(
     store: ObjectStore, damaged: list[CorruptObjectError] | None = None
 ) -> Iterator[tuple[str, LogId]]:
@@ -479,7 +475,7 @@ def list_refs(
         damaged += [
             error
             for error in skipped
-            if isinstance(error, CorruptObjectError) and not isinstance(error, _ForeignError)
+            if isinstance(error, CorruptObjectError) and not error.is_foreign
         ]
     if skipped:
         _logger.warning("skipped %d objects among the refs, such as: %s", len(skipped), skipped[0])
@@ -529,8 +525,10 @@ def _get_ref(store: ObjectStore, key: str) -> bytes:
     """Read a ref object; a range read, so that a huge foreign object costs no more than a ref."""
     content = store.get_range(key, 0, REF_BYTES_MAX + 1)
     if len(content) > REF_BYTES_MAX:
-        raise _ForeignError(
-            f"{key} is larger than a ref can be", next_step="check who else writes to the remote"
+        raise CorruptObjectError(
+            f"{key} is larger than a ref can be",
+            next_step="check who else writes to the remote",
+            is_foreign=True,
         )
     return content
 
@@ -540,8 +538,10 @@ def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
     version, *rest = content.split(b"\n")
     digits = version.removeprefix(_REF_MAGIC)
     if not version.startswith(_REF_MAGIC) or not digits.isdigit():
-        raise _ForeignError(
-            f"{key} is not a ref of graft-vfs", next_step="check the bucket and its prefix"
+        raise CorruptObjectError(
+            f"{key} is not a ref of graft-vfs",
+            next_step="check the bucket and its prefix",
+            is_foreign=True,
         )
     if digits not in _REF_LINES:
         raise FutureVersionError(
