@@ -135,6 +135,7 @@ def push(
 @contextlib.contextmanager
 def _alone(volume: Volume, wait_seconds: float) -> Iterator[None]:
     """Be the only one on this machine that pushes the volume, from the plan to the settling."""
+    volume.catalog.require_writable()
     lock = FileLock(volume.directory / _LOCK_NAME)
     try:
         if not lock.acquire_within(wait_seconds):
