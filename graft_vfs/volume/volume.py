@@ -706,9 +706,10 @@ class Volume:
                     "is not there any more; nothing was written",
                     next_step="close this connection and open it again",
                 )
-        if is_interrupted or self.words[head.END] != end.offset:
+        if is_interrupted:
             # A process died between writing a commit and publishing it: only the log knows.
             _logger.info("volume %s: recovered up to LSN %d", self.id, self.snapshot.lsn)
+        if is_interrupted or self.words[head.END] != end.offset:
             self._publish_words(end.offset)
         return True
 
