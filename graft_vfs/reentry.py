@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from graft_vfs.errors import ReentryError
+
+_Value = TypeVar("_Value")
 
 
 class _Thread(threading.local):
@@ -42,3 +46,12 @@ def refuse_reentry() -> None:
             next_step="run it again outside the handler, and close connections before they are "
             "garbage",
         )
+
+
+def living(values: weakref.WeakValueDictionary[Any, _Value]) -> list[_Value]:
+    """Return the values of a weak dictionary, to which a handler may add in the middle.
+
+    Its own iteration is code in Python, and ends with RuntimeError then; the copy of its references
+    is one call.
+    """
+    return [value for reference in values.valuerefs() if (value := reference()) is not None]

@@ -23,6 +23,7 @@ from graft_vfs.local.catalog_rows import CommitRow
 from graft_vfs.local.page_cache import PageCache
 from graft_vfs.page_table import PageTable
 from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.reentry import living
 from graft_vfs.remote_log import RemoteLog
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.volume.log_view import CommitSource, LogView
@@ -136,7 +137,7 @@ class Logs:
 
     def _base(self, log: LogId, lsn: RemoteLsn) -> LogView | None:
         """Return the view that the one at `lsn` can be made from."""
-        older = (view for view in self._views.values() if view.log == log and view.lsn < lsn)
+        older = (view for view in living(self._views) if view.log == log and view.lsn < lsn)
         return max(older, key=lambda view: view.lsn, default=None)
 
     def lineage(self, log: LogId) -> set[LogId]:
@@ -227,13 +228,13 @@ class Logs:
     def cache_bytes(self) -> int:
         """Return the size in bytes of the page caches in use, on the disk and in memory."""
         with self._lock:
-            caches = list(self._caches.values())
+            caches = living(self._caches)
         return self.space.memory_bytes + sum(cache.size_bytes() for cache in caches)
 
     def close(self) -> None:
         """Close the page caches."""
         with self._lock:
-            for cache in list(self._caches.values()):
+            for cache in living(self._caches):
                 cache.close()
             self._caches.clear()
             if self._space is not None:

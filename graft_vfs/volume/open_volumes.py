@@ -11,6 +11,7 @@ from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog import Catalog
+from graft_vfs.reentry import living
 from graft_vfs.volume.incoherent import IncoherentVolume
 from graft_vfs.volume.log_view import LogView
 from graft_vfs.volume.logs import Logs
@@ -132,7 +133,7 @@ class OpenVolumes:
     def all(self) -> list[Volume]:
         """Return the volumes that are open now, by id."""
         with self._lock:
-            return sorted(self._open.values(), key=lambda volume: volume.id)
+            return sorted(living(self._open), key=lambda volume: volume.id)
 
     def commit_counts(self) -> list[CommitCounts]:
         """Return the counts of each volume that was ever opened here."""
@@ -183,7 +184,7 @@ class OpenVolumes:
         for thread in self._hydrating:
             thread.join()
         with self._lock:
-            for volume in list(self._open.values()):
+            for volume in living(self._open):
                 if volume.id != but:
                     volume.close()
             self._open.clear()

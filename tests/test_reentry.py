@@ -1,0 +1,31 @@
+"""What a handler may do to a weak dictionary while its thread looks through it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+from graft_vfs.reentry import living
+
+
+class Value:
+    pass
+
+
+def test_living_values_are_those_that_something_refers_to() -> None:
+    kept, gone = Value(), Value()
+    values = weakref.WeakValueDictionary({1: kept, 2: gone})
+    del gone
+    gc.collect()
+    assert living(values) == [kept]
+
+
+def test_a_value_that_is_added_in_the_middle_ends_no_look() -> None:
+    kept = [Value() for _ in range(3)]
+    values = weakref.WeakValueDictionary(enumerate(kept))
+    found = []
+    for value in living(values):
+        found.append(value)
+        kept.append(Value())
+        values[len(kept)] = kept[-1]
+    assert found == kept[:3]
