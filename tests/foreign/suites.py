@@ -48,7 +48,7 @@ def fetch(directory: Path) -> list[str]:
                 continue
             try:
                 _unpack(fetch_one(name, Path(temporary)), directory / name)
-            except (OSError, subprocess.CalledProcessError, LookupError) as error:
+            except (OSError, subprocess.CalledProcessError, LookupError, ImportError) as error:
                 said = getattr(error, "stderr", None) or error
                 missing.append(f"{name}: {said}".strip())
     return missing
