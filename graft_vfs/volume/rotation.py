@@ -79,11 +79,11 @@ def remove_unused_files(volume: Volume) -> None:
 def due_at(snapshot: Snapshot, pages: int) -> int:
     """Return the file size beyond which a branch with so many live pages is to be compacted.
 
-    By then more than 16 MiB and two thirds of the file are dead, so that what compaction writes is
-    at most half of what was written since the last one.
+    By then more than 16 MiB and four fifths of the file are dead, so that what compaction writes is
+    at most a quarter of what was written since the last one.
     """
     live = pages * snapshot.page_size
-    return live + max(COMPACT_BYTES, 2 * live)
+    return live + max(COMPACT_BYTES, 4 * live)
 
 
 def compact(volume: Volume) -> int:
