@@ -170,8 +170,14 @@ class Volume:
             published_end = self.words[head.END]
             if self.words[head.EPOCH] != self._epoch or not self.is_coherent:
                 row, branch = self.catalog.current(self.id)
-                if row.epoch != self._epoch:
-                    self._switch(branch, row.epoch)
+                while row.epoch != self._epoch:
+                    try:
+                        self._switch(branch, row.epoch)
+                    except LocalStorageError:
+                        # Another process may have moved the volume on and removed that file.
+                        former, (row, branch) = row.epoch, self.catalog.current(self.id)
+                        if row.epoch == former:
+                            raise
             self._scan_tail()
             self._check_end(published_end)
 

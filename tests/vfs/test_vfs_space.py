@@ -261,6 +261,39 @@ def test_a_process_that_knew_the_old_file_writes_to_the_new_one(config, engine, 
     assert engine.status("main").ahead == 5 * 300 + 2
 
 
+def test_a_process_follows_a_volume_that_moves_on_while_it_follows(
+    config, engine, connect, monkeypatch
+):
+    """The file that the catalog named a moment ago is gone already: the next one is looked for."""
+    ours = connect("main")
+    ours.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    volume = engine.open("main")
+    program = """
+        from graft_vfs.volume import rotation
+        rotation.COMPACT_BYTES = 256 << 10
+        connection = graft_vfs.connect("main")
+        connection.pragma("synchronous", "normal")
+        while line := hear():
+            for _ in range(int(line)):
+                connection.execute("UPDATE t SET n = n + 1")
+            say("done")
+    """
+    current = volume.catalog.current
+    with child(config.data_dir, program) as other:
+        other.say("400")
+        assert other.hear() == "done"
+        stale = current(volume.id)
+        other.say("400")
+        assert other.hear() == "done"
+    assert stale[1].file != current(volume.id)[1].file
+    assert not (volume.directory / stale[1].file).exists()
+    answers = iter([stale])
+    monkeypatch.setattr(
+        volume.catalog, "current", lambda volume_id: next(answers, None) or current(volume_id)
+    )
+    assert value(ours, "SELECT n FROM t") == 800
+
+
 @pytest.mark.usefixtures("early_compaction")
 def test_history_says_what_was_rolled_into_one(engine, connect):
     connection = connect("main")
