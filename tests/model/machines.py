@@ -159,6 +159,21 @@ class ModelMachine:
         assert not self._effects, "there were effects that nobody expected"
         return outcome
 
+    def planned(self, volume: ModelVolume) -> int | None:
+        """Return how many local commits a push plans; None if that depends on its first claim.
+
+        What is committed before the claim is not part of the push, unless the claim is that of an
+        earlier push: a push whose LSN is not taken yet is settled by claiming it again.
+        """
+        push = volume.pending
+        if push is None:
+            return len(volume.local)
+        commits = self.remote.logs[push.log]
+        if len(commits) < push.lsn:
+            return None
+        is_ours = commits[push.lsn - 1] is push.commit
+        return len(volume.local) - (push.commit.local_commits if is_ours else 0)
+
     def _push(self, volume: ModelVolume, tag: str, planned: int | None) -> Outcome:
         if not volume.local and not volume.is_forked:
             return Outcome.NOTHING

@@ -296,8 +296,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         volume = machine.model.tags.get(tag)
         if volume is None:
             return
-        # What is committed before the claim is not part of it, unless that is an earlier push's.
-        planned = len(volume.local) if volume.pending is None else None
+        planned = machine.model.planned(volume)
         machine.network.begin(line, before_claim)
         found = ending(lambda: machine.engine.push(tag).claimed)
         expected = machine.model.push(tag, machine.network.end(), planned)

@@ -329,8 +329,10 @@ class VolumeMachine(RuleBasedStateMachine):
             for number in ending:
                 self.engines[number].close()
         if how == "cache deleted" and self.remote:
-            shutil.rmtree(self.directory / "ours" / "cache")
-            self.seen["caches deleted"] += 1
+            cache = self.directory / "ours" / "cache"
+            if cache.exists():  # What is read first after a deletion makes it anew.
+                shutil.rmtree(cache)
+                self.seen["caches deleted"] += 1
         for number in ending:
             self.engines[number] = self.open_engine("ours")
         for number, session in enumerate(self.sessions):
