@@ -38,7 +38,7 @@ _EVERY = int(os.environ.get("TCL_SCRIPTS_EVERY", "1"))
 
 
 def run_script(kind: str, script: Path, directory: Path) -> dict[str, Any] | None:
-    """Run one script in a process of its own; None if it takes too long."""
+    """Run one script in its own process; None if it takes too long, or crashes on a plain file."""
     directory.mkdir(parents=True)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")}
     try:
@@ -52,6 +52,8 @@ def run_script(kind: str, script: Path, directory: Path) -> dict[str, Any] | Non
         )
     except subprocess.TimeoutExpired:
         assert kind == "file", f"{script.name} does not end on a volume"
+        return None
+    if kind == "file" and done.returncode < 0:
         return None
     assert done.returncode == 0, f"{script.name}: {done.stderr[-2000:]}"
     return json.loads(done.stdout.splitlines()[-1])
