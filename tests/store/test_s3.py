@@ -25,7 +25,7 @@ from graft_vfs.errors import (
     UnsafeStoreError,
     UsageError,
 )
-from graft_vfs.store import PutOutcome, S3Store
+from graft_vfs.store import PutOutcome, S3Store, check_conditional_writes
 
 from .scripted import Request, answer, error, landed
 
@@ -37,7 +37,6 @@ from .scripted import Request, answer, error, landed
     [
         (landed, PutOutcome.CREATED),
         (error(412, "PreconditionFailed"), PutOutcome.EXISTS),
-        (answer(412), PutOutcome.EXISTS),
         (error(409, "ConditionalRequestConflict"), PutOutcome.RACING),
         (error(409, "SomeOtherConflict"), PutOutcome.RACING),
     ],
@@ -58,6 +57,7 @@ def test_a_claim_with_a_known_outcome(scripted, reply, outcome):
     [
         (None, CommitOutcomeUnknownError),
         (b"HTTP/1.1 2", CommitOutcomeUnknownError),
+        (answer(412), CommitOutcomeUnknownError),
         (b"this is no HTTP\r\n\r\n", CommitOutcomeUnknownError),
         (error(500, "InternalError"), CommitOutcomeUnknownError),
         (answer(502, b"<html>bad gateway</html>"), CommitOutcomeUnknownError),
@@ -153,6 +153,7 @@ def test_without_credentials_nothing_is_sent(scripted, monkeypatch):
         (error(409, "OperationAborted"), StoreUnavailableError),
         (error(412, "PreconditionFailed"), StoreError),
         (error(416, "InvalidRange"), StoreError),
+        (answer(416, b"<html>no</html>"), StoreUnavailableError),
         (error(400, "AuthorizationHeaderMalformed"), StoreError),
         (error(400, "Whatever"), StoreError),
         (None, StoreUnavailableError),
@@ -202,6 +203,36 @@ def test_a_range_beyond_the_end_is_empty(scripted):
     with scripted.store() as store:
         assert store.get_range("k", 100, 10) == b""
     assert scripted.requests[0].headers["range"] == "bytes=100-109"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>416 Requested Range Not Satisfiable</html>"])
+def test_a_416_page_is_no_proof_that_an_object_is_empty(scripted, body):
+    scripted.script = [answer(416, body, content_type="text/html")]
+    with scripted.store() as store, pytest.raises(StoreUnavailableError, match="a page of its own"):
+        store.get_range("k", 0, 10)
+
+
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_page_is_no_proof_that_a_claim_was_refused(scripted, status):
+    scripted.script = [answer(status, b"<html>no</html>", content_type="text/html")]
+    with scripted.store() as store:
+        with pytest.raises(CommitOutcomeUnknownError, match="a page of its own") as caught:
+            store.put_if_absent("k", b"x")
+        with pytest.raises(StoreUnavailableError, match="no clear answer"):
+            check_conditional_writes(store, sleep=lambda _: None)
+    assert caught.value.was_answered
+
+
+def test_a_page_is_no_proof_that_an_object_was_deleted(scripted):
+    page = answer(200, b"<html>log in first</html>", content_type="text/html")
+    scripted.script = [page]
+    with scripted.store() as store, pytest.raises(StoreUnavailableError):
+        store.delete("k")
+    scripted.requests.clear()
+    scripted.script = [answer(200), error(404, "NoSuchKey")]
+    with scripted.store() as store:
+        store.delete("k")
+    assert [request.method for request in scripted.requests] == ["DELETE", "GET"]
 
 
 def test_reads_and_writes_are_retried(scripted):

@@ -310,7 +310,11 @@ OPENED = answer(
             "redirects to https; write the endpoint with https://",
         ),
         (answer(302, location="http://elsewhere/"), StoreError, "redirects to another address"),
-        (answer(404, b"<html>default backend - 404</html>"), StoreError, "404 with a page"),
+        (
+            answer(404, b"<html>default backend - 404</html>"),
+            StoreError,
+            "HTTP 404, .* a page of its own",
+        ),
         (error(400, "InvalidArgument.Prefix"), StoreError, r"HTTP 400, InvalidArgument\.Prefix"),
     ],
 )

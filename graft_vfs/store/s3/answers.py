@@ -9,6 +9,9 @@ nothing is concluded from a status alone:
 
     landed     status 200 with the ETag of our bytes (`proves_landing`)
     absent     the code NoSuchKey; a 404 page proves nothing
+    exists, races with another write, ends before the range
+               a code, too; a page with status 412, 409 or 416 proves nothing
+    deleted    status 204, or the code NoSuchKey
     refused    an error code of S3; a page with status 403 may come from a filter that let the
                request through and not its answer
     not sent   what the connections reported (`exchange`)
@@ -48,7 +51,7 @@ class Answer(enum.Enum):
     """What an error answer of the server means."""
 
     OBJECT_MISSING = "object missing"
-    PAGE_MISSING = "a 404 that is not the store's"
+    PAGE = "a page that is not the store's"
     BUCKET_MISSING = "bucket missing"
     UPLOAD_MISSING = "upload missing"
     DENIED = "denied"
@@ -116,7 +119,7 @@ _ANSWER_OF_STATUS = {
     308: Answer.MOVED,
     401: Answer.DENIED,
     403: Answer.DENIED,
-    404: Answer.PAGE_MISSING,
+    404: Answer.PAGE,
     408: Answer.UNAVAILABLE,
     409: Answer.RACING,
     412: Answer.EXISTS,
@@ -124,6 +127,9 @@ _ANSWER_OF_STATUS = {
     429: Answer.THROTTLED,
     501: Answer.UNSUPPORTED,
 }
+
+_NEED_A_CODE = frozenset({Answer.RACING, Answer.EXISTS, Answer.BEYOND_END})
+"""What a reader or a claim acts on, so that a status alone does not prove it."""
 
 
 def classify(code: str, status: int) -> Answer:
@@ -135,7 +141,10 @@ def classify(code: str, status: int) -> Answer:
     if status >= 500 and status != 501:
         # Whatever the code says: a server that failed cannot say what it has done.
         return Answer.THROTTLED if by_code is Answer.THROTTLED else Answer.UNAVAILABLE
-    return by_code or _ANSWER_OF_STATUS.get(status, Answer.REFUSED)
+    by_status = _ANSWER_OF_STATUS.get(status, Answer.REFUSED)
+    if by_status in _NEED_A_CODE and _CODE.fullmatch(code) is None:
+        by_status = Answer.PAGE
+    return by_code or by_status
 
 
 _DENIED_FAILURES = frozenset(
@@ -281,9 +290,9 @@ _ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
         "says that the bucket is in another region",
         "set the bucket's region, in the configuration or as AWS_DEFAULT_REGION",
     ),
-    Answer.PAGE_MISSING: (
+    Answer.PAGE: (
         StoreUnavailableError,
-        "answered 404 with a page of its own, which is not a store's NoSuchKey",
+        "answered with a page of its own, without the error code that a store gives",
         "check the endpoint, and what stands before the store: a proxy, a portal or an ingress",
     ),
     Answer.MOVED: (
@@ -408,7 +417,9 @@ def _claim_error(where: str, answer: Answer, reply: Reply) -> GraftError | None:
         return _unknown(f"{where} redirects a claim to https", first=first)
     if not (reply.is_of_a_store or answer is Answer.WRONG_REGION):
         first = "check the endpoint, and what stands before the store, and "
-        return _unknown(f"{where} answered a claim with a page of its own", first=first)
+        unknown = _unknown(f"{where} answered a claim with a page of its own", first=first)
+        unknown.was_answered = True
+        return unknown
     if answer is Answer.UNSUPPORTED:
         return UnsafeStoreError(
             f"{where} knows no create-only writes, so pushing to it could lose commits",

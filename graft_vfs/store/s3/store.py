@@ -232,6 +232,14 @@ class S3Store(ObjectStore):
         except ObjectMissingError:
             return False
 
+    def _is_there(self, key: str) -> bool:
+        """Return True if the object is in the store. One request."""
+        try:
+            self.get_range(key, 0, 1)
+        except ObjectMissingError:
+            return False
+        return True
+
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[str]:
@@ -251,11 +259,16 @@ class S3Store(ObjectStore):
 
         def attempt() -> None:
             try:
-                self._client.delete_object(Bucket=self._bucket, Key=name)
+                done = self._client.delete_object(Bucket=self._bucket, Key=name)
             except ClientError as error:
                 # Some gateways answer 404 for an absent key, where S3 answers 204.
                 if Reply.of(error.response).answer is not Answer.OBJECT_MISSING:
                     raise
+                return
+            status = done["ResponseMetadata"]["HTTPStatusCode"]
+            # Some gateways answer 200, and so do portals, which reading tells apart.
+            if status != 204 and self._is_there(key):
+                raise unproven_error(self.describe(), status, "delete", key)
 
         self._caller.repeat("delete", key, attempt)
 
