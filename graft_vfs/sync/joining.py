@@ -2,7 +2,8 @@
 
 Without commits it becomes a clone: opening a tag before it was cloned makes an empty volume, and
 must not keep it empty for ever. With commits on the same log nothing happens, and on another log it
-is an error, because the caller would read and write another database than the one that it names.
+is an error, because the caller would read and write another database than the one that it names. So
+is a ref that does not exist, unless it is the one that the first push of the volume makes.
 
 Crash here: an empty volume that pushes to the log, which the next open makes a clone.
 """
@@ -10,12 +11,13 @@ Crash here: an empty volume that pushes to the log, which the next open makes a 
 from __future__ import annotations
 
 import logging
+import shlex
 
-from graft_vfs.errors import AlreadyExistsError, NoRemoteError, StoreError
+from graft_vfs.errors import AlreadyExistsError, NoRemoteError, NotFoundError, StoreError
 from graft_vfs.ids import LogId
 from graft_vfs.local import descriptor
-from graft_vfs.remote_log import read_ref
-from graft_vfs.sync.clone import clone_base
+from graft_vfs.sync import naming
+from graft_vfs.sync.clone import clone_base, resolve_log
 from graft_vfs.sync.pull import move
 from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
@@ -28,8 +30,8 @@ def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
     """Make an empty volume a clone of a ref or log id; refuse one that is on another log.
 
     Requests: those of a clone for an empty volume; for another none, or one for a ref that this
-    machine does not know yet. Raises AlreadyExistsError for another log, and for an empty volume
-    NotFoundError, NoRemoteError, StoreError.
+    machine does not know yet. Raises AlreadyExistsError for another log, NotFoundError for a ref
+    that does not exist, and for an empty volume NoRemoteError, StoreError.
     """
     if _is_empty(volume, volume.begin()):
         volume.catalog.require_writable()
@@ -44,8 +46,17 @@ def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
                 move(volume, logs, log, newest)
                 _logger.info("tag %r: empty volume %s is a clone of %s now", tag, volume.id, log)
                 return
-    known = _known_log(logs, name, tag)
     remote = volume.catalog.volume(volume.id).remote
+    try:
+        known = _known_log(logs, name, tag)
+    except NotFoundError as error:
+        if name == tag and not _was_named(volume, logs, remote):
+            return
+        raise NotFoundError(
+            f"tag {tag!r} names volume {volume.id} on log {remote}, and {error.message}",
+            next_step=f"see `graft remote ls` for its refs, open it without remote=, or run "
+            f"`graft remote name {shlex.quote(name)} {remote}` if that is its log",
+        ) from None
     if known is not None and known != remote:
         raise AlreadyExistsError(
             f"tag {tag!r} names volume {volume.id} on log {remote}, and not on log {known}, which "
@@ -64,21 +75,19 @@ def _is_empty(volume: Volume, snapshot: Snapshot) -> bool:
     )
 
 
+def _was_named(volume: Volume, logs: Logs, remote: LogId) -> bool:
+    """Return True if the log of a volume was pushed, and its push does not name it any more."""
+    return bool(logs.catalog.newest_commit(remote)[0]) and not naming.is_to_be_named(volume)
+
+
 def _known_log(logs: Logs, name: str, tag: str) -> LogId | None:
-    """Return the log that a name means; None if there is no such ref, or no answer.
+    """Return the log that a name means; None if there is no answer. Raises NotFoundError.
 
     A volume that exists opens without its remote, so a remote that does not answer is no error.
     """
-    if LogId.looks_like(name):
-        return LogId.parse(name)
     known = logs.catalog.known_ref(logs.store.describe(), name)
-    if known is not None:
-        return known
     try:
-        log = read_ref(logs.store, name)
+        return known or resolve_log(logs, name)
     except (StoreError, NoRemoteError) as error:
         _logger.warning("tag %r is opened without a look at ref %r: %s", tag, name, error)
         return None
-    if log is not None:
-        logs.catalog.keep_ref(logs.store.describe(), name, log)
-    return log

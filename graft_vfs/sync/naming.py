@@ -66,7 +66,15 @@ def name_log(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
 
 def name_log_later(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
     """Create the ref that an earlier push could not; no request if there is none to be made."""
-    return name_log(volume, logs, log, name) if _mark(volume).exists() else None
+    return name_log(volume, logs, log, name) if is_to_be_named(volume) else None
+
+
+def is_to_be_named(volume: Volume) -> bool:
+    """Return True if an earlier push could not create the ref, and the next one tries. No request.
+
+    A push that is not settled yet names its log, too.
+    """
+    return _mark(volume).exists() or volume.catalog.pending_push(volume.id) is not None
 
 
 def _mark(volume: Volume) -> Path:

@@ -104,6 +104,21 @@ def test_a_volume_whose_ref_is_not_made_yet_opens(machines) -> None:
     assert rows(ours.connect("new", remote="new")) == [("mine",)]
 
 
+def test_a_ref_that_does_not_exist_is_an_error_for_a_volume_with_commits(machines) -> None:
+    ours = machines()
+    ours.engine.clone("main", "main")
+    before = ours.counts()
+    with pytest.raises(NotFoundError, match=r"has no ref 'zzz'; .*graft remote name zzz"):
+        ours.engine.open("main", remote="zzz")
+    assert (ours.counts() - before).requests == 1
+    ours.connect("new").execute("CREATE TABLE t(x)")
+    with pytest.raises(apsw.CantOpenError, match="has no ref 'zzz'"):
+        ours.connect("new", remote="zzz")
+    ours.engine.clone("main", "renamed")
+    with pytest.raises(NotFoundError, match="has no ref 'renamed'"):
+        ours.engine.open("renamed", remote="renamed")
+
+
 def test_a_volume_with_commits_opens_while_the_remote_is_away(machines, remote, caplog) -> None:
     ours = machines()
     ours.engine.clone("main", "main")
