@@ -377,15 +377,13 @@ class Graft:
         snapshot = volume.begin()
         row, branch = self.catalog.volume(volume.id), snapshot.branch.row
         base = branch.base if branch.log == row.remote else NO_LSN
-        ahead = snapshot.local_commits
-        if branch.log != row.remote and branch.base:
-            # A fork's first push publishes where it was forked, too.
-            ahead += 1
+        ahead, is_fork = snapshot.local_commits, branch.log != row.remote and branch.base > 0
         pending = self.catalog.pending_push(volume.id)
         claimed = base
         if pending is not None and self._is_known(pending):
             # Our own commit must not look like a rival's until the next sync settles it.
-            claimed, ahead = pending.lsn, snapshot.lsn - pending.through_lsn
+            claimed, is_fork = pending.lsn, False
+            ahead = snapshot.lsn - pending.through_lsn
         return Status(
             tag=tag,
             volume=volume.id,
@@ -402,6 +400,7 @@ class Graft:
             behind_since_ms=self._behind_since(row.remote, claimed),
             autosync=self._autosync.report(volume.id) if self._autosync is not None else None,
             warning=self._moved_warning(tag, volume.id) or naming.warning_of(volume.directory),
+            unpublished_fork=is_fork,
         )
 
     def _moved_warning(self, tag: str, volume: VolumeId) -> str | None:
@@ -859,7 +858,7 @@ class Graft:
         status = self.status(tags[0], volume)
         if status.diverged and not status.pending_push and not recognise(volume, self.logs):
             return Outcome.DIVERGED if is_open else Outcome.CLOSED
-        if status.ahead or status.pending_push:
+        if status.ahead or status.unpublished_fork or status.pending_push:
             # Another push here is as good as this one, but for commits that come when it ends.
             self.push(tags[0], volume, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
         elif is_open and not is_last and self._may_have_news(status):

@@ -205,9 +205,10 @@ class AutosyncReport:
 class Status:
     """How a volume stands to its remote log.
 
-    `ahead` counts local commits, `behind` remote commits known here that the branch does not
-    stand on; the oldest of these was pushed at `behind_since_ms`. `autosync` is None if this
-    process does not sync the volume by itself. `warning` says why the log has no ref.
+    `ahead` counts local commits, as a push does; `behind` counts remote commits known here that the
+    branch does not stand on; the oldest of these was pushed at `behind_since_ms`. `autosync` is
+    None if this process does not sync the volume by itself. `warning` says why the log has no ref.
+    `unpublished_fork` is true until a fork is pushed, with local commits or without.
     """
 
     tag: str
@@ -225,11 +226,12 @@ class Status:
     behind_since_ms: int | None
     autosync: AutosyncReport | None = None
     warning: str | None = None
+    unpublished_fork: bool = False
 
     @property
     def diverged(self) -> bool:
         """Tell whether both sides have commits that the other lacks."""
-        return self.ahead > 0 and self.behind > 0
+        return (self.ahead > 0 or self.unpublished_fork) and self.behind > 0
 
     def __str__(self) -> str:
         lines = [
@@ -265,6 +267,11 @@ class Status:
             return [
                 f"The Volume is ahead of the remote by {commits_text(self.ahead)}.",
                 '  (use "PRAGMA graft_push" to publish them)',
+            ]
+        if self.unpublished_fork:
+            return [
+                "The Volume is a fork that the remote does not have yet.",
+                '  (use "PRAGMA graft_push" to publish it)',
             ]
         if self.behind:
             return [

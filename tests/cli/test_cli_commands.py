@@ -206,7 +206,7 @@ def test_status_ahead_up_to_date_and_behind(pushed):
 
 def test_reports_name_the_command_to_run_next(pushed):
     pushed.ok("fork", "main", "two words")
-    assert "(use \"graft push 'two words'\" to publish them)" in pushed.ok("status", "two words")
+    assert "(use \"graft push 'two words'\" to publish it)" in pushed.ok("status", "two words")
     pushed.machine("b")
     pushed.ok("clone", "main")
     assert '(use "graft hydrate main" to fetch the rest)' in pushed.ok("audit", "main")

@@ -133,7 +133,7 @@ class ModelMachine:
             commit = self.remote.logs[push.log][push.lsn - 1]
             if commit is push.commit:
                 return len(volume.local) - commit.local_commits, known - push.lsn
-        return len(volume.local) + volume.is_forked, max(0, known - volume.base_lsn)
+        return len(volume.local), max(0, known - volume.base_lsn)
 
     # Verbs ------------------------------------------------------------------------------------
 

@@ -194,6 +194,25 @@ def test_a_fork_is_lazy_and_has_a_log_of_its_own(replicas) -> None:
     assert rows(c) == rows(b)
 
 
+def test_status_counts_the_commits_of_a_fork_as_a_push_does(replicas) -> None:
+    replica = replicas("data")
+    connection = replica.connect()
+    connection.execute("CREATE TABLE t(v)")
+    replica.engine.push("main")
+    for commits in (0, 1):
+        tag = f"fork{commits}"
+        replica.engine.fork("main", new_tag=tag)
+        if commits:
+            replica.connect(tag).execute("INSERT INTO t VALUES(1)")
+        status = replica.engine.status(tag)
+        assert (status.ahead, status.unpublished_fork, status.diverged) == (commits, True, False)
+        assert "graft_push" in str(status)
+        assert replica.engine.push(tag).local_commits == commits
+        status = replica.engine.status(tag)
+        assert (status.ahead, status.unpublished_fork) == (0, False)
+        assert "is up to date" in str(status)
+
+
 def test_a_fork_carries_local_commits_along(replicas) -> None:
     replica = replicas()
     connection = replica.connect()
