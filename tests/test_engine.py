@@ -659,7 +659,8 @@ def test_fork_reports_the_new_volume_and_keeps_the_old_one(machines) -> None:
     assert rows(connection) == [(1,), (2,)], "a connection that was open stays where it is"
     assert str(moved).startswith(f"Forked to volume {moved.volume} on remote {moved.log}")
     assert {report.volume for report in ours.engine.volumes()} == {old.id, moved.volume}
-    assert ours.engine.status("main").ahead == 2
+    status = ours.engine.status("main")
+    assert (status.ahead, status.unpublished_fork) == (1, True)
 
 
 def test_a_fork_that_fails_half_way_moves_no_tag(machines, monkeypatch) -> None:
