@@ -158,7 +158,9 @@ def open_with(binding, connect):
     [
         ("apsw", "normal", "delete"),
         ("apsw", "normal", "memory"),
-        ("apsw", "exclusive", "truncate"),
+        # What README names as a limit makes this fail at some lines, and which of them are reached
+        # depends on the clock.
+        pytest.param("apsw", "exclusive", "truncate", marks=pytest.mark.deep),
         ("sqlite3", "normal", "memory"),
         ("sqlite3", "normal", "delete"),
     ],
