@@ -9,8 +9,8 @@
 results, `Config` is the configuration, and every declared error derives from `GraftError`.
 """
 
-from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.version import __version__
 from graft_vfs.vfs.registry import connect, enable_sqlite3, register, unregister, uri

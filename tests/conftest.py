@@ -1,11 +1,16 @@
-"""Fixtures that the whole suite shares: S3 servers, each started when a test first asks for it."""
+"""Fixtures of the whole suite: S3 servers, started when a test first asks for one, and replicas."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-import servers
+
+from graft_vfs.engine.config import RemoteConfig
+from tests import servers
+from tests.replicas import Replica
 
 
 def pytest_configure() -> None:
@@ -24,3 +29,19 @@ def seaweedfs(tmp_path_factory):
 def ministack(tmp_path_factory):
     with servers.ministack(tmp_path_factory.mktemp("ministack")) as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[Callable[..., Replica]]:
+    """Make replicas that share one remote in memory; all are closed at the end."""
+    made: list[Replica] = []
+    remote = RemoteConfig(type="memory", root=str(tmp_path))
+
+    def make(name: str = "a", **arguments: object) -> Replica:
+        replica = Replica(tmp_path / name, remote, **arguments)
+        made.append(replica)
+        return replica
+
+    yield make
+    for replica in made:
+        replica.close()

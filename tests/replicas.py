@@ -9,9 +9,9 @@ from typing import Self
 
 import apsw
 
-from graft_vfs.autosync import Clock
-from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import Graft
+from graft_vfs.engine.autosync import Clock
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
 from graft_vfs.store.base import ObjectStore, StoreCounts
 from graft_vfs.vfs.file_system import FileSystem
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import servers
 
 import graft_vfs
+from tests import servers
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,7 +29,7 @@ WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 NAME = f"graft_vfs-{graft_vfs.__version__}"
 FAST_TESTS = [
     "tests/test_ids.py",
-    "tests/test_claim.py",
+    "tests/remote/test_claim.py",
     "tests/format",
     "tests/vfs/test_vfs_names.py",
 ]

@@ -23,15 +23,17 @@ from unittest import mock
 
 import click
 import pytest
-from support.left_open import CONNECTIONS_LEFT_OPEN
 
 import graft_vfs
-from graft_vfs import Graft, cli, config, errors, metrics, reports
+from graft_vfs import Graft, cli, errors, metrics, reports
 from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, OTHER, READER_GONE, exit_code
+from graft_vfs.engine import config
 from graft_vfs.errors import GraftError, NotFoundError
+from graft_vfs.plain import transfer
 from graft_vfs.store import s3
-from graft_vfs.sync import fetch, pull, push, transfer
+from graft_vfs.sync import fetch, pull, push
 from graft_vfs.vfs import file_system, pragmas
+from tests.support.left_open import CONNECTIONS_LEFT_OPEN
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

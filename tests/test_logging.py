@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 
 import pytest
-from support.children import child
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import StoreError
 from graft_vfs.store.s3 import S3Store
 from tests.replicas import Replica
+from tests.support.children import child
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
     two.engine.clone("main", "copy")
     fetched, cloned = logged()
     assert fetched.endswith(": 1 new commits, now at LSN 1")
-    assert cloned.startswith("engine: tag 'copy': Cloned to volume")
+    assert cloned.startswith("engine.graft: tag 'copy': Cloned to volume")
     connection.execute("INSERT INTO t VALUES(2)")
     one.engine.push("main")
     logged()
@@ -58,13 +58,13 @@ def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
     two.engine.pull("copy")
     assert logged() == []
     two.engine.remove_tag("copy")
-    assert logged() == ["engine: tag 'copy': removed"]
+    assert logged() == ["engine.graft: tag 'copy': removed"]
     connection.close()
 
 
 def test_the_log_tells_which_data_directory_has_which_remote(tmp_path, logged):
     Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(tmp_path / "remote"))).close()
-    assert logged() == [f"engine: opened {tmp_path}/data with file://{tmp_path}/remote"]
+    assert logged() == [f"engine.graft: opened {tmp_path}/data with file://{tmp_path}/remote"]
 
 
 def test_commits_and_reads_write_no_log_whatever_its_level(machines, caplog):

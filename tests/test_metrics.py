@@ -9,24 +9,24 @@ from collections.abc import Iterator
 from typing import get_args
 
 import pytest
-from format.commit_samples import LOG, commit
 from prometheus_client.parser import text_string_to_metric_families
-from support.engines import memory_remote
 
 from graft_vfs import reentry
-from graft_vfs.claim import claim
-from graft_vfs.config import Config, RemoteConfig
 from graft_vfs.counters import Counters, CountName, Counts
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import CommitOutcomeUnknownError
 from graft_vfs.ids import VolumeId
 from graft_vfs.metrics import Metrics, VolumeMetrics, prometheus
-from graft_vfs.remote_log import RemoteLog
+from graft_vfs.remote.claim import claim
+from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.base import LATENCY_BOUNDS_SECONDS, StoreCounters, StoreCounts
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.volume import transaction
 from tests.faults import Fault, FaultyStore
+from tests.format.commit_samples import LOG, commit
 from tests.replicas import Replica
+from tests.support.engines import memory_remote
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -28,7 +28,7 @@ from graft_vfs.cli import (
 )
 from graft_vfs.cli.group import GraftGroup
 from graft_vfs.cli.output import echo
-from graft_vfs.engine import Graft
+from graft_vfs.engine.graft import Graft
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -14,15 +14,15 @@ import apsw
 
 from graft_vfs.cli.check import Check, Level, problem
 from graft_vfs.cli.output import without_credentials
-from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import file_systems
-from graft_vfs.local.catalog import Catalog
-from graft_vfs.local.descriptor import holds_volume
+from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.catalog.descriptor import holds_volume
+from graft_vfs.maintenance.fsck import logs_of
 from graft_vfs.reports import size_text
-from graft_vfs.sync.fsck import logs_of
 from graft_vfs.sync.proof import Standing, examine, mismatch
 from graft_vfs.vfs.file_system import FileSystem
 

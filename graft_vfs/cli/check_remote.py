@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from graft_vfs.cli.check import Check, Level, problem
 from graft_vfs.cli.output import without_credentials
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import GraftError
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.probe import check_conditional_writes

@@ -21,8 +21,8 @@ import click
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option
 from graft_vfs.cli.sample_data import Sample, find_sample
-from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
 from graft_vfs.local.files import storage_errors
 from graft_vfs.reports import size_text

@@ -16,8 +16,8 @@ from graft_vfs.cli import check_local, check_remote
 from graft_vfs.cli.check import Check, Level, problem
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import emit, json_option
-from graft_vfs.config import Config, find_file
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config, find_file
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
 
 

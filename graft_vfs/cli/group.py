@@ -18,7 +18,7 @@ from graft_vfs.cli import streams
 from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, READER_GONE, exit_code
 from graft_vfs.cli.interrupts import noticed_at_once
 from graft_vfs.cli.output import echo, echo_error, echo_graft_error
-from graft_vfs.config import empty_aws_variables
+from graft_vfs.engine.config import empty_aws_variables
 from graft_vfs.errors import GraftError, LocalStorageError
 
 

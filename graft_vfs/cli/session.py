@@ -13,10 +13,10 @@ import click
 
 from graft_vfs.cli.group import interruptible
 from graft_vfs.cli.output import echo, without_credentials
-from graft_vfs.config import Config
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import AlreadyExistsError, GraftError
-from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.tags import check_tag
 from graft_vfs.vfs.snapshots import connected

@@ -11,7 +11,7 @@ import click
 
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option, without_credentials
-from graft_vfs.config import Config, RemoteConfig
+from graft_vfs.engine.config import Config, RemoteConfig
 
 _DEFAULT = "default"
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")

@@ -15,11 +15,11 @@ from click.shell_completion import get_completion_class
 from graft_vfs.cli.group import command, interruptible
 from graft_vfs.cli.output import echo
 from graft_vfs.cli.session import declared, logged, tag_argument
-from graft_vfs.config import Config
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
+from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.vfs import registry
-from graft_vfs.vfs.interrupts import end_on_interrupt
 
 _SHELLS = ("bash", "zsh", "fish")
 _INTRO = 'Enter ".help" for instructions; PRAGMA graft_status, graft_push and others work here.\n'

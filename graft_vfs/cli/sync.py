@@ -10,7 +10,7 @@ from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option, with_commands, without_credentials
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
-from graft_vfs.config import Config
+from graft_vfs.engine.config import Config
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
 from graft_vfs.tags import check_tag

@@ -10,7 +10,7 @@ from datasette.utils.sqlite import sqlite3
 
 import graft_vfs
 from graft_vfs.integrations.opening import opening, set_up, sqlite3_uri
-from graft_vfs.volume.log_view import LogView
+from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.snapshot import Snapshot
 
 _COUNT = "select count(*) from "

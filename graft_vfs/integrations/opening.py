@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 
 from graft_vfs.errors import UsageError
+from graft_vfs.pager import unread
 from graft_vfs.tags import check_tag
-from graft_vfs.vfs import registry, unread
+from graft_vfs.vfs import registry
 
 PARAMETERS = ("remote", "lsn", "as_of", "mode")
 """The URI parameters that an integration passes on."""

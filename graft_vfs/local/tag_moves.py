@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from graft_vfs.ids import VolumeId
 from graft_vfs.local import branch_file, head
-from graft_vfs.local.catalog import Announce, Catalog
+from graft_vfs.local.catalog.catalog import Announce, Catalog
 
 _T = TypeVar("_T")
 

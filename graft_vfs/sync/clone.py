@@ -17,19 +17,19 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import descriptor
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog import Announce, Catalog
-from graft_vfs.local.catalog_rows import BranchRow, VolumeRow
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.local.catalog.catalog import Announce, Catalog
+from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
 from graft_vfs.local.files import fsync_directory, make_directories, storage_errors
 from graft_vfs.local.head import new_epoch
 from graft_vfs.local.tag_moves import NamesAnotherError
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
-from graft_vfs.remote_log import read_ref
+from graft_vfs.remote.log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import LogMismatchError, Standing, examine, forget_history
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view.logs import Logs
 
 _logger = logging.getLogger(__name__)
 

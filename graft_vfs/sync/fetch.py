@@ -7,17 +7,17 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from graft_vfs.commit_reader import CommitRecord
 from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId
-from graft_vfs.local.arena import FrameKey, history_of
-from graft_vfs.local.catalog_rows import CommitRow
+from graft_vfs.local.cache.arena import FrameKey, history_of
+from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote_log import RemoteLog
+from graft_vfs.remote.commit_reader import CommitRecord
+from graft_vfs.remote.log import RemoteLog
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.parents import read_parents
 from graft_vfs.sync.proof import prove, told_from_damage
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view.logs import Logs
 
 _logger = logging.getLogger(__name__)
 

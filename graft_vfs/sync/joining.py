@@ -15,11 +15,11 @@ import shlex
 
 from graft_vfs.errors import AlreadyExistsError, NoRemoteError, NotFoundError, StoreError
 from graft_vfs.ids import LogId
-from graft_vfs.local import descriptor
+from graft_vfs.local.catalog import descriptor
 from graft_vfs.sync import naming
 from graft_vfs.sync.clone import clone_base, resolve_log
 from graft_vfs.sync.pull import move
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 

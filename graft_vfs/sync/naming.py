@@ -24,8 +24,8 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId
 from graft_vfs.local.files import storage_errors
-from graft_vfs.remote_log import create_ref
-from graft_vfs.volume.logs import Logs
+from graft_vfs.remote.log import create_ref
+from graft_vfs.view.logs import Logs
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)

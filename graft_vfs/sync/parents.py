@@ -11,14 +11,14 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from graft_vfs.commit_reader import CommitRecord, Place, read_commits
 from graft_vfs.errors import CorruptObjectError
 from graft_vfs.format.commit import HEAD_BYTES, CommitHeader
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote_log import RemoteLog, check_chain, commit_key
+from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commits
+from graft_vfs.remote.log import RemoteLog, check_chain, commit_key
 from graft_vfs.reports import Progress
 from graft_vfs.sync.proof import told_from_damage
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view.logs import Logs
 
 GENERATIONS_MAX = 10_000
 """How many logs may stand on one another; each costs a round trip."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from graft_vfs.errors import CorruptObjectError, HistoryMismatchError
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view.logs import Logs
 
 
 class Standing(enum.Enum):

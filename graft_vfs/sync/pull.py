@@ -13,13 +13,13 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog_rows import BranchRow
+from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
 from graft_vfs.sync.recognise import recognise
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 

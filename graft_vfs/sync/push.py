@@ -26,7 +26,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from graft_vfs.claim import claim
 from graft_vfs.errors import (
     AlreadyExistsError,
     BusyError,
@@ -36,11 +35,12 @@ from graft_vfs.errors import (
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
-from graft_vfs.local.arena import FrameKey, history_of
-from graft_vfs.local.catalog_rows import BranchRow, CommitRow, PendingPush
+from graft_vfs.local.cache.arena import FrameKey, history_of
+from graft_vfs.local.catalog.rows import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.locks import FileLock
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
+from graft_vfs.remote.claim import claim
 from graft_vfs.reports import Progress, commits_text, pages_text, size_text, time_text
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.probe import check_conditional_writes
@@ -48,8 +48,8 @@ from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.naming import name_log, name_log_later
 from graft_vfs.sync.proof import prove
 from graft_vfs.times import CLOCK_TOLERANCE_SECONDS, corrected_ms
+from graft_vfs.view.logs import Logs
 from graft_vfs.volume import rotation
-from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 

@@ -19,11 +19,11 @@ from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import Chunk
-from graft_vfs.local.catalog_rows import BranchRow
+from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.sync.push import keep_pages
+from graft_vfs.view.logs import Logs
 from graft_vfs.volume.branch import Branch
-from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 

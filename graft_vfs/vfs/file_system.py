@@ -13,13 +13,13 @@ from time import sleep
 
 import apsw
 
-from graft_vfs.engine import Graft
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError, UsageError
+from graft_vfs.pager.journal import Journal, SuperJournal
+from graft_vfs.pager.sqlite_errors import to_sqlite
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.pages import is_lsn_text
 from graft_vfs.vfs import names, pragmas
-from graft_vfs.vfs.journal import Journal, SuperJournal
-from graft_vfs.vfs.sqlite_errors import to_sqlite
-from graft_vfs.vfs.volume_file import VolumeFile
 
 BUILTIN_VFS = "unix"
 _NAME_BYTES_MAX = 8192

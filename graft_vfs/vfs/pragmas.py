@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from graft_vfs.engine import Graft
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.reports import Hydrated, Moved
-from graft_vfs.vfs.volume_file import VolumeFile
 from graft_vfs.volume.transaction import Durability
 
 _Handler = Callable[[Graft, VolumeFile, "str | None"], str]

@@ -11,14 +11,15 @@ from urllib.parse import quote
 
 import apsw
 
-from graft_vfs.config import Config
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import ForkedProcessError
+from graft_vfs.pager import unread
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.tags import check_tag
-from graft_vfs.vfs import snapshots, unread
+from graft_vfs.vfs import snapshots
 from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.vfs.names import uri_of
-from graft_vfs.vfs.volume_file import VolumeFile
 
 if TYPE_CHECKING:
     from graft_vfs.vfs.sqlite3_bridge import Bridge

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import apsw
 
-from graft_vfs.sync.diff import unreadable
+from graft_vfs.history.diff import unreadable
+from graft_vfs.pager.interrupts import end_on_interrupt
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.vfs.file_system import BUILTIN_VFS
-from graft_vfs.vfs.interrupts import end_on_interrupt
-from graft_vfs.vfs.volume_file import VolumeFile
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 

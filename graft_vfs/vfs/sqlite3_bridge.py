@@ -32,11 +32,11 @@ import apsw
 import cffi
 
 from graft_vfs.errors import GraftError, UsageError
+from graft_vfs.pager.interrupts import raise_behind
+from graft_vfs.pager.journal import Journal
+from graft_vfs.pager.sqlite_errors import Interrupted, to_sqlite
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.vfs.file_system import BUILTIN_VFS, FileSystem
-from graft_vfs.vfs.interrupts import raise_behind
-from graft_vfs.vfs.journal import Journal
-from graft_vfs.vfs.sqlite_errors import Interrupted, to_sqlite
-from graft_vfs.vfs.volume_file import VolumeFile
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 from graft_vfs.errors import CorruptLogError
 from graft_vfs.local.branch_log import BranchLog, Chunk
-from graft_vfs.local.catalog_rows import BranchRow
+from graft_vfs.local.catalog.rows import BranchRow
 
 HISTORY_MIN = 1024
 """So many superseded images are kept before it is asked which of them anybody still sees."""

@@ -10,11 +10,11 @@ from pathlib import Path
 from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import VolumeId
-from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.reentry import living
+from graft_vfs.view.log_view import LogView
+from graft_vfs.view.logs import Logs
 from graft_vfs.volume.incoherent import IncoherentVolume
-from graft_vfs.volume.log_view import LogView
-from graft_vfs.volume.logs import Logs
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)

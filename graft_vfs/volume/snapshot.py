@@ -6,45 +6,12 @@ nobody ever wrote: the lock page).
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from graft_vfs.errors import CorruptLogError, CorruptObjectError
 from graft_vfs.local.branch_log import Position
-from graft_vfs.local.mapping import View, forget_resident
-from graft_vfs.pages import LocalLsn, RemoteLsn, lock_page
+from graft_vfs.local.mapping import forget_resident
+from graft_vfs.pages import LocalLsn, lock_page
+from graft_vfs.view.remote_view import Located, RemoteView
 from graft_vfs.volume.branch import Branch
-
-Located = tuple[View, int]
-
-
-class RemoteView(Protocol):
-    """A remote log as of one LSN, whose pages are fetched when they are read.
-
-    `located` maps pages to where their proved images are on this machine; it may forget. The last
-    look at the files that they are in was at `looked_at`, by the monotonic clock.
-    """
-
-    lsn: RemoteLsn
-    page_size: int
-    page_count: int
-    change_counter: int
-    located: dict[int, Located]
-    looked_at: float
-
-    def locate(self, page: int) -> Located | None:
-        """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
-
-        Requests: none for a page on this machine, else one range read and what reading ahead adds.
-        """
-        ...
-
-    def check_files(self) -> None:
-        """Forget where pages are if their file was cut; called as transactions begin."""
-        ...
-
-    def forget_resident(self) -> None:
-        """Release mapped pages that were read."""
-        ...
 
 
 class FirstPage:

@@ -34,7 +34,7 @@ from graft_vfs.errors import (
     WriterBusyError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import descriptor, head
+from graft_vfs.local import head
 from graft_vfs.local.branch_file import (
     CHECK_MASK,
     CHECK_SECONDS,
@@ -50,14 +50,16 @@ from graft_vfs.local.branch_log import (
     Chunk,
     Position,
 )
-from graft_vfs.local.catalog import Catalog
-from graft_vfs.local.catalog_rows import BranchRow
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume import rotation
 from graft_vfs.volume.branch import Branch
-from graft_vfs.volume.snapshot import FirstPage, RemoteView, Snapshot
+from graft_vfs.volume.snapshot import FirstPage, Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
 
 _logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from tests.bank import ledger
 from tests.replicas import Replica
 

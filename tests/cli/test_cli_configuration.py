@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from graft_vfs.cli.output import without_credentials
-from graft_vfs.config import Config, RemoteConfig
+from graft_vfs.engine.config import Config, RemoteConfig
 
 SECRET = "s3cret-Pass-word"
 

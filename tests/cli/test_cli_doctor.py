@@ -17,9 +17,10 @@ import pytest
 from graft_vfs.cli import check_local
 from graft_vfs.errors import UsageError
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import descriptor, file_systems
+from graft_vfs.local import file_systems
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog import Catalog
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.file_systems import Mount, mount_of
 from graft_vfs.store.s3 import store as s3
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX

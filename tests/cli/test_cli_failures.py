@@ -16,7 +16,7 @@ import pytest
 from graft_vfs import errors
 from graft_vfs.cli import main
 from graft_vfs.cli.exit_codes import EXIT_CODES, OTHER, exit_code
-from graft_vfs.engine import Graft
+from graft_vfs.engine.graft import Graft
 from graft_vfs.store.directory import DirectoryStore
 
 ERRORS = [

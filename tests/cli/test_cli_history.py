@@ -139,7 +139,7 @@ def test_status_has_the_last_sync_and_its_error(pushed, monkeypatch):
         patch.setenv("GRAFT_REMOTE_ROOT", str(pushed.root / "nothing" / "here"))
         pushed.run("fetch", "main")
     with monkeypatch.context() as patch:
-        patch.setattr("graft_vfs.engine.fetch_log", _fail)
+        patch.setattr("graft_vfs.engine.graft.fetch_log", _fail)
         pushed.fails(7, "fetch", "main")
     assert "The last sync failed: it is away" in pushed.ok("status", "main")
 

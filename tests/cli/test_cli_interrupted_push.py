@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from graft_vfs.cli.exit_codes import INTERRUPTED
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from tests.replicas import Replica, rows
 from tests.support.network import Network
 from tests.support.proxy import Exchange, Proxy, Stalled, passed

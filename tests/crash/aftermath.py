@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.ids import LogId
 from graft_vfs.local import head
-from graft_vfs.local.arena import history_of
+from graft_vfs.local.cache.arena import history_of
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote_log import RemoteLog
+from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from tests.crash.ledger import ABSENT, EMPTY, Content, Ledger
 from tests.crash.scenarios import DATA, REMOTE, open_machine

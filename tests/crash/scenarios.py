@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.store.base import ObjectStore
 from tests.crash.ledger import EMPTY, Ledger
 from tests.replicas import Replica

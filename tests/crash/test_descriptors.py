@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import acts, isolated, trying
-from support.shortage import FewDescriptors
+
+from tests.support import acts, isolated, trying
+from tests.support.shortage import FewDescriptors
 
 AMOUNTS = range(60)
 NEEDS_NONE = {"read", "sort"}

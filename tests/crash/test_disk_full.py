@@ -13,13 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import acts, isolated, namespaces, trying
-from support.engines import close_connections
-from support.shortage import PAGE_BYTES, FileSizeLimit, FullDisk, Shortage
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
 from graft_vfs.errors import CommitOutcomeUnknownError, StoreUnavailableError
+from tests.support import acts, isolated, namespaces, trying
+from tests.support.engines import close_connections
+from tests.support.shortage import PAGE_BYTES, FileSizeLimit, FullDisk, Shortage
 from tests.sync.checks import sound_log
 
 DISK_BYTES = 96 << 20

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.local import head
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support import isolated, namespaces
-from support.engines import close_connections
-from support.sql import is_sound, rows, value
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
 from graft_vfs.errors import GraftError
+from tests.support import isolated, namespaces
+from tests.support.engines import close_connections
+from tests.support.sql import is_sound, rows, value
 
 KINDS = ["ext4", "xfs", "btrfs", "tmpfs"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foreign.apsw_exclusions import Exclusion
+from tests.foreign.apsw_exclusions import Exclusion
 
 _ON_DISK = Exclusion(
     "looks for the database as a file on disk; a tag has none",

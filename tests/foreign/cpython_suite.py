@@ -18,10 +18,9 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from foreign.apsw_suite import Databases, Results, all_tests, name_of
-
 import graft_vfs
 from graft_vfs import Config
+from tests.foreign.apsw_suite import Databases, Results, all_tests, name_of
 
 
 def modules() -> list[Any]:

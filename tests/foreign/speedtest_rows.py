@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 
 import apsw
-from support.sql import BUILTIN_VFS, content, is_sound
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.volume import transaction
+from tests.support.sql import BUILTIN_VFS, content, is_sound
 
 _STAGED_BYTES_MAX = 1 << 18
 """So low that the larger transactions go through the log before their commit."""

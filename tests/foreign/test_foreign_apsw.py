@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign.apsw_exclusions import EXCLUDED
 
 import graft_vfs
+from tests.foreign.apsw_exclusions import EXCLUDED
 
 _PROGRAM = Path(__file__).with_name("apsw_suite.py")
 _PACKAGE_PARENT = Path(graft_vfs.__file__).parents[1]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign.cpython_exclusions import EXCLUDED
 
 import graft_vfs
+from tests.foreign.cpython_exclusions import EXCLUDED
 
 _PROGRAM = Path(__file__).with_name("cpython_suite.py")
 _PACKAGE_PARENT = Path(graft_vfs.__file__).parents[1]

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from foreign.diskcache_exclusions import EXCLUDED
-from foreign.suites import suite
 
 import graft_vfs
+from tests.foreign.diskcache_exclusions import EXCLUDED
+from tests.foreign.suites import suite
 
 _CONFTEST = Path(__file__).with_name("diskcache_suite.py")
 _PACKAGE_PARENT = Path(graft_vfs.__file__).parents[1]

@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from foreign.suites import suite
 
 import graft_vfs
+from tests.foreign.suites import suite
 
 _PROGRAM = Path(__file__).with_name("peewee_suite.py")
 _PACKAGE_PARENT = Path(graft_vfs.__file__).parents[1]

@@ -22,12 +22,12 @@ from typing import Any
 
 import apsw
 import pytest
-from support.engines import memory_remote, registered
-from support.sql import content, is_sound, stock
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.volume import transaction
+from tests.support.engines import memory_remote, registered
+from tests.support.sql import content, is_sound, stock
 
 _PROGRAM = Path(__file__).with_name("speedtest_rows.py")
 # The package may be installed, and then it is not beside the tests.

@@ -13,13 +13,13 @@ import os
 from pathlib import Path
 
 import pytest
-from foreign import sqllogic
-from support.engines import memory_remote, registered
-from support.sql import is_sound, stock
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.pages import PAGE_SIZES
+from tests.foreign import sqllogic
+from tests.support.engines import memory_remote, registered
+from tests.support.sql import is_sound, stock
 
 SCRIPT = """
 # A comment.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign.suites import suite
-from foreign.tcl_exclusions import Outcome, reason
 
 import graft_vfs
+from tests.foreign.suites import suite
+from tests.foreign.tcl_exclusions import Outcome, reason
 
 pytest.importorskip("tkinter", reason="this Python has no Tcl")
 

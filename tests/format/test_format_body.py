@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commit_samples import body, header_of, image  # isort: skip
+from tests.format.commit_samples import body, header_of, image  # isort: skip
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.frame import FRAME_PAGES, decode_frame
 

@@ -8,17 +8,6 @@ import struct
 from array import array
 
 import pytest
-from commit_samples import (
-    LOG,
-    OTHER_LOG,
-    SEGMENT,
-    body,
-    commit,
-    header_of,
-    image,
-    patched,
-    sealed,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
@@ -38,6 +27,17 @@ from graft_vfs.format.commit import (
 from graft_vfs.format.frame import FRAME_PAGES_MAX, compressed_bytes_max
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES
 from graft_vfs.pages import LSN_MAX, PAGE_COUNT_MAX, PAGE_SIZES, lock_page
+from tests.format.commit_samples import (
+    LOG,
+    OTHER_LOG,
+    SEGMENT,
+    body,
+    commit,
+    header_of,
+    image,
+    patched,
+    sealed,
+)
 
 KEY = "logs/x/commits/y"
 AUTHOR_AT = 192

@@ -9,7 +9,6 @@ import tracemalloc
 
 import pytest
 import zstandard
-from commit_samples import image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from graft_vfs.format.frame import (
     encode_frame,
 )
 from graft_vfs.pages import PAGE_SIZES
+from tests.format.commit_samples import image
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 

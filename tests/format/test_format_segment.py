@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from commit_samples import SEGMENT
 
 from graft_vfs.errors import CorruptObjectError, FutureVersionError
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header, segment_header
 from graft_vfs.ids import SegmentId
+from tests.format.commit_samples import SEGMENT
 
 
 def changed(offset: int, replacement: bytes) -> bytes:

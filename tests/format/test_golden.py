@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commit_samples import LOG, OTHER_LOG, SEGMENT, body, header_of, image
 
 from graft_vfs.errors import CorruptObjectError, FutureVersionError
 from graft_vfs.format.commit import (
@@ -25,8 +24,9 @@ from graft_vfs.format.commit import (
 from graft_vfs.format.frame import decode_frame
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header, segment_header
 from graft_vfs.ids import SegmentId
-from graft_vfs.remote_log import create_ref, read_ref, ref_key
+from graft_vfs.remote.log import create_ref, read_ref, ref_key
 from graft_vfs.store.memory import MemoryStore
+from tests.format.commit_samples import LOG, OTHER_LOG, SEGMENT, body, header_of, image
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 SPARSE = [1, 2, 3, 17, 65_535, 65_536, 70_000, *range(200_001, 200_031)]

@@ -22,8 +22,8 @@ from typing import Any
 
 import apsw
 
-from graft_vfs.config import Config, RemoteConfig
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.vfs.file_system import FileSystem
 from tests.hostile.memory import forget_peak, peak_bytes

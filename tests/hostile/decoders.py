@@ -17,7 +17,7 @@ import zstandard
 from pyroaring import BitMap
 from xxhash import xxh3_64_hexdigest
 
-from graft_vfs.config import Config
+from graft_vfs.engine.config import Config
 from graft_vfs.errors import (
     ConfigError,
     CorruptObjectError,
@@ -32,14 +32,14 @@ from graft_vfs.format.commit import HASH_BYTES, CommitHeader, decode_header, has
 from graft_vfs.format.frame import FRAME_PAGES_MAX, checksum_of, decode_frame, encode_frame
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId, VolumeId
-from graft_vfs.page_table import PageTable
 from graft_vfs.pages import LSN_MAX, PAGE_SIZES
-from graft_vfs.remote_log import ascending, create_ref, list_refs, read_ref, ref_key
+from graft_vfs.remote.log import ascending, create_ref, list_refs, read_ref, ref_key
 from graft_vfs.store.base import is_key
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.tags import check_tag
 from graft_vfs.times import parse_time
 from graft_vfs.vfs.file_system import _parse_lsn
+from graft_vfs.view.page_table import PageTable
 from tests.support.mutations import boundary, mutate, page_set, roaring, text
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import graft_vfs
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from tests.hostile.remotes import SCENARIOS, SECRET, Remote
 from tests.replicas import Replica
 

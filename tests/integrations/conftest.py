@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import engines
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
+from tests.support import engines
 
 _PACKAGE_PARENT = str(Path(graft_vfs.__file__).parents[1])
 

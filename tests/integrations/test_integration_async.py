@@ -7,9 +7,9 @@ import sqlite3
 
 import aiosqlite
 import pytest
-from support.sql import is_sound, rows
 
 import graft_vfs
+from tests.support.sql import is_sound, rows
 
 
 @pytest.fixture

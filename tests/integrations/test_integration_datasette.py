@@ -14,9 +14,9 @@ import zlib
 
 import click
 import pytest
-from support.left_open import CONNECTIONS_LEFT_OPEN
 
 import graft_vfs
+from tests.support.left_open import CONNECTIONS_LEFT_OPEN
 
 pytestmark = pytest.mark.filterwarnings(CONNECTIONS_LEFT_OPEN)
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support.sql import is_sound
 
 import graft_vfs
+from tests.support.sql import is_sound
 
 _PROJECT = Path(__file__).with_name("library")
 

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from foreign.suites import suite
 
 import graft_vfs
+from tests.foreign.suites import suite
 
 _SETTINGS = """
 DATABASES = {

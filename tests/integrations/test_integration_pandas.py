@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from support.sql import is_sound
 
 import graft_vfs
+from tests.support.sql import is_sound
 
 
 @pytest.fixture(params=["sqlalchemy", "sqlite3"])

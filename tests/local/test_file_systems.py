@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.engines import registered
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
@@ -17,6 +16,7 @@ from graft_vfs.local import file_systems
 from graft_vfs.local.file_systems import Mount, against_creating, against_data, parse_mounts
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.store.directory import DirectoryStore
+from tests.support.engines import registered
 
 # As Linux wrote them on machines with such mounts; the third has an optional field more.
 RECORDED = """\

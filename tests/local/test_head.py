@@ -12,9 +12,6 @@ import random
 import textwrap
 
 import pytest
-from support.children import child
-from support.engines import close_connections, registered, reopened
-from support.sql import is_sound, rows
 
 import graft_vfs
 from graft_vfs import Config
@@ -24,6 +21,9 @@ from graft_vfs.local.files import write_fully
 from graft_vfs.local.head import HeadFile
 from graft_vfs.local.head_words import CalledWords
 from graft_vfs.volume import volume as volume_module
+from tests.support.children import child
+from tests.support.engines import close_connections, registered, reopened
+from tests.support.sql import is_sound, rows
 
 MAGIC = 2
 VERSION_1 = 0x4752_4146_5448_0001

@@ -7,10 +7,10 @@ import signal
 import threading
 
 import pytest
-from support.children import child
 
 from graft_vfs.errors import LocalStorageError
 from graft_vfs.local.locks import FileLock
+from tests.support.children import child
 
 HOLDER = """
     import os, signal

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support.engines import registered
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
 from graft_vfs.local import ownership
 from graft_vfs.volume import rotation
+from tests.support.engines import registered
 
 APPLICATION = 12_345
 

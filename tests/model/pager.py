@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import apsw
 
-from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.transaction import page_format
 from graft_vfs.volume.volume import Volume

@@ -20,16 +20,16 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from graft_vfs import remote_log
-from graft_vfs.claim import claim
-from graft_vfs.config import Config
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     DivergedError,
     NotFoundError,
     StoreUnavailableError,
 )
+from graft_vfs.remote import log as remote_log
+from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push as push_module

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from graft_vfs import page_table
-from graft_vfs.config import Config
-from graft_vfs.engine import Graft
+from graft_vfs.engine.config import Config
+from graft_vfs.engine.graft import Graft
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push as push_module
+from graft_vfs.view import page_table
 from graft_vfs.volume import rotation, transaction
 from tests.model.exploring import explore, explore_deeply, scratch_directory
 from tests.model.pager import Content, Pager, image_of

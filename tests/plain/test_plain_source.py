@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import BusyError, DamageError, LocalStorageError, UsageError
 from graft_vfs.plain import source as plain_source
 from tests.replicas import Replica, rows

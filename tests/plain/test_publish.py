@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import AlreadyExistsError, LocalStorageError
 from graft_vfs.plain import publish as publishing
 from tests.replicas import Replica

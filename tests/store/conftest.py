@@ -6,7 +6,8 @@ import functools
 
 import botocore.session
 import pytest
-import servers
+
+from tests import servers
 
 from .scripted import ScriptedServer
 

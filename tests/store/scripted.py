@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from servers import S3Endpoint
-
+from tests.servers import S3Endpoint
 from tests.support.clocks import SkippingClock
 
 REASONS = {200: "OK", 206: "Partial Content"}

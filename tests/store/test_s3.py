@@ -10,7 +10,6 @@ import traceback
 
 import pytest
 from botocore.httpsession import URLLib3Session
-from servers import S3Endpoint
 
 from graft_vfs.errors import (
     BucketMissingError,
@@ -26,6 +25,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.store import PutOutcome, S3Store, check_conditional_writes
+from tests.servers import S3Endpoint
 
 from .scripted import Request, answer, error, landed
 

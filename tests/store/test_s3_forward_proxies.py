@@ -12,10 +12,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from servers import S3Endpoint
 
 from graft_vfs.errors import CommitOutcomeUnknownError, ObjectMissingError, StoreUnavailableError
 from graft_vfs.store import PutOutcome, S3Store
+from tests.servers import S3Endpoint
 from tests.support.certificates import make_certificate
 from tests.support.network import Machine, Network, without_pauses
 from tests.support.proxy import (

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from graft_vfs.claim import claim
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     StoreDeniedError,
@@ -23,7 +22,8 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote_log import RemoteLog, create_ref
+from graft_vfs.remote.claim import claim
+from graft_vfs.remote.log import RemoteLog, create_ref
 from graft_vfs.store import MemoryStore, PutOutcome, S3Store, check_conditional_writes
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.s3.exchange import (

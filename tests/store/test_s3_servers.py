@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ConnectionClosedError
-from servers import S3Endpoint
 
 from graft_vfs.errors import (
     BucketMissingError,
@@ -23,6 +22,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store import S3Store
 from graft_vfs.store.base import PutOutcome
+from tests.servers import S3Endpoint
 
 from .contract import StoreContract, ThreadRaces
 from .races import ANSWER_SECONDS, check_process_race

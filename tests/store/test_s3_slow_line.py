@@ -10,7 +10,8 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import pytest
-from servers import S3Endpoint
+
+from tests.servers import S3Endpoint
 
 MIB = 1024 * 1024
 

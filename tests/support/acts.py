@@ -14,9 +14,9 @@ import apsw
 
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
-from support.engines import close_connections
-from support.sql import is_sound, rows, stock
 from tests.replicas import Replica
+from tests.support.engines import close_connections
+from tests.support.sql import is_sound, rows, stock
 
 ROW_BYTES = 500
 LARGE_ROWS = 600

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from graft_vfs.autosync import Clock
+from graft_vfs.engine.autosync import Clock
 from graft_vfs.store.s3.exchange import Clock as StoreClock
 
 _PATIENCE_SECONDS = 60

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from graft_vfs.local import branch_log
-from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.pager.volume_file import VolumeFile
 
 _METHODS = ("xRead", "xWrite", "xLock", "xUnlock", "xFileControl", "xTruncate", "xSync")
 

@@ -6,7 +6,6 @@ A signal that ends the process, such as SIGBUS, is a failure of the test and not
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.children import Child
+from tests.support.children import Child
 
 _ROOT = Path(__file__).parents[2]
 _CALL = (
@@ -44,10 +43,9 @@ def running(
     """Start a module's function with texts as arguments; killed at the block's end."""
     command = [*prefix, sys.executable, "-W", "error", "-c", _CALL]
     call = [function.__module__, function.__name__, *map(str, arguments)]
-    path = [_ROOT, _ROOT / "tests", Path(inspect.getfile(function)).parent]
     environment: dict[str, Any] = {
         **{name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")},
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "PYTHONPATH": str(_ROOT),
     }
     with subprocess.Popen(
         [*command, *call],

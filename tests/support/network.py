@@ -13,15 +13,15 @@ from typing import Any, Self
 import apsw
 import botocore.session
 import pytest
-from servers import S3Endpoint
 
-from graft_vfs import remote_log
-from graft_vfs.claim import claim
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import GraftError
+from graft_vfs.remote import log as remote_log
+from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
 from graft_vfs.sync import push
 from tests.replicas import Replica
+from tests.servers import S3Endpoint
 from tests.support.clocks import SkippingClock
 from tests.support.proxy import Proxy, passed
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import apsw
 
-from graft_vfs.engine import Graft
+from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,

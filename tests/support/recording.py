@@ -22,7 +22,7 @@ from typing import Any
 import apsw
 import pytest
 
-from graft_vfs.local import catalog_file
+from graft_vfs.local.catalog import file as catalog_file
 from graft_vfs.store.memory import MemoryObjects
 from tests.support.power_cut import (
     ROOT,

@@ -12,9 +12,9 @@ import apsw
 
 from graft_vfs import RemoteConfig
 from graft_vfs.errors import GraftError, LocalStorageError, StoreUnavailableError
-from support import acts
-from support.shortage import Shortage
-from support.sql import value
+from tests.support import acts
+from tests.support.shortage import Shortage
+from tests.support.sql import value
 
 DECLARED = (LocalStorageError, StoreUnavailableError)
 """What a verb may raise then."""

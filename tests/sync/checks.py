@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graft_vfs.ids import LogId
-from graft_vfs.remote_log import RemoteLog
+from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.base import ObjectStore
 from tests.replicas import Replica, rows
 

@@ -7,7 +7,6 @@ import shutil
 
 import apsw
 import pytest
-from format.commit_samples import LOG, OTHER_LOG, commit, image
 
 from graft_vfs.errors import (
     CorruptCatalogError,
@@ -17,16 +16,17 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog_rows import CommitRow
+from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import LSN_MAX
-from graft_vfs.remote_log import commit_key
+from graft_vfs.remote.log import commit_key
 from graft_vfs.sync import fetch as fetch_module
 from graft_vfs.sync import parents as parents_module
 from graft_vfs.sync import pull as pull_module
 from graft_vfs.sync import push as push_module
 from graft_vfs.sync.fetch import fetch_log
-from graft_vfs.volume import logs as logs_module
-from graft_vfs.volume.logs import Logs
+from graft_vfs.view import logs as logs_module
+from graft_vfs.view.logs import Logs
+from tests.format.commit_samples import LOG, OTHER_LOG, commit, image
 from tests.replicas import Replica, rows
 
 

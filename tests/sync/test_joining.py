@@ -5,7 +5,7 @@ from __future__ import annotations
 import apsw
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import (
     AlreadyExistsError,
     NoRemoteError,

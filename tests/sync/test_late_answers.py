@@ -15,7 +15,7 @@ import pytest
 
 from graft_vfs.errors import CommitOutcomeUnknownError, DivergedError, StoreUnavailableError
 from graft_vfs.ids import LogId
-from graft_vfs.remote_log import commit_key, read_ref
+from graft_vfs.remote.log import commit_key, read_ref
 from graft_vfs.sync.push import ensure_safe_store
 from tests.replicas import rows
 from tests.support.network import Machine, Network, check_declared, without_pauses

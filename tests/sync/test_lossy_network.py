@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import apsw
 import pytest
 
-from graft_vfs.claim import ATTEMPTS
 from graft_vfs.errors import GraftError, StoreUnavailableError
+from graft_vfs.remote.claim import ATTEMPTS
 from graft_vfs.sync.push import ensure_safe_store
 from tests.replicas import Replica, rows
 from tests.support.network import Machine, Network, check_declared, without_pauses

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import (
     BucketMissingError,
     CorruptObjectError,
@@ -16,7 +16,7 @@ from graft_vfs.errors import (
     StoreError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.remote_log import commit_key
+from graft_vfs.remote.log import commit_key
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.sync.fetch import require_commits
 from tests.faults import ProcessStopped

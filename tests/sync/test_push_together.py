@@ -8,13 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.children import child
-from support.engines import registered
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
 from graft_vfs.errors import BusyError
 from graft_vfs.local.locks import FileLock
+from tests.support.children import child
+from tests.support.engines import registered
 
 BYTES, PUSHERS, ROUNDS = 3_000_000, 3, 4
 

@@ -14,17 +14,17 @@ from typing import Any
 import botocore.session
 import pytest
 from pyroaring import BitMap
-from servers import S3Endpoint
 
-from graft_vfs.claim import claim
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import BusyError, CommitOutcomeUnknownError, DivergedError
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader
 from graft_vfs.ids import LogId
-from graft_vfs.remote_log import RemoteLog, read_ref
+from graft_vfs.remote.claim import claim
+from graft_vfs.remote.log import RemoteLog, read_ref
 from graft_vfs.store.base import ObjectStore
 from tests.replicas import Replica, rows
+from tests.servers import S3Endpoint
 from tests.sync.checks import sound_log
 
 THREADS, PROCESSES, ROUNDS = 16, 4, 20

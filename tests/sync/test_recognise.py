@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import DivergedError
 from graft_vfs.format import body
 from tests.replicas import Replica, rows

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.claim import claim
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import CommitOutcomeUnknownError, GraftError, StoreUnavailableError
 from graft_vfs.ids import LogId
 from graft_vfs.local import branch_log, head
 from graft_vfs.local.branch_file import WriterLock
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog import Catalog
-from graft_vfs.local.page_cache import PageCache
+from graft_vfs.local.cache.page_cache import PageCache
+from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.remote.claim import claim
 from graft_vfs.sync import push as push_module
 from graft_vfs.volume import rotation
 from graft_vfs.volume.volume import Volume

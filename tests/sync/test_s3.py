@@ -13,9 +13,8 @@ from pathlib import Path
 import apsw
 import botocore.session
 import pytest
-from servers import S3Endpoint
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import (
     BucketMissingError,
     DivergedError,
@@ -23,10 +22,11 @@ from graft_vfs.errors import (
     StoreDeniedError,
     StoreUnavailableError,
 )
-from graft_vfs.remote_log import RemoteLog
+from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.base import StoreCounts
 from graft_vfs.store.s3 import PART_BYTES
 from tests.replicas import Replica, rows
+from tests.servers import S3Endpoint
 from tests.sync.checks import sound_log
 
 

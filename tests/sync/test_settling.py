@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 import pytest
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import (
     BucketMissingError,
     CommitOutcomeUnknownError,
@@ -23,7 +23,7 @@ from graft_vfs.errors import (
     StoreUnavailableError,
     UnsafeStoreError,
 )
-from graft_vfs.remote_log import ascending, commit_key, commits_prefix, read_ref
+from graft_vfs.remote.log import ascending, commit_key, commits_prefix, read_ref
 from graft_vfs.store.base import ObjectStore, PutOutcome, StoreCounts
 from graft_vfs.store.probe import PROBE_KEY
 from tests.faults import Fault, FaultyStore
@@ -47,8 +47,8 @@ class StubbornStore(FaultyStore):
 @pytest.fixture
 def machines(tmp_path, monkeypatch) -> Iterator[Callable[..., Replica]]:
     """Make machines on one remote in memory; a name used again is the same data directory."""
-    monkeypatch.setattr("graft_vfs.claim._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("graft_vfs.remote_log._REF_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("graft_vfs.remote.claim._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("graft_vfs.remote.log._REF_PAUSE_SECONDS", 0.0)
     made: list[Replica] = []
     remote = RemoteConfig(type="memory", root=str(tmp_path))
 

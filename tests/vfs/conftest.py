@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support import engines
-from support.sql import stock
 
 import graft_vfs
 from graft_vfs import Config
 from tests.replicas import Replica
+from tests.support import engines
+from tests.support.sql import stock
 
 
 def pytest_configure(config):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import apsw
 import pytest
-from support.engines import reopened
-from support.sql import content, is_sound, rows, stock, value
 
 import graft_vfs
+from tests.support.engines import reopened
+from tests.support.sql import content, is_sound, rows, stock, value
 
 
 @pytest.fixture

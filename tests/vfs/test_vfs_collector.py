@@ -10,11 +10,11 @@ import itertools
 
 import apsw
 import pytest
-from support.collecting import collect_everywhere, handled_everywhere
-from support.sql import value
 
 import graft_vfs
 from tests.replicas import Replica
+from tests.support.collecting import collect_everywhere, handled_everywhere
+from tests.support.sql import value
 
 _ROWS = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) "
 _FILL = _ROWS + "INSERT INTO t SELECT i, hex(randomblob(20)) FROM n"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import apsw
 import pytest
-from support.counting import counted_calls
-from support.engines import reopened
-from support.sql import content, is_sound, rows, value
 
 import graft_vfs
+from tests.support.counting import counted_calls
+from tests.support.engines import reopened
+from tests.support.sql import content, is_sound, rows, value
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ open, locks that threads of its parent hold, a parent that ends first.
 from __future__ import annotations
 
 import pytest
-from support.children import child
-from support.sql import is_sound, rows, value
+
+from tests.support.children import child
+from tests.support.sql import is_sound, rows, value
 
 WORKERS = 4
 ROWS = 25

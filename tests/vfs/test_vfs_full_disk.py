@@ -15,13 +15,13 @@ import sqlite3
 
 import apsw
 import pytest
-from support.engines import registered, reopened
-from support.sql import is_sound, stock
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.local import branch_log
-from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.pager.volume_file import VolumeFile
+from tests.support.engines import registered, reopened
+from tests.support.sql import is_sound, stock
 
 FAILURES = (apsw.Error, sqlite3.Error)
 FILL = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"

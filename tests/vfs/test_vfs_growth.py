@@ -9,16 +9,16 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support.children import child
-from support.counting import counted_calls, counted_syncs
-from support.engines import reopened
-from support.sql import is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.local import locks
 from graft_vfs.volume import rotation
 from graft_vfs.volume.branch import HISTORY_MIN
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
+from tests.support.children import child
+from tests.support.counting import counted_calls, counted_syncs
+from tests.support.engines import reopened
+from tests.support.sql import is_sound, rows, value
 
 FEW, MANY, MEASURED = 100, 20_000, 50
 

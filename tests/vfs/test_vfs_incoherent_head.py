@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from support.children import child
-from support.sql import is_sound, rows
 
 import graft_vfs
 from graft_vfs import Config
+from tests.support.children import child
+from tests.support.sql import is_sound, rows
 
 CLIENT = """
     from graft_vfs.local import file_systems, head

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support.sql import is_sound, value
 
 import graft_vfs
 from graft_vfs.local import branch_log
-from graft_vfs.vfs import interrupts, sqlite3_bridge, volume_file
+from graft_vfs.pager import interrupts, volume_file
+from graft_vfs.vfs import sqlite3_bridge
 from graft_vfs.volume import transaction
+from tests.support.sql import is_sound, value
 
 PACKAGE = str(Path(graft_vfs.__file__).parent)
 

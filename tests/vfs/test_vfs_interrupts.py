@@ -10,8 +10,8 @@ import threading
 import apsw
 import pytest
 
-from graft_vfs.vfs import interrupts
-from graft_vfs.vfs.interrupts import end_on_interrupt, raise_behind
+from graft_vfs.pager import interrupts
+from graft_vfs.pager.interrupts import end_on_interrupt, raise_behind
 
 TEN_MILLION_ROWS = """
 WITH RECURSIVE counter(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter LIMIT 10000000)

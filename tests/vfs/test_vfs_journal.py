@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from graft_vfs.vfs import journal
-from graft_vfs.vfs.journal import Journal
+from graft_vfs.pager import journal
+from graft_vfs.pager.journal import Journal
 
 SIZE = 512
 PAGES = {number: number.to_bytes(4, "big") * (SIZE // 4) for number in range(1, 41)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from support.engines import reopened
-from support.sql import is_sound, rows, stock, value
 
 import graft_vfs
 from graft_vfs.pages import lock_page
-from graft_vfs.sync import transfer
-from graft_vfs.volume import log_view, snapshot, transaction
+from graft_vfs.plain import transfer
+from graft_vfs.view import log_view
+from graft_vfs.volume import snapshot, transaction
+from tests.support.engines import reopened
+from tests.support.sql import is_sound, rows, stock, value
 
 
 @pytest.fixture

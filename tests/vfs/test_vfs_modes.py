@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import apsw
 import pytest
-from support.counting import counted_calls, counted_syncs
-from support.engines import reopened
-from support.sql import content, is_sound, rows, value
 
 import graft_vfs
-from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume import rotation
+from tests.support.counting import counted_calls, counted_syncs
+from tests.support.engines import reopened
+from tests.support.sql import content, is_sound, rows, value
 
 STAYING = ("delete", "truncate", "persist", "memory")
 

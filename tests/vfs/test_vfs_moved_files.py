@@ -10,13 +10,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.children import child
-from support.engines import registered
-from support.sql import is_sound, rows
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.local.branch_file import CHECK_MASK
+from tests.support.children import child
+from tests.support.engines import registered
+from tests.support.sql import is_sound, rows
 
 WRITER = """
     connection = graft_vfs.connect("main")

@@ -10,13 +10,13 @@ from ast import literal_eval
 
 import apsw
 import pytest
-from support.children import child
-from support.sql import rows, value
 
 import graft_vfs
 from graft_vfs import Config
 from graft_vfs.errors import WriterBusyError
 from graft_vfs.local import branch_file, tag_moves
+from tests.support.children import child
+from tests.support.sql import rows, value
 
 CLIENT = """
     import sqlite3

@@ -7,10 +7,10 @@ import sqlite3
 
 import apsw
 import pytest
-from support.children import child
-from support.sql import content, rows, stock, value
 
 import graft_vfs
+from tests.support.children import child
+from tests.support.sql import content, rows, stock, value
 
 TAGS = [
     "main",

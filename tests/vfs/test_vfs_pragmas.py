@@ -8,10 +8,10 @@ from contextlib import closing
 
 import apsw
 import pytest
-from support.sql import content, is_sound, rows, stock, value
 
 import graft_vfs
 from graft_vfs.vfs import pragmas
+from tests.support.sql import content, is_sound, rows, stock, value
 
 
 @pytest.fixture

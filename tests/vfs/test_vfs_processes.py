@@ -7,12 +7,12 @@ from textwrap import dedent
 
 import apsw
 import pytest
-from support.children import child
-from support.counting import counted_calls
-from support.engines import reopened
-from support.sql import is_sound, rows, value
 
 import graft_vfs
+from tests.support.children import child
+from tests.support.counting import counted_calls
+from tests.support.engines import reopened
+from tests.support.sql import is_sound, rows, value
 
 COUNTER = """
     connection = graft_vfs.connect("main")

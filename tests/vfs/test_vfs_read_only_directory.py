@@ -13,14 +13,14 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support import isolated, namespaces
-from support.engines import registered
-from support.isolated import hear, say
-from support.sql import is_sound, rows
 
 import graft_vfs
 from graft_vfs import Config, RemoteConfig
 from graft_vfs.errors import GraftError, ReadOnlyError
+from tests.support import isolated, namespaces
+from tests.support.engines import registered
+from tests.support.isolated import hear, say
+from tests.support.sql import is_sound, rows
 
 
 @pytest.fixture

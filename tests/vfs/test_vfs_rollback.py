@@ -8,16 +8,16 @@ import os
 
 import apsw
 import pytest
-from support.counting import counted_calls
-from support.engines import reopened
-from support.sql import content, is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.errors import CorruptLogError, StoreDeniedError, StoreUnavailableError
 from graft_vfs.local import branch_log
-from graft_vfs.vfs import journal
-from graft_vfs.vfs.volume_file import VolumeFile
+from graft_vfs.pager import journal
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume import transaction
+from tests.support.counting import counted_calls
+from tests.support.engines import reopened
+from tests.support.sql import content, is_sound, rows, value
 
 JOURNAL_MODES = ("delete", "truncate", "persist", "memory")
 ROWS = 600

@@ -12,11 +12,11 @@ import random
 
 import apsw
 import pytest
-from support.sql import content, is_sound, stock
 
 import graft_vfs
+from graft_vfs.pager import journal
 from graft_vfs.sync import clone
-from graft_vfs.vfs import journal
+from tests.support.sql import content, is_sound, stock
 
 PAGE_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LOCKING_MODES = ("normal", "exclusive")

@@ -6,14 +6,14 @@ import threading
 
 import apsw
 import pytest
-from support.children import child
-from support.counting import counted_calls
-from support.sql import content, is_sound, rows, value
 
 from graft_vfs.vfs import file_system
 from graft_vfs.volume import transaction
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.volume import Volume
+from tests.support.children import child
+from tests.support.counting import counted_calls
+from tests.support.sql import content, is_sound, rows, value
 
 BUSY = apsw.SQLITE_BUSY
 BUSY_SNAPSHOT = apsw.SQLITE_BUSY_SNAPSHOT

@@ -9,9 +9,6 @@ import threading
 
 import apsw
 import pytest
-from support.children import child
-from support.engines import reopened
-from support.sql import is_sound, rows, value
 
 import graft_vfs
 from graft_vfs.errors import LocalStorageError, NotFoundError
@@ -20,6 +17,9 @@ from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.sync import push
 from graft_vfs.volume import rotation, transaction
 from graft_vfs.volume.volume import Volume
+from tests.support.children import child
+from tests.support.engines import reopened
+from tests.support.sql import is_sound, rows, value
 
 SMALL = 2 << 20
 """What a volume of a few pages may take: the log keeps some space zeroed past its tail."""

@@ -15,9 +15,9 @@ import pytest
 
 import graft_vfs
 from graft_vfs.errors import StoreUnavailableError, UsageError
+from graft_vfs.pager.journal import Journal
+from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.vfs import registry, sqlite3_bridge
-from graft_vfs.vfs.journal import Journal
-from graft_vfs.vfs.volume_file import VolumeFile
 
 
 def modules():

@@ -7,13 +7,13 @@ from contextlib import closing
 
 import apsw
 import pytest
-from support.counting import counted_calls
-from support.engines import reopened
-from support.sql import rows, stock, value
 
 import graft_vfs
 from graft_vfs.errors import StoreUnavailableError
 from graft_vfs.integrations.opening import opening, set_up
+from tests.support.counting import counted_calls
+from tests.support.engines import reopened
+from tests.support.sql import rows, stock, value
 
 
 def by_apsw(tag):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from unittest import mock
 
-from support.watched import Watched
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.local.branch_log import Chunk, Position
 from graft_vfs.volume.branch import Branch
+from tests.support.watched import Watched
 
 PAGE_SIZE = 512
 

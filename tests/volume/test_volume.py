@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.watched import Watched
 
-from graft_vfs.config import RemoteConfig
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.local import head
 from graft_vfs.volume import volume as volume_module
 from graft_vfs.volume.volume import Volume
 from tests.replicas import Replica
+from tests.support.watched import Watched
 
 
 @pytest.fixture

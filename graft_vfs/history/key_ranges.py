@@ -1,0 +1,259 @@
+"""Which keys of a table can differ between two snapshots: found by pages, without reading rows.
+
+A leaf that the table has in both snapshots, with one image, holds the same rows in both. So only
+the key ranges of the other leaves need to be compared. Interior pages name their leaves and are
+under 1 % of a table; leaves are not read.
+
+Invariants:
+ 1. A row outside the ranges is the same in both snapshots.
+ 2. A leaf may keep its image while an overflow page of one of its rows changes, because SQLite
+    overwrites long values in place. A changed page that both snapshots have, and that is in no
+    tree, freelist or pointer map of either, may be such a page: then nothing is said about any key.
+ 3. Whatever the pages hold, it ends: no page is visited twice, and what is no tree says so.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from pyroaring import BitMap
+
+from graft_vfs.ids import LogId
+from graft_vfs.pages import lock_page
+from graft_vfs.view.log_view import CommitSource, LogView
+from graft_vfs.volume.snapshot import Snapshot
+
+KEY_MIN = -(1 << 63)
+KEY_MAX = (1 << 63) - 1
+
+KeyRange = tuple[int, int]
+"""First and last rowid, both inclusive."""
+
+_Run = tuple[int, int, CommitSource]
+"""First page, page behind the last, and the commit that has their images."""
+
+_INTERIOR_INDEX, _INTERIOR_TABLE, _LEAF_INDEX, _LEAF_TABLE = 2, 5, 10, 13
+_LEAVES = (_LEAF_INDEX, _LEAF_TABLE)
+_DATABASE_HEADER_BYTES = 100
+_INTERIOR_HEADER_BYTES = 12
+
+
+class _NoTreeError(Exception):
+    """A page is not what a b-tree has there; comparing rows will say what is wrong."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    """The pages of one b-tree, and its leaves with the last key that each may hold."""
+
+    pages: BitMap = field(default_factory=BitMap)
+    leaves: array[int] = field(default_factory=lambda: array("I"))
+    last_keys: array[int] = field(default_factory=lambda: array("q"))
+    is_table: bool = True
+
+    def ranges(self, shared: BitMap) -> Iterator[KeyRange]:
+        """Yield the key ranges of the leaves that are not shared."""
+        first = KEY_MIN
+        for leaf, last in zip(self.leaves, self.last_keys, strict=True):
+            if leaf not in shared and first <= last:
+                yield first, last
+            first = last + 1
+
+
+class ChangedKeys:
+    """What the pages of two snapshots tell about the rows of their tables.
+
+    Owner: whoever compares. Making it reads the interior pages of all trees, and fetches those that
+    are not here. Raises what reading a page raises.
+    """
+
+    def __init__(
+        self,
+        older: Snapshot,
+        newer: Snapshot,
+        older_roots: Collection[int],
+        newer_roots: Collection[int],
+    ) -> None:
+        self.pages = changed_pages(older, newer)
+        self._older: dict[int, _Tree] = {}
+        self._newer: dict[int, _Tree] = {}
+        self.is_known = older.page_size == newer.page_size
+        try:
+            if self.is_known:
+                self._older, self._newer = _trees(older, older_roots), _trees(newer, newer_roots)
+                self.is_known = not self._may_have_overflow(older, newer)
+        except _NoTreeError:
+            self.is_known = False
+
+    def _may_have_overflow(self, older: Snapshot, newer: Snapshot) -> bool:
+        common = BitMap(range(1, min(older.page_count, newer.page_count) + 1))
+        left = self.pages & common
+        for trees in (self._older, self._newer):
+            left -= BitMap.union(BitMap(), *(tree.pages for tree in trees.values()))
+        for snapshot in (older, newer):
+            if left:
+                left -= _freelist(snapshot) | _pointer_maps(snapshot)
+        return bool(left)
+
+    def ranges(self, older_root: int, newer_root: int) -> list[KeyRange] | None:
+        """Return the key ranges of a rowid table that can differ, ascending and disjoint.
+
+        None if nothing is known about them: every row has to be compared.
+        """
+        if not self.is_known:
+            return None
+        older, newer = self._older[older_root], self._newer[newer_root]
+        if not (older.is_table and newer.is_table):
+            return None if self._differ(older, newer) else []
+        shared = (BitMap(older.leaves) & BitMap(newer.leaves)) - self.pages
+        return _merged([*older.ranges(shared), *newer.ranges(shared)])
+
+    def _differ(self, older: _Tree, newer: _Tree) -> bool:
+        return older.pages != newer.pages or bool(older.pages & self.pages)
+
+
+def _merged(ranges: list[KeyRange]) -> list[KeyRange]:
+    merged: list[KeyRange] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return merged
+
+
+# Pages ------------------------------------------------------------------------------------------
+
+
+def changed_pages(older: Snapshot, newer: Snapshot) -> BitMap:
+    """Return the pages whose images may differ, those included that only one snapshot has.
+
+    An image is known to be the same by where it comes from, not by its bytes. No request.
+    """
+    pages = BitMap(range(1, max(older.page_count, newer.page_count) + 1))
+    pages -= _same_pages(_runs(older), _runs(newer))
+    for snapshot in (older, newer):
+        pages.update(snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count))
+        if snapshot.page_count:
+            pages.discard(lock_page(snapshot.page_size))
+    return pages
+
+
+def _runs(snapshot: Snapshot) -> Iterator[_Run]:
+    view = snapshot.remote
+    if isinstance(view, LogView):
+        for first, end, source, _ in view.table.runs():
+            if first <= snapshot.page_count:
+                yield first, min(end, snapshot.page_count + 1), source
+
+
+def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
+    """Return the pages that both page tables find in one commit, which has one image of each."""
+    same = BitMap()
+    old, new = next(older, None), next(newer, None)
+    while old is not None and new is not None:
+        first, end = max(old[0], new[0]), min(old[1], new[1])
+        if first < end and _origin(old) == _origin(new):
+            same.add_range(first, end)
+        if old[1] <= new[1]:
+            old = next(older, None)
+        else:
+            new = next(newer, None)
+    return same
+
+
+def _origin(run: _Run) -> tuple[LogId, int]:
+    return run[2].log.log_id, run[2].lsn
+
+
+# B-trees ----------------------------------------------------------------------------------------
+
+
+def _trees(snapshot: Snapshot, roots: Iterable[int]) -> dict[int, _Tree]:
+    seen = BitMap()
+    return {root: _walk(snapshot, root, seen) for root in roots}
+
+
+def _walk(snapshot: Snapshot, root: int, seen: BitMap) -> _Tree:
+    """Return the tree at a root; its pages are added to `seen`, in which none may be yet."""
+    tree = _Tree()
+    pages, last_keys = array("I", [root]), array("q", [KEY_MAX])
+    while True:
+        level = BitMap(pages)
+        is_sound = len(level) == len(pages) and not level & seen
+        if not is_sound or level.min() < 1 or level.max() > snapshot.page_count:
+            raise _NoTreeError
+        seen |= level
+        tree.pages |= level
+        # All leaves of a b-tree are equally deep, so one page tells for its level.
+        kind = _kind(snapshot.stored(pages[0]), pages[0])
+        if kind in _LEAVES:
+            tree.leaves, tree.last_keys, tree.is_table = pages, last_keys, kind == _LEAF_TABLE
+            return tree
+        below, below_keys = array("I"), array("q")
+        for page, last in zip(pages, last_keys, strict=True):
+            for child, key in _children(snapshot.stored(page), page, kind):
+                below.append(child)
+                below_keys.append(last if key is None else key)
+        pages, last_keys = below, below_keys
+
+
+def _kind(image: bytes, page: int) -> int:
+    return image[_DATABASE_HEADER_BYTES if page == 1 else 0]
+
+
+def _children(image: bytes, page: int, kind: int) -> Iterator[tuple[int, int | None]]:
+    """Yield the children of an interior page with their last keys; None for the rightmost."""
+    start = _DATABASE_HEADER_BYTES if page == 1 else 0
+    if kind not in (_INTERIOR_TABLE, _INTERIOR_INDEX) or image[start] != kind:
+        raise _NoTreeError
+    try:
+        count, right = struct.unpack_from(">3xH3xI", image, start)
+        pointers = struct.unpack_from(f">{count}H", image, start + _INTERIOR_HEADER_BYTES)
+        for cell in pointers:
+            (child,) = struct.unpack_from(">I", image, cell)
+            yield child, _varint(image, cell + 4) if kind == _INTERIOR_TABLE else None
+    except (struct.error, IndexError) as error:
+        raise _NoTreeError from error
+    yield right, None
+
+
+def _varint(image: bytes, at: int) -> int:
+    """Return SQLite's variable-length integer of 64 bits with a sign."""
+    value = 0
+    for byte in range(8):
+        value = value << 7 | image[at + byte] & 0x7F
+        if image[at + byte] < 0x80:
+            return value
+    value = value << 8 | image[at + 8]
+    return value - (1 << 64) if value > KEY_MAX else value
+
+
+def _freelist(snapshot: Snapshot) -> BitMap:
+    """Return the pages that a database has no use for; raises _NoTreeError for what is no list."""
+    pages = BitMap()
+    (trunk,) = struct.unpack_from(">I", snapshot.stored(1), 32)
+    while trunk:
+        if trunk in pages or trunk > snapshot.page_count:
+            raise _NoTreeError
+        following, count, *leaves = struct.unpack(
+            f">{snapshot.page_size // 4}I", snapshot.stored(trunk)
+        )
+        pages.add(trunk)
+        pages.update(leaves[:count])
+        trunk = following
+    return pages
+
+
+def _pointer_maps(snapshot: Snapshot) -> BitMap:
+    """Return the pages in which an auto_vacuum database keeps the parents of the others."""
+    header = snapshot.stored(1)
+    (largest_root,) = struct.unpack_from(">I", header, 52)
+    if not largest_root:
+        return BitMap()
+    step = (snapshot.page_size - header[20]) // 5 + 1
+    omitted = lock_page(snapshot.page_size)
+    return BitMap(page + (page == omitted) for page in range(2, snapshot.page_count + 1, step))

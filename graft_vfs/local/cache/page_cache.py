@@ -1,0 +1,329 @@
+"""The page cache: decompressed frames of one remote log, kept on this machine.
+
+The cache of a log is a row of arenas (`arena`) in a folder of its own; the caches of all logs share
+a bound (`cache_space`).
+
+Invariants:
+ 1. A frame is known by its commit's LSN, part of that commit's hash, and its number. So pages of a
+    history that was abandoned are never shown, whatever was restored from a backup.
+ 2. A frame counts as present only after its images were verified against its record: when this
+    process wrote them, or once at first use. So a power cut that kept the record and lost the
+    images costs a fetch, never a wrong page, and nothing here is ever synced.
+ 3. The cache never makes anything fail. What cannot be kept on the disk is kept in memory, within a
+    bound, and what cannot be read is not present.
+
+All of it may be deleted at any time, also while it is used: it is fetched again then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+from graft_vfs.errors import LocalStorageError
+from graft_vfs.local import ownership
+from graft_vfs.local.cache.arena import (
+    FILE_NAME,
+    FORMER_NAME,
+    INDEX_NAME,
+    Appender,
+    Arena,
+    FrameKey,
+    Record,
+)
+from graft_vfs.local.cache.space import CacheSpace
+from graft_vfs.local.files import storage_errors
+from graft_vfs.local.mapping import View
+from graft_vfs.reentry import occupied
+
+_logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 8
+_BATCH_BYTES = 1 << 20
+
+
+class Place(NamedTuple):
+    """Where the images of a frame are; `arena` is what must not be cut meanwhile, if any."""
+
+    view: View
+    offset: int
+    arena: Arena | None = None
+
+
+class PageCache:
+    """The cached frames of one remote log.
+
+    Owner: the engine, one per log. Thread rule: any thread; processes share the files.
+    """
+
+    def __init__(self, directory: Path, space: CacheSpace | None = None) -> None:
+        """Use the cache at `directory`, a folder of the space's. No I/O."""
+        self.directory = directory
+        self.space = space or CacheSpace(directory.parent)
+        self.counters = self.space.counters
+        self._lock = self.space.lock
+        self._arenas: dict[int, Arena] = {}
+        # The arena's number, the record, and whether its images were verified.
+        self._frames: dict[FrameKey, tuple[int, Record, bool]] = {}
+        self._names: list[str] = []
+        self._is_warned = False
+        self.space.add_cache(self)
+
+    # Finding ----------------------------------------------------------------------------------
+
+    def find(self, key: FrameKey, length: int) -> Place | None:
+        """Return where the verified images of a frame are, or None. No request, no error.
+
+        `length` is that of the images in bytes: a record that says something else is not believed.
+        """
+        with self._lock:
+            place = self._look(key, length)
+            if place is None:
+                self._refresh()
+                place = self._look(key, length)
+            return place
+
+    def has(self, key: FrameKey) -> bool:
+        """Return True if a frame seems to be here, from what this process has seen. No I/O."""
+        with self._lock:
+            return key in self._frames or self.space.remembered(self.directory, key) is not None
+
+    def _look(self, key: FrameKey, length: int) -> Place | None:
+        images = self.space.remembered(self.directory, key)
+        if images is not None and len(images) == length:
+            return Place(memoryview(images), 0)
+        known = self._frames.get(key)
+        if known is None:
+            return None
+        number, record, is_verified = known
+        arena = self._arenas.get(number)
+        if arena is None or arena.is_cut():
+            self.forget_arena(number)
+            self._frames.pop(key, None)
+            return None
+        place = self._verified(arena, record, is_verified) if record.length == length else None
+        if place is None:
+            del self._frames[key]
+        return place
+
+    def _verified(self, arena: Arena, record: Record, is_verified: bool) -> Place | None:
+        arena.note_use()
+        if not self.space.maps:
+            images = arena.read(record)
+            if images is None or xxh3_64_intdigest(images) != record.checksum:
+                return None
+            self.space.remember(self.directory, record.key, images)
+            return Place(memoryview(images), 0)
+        if not is_verified and not arena.verify(record):
+            return None
+        former = arena.view
+        try:
+            if not arena.map_to(record.offset + record.length):
+                return None
+        except LocalStorageError as error:
+            self._warn(error)
+            return None
+        if former is not arena.view and isinstance(former, memoryview):
+            self.space.note_superseded(former)
+        self._frames[record.key] = (arena.number, record, True)
+        return Place(arena.view, record.offset, arena)
+
+    def present(self) -> set[FrameKey]:
+        """Return all frames that are here, verified or not."""
+        with self._lock:
+            self._refresh()
+            return {*self._frames, *self.space.remembered_keys(self.directory)}
+
+    def _refresh(self) -> None:
+        """Take in what other processes cached, and forget what was deleted."""
+        for number, arena in list(self._arenas.items()):
+            if arena.is_deleted():
+                self.forget_arena(number)
+        self._names = []
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except OSError:
+            return  # Nothing is here, or nothing that can be read.
+        self._names = [name for name in names if FILE_NAME.fullmatch(name)]
+        for name in self._names:
+            found = INDEX_NAME.fullmatch(name)
+            if found is not None and int(found[1]) not in self._arenas:
+                self._open(int(found[1]))
+        for arena in list(self._arenas.values()):
+            self._read_records(arena)
+
+    def _open(self, number: int) -> None:
+        try:
+            self._arenas[number] = Arena(self.directory, number, maps=self.space.maps)
+        except LocalStorageError as error:
+            _logger.debug("page cache %s: %s", self.directory.name, error)
+
+    def _read_records(self, arena: Arena) -> None:
+        try:
+            for record in arena.new_records():
+                self._frames.setdefault(record.key, (arena.number, record, False))
+        except LocalStorageError as error:
+            _logger.debug("page cache %s: %s", self.directory.name, error)
+
+    def forget_arena(self, number: int) -> int:
+        """Forget an arena that was deleted; returns how many bytes of images it had."""
+        with self._lock:
+            arena = self._arenas.pop(number, None)
+            if arena is None:
+                return 0
+            self._frames = {key: at for key, at in self._frames.items() if at[0] != number}
+            self.space.forget_located()
+            return arena.tail
+
+    def arena_used(self, number: int) -> float | None:
+        """Return when this process used an arena last, None if it does not know it."""
+        arena = self._arenas.get(number)
+        return None if arena is None else arena.used
+
+    # Adding -----------------------------------------------------------------------------------
+
+    def add(self, key: FrameKey, images: bytes) -> Place:
+        """Keep a frame's images if possible, and return where they are in any case."""
+        with self._lock:  # Else other threads could make room for theirs in between.
+            self.add_all(key, [images])
+            return self.find(key, len(images)) or Place(memoryview(images), 0)
+
+    def add_all(self, first: FrameKey, frames: Iterable[bytes]) -> LocalStorageError | None:
+        """Keep neighbouring frames of one commit, the first of which is given, in their order.
+
+        Returns what keeps some from being on the disk; they are in memory then, within its
+        bound. None if all are on the disk.
+        """
+        failure: LocalStorageError | None = None
+        batch: deque[tuple[FrameKey, bytes]] = deque()
+        size = 0
+        for number, images in enumerate(frames, first.frame):
+            batch.append((first._replace(frame=number), images))
+            size += len(images)
+            if size >= _BATCH_BYTES:
+                failure = self._keep(batch) or failure
+                size = 0
+        return self._keep(batch) or failure
+
+    def _keep(self, batch: deque[tuple[FrameKey, bytes]]) -> LocalStorageError | None:
+        """Append frames to arenas; the rest stays in memory. Empties the batch."""
+        failure: LocalStorageError | None = None
+        with occupied(), self._lock:
+            try:
+                while batch:
+                    if not self.space.writable:
+                        raise _refused(self.directory)
+                    with contextlib.ExitStack() as stack:
+                        self._fill(self._appender(stack), batch)
+                self._is_warned = False
+            except LocalStorageError as error:
+                failure = error
+                self._warn(error)
+            while batch:
+                self.space.remember(self.directory, *batch.popleft())
+        return failure
+
+    def _fill(self, appender: Appender, batch: deque[tuple[FrameKey, bytes]]) -> None:
+        """Append frames until the arena is full or none is left; raises LocalStorageError."""
+        arena, space = appender.arena, self.space
+        while batch and arena.tail < space.arena_bytes:
+            key, images = batch[0]
+            growth = appender.growth(len(images), most=space.arena_bytes)
+            if not space.make_room(growth, keep=arena.index_path):
+                raise LocalStorageError(
+                    f"{self.directory}: cache_max_bytes = {space.bytes_max} has no room for a "
+                    f"frame of {len(images)} bytes",
+                    next_step="raise cache_max_bytes",
+                )
+            self._frames[key] = (arena.number, appender.append(key, images, growth=growth), True)
+            batch.popleft()
+
+    def _appender(self, stack: contextlib.ExitStack) -> Appender:
+        """Return the newest arena that has room and that no other process appends to, or a new one.
+
+        Raises LocalStorageError.
+        """
+        for _ in range(_ATTEMPTS):
+            self._refresh()
+            for number in sorted(self._arenas, reverse=True):
+                arena = self._arenas[number]
+                if arena.tail < self.space.arena_bytes:
+                    appender = self._try_appending(arena, stack)
+                    if appender is not None:
+                        return appender
+            self._create()
+        raise LocalStorageError(
+            f"{self.directory}: its files are deleted as fast as they are made",
+            next_step="see which program removes them",
+        )
+
+    def _try_appending(self, arena: Arena, stack: contextlib.ExitStack) -> Appender | None:
+        with contextlib.ExitStack() as held:
+            try:
+                appender = held.enter_context(arena.appending())
+            except LocalStorageError as error:
+                # Of another user, perhaps; a new arena is this one's own.
+                _logger.debug("page cache %s: %s", self.directory.name, error)
+                return None
+            if appender is None:
+                return None
+            self._read_records(arena)
+            if not arena.is_whole or arena.tail >= self.space.arena_bytes:
+                return None
+            stack.push(held.pop_all())
+            return appender
+
+    def _create(self) -> None:
+        """Make an arena, and the folders if they are gone; raises LocalStorageError."""
+        with storage_errors(self.directory):
+            for folder in (self.directory.parent, self.directory):
+                ownership.make_directory(folder)
+        for name in self._names:
+            if FORMER_NAME.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    (self.directory / name).unlink()
+        number = 1 + max((int(name.split(".")[0]) for name in self._names), default=0)
+        with contextlib.suppress(FileExistsError):
+            # Else another process was faster, and the next look finds its arena.
+            self._arenas[number] = Arena.create(self.directory, number, maps=self.space.maps)
+
+    def _warn(self, error: LocalStorageError) -> None:
+        """Tell once what keeps frames from being on the disk, until it goes well again."""
+        if not self._is_warned and self.space.writable:
+            self._is_warned = True
+            _logger.warning("page cache %s: not kept on the disk: %s", self.directory.name, error)
+
+    # The rest ---------------------------------------------------------------------------------
+
+    def size_bytes(self) -> int:
+        """Return how many bytes of images are on the disk, as far as this process has seen."""
+        with self._lock:
+            return sum(arena.tail for arena in self._arenas.values())
+
+    def forget_resident(self) -> None:
+        """Release mapped pages that were read, and of arenas that another process deleted."""
+        with self._lock:
+            for number, arena in list(self._arenas.items()):
+                if arena.is_deleted():
+                    self.forget_arena(number)
+                else:
+                    arena.forget_resident()
+
+    def close(self) -> None:
+        """Forget the files; mappings live on as long as readers hold them."""
+        with self._lock:
+            self._arenas.clear()
+            self._frames.clear()
+
+
+def _refused(directory: Path) -> LocalStorageError:
+    return LocalStorageError(
+        f"{directory}: the data directory cannot be written",
+        next_step="check its owner and its permissions; pages are fetched when they are read",
+    )

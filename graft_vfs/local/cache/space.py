@@ -1,0 +1,242 @@
+"""The room that the page caches of all logs share: on the disk, and in memory.
+
+On the disk are the arenas of all logs, those of other processes and of logs that no process
+reads now included. Before one grows or is made, the least recently used others are deleted, so that
+their files together stay within the bound. Processes do not wait for one another here: what they
+delete leaves two 64ths of the bound free, and each looks at all files again once it has grown by
+one.
+
+In memory are frames that cannot be kept on the disk, because it is full or cannot be written, and
+those of a cache that may not map its files. They have a bound of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from graft_vfs.counters import Counters
+from graft_vfs.local.cache.arena import FILE_NAME, FORMER_NAME, FrameKey
+
+if TYPE_CHECKING:
+    from graft_vfs.local.cache.page_cache import PageCache
+
+_logger = logging.getLogger(__name__)
+
+_ARENA_BYTES_MAX = 1 << 30
+_ARENAS_PER_CACHE = 8
+_SUPERSEDED_MAX = 64
+_LOOKS_PER_BOUND = 64
+"""How often a process looks at all files while it fills the bound once."""
+_MEMORY_BYTES_MAX = 64 << 20
+_MEMORY_BYTES_MIN = 4 << 20
+"""As large as the largest frame, so that its pages do not cost a request each."""
+
+
+class Reader(Protocol):
+    """A reader that remembers places in the page cache."""
+
+    def forget_located(self) -> None:
+        """Forget all places: what they are in is about to go."""
+        ...
+
+
+class _Pair(NamedTuple):
+    """The files of an arena as a look at the directories found them."""
+
+    used: float
+    directory: Path
+    number: str
+    bytes: int
+
+
+class CacheSpace:
+    """The bound and the memory of all page caches of an engine.
+
+    Owner: the engine. Thread rule: any thread; `lock` is that of all its caches, so that one can
+    delete arenas of another.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        bytes_max: int | None = None,
+        writable: bool = True,
+        maps: bool = True,
+        counters: Counters | None = None,
+    ) -> None:
+        """Take the room at `directory`, which has a folder for each log. No I/O."""
+        self.directory = directory
+        self.bytes_max = bytes_max
+        self.writable = writable
+        self.maps = maps
+        self.counters = counters or Counters()
+        self.lock = threading.RLock()
+        self._caches: weakref.WeakSet[PageCache] = weakref.WeakSet()
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._superseded: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._memory: OrderedDict[tuple[Path, FrameKey], bytes] = OrderedDict()
+        self._memory_bytes = 0
+        # What the last look at all files found, and by how much this process grew since.
+        self._seen_bytes, self._unseen_bytes = 0, bytes_max or 0
+
+    @property
+    def arena_bytes(self) -> int:
+        """How large an arena gets: an eighth of the bound, so that little goes at a time."""
+        if self.bytes_max is None:
+            return _ARENA_BYTES_MAX
+        return max(1, min(_ARENA_BYTES_MAX, self.bytes_max // _ARENAS_PER_CACHE))
+
+    def add_cache(self, cache: PageCache) -> None:
+        """Count a cache while it is in use."""
+        with self.lock:
+            self._caches.add(cache)
+
+    def add_reader(self, reader: Reader) -> None:
+        """Tell a reader when to forget its places, while it is in use."""
+        with self.lock:
+            self._readers.add(reader)
+
+    def forget_located(self) -> None:
+        """Have all readers forget their places, so that nothing holds what was deleted."""
+        with self.lock:
+            for reader in list(self._readers):
+                reader.forget_located()
+
+    def forget_resident(self) -> None:
+        """Let go of mapped pages that were read, and of arenas that another process deleted."""
+        with self.lock:
+            for cache in list(self._caches):
+                cache.forget_resident()
+
+    def note_superseded(self, view: memoryview) -> None:
+        """Count a mapping that a longer one replaces; it lives on in places that readers remember.
+
+        Each has a descriptor, so that readers forget their places when there are too many.
+        """
+        if isinstance(view.obj, mmap.mmap):
+            with self.lock:
+                self._superseded.add(view.obj)
+                if len(self._superseded) > _SUPERSEDED_MAX:
+                    self.forget_located()
+
+    # The disk ---------------------------------------------------------------------------------
+
+    def make_room(self, needed: int, *, keep: Path | None) -> bool:
+        """Delete least recently used arenas until `needed` more bytes are within the bound.
+
+        `keep` is the index of the arena that is to grow. False if there is no such room.
+        """
+        if self.bytes_max is None:
+            return True
+        with self.lock:
+            unseen = self._unseen_bytes + needed
+            is_little = unseen <= self.bytes_max // _LOOKS_PER_BOUND
+            if is_little and self._seen_bytes + unseen <= self.bytes_max:
+                self._unseen_bytes = unseen
+                return True
+            return self._evict(needed, keep, self.bytes_max)
+
+    def _evict(self, needed: int, keep: Path | None, bytes_max: int) -> bool:
+        """Look at all arenas and delete what has to go; see `make_room`."""
+        # Others may grow meanwhile by what they need not look for.
+        bound = max(needed, bytes_max - 2 * bytes_max // _LOOKS_PER_BOUND)
+        pairs = sorted(self._pairs())
+        total = sum(pair.bytes for pair in pairs)
+        for pair in pairs:
+            if total + needed <= bound:
+                break
+            if pair.directory / f"{pair.number}.index" != keep:
+                self._delete(pair)
+                total -= pair.bytes
+        self._seen_bytes, self._unseen_bytes = total, needed
+        return total + needed <= bytes_max
+
+    def _pairs(self) -> list[_Pair]:
+        """Return the arenas of all logs; what vanishes meanwhile is left out."""
+        known = {cache.directory: cache for cache in list(self._caches)}
+        found: dict[tuple[str, str], tuple[float, int]] = {}
+        with contextlib.suppress(OSError), os.scandir(self.directory) as logs:
+            for log in logs:
+                with contextlib.suppress(OSError), os.scandir(log.path) as files:
+                    for file in files:
+                        if FILE_NAME.fullmatch(file.name):
+                            status = file.stat(follow_symlinks=False)
+                            key = log.path, file.name.split(".")[0]
+                            used, size = found.get(key, (0.0, 0))
+                            is_former = FORMER_NAME.fullmatch(file.name)
+                            used = max(used, 0.0 if is_former else status.st_mtime)
+                            found[key] = used, size + status.st_size
+        pairs = []
+        for (log_path, number), (used, size) in found.items():
+            directory = Path(log_path)
+            cache = known.get(directory)
+            own = None if cache is None else cache.arena_used(int(number))
+            pairs.append(_Pair(max(used, own or 0.0), directory, number, size))
+        return pairs
+
+    def _delete(self, pair: _Pair) -> None:
+        """Delete an arena; its frames are fetched again when they are needed."""
+        for name in ("index", "images", "frames", "pages"):
+            with contextlib.suppress(OSError):
+                (pair.directory / f"{pair.number}.{name}").unlink(missing_ok=True)
+        evicted = pair.bytes
+        for cache in list(self._caches):
+            if cache.directory == pair.directory:
+                evicted = cache.forget_arena(int(pair.number)) or evicted
+        self.counters.add("arenas_evicted")
+        self.counters.add("bytes_evicted", evicted)
+        _logger.info(
+            "page cache %s: evicted %d bytes, the least recently used", pair.directory.name, evicted
+        )
+
+    # Memory -----------------------------------------------------------------------------------
+
+    def remember(self, directory: Path, key: FrameKey, images: bytes) -> None:
+        """Keep a frame of the cache at `directory` in memory; others may have to go."""
+        with self.lock:
+            self._memory_bytes += len(images) - len(self._memory.get((directory, key), b""))
+            self._memory[directory, key] = images
+            bound = min(self.bytes_max or _MEMORY_BYTES_MAX, _MEMORY_BYTES_MAX)
+            bound = max(bound, _MEMORY_BYTES_MIN)
+            if self._memory_bytes <= bound:
+                return
+            # Some at a time: each time all readers forget where their pages are.
+            while self._memory_bytes > bound - bound // 8 and len(self._memory) > 1:
+                _, images = self._memory.popitem(last=False)
+                self._memory_bytes -= len(images)
+            self.forget_located()
+
+    def remembered(self, directory: Path, key: FrameKey) -> bytes | None:
+        """Return a frame that is in memory, and note that it was used."""
+        if not self._memory:
+            return None
+        with self.lock:
+            images = self._memory.get((directory, key))
+            if images is not None:
+                self._memory.move_to_end((directory, key))
+            return images
+
+    def remembered_keys(self, directory: Path) -> set[FrameKey]:
+        """Return the frames of one cache that are in memory."""
+        with self.lock:
+            return {key for place, key in self._memory if place == directory}
+
+    @property
+    def memory_bytes(self) -> int:
+        """How many bytes of images are in memory."""
+        return self._memory_bytes
+
+    def close(self) -> None:
+        """Forget what is in memory."""
+        with self.lock:
+            self._memory.clear()
+            self._memory_bytes = 0

@@ -1,0 +1,574 @@
+"""The catalog: what this machine knows of volumes, tags, branches, remote commits and pushes.
+
+What a method says it wrote is durable when it returns, whole or not at all. Only sync verbs write
+here; transactions of applications never do. `catalog_file` has the file and its schema,
+`catalog_rows` what the rows are.
+
+Invariants:
+ 1. A branch row's base never changes.
+ 2. A volume's current branch changes together with its epoch, in one transaction; so does a tag
+    that names it and is removed or moved elsewhere.
+ 3. A pending push is written before its claim is sent and deleted with the settling of that LSN. It
+    is deleted earlier only if its LSN is known to be somebody else's, or if its maker did not send
+    it and nobody has taken it up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import apsw
+
+from graft_vfs.errors import AlreadyExistsError, GraftError, NotFoundError
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog.descriptor import Descriptor
+from graft_vfs.local.catalog.file import CatalogFile
+from graft_vfs.local.catalog.rows import (
+    HASH_BYTES,
+    INTEGER_MAX,
+    U32_MAX,
+    BranchRow,
+    CommitRow,
+    PendingPush,
+    VolumeRow,
+    branch_row,
+    bytes_of,
+    id_of,
+    local_lsn_of,
+    number_of,
+    position_of,
+    remote_lsn_of,
+    text_of,
+    volume_row,
+)
+from graft_vfs.local.head import new_epoch
+from graft_vfs.pages import NO_LSN, RemoteLsn
+
+Announce = Callable[[VolumeId, int], None]
+"""Called with a volume that loses a tag and its new epoch, in that transaction; see `tag_moves`."""
+
+
+class Catalog:
+    """The catalog of one data directory.
+
+    Owner: the engine. Thread rule: any thread; one statement runs at a time. Processes share it.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
+        """Open, making it if absent; raises CorruptCatalogError, FutureVersionError."""
+        self.path = path
+        self._file = CatalogFile(path, writable=writable, maps=maps)
+
+    def require_writable(self) -> None:
+        """Raise ReadOnlyError if the data directory cannot be written."""
+        self._file.require_writable()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._file.close()
+
+    # Tags -------------------------------------------------------------------------------------
+
+    def tags(self) -> list[tuple[str, VolumeId]]:
+        """Return all tags in order of their text."""
+        return [
+            (text_of(tag), id_of(VolumeId, volume))
+            for tag, volume in self._file.rows("SELECT tag, volume FROM tags ORDER BY tag")
+        ]
+
+    def volume_tags(self, volume: VolumeId) -> list[str]:
+        """Return the tags that name a volume, in order of their text."""
+        rows = self._file.rows("SELECT tag FROM tags WHERE volume = ? ORDER BY tag", volume.raw)
+        return [text_of(tag) for (tag,) in rows]
+
+    def tag_volume(self, tag: str) -> VolumeId | None:
+        """Return the volume that a tag names now."""
+        rows = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
+        return id_of(VolumeId, rows[0][0]) if rows else None
+
+    def set_tag(self, tag: str, volume: VolumeId, announce: Announce) -> None:
+        """Point a tag at a volume, whatever it named before; raises NotFoundError."""
+        with self._file.transaction() as connection:
+            self._leave(connection, tag, volume, announce)
+            connection.execute(
+                "INSERT OR REPLACE INTO tags SELECT ?1, id FROM volumes WHERE id = ?2",
+                (tag, volume.raw),
+            )
+            if not connection.changes():
+                raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+
+    def add_tag(self, tag: str, volume: VolumeId) -> None:
+        """Point a new tag at a volume; raises AlreadyExistsError if it names another."""
+        with self._file.transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO tags VALUES(?, ?)", (tag, volume.raw))
+            named = self.tag_volume(tag)
+        if named != volume:
+            raise AlreadyExistsError(
+                f"tag {tag!r} exists already and names volume {named}",
+                next_step="choose another tag",
+            )
+
+    def delete_tag(self, tag: str, announce: Announce) -> None:
+        """Remove a tag; its volume stays. Raises NotFoundError."""
+        with self._file.transaction() as connection:
+            if self.tag_volume(tag) is None:
+                raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+            self._leave(connection, tag, None, announce)
+            connection.execute("DELETE FROM tags WHERE tag = ?", (tag,))
+
+    def _leave(
+        self, connection: apsw.Connection, tag: str, to: VolumeId | None, announce: Announce
+    ) -> None:
+        """Give the volume that a tag names, unless it is `to`, a new epoch and announce it.
+
+        Ordering: the head file first, as at each change of branch. By a new epoch every process
+        that has the volume open learns that a tag may have gone.
+        """
+        former = self.tag_volume(tag)
+        if former is None or former == to:
+            return
+        epoch = new_epoch()
+        connection.execute("UPDATE volumes SET epoch = ? WHERE id = ?", (epoch, former.raw))
+        announce(former, epoch)
+
+    # Volumes and branches ---------------------------------------------------------------------
+
+    def volumes(self) -> list[VolumeRow]:
+        """Return all volumes, oldest first."""
+        return [volume_row(row) for row in self._file.rows("SELECT * FROM volumes ORDER BY id")]
+
+    def volume(self, volume: VolumeId) -> VolumeRow:
+        """Return one volume; raises NotFoundError."""
+        rows = self._file.rows("SELECT * FROM volumes WHERE id = ?", volume.raw)
+        if not rows:
+            raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+        return volume_row(rows[0])
+
+    def add_volume(
+        self,
+        row: VolumeRow,
+        branch: BranchRow,
+        *,
+        tag: str | None,
+        replacing: Announce | None = None,
+    ) -> VolumeId:
+        """Add a volume, its first branch and its tag at once; returns the tag's volume.
+
+        If the tag exists and `replacing` is None, nothing is written and the volume that it names
+        is returned: of two threads that open a new tag, both get the winner's.
+        """
+        with self._file.transaction() as connection:
+            if tag is not None and replacing is None:
+                found = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
+                if found:
+                    return id_of(VolumeId, found[0][0])
+            taken = connection.execute(
+                "SELECT 1 FROM volumes WHERE id = ?1 UNION SELECT 1 FROM branches WHERE id = ?2",
+                (row.id.raw, branch.id.raw),
+            ).fetchall()
+            if taken:
+                raise AlreadyExistsError(f"volume {row.id} or branch {branch.id} exists already")
+            _insert_volume(connection, row)
+            _insert_branch(connection, branch)
+            if tag is not None:
+                if replacing is not None:
+                    self._leave(connection, tag, row.id, replacing)
+                connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
+        return row.id
+
+    def branches(self, volume: VolumeId) -> list[BranchRow]:
+        """Return the branches of a volume, oldest first."""
+        rows = self._file.rows(
+            "SELECT * FROM branches WHERE volume = ? ORDER BY created_ms, id", volume.raw
+        )
+        return [branch_row(row) for row in rows]
+
+    def current(self, volume: VolumeId) -> tuple[VolumeRow, BranchRow]:
+        """Return a volume and its current branch as of one instant; raises NotFoundError."""
+        rows = self._file.rows(
+            "SELECT v.*, b.* FROM volumes v JOIN branches b ON b.id = v.branch WHERE v.id = ?",
+            volume.raw,
+        )
+        if not rows:
+            raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+        row = rows[0]
+        return volume_row(row[:10]), branch_row(row[10:])
+
+    def delete_volume(self, volume: VolumeId) -> bool:
+        """Forget a volume, its branches and its push, unless a tag names it; returns if it went."""
+        with self._file.transaction() as connection:
+            if self.volume_tags(volume):
+                return False
+            for table, column in (
+                ("pending_pushes", "volume"),
+                ("branches", "volume"),
+                ("volumes", "id"),
+            ):
+                sql = f"DELETE FROM {table} WHERE {column} = ?"  # noqa: S608 - names of ours
+                connection.execute(sql, (volume.raw,))
+        return True
+
+    def set_remote(self, volume: VolumeId, log: LogId) -> None:
+        """Have a volume push to another log; for one without commits."""
+        self._file.write("UPDATE volumes SET remote = ? WHERE id = ?", log.raw, volume.raw)
+
+    def announce_epoch(self, volume: VolumeId, announce: Callable[[int], None]) -> None:
+        """Call `announce` with the volume's epoch while no process can switch its branch."""
+        with self._file.transaction():
+            announce(self.volume(volume).epoch)
+
+    def descriptor(self, volume: VolumeId) -> Descriptor:
+        """Return what a volume's current branch stands on; raises NotFoundError."""
+        row, branch = self.current(volume)
+        base = self.commits(branch.log, branch.base, branch.base) if branch.base else []
+        return Descriptor(
+            row.remote, branch, base[0].hash if base else None, tuple(self.volume_tags(volume))
+        )
+
+    def describe(self, volume: VolumeId, use: Callable[[Descriptor], None]) -> None:
+        """Call `use` with a volume's descriptor while no process can switch its branch."""
+        with self._file.transaction():
+            use(self.descriptor(volume))
+
+    def adopt_volume(
+        self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replacing: Announce
+    ) -> None:
+        """Take up a volume as its own files describe it, over what is known of it; durable.
+
+        A push that is pending for it is forgotten: it is found on the log, or was not made.
+        """
+        with self._file.transaction() as connection:
+            connection.execute("DELETE FROM volumes WHERE id = ?", (row.id.raw,))
+            connection.execute("DELETE FROM branches WHERE volume = ?", (row.id.raw,))
+            connection.execute("DELETE FROM pending_pushes WHERE volume = ?", (row.id.raw,))
+            _insert_volume(connection, row)
+            _insert_branch(connection, branch)
+            if tag is not None:
+                self._leave(connection, tag, row.id, replacing)
+                connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
+
+    def has_bases(self) -> bool:
+        """Return True if a volume stands on a commit of a remote log, or pushed one."""
+        sql = "SELECT 1 FROM branches WHERE base > 0 UNION ALL SELECT 1 FROM commits LIMIT 1"
+        return bool(self._file.rows(sql))
+
+    def switch_branch(
+        self,
+        volume: VolumeId,
+        branch: BranchRow,
+        *,
+        expected: LogId,
+        epoch: int,
+        synced: tuple[int, int] | None,
+        settled_push: bool = False,
+        unless_pending: bool = False,
+        announce: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Make `branch` current if `expected` still is, whose row goes; all or nothing, durable.
+
+        `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push` the
+        pending push goes in the same transaction; with `unless_pending` nothing is done if there is
+        one, because its record names a place in the branch's file. `announce` is called before it
+        commits, if it will: in the order in which switches commit, because they hold SQLite's write
+        lock then.
+        """
+        now = time.time_ns() // 1_000_000
+        with self._file.transaction() as connection:
+            found = connection.execute(
+                "SELECT branch FROM volumes WHERE id = ?", (volume.raw,)
+            ).fetchall()
+            if not found or found[0][0] != expected.raw:
+                return False
+            if unless_pending and self.pending_push(volume) is not None:
+                return False
+            # All commits of the former branch are on the remote or on this one.
+            connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
+            _insert_branch(connection, branch)
+            connection.execute(
+                "UPDATE volumes SET branch = ?, epoch = ?, attached = 1 WHERE id = ?",
+                (branch.id.raw, epoch, volume.raw),
+            )
+            if synced is not None:
+                connection.execute(
+                    "UPDATE volumes SET synced_local = ?, synced_remote = ?, synced_ms = ?, "
+                    "last_error = NULL WHERE id = ?",
+                    (*synced, now, volume.raw),
+                )
+            if settled_push:
+                connection.execute("DELETE FROM pending_pushes WHERE volume = ?", (volume.raw,))
+            announce()
+        return True
+
+    def note_sync_error(self, volume: VolumeId, error: GraftError | None) -> None:
+        """Keep the text of the last sync error for `graft_status`; None clears it."""
+        text = None if error is None else str(error)
+        self._file.write("UPDATE volumes SET last_error = ? WHERE id = ?", text, volume.raw)
+
+    # Remote commits ---------------------------------------------------------------------------
+
+    def add_commits(self, log: LogId, commits: Sequence[CommitRow]) -> None:
+        """Add commits of a remote log; one that is known already stays as it is."""
+        with self._file.transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO commits VALUES(?, ?, ?, ?)",
+                [(log.raw, row.lsn, row.hash, row.header) for row in commits],
+            )
+
+    def forget_commits(self, log: LogId) -> None:
+        """Forget all commits of a remote log; the caller knows that no volume stands on them."""
+        self._file.write("DELETE FROM commits WHERE log = ?", log.raw)
+
+    def known_logs(self) -> list[LogId]:
+        """Return the remote logs of which commits are known."""
+        return [id_of(LogId, log) for (log,) in self._file.rows("SELECT DISTINCT log FROM commits")]
+
+    def bases(self) -> list[tuple[VolumeId, LogId]]:
+        """Return which log each volume stands on, by its current branch; none for a base of 0."""
+        rows = self._file.rows(
+            "SELECT v.id, b.log FROM volumes v JOIN branches b ON b.id = v.branch WHERE b.base > 0"
+        )
+        return [(id_of(VolumeId, volume), id_of(LogId, log)) for volume, log in rows]
+
+    def newest_commit(self, log: LogId) -> tuple[RemoteLsn, bytes]:
+        """Return (LSN, hash) of the newest known commit; (0, zeros) if none is known."""
+        rows = self._file.rows(
+            "SELECT lsn, hash FROM commits WHERE log = ? ORDER BY lsn DESC LIMIT 1", log.raw
+        )
+        return (
+            (remote_lsn_of(rows[0][0]), bytes_of(rows[0][1], HASH_BYTES))
+            if rows
+            else (NO_LSN, bytes(HASH_BYTES))
+        )
+
+    def commits(self, log: LogId, first: RemoteLsn, last: RemoteLsn) -> list[CommitRow]:
+        """Return the known commits with LSN first..last, both inclusive, ascending."""
+        rows = self._file.rows(
+            "SELECT lsn, hash, header FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
+            "ORDER BY lsn",
+            log.raw,
+            min(first, INTEGER_MAX),
+            min(last, INTEGER_MAX),
+        )
+        return [
+            CommitRow(remote_lsn_of(lsn, first), bytes_of(digest, HASH_BYTES), bytes_of(header))
+            for lsn, digest, header in rows
+        ]
+
+    def commit_beginnings(
+        self, log: LogId, first: RemoteLsn, last: RemoteLsn, length: int
+    ) -> list[tuple[RemoteLsn, bytes]]:
+        """Return (LSN, first `length` bytes of the header) of known commits, newest first."""
+        rows = self._file.rows(
+            "SELECT lsn, substr(header, 1, ?) FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
+            "ORDER BY lsn DESC",
+            length,
+            log.raw,
+            first,
+            min(last, INTEGER_MAX),
+        )
+        return [(remote_lsn_of(lsn, first), bytes_of(head, length)) for lsn, head in rows]
+
+    def last_within(
+        self, log: LogId, first: RemoteLsn, last: RemoteLsn, bytes_max: int
+    ) -> RemoteLsn:
+        """Return the last LSN up to which known headers from `first` on have so many bytes.
+
+        At least `first`, and at most `last`, which is near.
+        """
+        rows = self._file.rows(
+            "SELECT max(lsn) FROM (SELECT lsn, sum(length(header)) OVER (ORDER BY lsn) AS total "
+            "FROM commits WHERE log = ? AND lsn BETWEEN ? AND ?) WHERE total <= ?",
+            log.raw,
+            min(first, INTEGER_MAX),
+            min(last, INTEGER_MAX),
+            bytes_max,
+        )
+        return first if rows[0][0] is None else max(first, remote_lsn_of(rows[0][0]))
+
+    # Pushes -----------------------------------------------------------------------------------
+
+    def add_pending_push(self, push: PendingPush, *, branch: LogId) -> bool:
+        """Keep a push before its claim is sent; raises AlreadyExistsError if one is pending.
+
+        False, and nothing is kept, if `branch` is no longer current: `push.through` is a place in
+        its file.
+        """
+        with self._file.transaction() as connection:
+            if self.volume(push.volume).branch != branch:
+                return False
+            found = connection.execute(
+                "SELECT 1 FROM pending_pushes WHERE volume = ?", (push.volume.raw,)
+            ).fetchall()
+            if found:
+                raise AlreadyExistsError(
+                    "an earlier push of this volume has not been settled",
+                    next_step="try again: the next sync settles it first",
+                )
+            connection.execute(
+                f"INSERT INTO pending_pushes VALUES({_marks(9)}, 0)",
+                (
+                    push.volume.raw,
+                    push.log.raw,
+                    push.lsn,
+                    push.hash,
+                    push.data,
+                    push.through_lsn,
+                    push.counter,
+                    push.through.offset,
+                    str(push.through.checksum),
+                ),
+            )
+        return True
+
+    def pending_push(self, volume: VolumeId) -> PendingPush | None:
+        """Return the push that waits to be settled."""
+        rows = self._file.rows(
+            "SELECT log, lsn, hash, data, through_lsn, counter, offset, checksum "
+            "FROM pending_pushes WHERE volume = ?",
+            volume.raw,
+        )
+        if not rows:
+            return None
+        log, lsn, digest, data, through, counter, offset, checksum = rows[0]
+        return PendingPush(
+            volume=volume,
+            log=id_of(LogId, log),
+            lsn=remote_lsn_of(lsn, 1),
+            hash=bytes_of(digest, HASH_BYTES),
+            data=bytes_of(data),
+            through_lsn=local_lsn_of(through),
+            counter=number_of(counter, last=U32_MAX),
+            through=position_of(offset, checksum),
+        )
+
+    def take_up_pending_push(self, push: PendingPush) -> bool:
+        """Note that somebody else than its maker will send the push; False if it is gone."""
+        with self._file.transaction() as connection:
+            connection.execute(
+                "UPDATE pending_pushes SET is_taken_up = 1 WHERE volume = ? AND hash = ?",
+                (push.volume.raw, push.hash),
+            )
+            return connection.changes() > 0
+
+    def withdraw_pending_push(self, push: PendingPush) -> None:
+        """Forget a push that its maker did not send, unless somebody has taken it up."""
+        self._file.write(
+            "DELETE FROM pending_pushes WHERE volume = ? AND hash = ? AND NOT is_taken_up",
+            push.volume.raw,
+            push.hash,
+        )
+
+    def delete_pending_push(self, push: PendingPush) -> None:
+        """Forget a push whose LSN is known to belong to somebody else."""
+        self._file.write(
+            "DELETE FROM pending_pushes WHERE volume = ? AND hash = ?", push.volume.raw, push.hash
+        )
+
+    # Soundness --------------------------------------------------------------------------------
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the file or its rows, in plain words; reads all of it."""
+        found = [text_of(text) for (text,) in self._file.rows("PRAGMA integrity_check")]
+        found = [] if found == ["ok"] else found
+        known = {row.id: row for row in self.volumes()}
+        found += [
+            f"tag {tag!r} names volume {volume}, which is not there"
+            for tag, volume in self.tags()
+            if volume not in known
+        ]
+        found += [
+            f"volume {row.id} stands on branch {row.branch}, which is not there"
+            for row in known.values()
+            if row.branch not in {branch.id for branch in self.branches(row.id)}
+        ]
+        return found
+
+    def knows_log(self, log: LogId) -> bool:
+        """Tell whether a commit of a remote log is known, or a volume pushes to it."""
+        sql = "SELECT 1 FROM commits WHERE log = ?1 UNION SELECT 1 FROM volumes WHERE remote = ?1"
+        return bool(self._file.rows(sql, log.raw))
+
+    # Refs -------------------------------------------------------------------------------------
+
+    def known_ref(self, store: str, name: str) -> LogId | None:
+        """Return the log that a ref of a store was seen to name; it never names another."""
+        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+            return None
+        rows = self._file.rows(
+            "SELECT log FROM known_refs WHERE store = ? AND name = ?", store, name
+        )
+        return id_of(LogId, rows[0][0]) if rows else None
+
+    def known_refs(self, store: str) -> list[tuple[str, LogId]]:
+        """Return the (name, log) of the refs of a store that were seen."""
+        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+            return []
+        rows = self._file.rows("SELECT name, log FROM known_refs WHERE store = ?", store)
+        return [(name, id_of(LogId, log)) for name, log in rows]
+
+    def keep_ref(self, store: str, name: str, log: LogId) -> None:
+        """Remember a ref, if the catalog can be written; opening a tag asks for it only once."""
+        if not self._file.writable or self.known_ref(store, name) == log:
+            return
+        with self._file.transaction() as connection:
+            # Not in the schema, so that versions before this one read the catalog, too.
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS known_refs(store TEXT, name TEXT, log BLOB NOT NULL, "
+                "PRIMARY KEY(store, name)) STRICT, WITHOUT ROWID"
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO known_refs VALUES(?, ?, ?)", (store, name, log.raw)
+            )
+
+    # Probes -----------------------------------------------------------------------------------
+
+    def is_probed(self, store: str) -> bool:
+        """Tell whether this store was seen to honour create-only conditions."""
+        return bool(self._file.rows("SELECT 1 FROM probed_stores WHERE store = ?", store))
+
+    def set_probed(self, store: str) -> None:
+        """Note that this store honours create-only conditions."""
+        now = time.time_ns() // 1_000_000
+        self._file.write("INSERT OR REPLACE INTO probed_stores VALUES(?, ?)", store, now)
+
+
+def _insert_volume(connection: apsw.Connection, row: VolumeRow) -> None:
+    connection.execute(
+        f"INSERT INTO volumes VALUES({_marks(10)})",
+        (
+            row.id.raw,
+            row.created_ms,
+            row.remote.raw,
+            int(row.attached),
+            row.branch.raw,
+            row.epoch,
+            row.synced_local,
+            row.synced_remote,
+            row.synced_ms,
+            row.last_error,
+        ),
+    )
+
+
+def _insert_branch(connection: apsw.Connection, branch: BranchRow) -> None:
+    connection.execute(
+        f"INSERT INTO branches VALUES({_marks(10)})",
+        (
+            branch.id.raw,
+            branch.volume.raw,
+            branch.log.raw,
+            branch.base,
+            branch.counter,
+            branch.first_lsn,
+            branch.file,
+            branch.start.offset,
+            str(branch.start.checksum),
+            branch.created_ms,
+        ),
+    )
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)

@@ -1,0 +1,270 @@
+"""`volume.json`: what a volume's current branch stands on, kept beside the branch's log.
+
+The catalog holds the same and decides. This copy has two uses: a volume whose catalog is lost can
+be adopted, because local pages mean nothing without the commit that they lie on; and a catalog that
+is older than its volumes, because its WAL is missing or a backup of it was put back, is detected
+before anything is read through it.
+
+    {"format": 1, "volume": id, "remote": log id, "branch": id, "log": log id, "base": LSN,
+     "base_hash": hex or null, "counter": n, "first_lsn": LSN, "file": "0001.log", "offset": bytes,
+     "checksum": n, "created_ms": n, "tags": [text, …], "check": hex}
+
+`base_hash` is the hash of commit `base` of `log`, null for a base of 0. `tags` are those that named
+the volume when the file was written; later changes do not reach it. `check` is the XXH3-64 of the
+rest as JSON with sorted keys.
+
+Invariant: the file is written from the catalog's committed rows while the catalog's write lock is
+held, and no transaction is committed on a branch that it does not describe. So it is never ahead of
+its own catalog, and whatever the log holds after `offset` lies on `base`.
+
+Crash here: the former file is whole, or the new one is. The next process that opens the volume
+finds that the catalog is ahead, and writes the file again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_64_hexdigest
+
+from graft_vfs.errors import (
+    CorruptCatalogError,
+    CorruptLogError,
+    FutureVersionError,
+    GraftError,
+    InvalidIdError,
+)
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import ownership
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES
+from graft_vfs.local.catalog.rows import HASH_BYTES, BranchRow, branch_row, text_of
+from graft_vfs.local.files import fsync_directory, storage_errors, write_fully
+from graft_vfs.pages import RemoteLsn
+
+FILE_NAME = "volume.json"
+_FORMAT = 1
+_BYTES_MAX = 1 << 20
+_CHUNK_MAGIC = b"GCHK"
+_HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A volume's current branch, the hash of the commit that it stands on, and the volume's tags.
+
+    `remote` is the log that the volume pushes to; `base_hash` is None if there is no base, or none
+    whose commit is known.
+    """
+
+    remote: LogId
+    branch: BranchRow
+    base_hash: bytes | None
+    tags: tuple[str, ...]
+
+    def is_newer(self, other: BranchRow) -> bool:
+        """Return True if this branch followed `other` in the life of their volume.
+
+        Log files are numbered, positions in them grow, and the base grows where they stay.
+        """
+        return self._rank(self.branch) > self._rank(other)
+
+    def _rank(self, branch: BranchRow) -> tuple[int, int, bool, RemoteLsn]:
+        number = int(Path(branch.file).stem)
+        return number, branch.start.offset, branch.log == self.remote, branch.base
+
+
+def read(directory: Path) -> Descriptor | None:
+    """Return the descriptor of a volume's directory, None if it has none.
+
+    Raises CorruptLogError if the file is damaged, FutureVersionError, LocalStorageError.
+    """
+    path = directory / FILE_NAME
+    with storage_errors(path):
+        try:
+            with path.open("rb") as file:
+                data = file.read(_BYTES_MAX)
+        except FileNotFoundError:
+            return None
+    try:
+        values = json.loads(data)
+        found = values.get("format") if isinstance(values, dict) else None
+        if isinstance(found, int) and found > _FORMAT:
+            raise FutureVersionError(
+                f"{path} has format {found}, this program reads {_FORMAT}",
+                next_step="upgrade graft-vfs",
+            )
+        if not isinstance(values, dict) or values.pop("check", None) != _check(values):
+            raise _damaged(path, "its checksum is wrong")
+        return _decoded(values)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+        CorruptCatalogError,
+        InvalidIdError,
+    ) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, why: str) -> CorruptLogError:
+    return CorruptLogError(
+        f"{path} is damaged: {why}",
+        next_step="delete it if the catalog is sound: it is written again from there",
+    )
+
+
+def _check(values: dict[str, Any]) -> str:
+    return xxh3_64_hexdigest(json.dumps(values, sort_keys=True).encode())
+
+
+def _decoded(values: dict[str, Any]) -> Descriptor:
+    digest = values["base_hash"]
+    if digest is not None and (
+        len(text_of(digest)) != 2 * HASH_BYTES or not _HEX.fullmatch(digest)
+    ):
+        raise ValueError("base_hash is no hash")
+    branch = branch_row(
+        (
+            LogId.parse(text_of(values["branch"])).raw,
+            VolumeId.parse(text_of(values["volume"])).raw,
+            LogId.parse(text_of(values["log"])).raw,
+            values["base"],
+            values["counter"],
+            values["first_lsn"],
+            values["file"],
+            values["offset"],
+            str(values["checksum"]),
+            values["created_ms"],
+        )
+    )
+    return Descriptor(
+        remote=LogId.parse(text_of(values["remote"])),
+        branch=branch,
+        base_hash=None if digest is None else bytes.fromhex(digest),
+        tags=tuple(text_of(tag) for tag in values["tags"]),
+    )
+
+
+def _encoded(descriptor: Descriptor) -> bytes:
+    branch, digest = descriptor.branch, descriptor.base_hash
+    values: dict[str, Any] = {
+        "format": _FORMAT,
+        "volume": str(branch.volume),
+        "remote": str(descriptor.remote),
+        "branch": str(branch.id),
+        "log": str(branch.log),
+        "base": branch.base,
+        "base_hash": None if digest is None else digest.hex(),
+        "counter": branch.counter,
+        "first_lsn": branch.first_lsn,
+        "file": branch.file,
+        "offset": branch.start.offset,
+        "checksum": branch.start.checksum,
+        "created_ms": branch.created_ms,
+        "tags": list(descriptor.tags),
+    }
+    return json.dumps(values | {"check": _check(values)}, indent=1).encode() + b"\n"
+
+
+def write(directory: Path, descriptor: Descriptor) -> None:
+    """Replace the descriptor of a volume's directory; durable on return.
+
+    The caller holds the catalog's write lock. Raises LocalStorageError.
+    """
+    path = directory / FILE_NAME
+    # The catalog's lock keeps writers apart, so that one name is enough; a crash may leave it.
+    temporary = directory / f"{FILE_NAME}.tmp"
+    with storage_errors(path):
+        temporary.unlink(missing_ok=True)
+        replaced = path if path.exists() else None
+        file = ownership.create(temporary, os.O_WRONLY | os.O_EXCL, replaces=replaced)
+        try:
+            try:
+                write_fully(file, _encoded(descriptor), 0)
+                os.fsync(file)
+            finally:
+                os.close(file)
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_directory(directory)
+
+
+def keep(directory: Path, wanted: Descriptor) -> None:
+    """Make the file describe what the catalog holds; the caller holds the catalog's write lock.
+
+    Raises CorruptCatalogError if the file is newer than the catalog, LocalStorageError.
+    """
+    try:
+        found = read(directory)
+    except CorruptLogError:
+        found = None  # The catalog decides, and the file is written from it.
+    if found is not None and found.branch.id != wanted.branch.id and found.is_newer(wanted.branch):
+        raise older_catalog(found, wanted.branch)
+    if found is None or found.branch.id != wanted.branch.id:
+        write(directory, wanted)
+
+
+def older_catalog(found: Descriptor, known: BranchRow) -> CorruptCatalogError:
+    """Return the error for a catalog that is older than its volume."""
+    return CorruptCatalogError(
+        f"the catalog is older than volume {known.volume}: it has its branch at byte "
+        f"{known.start.offset} of {known.file} on LSN {known.base}, and the volume's own "
+        f"{FILE_NAME} at byte {found.branch.start.offset} of {found.branch.file} on LSN "
+        f"{found.branch.base}; catalog.db was restored, or its catalog.db-wal is missing",
+        next_step=f"put back catalog.db together with its catalog.db-wal, or run "
+        f"`graft adopt {known.volume}`, which takes the volume as it is",
+    )
+
+
+# Volumes that a catalog does not know ---------------------------------------------------------
+
+
+def holds_volume(directory: Path) -> bool:
+    """Return True if a directory is a volume that was in use: described, or with commits.
+
+    One whose making was interrupted has neither.
+    """
+    with storage_errors(directory):
+        if (directory / FILE_NAME).exists():
+            return True
+        for path in directory.glob("[0-9]*.log"):
+            with path.open("rb") as file:
+                file.seek(LOG_HEADER_BYTES)
+                if file.read(len(_CHUNK_MAGIC)) == _CHUNK_MAGIC:
+                    return True
+    return False
+
+
+def unknown_volumes(
+    volumes_directory: Path, known: Callable[[], Iterable[VolumeId]]
+) -> list[VolumeId]:
+    """Return the volumes in use below a data directory's `volumes` that are not known, by id.
+
+    Ordering: `known` is asked again after the files were looked at, so that a volume which another
+    process is making is either not in use yet or known.
+    """
+    with storage_errors(volumes_directory):
+        if not volumes_directory.is_dir():
+            return []
+        names = {path.name for path in volumes_directory.iterdir()}
+    used = [name for name in sorted(names - set(map(str, known()))) if VolumeId.looks_like(name)]
+    found = [VolumeId.parse(name) for name in used if holds_volume(volumes_directory / name)]
+    return sorted(set(found) - set(known())) if found else []
+
+
+def tags_of(directory: Path) -> tuple[str, ...]:
+    """Return the tags that a volume's descriptor remembers; none if it cannot be read."""
+    try:
+        found = read(directory)
+    except GraftError:
+        return ()
+    return () if found is None else found.tags

@@ -1,0 +1,9 @@
+"""Floor 8: verbs that look after a data directory and a remote log as a whole.
+
+    adopt     volumes that the catalog does not know
+    fsck      the verification of both sides, and what one can mend from the other
+    collect   the removal of volumes and files that nothing uses
+
+They may import everything below the engine. Each verb that changes something has a plan, which is
+shown before it is carried out.
+"""

@@ -1,0 +1,403 @@
+"""Adopting volumes: taking a volume's directory up into a catalog that does not know it as it is.
+
+A catalog is lost, restored from a backup, or opened without its WAL; the volumes' own files say
+more than it does. What a branch stands on is taken from `volume.json`. A volume of an earlier
+version has no such file until this one opens it; it is adopted if its log alone holds every page,
+or on a commit that the caller names.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    CorruptCatalogError,
+    CorruptLogError,
+    DamageError,
+    HistoryMismatchError,
+    LocalStorageError,
+    NotFoundError,
+    UsageError,
+)
+from graft_vfs.format.commit import CommitHeader
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import head
+from graft_vfs.local.branch_file import held
+from graft_vfs.local.branch_log import BranchLog, Chunk, Position
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.local.catalog.catalog import Announce, Catalog
+from graft_vfs.local.catalog.descriptor import Descriptor
+from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
+from graft_vfs.local.tag_moves import move_tag
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
+from graft_vfs.reports import Adopted, LostVolume
+from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.proof import forget_history
+from graft_vfs.view.logs import Logs
+
+_logger = logging.getLogger(__name__)
+
+_RESTORE_STEP = (
+    "put back catalog.db together with its catalog.db-wal, or see `graft adopt`, which adopts "
+    "such volumes; move away those that you do not want"
+)
+_LOCK_SECONDS = 10.0
+_COUNTER_MAX = 0xFFFF_FFFF
+
+
+def open_catalog(
+    directory: Path, writable: bool, *, recovering: bool, maps: bool = True
+) -> tuple[Catalog, list[LostVolume]]:
+    """Open the catalog of a data directory; returns it and the volumes that it does not know.
+
+    Raises CorruptCatalogError if it knows none of those that are there: what it held is lost.
+    """
+    path, volumes = directory / "catalog.db", directory / "volumes"
+    if not recovering and not (path.exists() and path.stat().st_size):
+        # Ordering: before a catalog is made, whose WAL would be taken for that of a restored one.
+        _refuse_empty(path, descriptor.unknown_volumes(volumes, list))
+    catalog = Catalog(path, writable=writable, maps=maps)
+    try:
+        unknown = descriptor.unknown_volumes(volumes, lambda: [row.id for row in catalog.volumes()])
+        if not recovering and unknown and not catalog.volumes():
+            _refuse_empty(path, unknown)
+    except BaseException:
+        catalog.close()
+        raise
+    lost = [
+        LostVolume(volume, False, descriptor.tags_of(volumes / str(volume))) for volume in unknown
+    ]
+    for each in lost if not recovering else ():
+        _logger.warning("the catalog does not know volume %s; see `graft adopt`", each.volume)
+    return catalog, lost
+
+
+def _refuse_empty(catalog: Path, volumes: list[VolumeId]) -> None:
+    if volumes:
+        count = "a volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
+        raise CorruptCatalogError(
+            f"{catalog} is missing or empty, but {catalog.parent / 'volumes'} holds {count}, "
+            f"{volumes[0]} for one",
+            next_step=_RESTORE_STEP,
+        )
+
+
+def refuse_lost(
+    catalog: Catalog, lost_volumes: Sequence[LostVolume], tag: str, *, is_new: bool
+) -> None:
+    """Raise CorruptCatalogError if a tag may name a volume that the catalog has lost.
+
+    A new tag may, whatever it is called; one that exists, if such a volume remembers its name.
+    """
+    for lost in lost_volumes:
+        if tag in lost.tags or (is_new and not lost.is_known):
+            was = f", which was {tag!r}" if tag in lost.tags else ""
+            raise CorruptCatalogError(
+                f"{catalog.path} has lost volume {lost.volume}{was}, so that {tag!r} may not be "
+                "what it was",
+                next_step=_RESTORE_STEP,
+            )
+
+
+def lost_volumes(catalog: Catalog, volumes_directory: Path) -> list[LostVolume]:
+    """Return the volumes that the catalog does not know, or knows as they were earlier. No request.
+
+    Cost: one small file for each volume.
+    """
+    unknown = descriptor.unknown_volumes(
+        volumes_directory, lambda: [row.id for row in catalog.volumes()]
+    )
+    found = [
+        LostVolume(volume, False, descriptor.tags_of(volumes_directory / str(volume)))
+        for volume in unknown
+    ]
+    for row in catalog.volumes():
+        directory = volumes_directory / str(row.id)
+        if _newer(catalog, directory, row.id) is not None:
+            found.append(LostVolume(row.id, True, descriptor.tags_of(directory)))
+    return found
+
+
+def _newer(catalog: Catalog, directory: Path, volume: VolumeId) -> Descriptor | None:
+    """Return the descriptor of a known volume if it is newer than the catalog's row.
+
+    None for one that cannot be read: opening the volume tells why.
+    """
+    try:
+        found = descriptor.read(directory)
+    except (DamageError, LocalStorageError):
+        return None
+    # Ordering: the catalog after the file, which is never ahead of its own catalog.
+    branch = catalog.current(volume)[1]
+    is_newer = found is not None and found.branch.id != branch.id and found.is_newer(branch)
+    return found if is_newer else None
+
+
+def adopt(
+    catalog: Catalog,
+    logs: Logs,
+    volumes_directory: Path,
+    volume: VolumeId,
+    *,
+    tag: str | None,
+    base: tuple[LogId, RemoteLsn] | None,
+) -> Adopted:
+    """Take a volume up as its own files say it is; durable on return.
+
+    Without `tag` it gets the tags that its descriptor remembers, if they are free. Requests:
+    those of a fetch, if the commit that it stands on is not known. Raises AlreadyExistsError if the
+    catalog knows the volume as it is, NotFoundError, CorruptLogError, HistoryMismatchError if the
+    remote has another commit there, UsageError if its files do not say what it stands on.
+    """
+    catalog.require_writable()
+    directory = volumes_directory / str(volume)
+    if not directory.is_dir():
+        raise NotFoundError(
+            f"there is no directory {directory}", next_step="see `graft adopt` for what there is"
+        )
+    known = {row.id for row in catalog.volumes()}
+    found = descriptor.read(directory)
+    if volume in known and _newer(catalog, directory, volume) is None:
+        raise AlreadyExistsError(
+            f"the catalog knows volume {volume} as it is",
+            next_step=f"to name it, run `graft switch TAG {volume}`",
+        )
+    if found is not None and base is not None:
+        raise UsageError(
+            f"volume {volume} says itself what it stands on", next_step="leave the base out"
+        )
+    with held(directory, timeout_seconds=_LOCK_SECONDS):
+        if found is not None:
+            remote, branch, commits = _described(logs, directory, found)
+        else:
+            remote, branch, commits = _from_log(logs, directory, volume, base)
+        tags = _tags(catalog, volume, tag, found)
+        _insert(catalog, directory, remote, branch, tags)
+    lsn = branch.base if branch.log == remote else NO_LSN
+    return Adopted(volume, tuple(tags), remote, lsn, commits)
+
+
+def _tags(
+    catalog: Catalog, volume: VolumeId, tag: str | None, found: Descriptor | None
+) -> list[str]:
+    """Return the tags that are to name the volume."""
+    if tag is not None:
+        return [tag]
+    remembered = () if found is None else found.tags
+    return [each for each in remembered if catalog.tag_volume(each) in {None, volume}]
+
+
+def _insert(
+    catalog: Catalog, directory: Path, remote: LogId, branch: BranchRow, tags: Sequence[str]
+) -> None:
+    now = time.time_ns() // 1_000_000
+    epoch = head.new_epoch()
+    row = VolumeRow(
+        id=branch.volume,
+        created_ms=branch.volume.time_ms,
+        remote=remote,
+        attached=branch.base > 0,
+        branch=branch.id,
+        epoch=epoch,
+        synced_local=LocalLsn(branch.first_lsn - 1) if branch.base else None,
+        synced_remote=branch.base or None,
+        synced_ms=now if branch.base else None,
+        last_error=None,
+    )
+    # Ordering: the head file first, as at each change of branch.
+    head.HeadFile(directory / "head").words[head.EPOCH] = epoch
+    first = tags[0] if tags else None
+
+    def insert(replacing: Announce) -> None:
+        catalog.adopt_volume(row, branch, tag=first, replacing=replacing)
+
+    if first is None:
+        insert(lambda *_: None)
+    else:
+        move_tag(catalog, directory.parent, first, insert, to=branch.volume)
+    for each in tags[1:]:
+        add = functools.partial(catalog.set_tag, each, branch.volume)
+        move_tag(catalog, directory.parent, each, add, to=branch.volume)
+    catalog.describe(branch.volume, lambda wanted: descriptor.write(directory, wanted))
+
+
+# With a descriptor ------------------------------------------------------------------------------
+
+
+def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, BranchRow, int]:
+    """Return (remote, branch, local commits) as the descriptor says, once all of it is verified."""
+    branch = found.branch
+    log = BranchLog(directory / branch.file, volume=branch.volume)
+    try:
+        if not _is_boundary(log, branch.start):
+            raise CorruptLogError(
+                f"{log.path}: no commit ends at byte {branch.start.offset}, where the branch of "
+                f"{descriptor.FILE_NAME} begins",
+                next_step="restore the volume's directory from a backup as a whole, or clone the "
+                "volume from its remote",
+            )
+        # A folded run stands for several commits.
+        lsns = [chunks[-1].lsn for chunks in log.transactions(branch.start, branch.first_lsn)]
+        commits = max(lsns, default=branch.first_lsn - 1) - branch.first_lsn + 1
+    finally:
+        log.close()
+    if branch.base:
+        _require_base(logs, found)
+    return found.remote, branch, commits
+
+
+def _require_base(logs: Logs, found: Descriptor) -> None:
+    """Make the commit that a branch stands on known; raises HistoryMismatchError if it differs.
+
+    Commits of another history, which an attempt at the wrong remote left, are forgotten first.
+    """
+    branch = found.branch
+    require_commits(logs, branch.log, branch.base)
+    header = logs.header(branch.log, branch.base)
+    if found.base_hash is not None and header is not None and header.hash != found.base_hash:
+        forget_history(logs, branch.log)
+        require_commits(logs, branch.log, branch.base)
+        header = logs.header(branch.log, branch.base)
+    assert header is not None
+    if found.base_hash is not None and header.hash != found.base_hash:
+        raise HistoryMismatchError(
+            f"volume {branch.volume} stands on commit {found.base_hash.hex()[:16]} as LSN "
+            f"{branch.base} of log {branch.log}, but the remote ({logs.store.describe()}) has "
+            f"{header.hash.hex()[:16]} there",
+            next_step="check the [remote] table of graft.toml; if the remote's history was "
+            "replaced, the volume's local commits have nothing to lie on any more",
+        )
+
+
+def _is_boundary(log: BranchLog, place: Position) -> bool:
+    """Return True if a chunk of this log ends at `place`, or the log begins there."""
+    position = log.start
+    while position.offset < place.offset:
+        chunk = log.read_chunk(position)
+        if chunk is None:
+            return False
+        position = chunk.after
+    return position == place
+
+
+# Without one ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a branch log holds by itself: all transactions from its first chunk on."""
+
+    file: str
+    start: Position
+    transactions: list[list[Chunk]]
+
+    @property
+    def last(self) -> Chunk:
+        """The last chunk."""
+        return self.transactions[-1][-1]
+
+
+def _read_log(path: Path, volume: VolumeId) -> _Content | None:
+    """Return what a log holds, None if it has no commit."""
+    log = BranchLog(path, volume=volume)
+    try:
+        first = log.read_chunk(log.start)
+        if first is None:
+            return None
+        found = list(log.transactions(log.start, first.lsn))
+        return _Content(path.name, log.start, found) if found else None
+    finally:
+        log.close()
+
+
+def _from_log(
+    logs: Logs, directory: Path, volume: VolumeId, base: tuple[LogId, RemoteLsn] | None
+) -> tuple[LogId, BranchRow, int]:
+    """Return (remote, branch, local commits) of a volume without a descriptor."""
+    paths = sorted(directory.glob("[0-9]*.log"))
+    contents = [found for path in paths if (found := _read_log(path, volume)) is not None]
+    if not contents:
+        raise UsageError(
+            f"volume {volume} holds no commit, so that there is nothing to adopt",
+            next_step=f"delete {directory}",
+        )
+    # A rotation that was interrupted leaves two logs; the one that was written last is in use.
+    content = max(contents, key=lambda found: found.last.lsn)
+    header = None
+    if base is not None:
+        require_commits(logs, *base)
+        header = logs.header(*base)
+    first = _first_after(content, header)
+    kept = content.transactions[first:]
+    start = content.transactions[first - 1][-1].after if first else content.start
+    counter = (
+        content.transactions[first - 1][-1].change_counter
+        if first
+        else (content.transactions[0][-1].change_counter - 1) & _COUNTER_MAX
+    )
+    _check_alone(volume, kept, counter, header)
+    log, lsn = base or (LogId.new(), NO_LSN)
+    branch = BranchRow(
+        id=LogId.new(),
+        volume=volume,
+        log=log,
+        base=lsn,
+        counter=counter,
+        first_lsn=LocalLsn(kept[0][0].lsn if kept else content.last.lsn + 1),
+        file=content.file,
+        start=start,
+        created_ms=time.time_ns() // 1_000_000,
+    )
+    return log, branch, len(kept)
+
+
+def _first_after(content: _Content, header: CommitHeader | None) -> int:
+    """Return which transaction is the first that a remote commit does not hold."""
+    if header is not None:
+        for number, chunks in reversed(list(enumerate(content.transactions))):
+            last = chunks[-1]
+            if (last.change_counter, last.page_count) == (header.change_counter, header.page_count):
+                return number + 1
+    return 0
+
+
+def _check_alone(
+    volume: VolumeId,
+    transactions: Sequence[Sequence[Chunk]],
+    counter: int,
+    header: CommitHeader | None,
+) -> None:
+    """Raise UsageError unless these transactions show a whole database over `header`, or nothing.
+
+    Every commit takes the next change counter, and so does a pull. So where none is left out,
+    nothing was pulled between the first transaction and the last.
+    """
+    present: set[int] = set()
+    page_count = 0 if header is None else header.page_count
+    page_size = 0 if header is None else header.page_size
+    for chunks in transactions:
+        last = chunks[-1]
+        if last.change_counter != (counter + 1) & _COUNTER_MAX:
+            raise _unnamed_base(volume, f"something was pulled before its LSN {last.lsn}")
+        counter, page_count, page_size = last.change_counter, last.page_count, last.page_size
+        present.update(page for chunk in chunks for page in chunk.pages)
+    missing = set(range(1, page_count + 1)) - present - {lock_page(page_size or 4096)}
+    if header is not None:
+        missing -= set(range(1, header.page_count + 1))
+    if missing:
+        text = f"{len(missing)} of its {page_count} pages are not in its own log"
+        raise _unnamed_base(volume, text)
+
+
+def _unnamed_base(volume: VolumeId, why: str) -> UsageError:
+    return UsageError(
+        f"volume {volume} lies on a remote commit that its files do not name: {why}",
+        next_step=f"find its log with `graft remote ls --logs`, then run "
+        f"`graft adopt {volume} TAG --base LOG:LSN`, and `PRAGMA integrity_check` afterwards",
+    )

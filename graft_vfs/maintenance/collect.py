@@ -1,0 +1,162 @@
+"""Removing volumes of this machine that no tag names, and nothing else.
+
+A volume is kept if a process has it open, if it holds commits that were never pushed, or if it
+cannot be read, so that its content is unknown. The last two are removed if they are named.
+
+Ordering: what is there is looked at first; then the volume's directory is held alone, which nobody
+does who has it open, and must be as it was; then the catalog forgets the volume, unless a tag names
+it by now; then its files go. Crash here: a directory that the catalog does not know is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft_vfs.errors import GraftError, NotFoundError, UsageError
+from graft_vfs.ids import VolumeId
+from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.files import storage_errors
+from graft_vfs.reports import commits_text, size_text
+from graft_vfs.volume.open_volumes import OpenVolumes
+
+_BLOCK_BYTES = 512
+_HEAD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedVolume:
+    """A volume that no tag names: whether it was `removed`, or would be; if not, why it is kept.
+
+    `disk_bytes` is what its files take on the disk.
+    """
+
+    volume: VolumeId
+    removed: bool
+    dry_run: bool
+    disk_bytes: int
+    kept_because: str | None
+
+    def __str__(self) -> str:
+        if self.kept_because is not None:
+            return f"Kept volume {self.volume}: {self.kept_because}."
+        verb = "Would remove" if self.dry_run else "Removed"
+        return f"{verb} volume {self.volume} ({size_text(self.disk_bytes)})."
+
+
+def collect(
+    catalog: Catalog,
+    volumes: OpenVolumes,
+    *,
+    dry_run: bool = False,
+    force: Collection[VolumeId] = (),
+) -> list[CollectedVolume]:
+    """Remove the volumes that no tag names; returns each of them, oldest first. No request.
+
+    `force` names volumes that go although they hold unpushed commits or cannot be read. With
+    `dry_run` nothing is removed. Raises NotFoundError if there is no volume of such a name,
+    UsageError if a tag names it.
+    """
+    if not dry_run:
+        catalog.require_writable()
+    tagged = {volume for _, volume in catalog.tags()}
+    known = [row.id for row in catalog.volumes()]
+    for volume in force:
+        if volume not in known:
+            raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+        if volume in tagged:
+            tag = catalog.volume_tags(volume)[0]
+            raise UsageError(
+                f"tag {tag!r} names volume {volume}", next_step="remove it with `graft rm` first"
+            )
+    return [
+        _collect_one(catalog, volumes, volume, dry_run=dry_run, forced=volume in force)
+        for volume in known
+        if volume not in tagged
+    ]
+
+
+def _collect_one(
+    catalog: Catalog, volumes: OpenVolumes, volume: VolumeId, *, dry_run: bool, forced: bool
+) -> CollectedVolume:
+    directory = volumes.directory / str(volume)
+    size = _disk_bytes(directory)
+    reason, seen = (None, None) if forced else _look(catalog, volumes, volume)
+    if reason is None:
+        volumes.keep_no_longer(volume)
+        with _alone(directory) as is_alone:
+            if not is_alone:
+                reason = "a process has it open"
+            elif seen is not None and _head(directory) != seen:
+                reason = "a process wrote to it just now"
+            elif not dry_run and not delete(catalog, directory, volume):
+                reason = "a tag names it now"
+    return CollectedVolume(volume, reason is None and not dry_run, dry_run, size, reason)
+
+
+def delete(catalog: Catalog, directory: Path, volume: VolumeId) -> bool:
+    """Forget a volume and remove its files; False, with nothing done, if a tag names it.
+
+    The caller knows that no process has it open.
+    """
+    if not catalog.delete_volume(volume):
+        return False
+    if directory.exists():
+        with storage_errors(directory):
+            shutil.rmtree(directory)
+    return True
+
+
+def _look(
+    catalog: Catalog, volumes: OpenVolumes, volume: VolumeId
+) -> tuple[str | None, bytes | None]:
+    """Return why a volume is to be kept, None if its remote has all of it, and its head then."""
+    try:
+        opened = volumes.look(volume)
+        # Ordering: the head first, so that a commit in between changes it, or is seen.
+        seen = _head(opened.directory)
+        snapshot = opened.begin()
+        if snapshot.local_commits:
+            return f"it holds {commits_text(snapshot.local_commits)} never pushed", seen
+        if catalog.pending_push(volume) is not None:
+            return "a push of it has not been settled", seen
+    except GraftError as error:
+        return f"it cannot be read ({error.message})", None
+    return None, seen
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[bool]:
+    """Hold a volume's directory alone inside the block; yields False if another has it open."""
+    if not directory.exists():
+        yield True
+        return
+    with storage_errors(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = True
+        except BlockingIOError:
+            is_alone = False
+        yield is_alone
+    finally:
+        os.close(descriptor)
+
+
+def _head(directory: Path) -> bytes:
+    """Return the words that each commit and each change of branch changes."""
+    try:
+        return (directory / "head").read_bytes()[:_HEAD_BYTES]
+    except FileNotFoundError:
+        return b""
+
+
+def _disk_bytes(directory: Path) -> int:
+    files = directory.rglob("*") if directory.exists() else ()
+    return sum(file.lstat().st_blocks * _BLOCK_BYTES for file in files)

@@ -1,0 +1,430 @@
+"""fsck: verifies remote logs and local volumes, plans repairs, and makes them on demand.
+
+A log is verified whole: every commit is listed, read, proved by its hash and by the chain, and
+compared with what is known here; its frames are there, and with `deep` each is read and proved. A
+commit or segment that is missing can be put back by a machine that has its bytes: in the record of
+a push that was not settled, or as cached pages that compress to the same frames. A commit is put
+back as it was pushed, create-only, so that a repair can only fill a hole and never change history.
+
+Nothing is written unless `repair` is asked for; then the findings say what was mended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft_vfs.errors import (
+    CorruptObjectError,
+    DamageError,
+    GraftError,
+    ObjectMissingError,
+    StoreError,
+)
+from graft_vfs.format.commit import CommitHeader, decode_header
+from graft_vfs.format.frame import checksum_of, encode_frame
+from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
+from graft_vfs.ids import LogId
+from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.mapping import spooled
+from graft_vfs.maintenance.adopt import lost_volumes
+from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.remote.claim import claim
+from graft_vfs.remote.commit_reader import CommitRecord
+from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, segment_key
+from graft_vfs.reports import Progress, commits_text
+from graft_vfs.view.log_view import CommitSource
+from graft_vfs.view.logs import Logs
+from graft_vfs.volume.open_volumes import OpenVolumes
+
+_READERS = 32
+_DEEP_FRAMES = 16
+_GAP_COMMITS_MAX = 10_000
+"""A hostile listing may show any LSN: of a longer gap no more is looked for here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: where, what, what `--repair` would do or did, else what to do."""
+
+    where: str
+    problem: str
+    repair: str | None = None
+    is_repaired: bool = False
+    next_step: str | None = None
+
+    def __str__(self) -> str:
+        step = f"; next: {self.next_step}" if self.next_step else ""
+        if self.is_repaired:
+            return f"repaired {self.where}: {self.problem}; {self.repair}"
+        plan = f"; --repair {self.repair}" if self.repair else step
+        return f"problem  {self.where}: {self.problem}{plan}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogCheck:
+    """One remote log: its newest LSN there, what was verified, and what was found."""
+
+    log: LogId
+    newest_lsn: RemoteLsn
+    commits: int
+    segments: int
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        bad = sum(not each.is_repaired for each in self.findings)
+        what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
+        head = (
+            f"log      {self.log}: {commits_text(self.commits)} up to LSN {self.newest_lsn}, "
+            f"{self.segments} segment{'s' * (self.segments != 1)}: {what}"
+        )
+        return "\n".join([head, *map(str, self.findings)])
+
+
+@dataclass(frozen=True, slots=True)
+class Fsck:
+    """What was verified: the data directory, the remote's logs, its refs."""
+
+    volumes: int
+    local: tuple[Finding, ...]
+    logs: tuple[LogCheck, ...]
+    refs: tuple[Finding, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Return True if nothing is wrong, or all of it was repaired."""
+        found = [*self.local, *self.refs, *(each for log in self.logs for each in log.findings)]
+        return all(each.is_repaired for each in found)
+
+    def __str__(self) -> str:
+        bad = len(self.local)
+        what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
+        lines = [
+            f"local    {self.volumes} volume{'s' * (self.volumes != 1)}: {what}",
+            *map(str, self.local),
+        ]
+        lines += [*map(str, self.logs), *map(str, self.refs)]
+        return "\n".join(lines)
+
+
+# One log ----------------------------------------------------------------------------------------
+
+
+def check_log(
+    logs: Logs,
+    log: LogId,
+    *,
+    deep: bool = False,
+    repair: bool = False,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> LogCheck:
+    """Verify a remote log, and with `repair` put back what is missing and is here.
+
+    Requests: one for each 1000 commits, one for each commit, two for each segment, 32 at a time;
+    with `deep` those of reading all frames. `scratch` is a directory for the frames of a large
+    commit that is put back. `progress` counts commits. Raises StoreError.
+    """
+    remote = logs.log(log)
+    present = sorted(set(remote.lsns()))
+    newest = present[-1] if present else NO_LSN
+    known = logs.catalog.newest_commit(log)[0]
+    check = _LogCheck(logs, remote, deep=deep)
+    found: list[Finding] = []
+    records: dict[RemoteLsn, bytes] = {}
+    segments = 0
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="graft-fsck") as executor:
+        for number, (lsn, seen) in enumerate(
+            zip(present, executor.map(check.inspect, present), strict=True), 1
+        ):
+            found += check.judge(lsn, seen, records)
+            segments += seen.record is not None and seen.record.header.segment is not None
+            if progress is not None:
+                progress(number, len(present))
+    mender = _Mender(logs, remote, scratch) if check.is_our_history else None
+    found = [each if mender is None else mender.planned(each, repair=repair) for each in found]
+    for lsn in _gaps(present, max(newest, known)):
+        where = f"{commit_key(log, lsn)} (LSN {lsn})"
+        problem = "the commit is missing" if lsn < newest else "the remote lacks this known commit"
+        hole = Finding(where, problem, next_step=_OTHER_MACHINE)
+        found.append(hole if mender is None else mender.planned_hole(hole, lsn, repair=repair))
+    return LogCheck(log, newest, len(records), segments, tuple(found))
+
+
+_OTHER_MACHINE = (
+    "run fsck --repair on a machine that pushed or read it, or restore the object from a backup"
+)
+
+
+def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:
+    """Yield the LSNs up to `last` that are absent, ascending."""
+    there, count = set(present), 0
+    bounds = [*present, RemoteLsn(last + 1)]
+    before = 0
+    for bound in bounds:
+        for lsn in range(before + 1, bound):
+            if lsn not in there:
+                count += 1
+                if count > _GAP_COMMITS_MAX:
+                    return
+                yield RemoteLsn(lsn)
+        before = bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was read at one LSN: the commit or why there is none, and what its body lacks."""
+
+    record: CommitRecord | None
+    error: GraftError | None
+    body_error: GraftError | None
+
+
+class _LogCheck:
+    """One run over a log. Owner: `check_log`; `inspect` is called by many threads."""
+
+    def __init__(self, logs: Logs, remote: RemoteLog, *, deep: bool) -> None:
+        self._logs = logs
+        self._remote = remote
+        self._deep = deep
+        self.is_our_history = True
+
+    def inspect(self, lsn: RemoteLsn) -> _Seen:
+        """Read a commit and see that its body is there."""
+        try:
+            record = self._remote.read_header(lsn)
+        except DamageError as error:
+            return _Seen(None, error, None)
+        if record is None:
+            return _Seen(None, None, None)
+        try:
+            self._inspect_body(record)
+        except (DamageError, ObjectMissingError) as error:
+            return _Seen(record, None, error)
+        return _Seen(record, None, None)
+
+    def _inspect_body(self, record: CommitRecord) -> None:
+        header, store = record.header, self._remote.store
+        frames, key = len(header.frames), self._remote.body_key(record.header)
+        if header.segment is not None:
+            head = store.get_range(key, 0, SEGMENT_HEADER_BYTES)
+            check_segment_header(head, header.segment)
+        if self._deep:
+            for first in range(0, frames, _DEEP_FRAMES):
+                end = min(frames, first + _DEEP_FRAMES)
+                self._remote.read_frames(header, record.header_length, first, end)
+        elif header.segment is not None or header.frames.body_bytes > len(record.behind):
+            last = header.body_offset(record.header_length) + header.frames.body_bytes - 1
+            if header.frames.body_bytes and not store.get_range(key, last, 1):
+                raise CorruptObjectError(f"{key} is truncated: its last frames are missing")
+
+    def judge(
+        self, lsn: RemoteLsn, seen: _Seen, hashes: dict[RemoteLsn, bytes]
+    ) -> Iterator[Finding]:
+        """Yield what is wrong with one commit; `hashes` are those of the sound ones before it."""
+        where = f"{commit_key(self._remote.log_id, lsn)} (LSN {lsn})"
+        if seen.error is not None:
+            step = "keep a copy of the object elsewhere, delete it, and run fsck again"
+            yield Finding(where, seen.error.message, next_step=step)
+        if seen.record is None:
+            return
+        header = seen.record.header
+        rows = self._logs.catalog.commits(self._remote.log_id, lsn, lsn)
+        if rows and rows[0].hash != header.hash:
+            self.is_our_history = False
+            yield Finding(
+                where,
+                "this machine knows another commit here: the history was replaced",
+                next_step="find out which is wanted; `graft clone` takes the remote's",
+            )
+        before = hashes.get(RemoteLsn(lsn - 1))
+        if before is not None and header.previous_hash != before:
+            yield Finding(
+                where,
+                "it does not stand on the commit before it: the log is of two histories",
+                next_step="restore the remote from a backup that is of one history",
+            )
+        hashes[lsn] = header.hash
+        yield from self._judge_parent(where, header)
+        if seen.body_error is not None:
+            key = self._remote.body_key(header)
+            yield Finding(f"{key} of LSN {lsn}", seen.body_error.message, next_step=_OTHER_MACHINE)
+
+    def _judge_parent(self, where: str, header: CommitHeader) -> Iterator[Finding]:
+        if header.parent_log is None:
+            return
+        parent = f"{header.parent_log}:{header.parent_lsn}"
+        try:
+            record = self._logs.log(header.parent_log).read_header(header.parent_lsn)
+        except DamageError as error:
+            yield Finding(where, f"it was forked from {parent}, which is damaged: {error.message}")
+            return
+        if record is None or record.header.hash != header.previous_hash:
+            what = "is missing" if record is None else "is another commit now"
+            yield Finding(
+                where,
+                f"it was forked from {parent}, which {what}",
+                next_step=f"run `graft fsck {header.parent_log}` on a machine that has the parent",
+            )
+
+
+# Mending ----------------------------------------------------------------------------------------
+
+
+class _Mender:
+    """Puts back commits and segments whose bytes are here. Owner: `check_log`."""
+
+    def __init__(self, logs: Logs, remote: RemoteLog, scratch: Path) -> None:
+        self._logs = logs
+        self._remote = remote
+        self._scratch = scratch
+        pending = [logs.catalog.pending_push(row.id) for row in logs.catalog.volumes()]
+        self._pending = {
+            push.lsn: push for push in pending if push is not None and push.log == remote.log_id
+        }
+
+    def planned(self, finding: Finding, *, repair: bool) -> Finding:
+        """Return a finding with what mends it, if it is about a segment; mend it if asked to."""
+        for source in self._sources():
+            header = source.header
+            if header.segment is None:
+                continue
+            if not finding.where.startswith(segment_key(header.segment)):
+                continue
+            if not _is_cached(source):
+                return finding
+            plan = dataclasses.replace(finding, repair="writes it again from cached pages")
+            if not repair:
+                return plan
+            return _outcome(plan, functools.partial(self._put_segment, source))
+        return finding
+
+    def planned_hole(self, finding: Finding, lsn: RemoteLsn, *, repair: bool) -> Finding:
+        """Return a hole with what fills it; fill it if asked to."""
+        push = self._pending.get(lsn)
+        if push is not None:
+            plan = dataclasses.replace(finding, repair="sends the push that was not settled")
+            return _outcome(plan, lambda: self._put(lsn, push.data, push.hash)) if repair else plan
+        source = self._logs.source(self._remote.log_id, lsn)
+        if source is None or not _is_cached(source):
+            return finding
+        plan = dataclasses.replace(finding, repair="puts it back from cached pages")
+        return _outcome(plan, lambda: self._put_source(source)) if repair else plan
+
+    def _sources(self) -> Iterator[CommitSource]:
+        log = self._remote.log_id
+        last = self._logs.catalog.newest_commit(log)[0]
+        for lsn in range(1, last + 1):
+            source = self._logs.source(log, RemoteLsn(lsn))
+            if source is not None:
+                yield source
+
+    def _put_source(self, source: CommitSource) -> None:
+        header = source.header
+        row = self._logs.catalog.commits(header.log, header.lsn, header.lsn)[0]
+        if header.segment is not None:
+            self._put_segment(source)
+            self._put(header.lsn, row.header, header.hash)
+        else:
+            self._put(header.lsn, b"".join((row.header, *_frames(source))), header.hash)
+
+    def _put_segment(self, source: CommitSource) -> None:
+        segment = source.header.segment
+        assert segment is not None
+        with spooled(self._scratch, _frames(source)) as parts:
+            self._remote.write_segment(segment, parts)
+
+    def _put(self, lsn: RemoteLsn, data: bytes, digest: bytes) -> None:
+        decode_header(data, key=f"LSN {lsn} as it is put back")
+        if not claim(self._remote, lsn, data, digest, counters=self._logs.counters).won:
+            raise CorruptObjectError(f"LSN {lsn} is another commit by now")
+
+
+def _outcome(plan: Finding, mend: Callable[[], None]) -> Finding:
+    try:
+        mend()
+    except StoreError:
+        raise
+    except GraftError as error:
+        return dataclasses.replace(plan, repair=None, next_step=f"the repair failed: {error}")
+    return dataclasses.replace(plan, is_repaired=True)
+
+
+def _is_cached(source: CommitSource) -> bool:
+    return all(source.cached(frame) is not None for frame in range(len(source.header.frames)))
+
+
+def _frames(source: CommitSource) -> Iterator[bytes]:
+    """Yield the compressed frames of a commit from cached pages; raises CorruptObjectError."""
+    for frame in range(len(source.header.frames)):
+        images = source.cached(frame)
+        data = None if images is None else encode_frame([images])
+        if data is None or checksum_of(data) != source.header.frames.checksum(frame):
+            raise CorruptObjectError(
+                f"frame {frame} of LSN {source.lsn} is not cached here as it was pushed",
+                next_step=_OTHER_MACHINE,
+            )
+        yield data
+
+
+# The data directory -----------------------------------------------------------------------------
+
+
+def check_data(catalog: Catalog, volumes: OpenVolumes) -> tuple[list[Finding], int]:
+    """Return what is wrong in the data directory, and how many volumes it has. No request.
+
+    Every page of local commits is read and verified.
+    """
+    step = "move catalog.db and its -wal away, then run `graft adopt`"
+    found = [Finding("catalog", text, next_step=step) for text in catalog.problems()]
+    for lost in lost_volumes(catalog, volumes.directory):
+        step = f"run `graft adopt {lost.volume}`"
+        found.append(Finding(f"volume {lost.volume}", str(lost), next_step=step))
+    rows = catalog.volumes()
+    for row in rows:
+        try:
+            with volumes.look(row.id).pinned() as snapshot:
+                end, count = snapshot.end.offset, snapshot.page_count
+                for page in snapshot.branch.pages_below(end, count):
+                    snapshot.branch.offset_of(page, end)
+        except GraftError as error:
+            where = f"volume {row.id}"
+            found.append(Finding(where, error.message, next_step=error.next_step))
+    return found, len(rows)
+
+
+def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:
+    """Return the logs that volumes push to, once they did, and those that they stand on."""
+    pushed = [row.remote for row in catalog.volumes() if row.attached]
+    named = {*pushed, *(log for _, log in catalog.bases())}
+    return sorted({each for log in named for each in logs.lineage(log)})
+
+
+# Refs -------------------------------------------------------------------------------------------
+
+
+def check_refs(logs: Logs) -> list[Finding]:
+    """Return the refs that are damaged or gone, or name a log without commits.
+
+    Two requests a ref. Gone are those that this machine cloned by. Raises StoreError.
+    """
+    damaged: list[CorruptObjectError] = []
+    found: list[Finding] = []
+    there = dict(list_refs(logs.store, damaged))
+    for name, log in there.items():
+        if not logs.log(log).newest_lsn():
+            step = f"run `graft fsck {log} --repair` on a machine that has it"
+            problem = f"it names log {log}, which has no commit there"
+            found.append(Finding(f"ref {name!r}", problem, next_step=step))
+    again = "keep a copy of the object elsewhere, delete it, and run `graft remote name REF LOG`"
+    found += [Finding("refs", error.message, next_step=again) for error in damaged]
+    for name, log in logs.catalog.known_refs(logs.store.describe()):
+        if name not in there:
+            problem = f"it named log {log}, and is missing or is no ref any more"
+            step = f"run `graft remote name {name} {log}`; if an object is in its place, move that"
+            found.append(Finding(f"ref {name!r}", problem, next_step=step))
+    return found

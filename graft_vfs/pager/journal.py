@@ -1,0 +1,274 @@
+"""Rollback journals, kept in memory without the page bodies.
+
+SQLite writes the old image of each page it is about to change to a journal and reads it back for
+ROLLBACK. Recovery never needs it here: an uncommitted transaction is not in the branch log. The
+body of a record equals the page in the transaction's snapshot, so a long journal drops the bodies
+and keeps 16 bytes a page, and a transaction of any size stays within memory. Page 1 is the
+exception: its change counter in SQLite's cache may differ from the snapshot's (always with
+locking_mode=EXCLUSIVE), and a record whose checksum is wrong ends a rollback without an error. So
+the body of page 1 is kept as it was written.
+
+A journal is a run of writes, each behind the one before. The newest of them are kept as they come,
+because most transactions are small and this is the hot path; from time to time they are packed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable
+
+import apsw
+
+from graft_vfs.pager.interrupts import raise_behind
+from graft_vfs.pager.sqlite_errors import as_io_error
+
+_NUMBER_BYTES = 4
+_RECENT_MAX = 400
+_SUPER_JOURNAL_END_BYTES = 16
+"""What ends a journal that names a super-journal: its length, a checksum, a magic number."""
+
+
+class Journal:
+    """One journal file of one connection.
+
+    Owner: the connection's pager. Thread rule: as the connection. `read_page` gives a page of the
+    transaction's snapshot; without it bodies are kept as they are. `raise_later` is told what
+    interrupted the end of the journal: see `_end_surely`.
+    """
+
+    __slots__ = (
+        "_bodies",
+        "_counted",
+        "_is_played",
+        "_is_whole",
+        "_packed",
+        "_packed_size",
+        "_page_bytes",
+        "_raise_later",
+        "_read_page",
+        "_recent",
+        "playbacks",
+    )
+
+    def __init__(
+        self,
+        read_page: Callable[[int], bytes] | None,
+        raise_later: Callable[[BaseException], None] = raise_behind,
+    ) -> None:
+        self._read_page = read_page
+        self._raise_later = raise_later
+        self._is_whole = read_page is None
+        self._recent: list[tuple[int, bytes]] = []
+        self._counted = 0  # So many of the recent writes are packed.
+        self._packed = bytearray()
+        self._packed_size = 0
+        self._bodies = array("Q")
+        self._page_bytes = 0
+        self.playbacks = 0
+        """How many rollbacks of whole transactions read this journal."""
+        self._is_played = False
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """Append to the journal; a write at 0 begins a new one, and zeros there end it."""
+        try:
+            recent = self._recent
+            recent.append((offset, data))
+            if len(recent) > _RECENT_MAX:
+                self._pack()
+        except BaseException as error:
+            if offset or any(data):
+                raise
+            self._end_surely(error)
+
+    def xTruncate(self, size: int) -> None:
+        """Cut the journal to `size` bytes; 0 ends it."""
+        try:
+            whole = self._read(size, 0) if size else b""
+            self._end()
+            if size:
+                self._recent.append((0, whole))
+        except BaseException as error:
+            if size:
+                raise
+            self._end_surely(error)
+
+    def _end_surely(self, error: BaseException) -> None:
+        """End the journal although a signal's handler raised; that comes out afterwards.
+
+        SQLite ends the journals of a transaction over several databases when that is committed. It
+        ignores an error then, and would not say to this database that it is committed.
+        """
+        while True:
+            try:
+                self._end()
+                self._raise_later(error)
+                return
+            except BaseException as another:  # noqa: BLE001 - it is raised later
+                error = another
+
+    def _end(self) -> None:
+        self._recent, self._counted, self._is_played = [], 0, False
+        if self._packed_size:
+            self._begin_packed()
+
+    def _begin_packed(self) -> None:
+        """Begin the packed part anew, empty."""
+        self._replace_packed(bytearray(), is_whole=self._read_page is None)
+
+    def _replace_packed(self, packed: bytearray, *, is_whole: bool) -> None:
+        new = packed, len(packed), array("Q"), is_whole
+        # All of it without a call in between, at which Ctrl-C could leave it half done.
+        self._packed, self._packed_size, self._bodies, self._is_whole = new
+
+    def is_played_back(self) -> bool:
+        """Return True while a rollback of the whole transaction is under way."""
+        return self._is_played and not self._recent
+
+    def is_hot(self) -> bool:
+        """Tell whether the journal was not ended: by then it is empty, or begins with zeros."""
+        return any(self._read(8, 0))
+
+    def xFileSize(self) -> int:
+        """Return the size that SQLite believes the file has."""
+        self._pack()
+        return self._packed_size
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        """Return up to `amount` bytes; a body that was dropped comes from the snapshot.
+
+        Whatever keeps it from being read is an I/O error, see `as_io_error`.
+
+        A rollback begins with the last 16 bytes, which may name a super-journal. If that is gone,
+        as it is once another database of the transaction has been rolled back, SQLite would take
+        the journal for the rest of an old crash and not play it back. So none is named here.
+        """
+        try:
+            if amount == _NUMBER_BYTES and offset == self.xFileSize() - _SUPER_JOURNAL_END_BYTES:
+                self.playbacks += 1
+                self._is_played = True
+                return bytes(amount)
+            return self._read(amount, offset)
+        except BaseException as error:
+            raise as_io_error(error) from error
+
+    def _read(self, amount: int, offset: int) -> bytes:
+        self._pack()
+        return self._read_packed(amount, offset)
+
+    def _read_packed(self, amount: int, offset: int) -> bytes:
+        end = min(self._packed_size, offset + amount)
+        parts = []
+        while offset < end:
+            number = bisect_right(self._bodies, offset) - 1
+            body = self._bodies[number] if number >= 0 else 0
+            if number >= 0 and offset < body + self._page_bytes:
+                stop = min(end, body + self._page_bytes)
+                parts.append(self._body(number)[offset - body : stop - body])
+            else:
+                stop = min([end, *self._bodies[number + 1 : number + 2]])
+                first = offset - (number + 1) * self._page_bytes
+                parts.append(bytes(self._packed[first : first + stop - offset]))
+            offset = stop
+        return b"".join(parts)
+
+    def _body(self, number: int) -> bytes:
+        """Return the dropped body of this 0-based number, which the field before it names."""
+        first = self._bodies[number] - number * self._page_bytes - _NUMBER_BYTES
+        page = int.from_bytes(self._packed[first : first + _NUMBER_BYTES], "big")
+        assert self._read_page is not None
+        return self._read_page(page)
+
+    def _pack(self) -> None:
+        """Move the recent writes to the packed part, without bodies where that is possible.
+
+        Ctrl-C may end this anywhere: what is not counted yet is forgotten, and packed again.
+        """
+        while self._bodies and self._bodies[-1] >= self._packed_size:
+            self._bodies.pop()
+        del self._packed[self._packed_size - len(self._bodies) * self._page_bytes :]
+        recent = self._recent
+        if recent:
+            self._is_played = False
+        for number in range(self._counted, len(recent)):
+            offset, data = recent[number]
+            if not offset:
+                self._begin_packed()
+            elif offset < self._packed_size:
+                self._overwrite(data, offset)
+                self._counted = number + 1
+                continue
+            gap = offset - self._packed_size
+            if gap:  # The name of a super-journal begins a new sector.
+                self._packed += bytes(gap)
+                self._packed_size = offset
+            if len(data) < 512 or not self._drop(len(data), offset):
+                self._packed += data
+            self._packed_size, self._counted = self._packed_size + len(data), number + 1
+        self._recent, self._counted = [], 0
+
+    def _drop(self, length: int, offset: int) -> bool:
+        """Leave out a body of `length` bytes at `offset`; False if it has to be kept."""
+        if self._is_whole or not offset or self._page_bytes not in (0, length):
+            return False
+        page = int.from_bytes(self._packed[-_NUMBER_BYTES:], "big")
+        if page in (0, 1, 0x4000_0000 // length + 1):
+            return False  # The lock page's number marks the name of a super-journal.
+        self._page_bytes = length
+        self._bodies.append(offset)
+        return True
+
+    def _overwrite(self, data: bytes, offset: int) -> None:
+        """Write elsewhere than at the end: until it is cut, the journal is kept as it is."""
+        whole = bytearray(self._read_packed(self._packed_size, 0))
+        whole[offset : offset + len(data)] = data
+        self._replace_packed(whole, is_whole=True)
+
+    def xSync(self, flags: int) -> None:
+        """Nothing to do: recovery never reads a journal."""
+
+    def xClose(self) -> None:
+        """Nothing to do: that it was closed before it was ended can still be asked."""
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: ARG002
+        """Know no file control."""
+        return False
+
+    # Constants that no Python code returns: APSW cannot pass on what a signal raises in these two.
+    xSectorSize = (512).__int__  # noqa: N815 - SQLite's name
+    xDeviceCharacteristics = (0).__int__  # noqa: N815
+
+    def xLock(self, level: int) -> None:
+        """Journals are not locked."""
+
+    def xUnlock(self, level: int) -> None:
+        """Journals are not locked."""
+
+    def xCheckReservedLock(self) -> bool:
+        """Journals are not locked."""
+        return False
+
+
+class SuperJournal(Journal):
+    """The file that names the journals of a transaction over several databases.
+
+    A plain file that takes part would, after a crash, look for it on disk, not find it, and take
+    its half-written transaction for committed. So such a transaction is refused.
+    """
+
+    __slots__ = ("_is_volume",)
+
+    def __init__(self, is_volume: Callable[[str], bool]) -> None:
+        super().__init__(None)
+        self._is_volume = is_volume
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """Note the name of one journal, which must be a volume's."""
+        name = bytes(data).rstrip(b"\0").decode(errors="replace")
+        if not self._is_volume(name):
+            raise apsw.IOError(
+                f"a transaction over a volume and the plain file {name.removesuffix('-journal')!r} "
+                "would not survive a crash; set its journal_mode to WAL, or write to one of them "
+                "at a time"
+            )
+        super().xWrite(data, offset)

@@ -1,0 +1,9 @@
+"""Floor 3: how objects make a log.
+
+    log             the commits, segments and refs of one remote log, and their keys
+    commit_reader   reads commits ahead, in bounded memory
+    claim           the conditional write that makes a commit the next one, and its outcome
+
+It may import formats, stores and the files of the data directory. A commit's key is written once:
+that is the claim, and the only lock of a remote log.
+"""

@@ -1,0 +1,287 @@
+"""Claiming a remote LSN: one conditional write, and what to do with each answer.
+
+    CREATED             it is ours
+    EXISTS, RACING      read the commit at the key
+      the same hash     it is ours: this or an earlier write of these bytes landed
+      another hash      it is lost
+      nothing           write the same bytes again
+      not readable      read again
+    no answer           write the same bytes again; their answer is the one that was lost
+    an answer without   read the commit at the key
+      a proof
+    surely not sent     as no answer if a write before may have landed, else an error
+    refused for good    read the key if a write before may have landed, else an error; if it is
+                        absent, the outcome stays unknown
+
+A claim that an earlier call may have made begins by reading, so that a machine which may not write
+any more learns how it ended, too. Throttling is waited out for about a minute. A store that does
+not answer in time is asked again until the time is over that it has for any verb.
+
+The rules are `next_step`, a function of one event; `claim` only carries out what it says.
+
+Invariants:
+ 1. A claim is reported won only after a CREATED of its own or the same hash read at the key.
+ 2. A claim is reported lost only after another hash was read at the key. A key that is absent
+    proves nothing: a write that is on its way may still arrive.
+ 3. Once a write may have landed, only 1 or 2 ends in anything else than CommitOutcomeUnknownError.
+
+Crash here: the caller's pending record has the same bytes and hash; calling `claim` with them again
+ends as this call would have. Before the first call the caller makes that record durable; it removes
+the record when `claim` returned, or raised another StoreError than CommitOutcomeUnknownError at the
+first call for that record.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graft_vfs.counters import Counters
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    DamageError,
+    StoreError,
+    StoreUnavailableError,
+)
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.remote.commit_reader import CommitRecord
+from graft_vfs.remote.log import RemoteLog, commit_key
+from graft_vfs.store.base import PutOutcome
+
+_logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS_MAX = 5.0
+_THROTTLED_SECONDS_MAX = 60.0
+"""How long a claim waits in all because the store throttles."""
+
+
+class Event(enum.Enum):
+    """What one request showed."""
+
+    CREATED = "the write made the key"
+    EXISTS = "the write was refused because the key exists"
+    RACING = "the write was refused because another one was in progress"
+    UNKNOWN = "the write got no answer"
+    UNPROVEN = "the write was answered, and the answer does not prove that it landed"
+    NOT_SENT = "the write was surely not carried out, but an earlier one may have been"
+    REFUSED = "the write was refused for good, but an earlier one may have been carried out"
+    FOUND_SAME = "the key holds a commit with our hash"
+    FOUND_OTHER = "the key holds a commit with another hash"
+    FOUND_NOTHING = "the key is absent"
+    STUCK = "the key is absent and we may not write it, or the store throttles reading it"
+    UNREADABLE = "the key could not be read"
+
+
+class Action(enum.Enum):
+    """What to do next."""
+
+    REPORT_WON = "report the claim as won"
+    REPORT_LOST = "report the claim as lost"
+    READ_BACK = "read the key now"
+    READ_AGAIN = "wait, then read the key"
+    PUT_AGAIN = "wait, then write the same bytes"
+    GIVE_UP_UNKNOWN = "report that the outcome is unknown"
+
+
+_NEXT_STEPS = {
+    Event.CREATED: Action.REPORT_WON,
+    Event.FOUND_SAME: Action.REPORT_WON,
+    Event.FOUND_OTHER: Action.REPORT_LOST,
+    Event.EXISTS: Action.READ_BACK,
+    Event.RACING: Action.READ_BACK,
+    Event.UNKNOWN: Action.PUT_AGAIN,
+    Event.UNPROVEN: Action.READ_BACK,
+    Event.NOT_SENT: Action.PUT_AGAIN,
+    Event.REFUSED: Action.READ_BACK,
+    Event.STUCK: Action.GIVE_UP_UNKNOWN,
+    Event.FOUND_NOTHING: Action.PUT_AGAIN,
+    Event.UNREADABLE: Action.READ_AGAIN,
+}
+_REPEATING = frozenset({Action.PUT_AGAIN, Action.READ_AGAIN})
+
+
+def next_step(event: Event, *, attempts_left: int) -> Action:
+    """Return what follows an event; a step that repeats a request needs an attempt for it."""
+    action = _NEXT_STEPS[event]
+    if action in _REPEATING and attempts_left == 0:
+        return Action.GIVE_UP_UNKNOWN
+    return action
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """How a claim ended. `winner` is the commit that has the LSN, None if that is our own."""
+
+    winner: CommitRecord | None
+
+    @property
+    def won(self) -> bool:
+        """Tell whether the LSN is ours."""
+        return self.winner is None
+
+
+def claim(
+    log: RemoteLog,
+    lsn: RemoteLsn,
+    data: bytes,
+    commit_hash: bytes,
+    *,
+    attempts: int = ATTEMPTS,
+    in_doubt: bool = False,
+    counters: Counters | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    jitter: Callable[[], float] = random.random,
+) -> ClaimResult:
+    """Claim `lsn` for the commit object `data`, whose header has `commit_hash`.
+
+    One request if nothing goes wrong, two if another client was first; at most `attempts` requests
+    that are not answered, and more while the store throttles. The result is durable in the store.
+    `in_doubt` says that an earlier call with these bytes may have written them: then the key is
+    read first, and written only if it is absent. `counters` learns what happened. `jitter` gives
+    numbers from 0 to 1.
+
+    Raises CommitOutcomeUnknownError if a write may have landed and nothing tells; another
+    StoreError only if no write of this call has landed or will.
+    """
+    run = _Claim(log, lsn, data, commit_hash, counters or Counters(), in_doubt=in_doubt)
+    return run.run(attempts, sleep, jitter)
+
+
+class _Claim:
+    """One run of the protocol. Owner: `claim`; one thread."""
+
+    def __init__(
+        self,
+        log: RemoteLog,
+        lsn: RemoteLsn,
+        data: bytes,
+        commit_hash: bytes,
+        counters: Counters,
+        *,
+        in_doubt: bool,
+    ) -> None:
+        self._log = log
+        self._lsn = lsn
+        self._data = data
+        self._hash = commit_hash
+        self._counters = counters
+        self._in_doubt = in_doubt
+        self._winner: CommitRecord | None = None
+        self._problem: Exception | None = None
+        self._is_refused = False
+        self._throttled: float | None = None
+        self._late_share = 0.0
+
+    def run(
+        self, attempts: int, sleep: Callable[[float], None], jitter: Callable[[], float]
+    ) -> ClaimResult:
+        """Carry out steps until one of them ends the claim."""
+        assert attempts >= 1
+        failures, throttles, waited = 0, 0, 0.0
+        event = self._read() if self._in_doubt else Event.FOUND_NOTHING
+        if event is Event.FOUND_NOTHING:
+            event = self._put()
+        while True:
+            action = next_step(event, attempts_left=max(0, attempts - 1 - failures))
+            pause = _pause_seconds(failures, jitter())
+            if action in _REPEATING and self._late_share >= 1.0:
+                action = Action.GIVE_UP_UNKNOWN
+            is_throttled = self._throttled is not None and action in _REPEATING
+            if is_throttled:
+                pause = max(self._throttled or 0.0, _throttled_seconds(throttles, jitter()))
+                if waited + pause > _THROTTLED_SECONDS_MAX:
+                    action = Action.GIVE_UP_UNKNOWN
+            _logger.debug("claim of LSN %d of log %s: %s", self._lsn, self._log.log_id, event.value)
+            if action is Action.REPORT_WON:
+                self._counters.add("claims_won")
+                return ClaimResult(None)
+            if action is Action.REPORT_LOST:
+                assert self._winner is not None
+                self._counters.add("claims_lost")
+                return ClaimResult(self._winner)
+            if action is Action.GIVE_UP_UNKNOWN:
+                self._counters.add("claims_unknown")
+                raise self._unknown() from self._problem
+            if action in _REPEATING:
+                sleep(pause)
+                failures, throttles = failures + (not is_throttled), throttles + is_throttled
+                waited += pause if is_throttled else 0.0
+                self._counters.add("claim_retries")
+            event = self._put() if action is Action.PUT_AGAIN else self._read()
+
+    def _put(self) -> Event:
+        """Write once. Raises StoreError if that did nothing and nothing is in doubt."""
+        self._counters.add("claim_requests")
+        self._throttled = None
+        try:
+            outcome = self._log.store.put_if_absent(
+                commit_key(self._log.log_id, self._lsn), self._data
+            )
+        except CommitOutcomeUnknownError as error:
+            self._in_doubt, self._problem = True, error
+            self._throttled = error.retry_after_seconds
+            self._late_share += error.late_share
+            return Event.UNPROVEN if error.was_answered else Event.UNKNOWN
+        except StoreError as error:
+            if not self._in_doubt:
+                raise
+            self._problem = error
+            if isinstance(error, StoreUnavailableError):
+                return Event.NOT_SENT
+            self._is_refused = True
+            return Event.REFUSED
+        # A refusal may be the echo of our own write that something on the way sent twice, so from
+        # here on only a commit that was read can tell.
+        self._in_doubt = True
+        return _EVENTS[outcome]
+
+    def _read(self) -> Event:
+        """Read what the key holds; the store waits out throttling by itself."""
+        self._throttled = None
+        try:
+            record = self._log.read_header(self._lsn)
+        except (StoreError, DamageError) as error:
+            # Damage can be a bit that flipped on the way here, and the commit our own.
+            self._problem = error
+            if isinstance(error, StoreUnavailableError) and error.retry_after_seconds is not None:
+                return Event.STUCK  # The store has waited that out for as long as it may.
+            if isinstance(error, StoreUnavailableError) and error.was_late:
+                self._late_share = 1.0  # The store was asked for as long as a verb may take.
+            return Event.UNREADABLE
+        if record is None:
+            return Event.STUCK if self._is_refused else Event.FOUND_NOTHING
+        if record.header.hash == self._hash:
+            return Event.FOUND_SAME
+        self._winner = record
+        return Event.FOUND_OTHER
+
+    def _unknown(self) -> CommitOutcomeUnknownError:
+        cause = f": {self._problem}" if self._problem is not None else ""
+        return CommitOutcomeUnknownError(
+            f"no answer tells whether this push has LSN {self._lsn} of log {self._log.log_id}"
+            f"{cause}",
+            next_step="push again; the attempt is kept and is asked for first",
+        )
+
+
+_EVENTS = {
+    PutOutcome.CREATED: Event.CREATED,
+    PutOutcome.EXISTS: Event.EXISTS,
+    PutOutcome.RACING: Event.RACING,
+}
+
+
+def _throttled_seconds(throttles: int, jitter: float) -> float:
+    return min(8.0, 2.0**throttles) * (0.5 + jitter / 2)
+
+
+def _pause_seconds(failures: int, jitter: float) -> float:
+    """Return how long to wait: doubling, with half of it random so that rivals spread out."""
+    pause: float = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2**failures)
+    return pause * (0.5 + jitter / 2)

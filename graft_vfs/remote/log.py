@@ -1,0 +1,562 @@
+"""Remote logs: how objects in a store make an ordered, provable history, and the refs that name it.
+
+    refs/<name>                          names a log; create-only
+    logs/<log>/commits/<descending>      one commit; create-only, never deleted
+    logs/<log>/checkpoints/<descending>  the page table as of an LSN
+    segments/<segment>                   frames of commits too large to carry them
+
+`<descending>` is the ones-complement of the 64-bit LSN in 16 hexadecimal digits, so that an
+ascending listing starts with the newest. `<name>` is one key segment, whatever the ref is called:
+letters, digits, `_` and `-` stand for themselves, `.` too except in front, all other UTF-8 bytes
+are percent-encoded. A name that gets longer than 160 characters so, more than some stores take, is
+cut there and followed by `~` and the BLAKE2b-128 of the whole name.
+
+A ref object, at most 8192 bytes of ASCII; version 1 has no checksum and is still read:
+
+    graft-vfs ref 2 <newline>
+    <log id> <newline>
+    <the whole name, percent-encoded> <newline>
+    <XXH3-64 of all of the above in 16 hexadecimal digits> <newline>
+
+Objects that others left among refs and commits, such as `.DS_Store` or `README`, are skipped where
+keys are listed, with one warning.
+
+Invariants:
+ 1. A commit that is handed out has proved itself by its hash, has the log and LSN of its key, and
+    stands on the commit before it wherever that one's hash is known.
+ 2. A log has no gaps. One that is found is damage, and said to be.
+ 3. A frame that is handed out has proved itself by the checksum in its header.
+ 4. A ref leads only to the log that its own name was given to: the name in it is compared, because
+    some stores take `Main` and `main` for one key.
+
+A crash here leaves at most a segment that no commit names. What this module does not do: decide who
+owns an LSN (`claim`), or remember anything.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote, unquote_to_bytes
+
+from xxhash import xxh3_64_hexdigest
+
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    CorruptObjectError,
+    DamageError,
+    FutureVersionError,
+    InvalidIdError,
+    InvalidTagError,
+    ObjectMissingError,
+    StoreUnavailableError,
+)
+from graft_vfs.format.commit import CommitHeader
+from graft_vfs.format.frame import decode_frame
+from graft_vfs.format.segment import segment_header
+from graft_vfs.ids import LogId, SegmentId
+from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
+from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commit, read_commits
+from graft_vfs.store.base import ObjectStore, PutOutcome
+
+_logger = logging.getLogger(__name__)
+
+REFS_PREFIX = "refs/"
+LOGS_PREFIX = "logs/"
+SEGMENTS_PREFIX = "segments/"
+REF_BYTES_MAX = 8192
+REF_NAME_CHARACTERS_MAX = 512
+
+_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
+_DESCENDING = re.compile(r"[0-9a-f]{16}")
+_SEGMENT_CHARACTERS_MAX = 160
+_NAME_HASH_BYTES = 16
+_REF_MAGIC = b"graft-vfs ref "
+_REF_VERSION = 2
+_REF_LINES = {b"1": 3, b"2": 4}
+"""How many lines follow the first in each version, the empty one at the end included."""
+_REF_READERS = 16
+_NEWEST_KEYS = 8
+_REF_ATTEMPTS = 5
+_REF_PAUSE_SECONDS = 0.1
+_BEHIND_BYTES_MAX = 8 << 20
+_LOOKS = (1, 1, 7)
+"""How many commits a poll looks at together, step by step while all of them exist."""
+
+
+# Keys -----------------------------------------------------------------------------------------
+
+
+def descending(lsn: RemoteLsn) -> str:
+    """Return the key segment of an LSN: 16 digits that sort from the newest to the oldest."""
+    assert 0 < lsn <= LSN_MAX
+    return f"{_U64_MAX - lsn:016x}"
+
+
+def ascending(text: str, *, key: str) -> RemoteLsn:
+    """Return the LSN of a key segment; raises CorruptObjectError if it is none. `key` names it."""
+    lsn = _U64_MAX - int(text, 16) if _DESCENDING.fullmatch(text) else 0
+    if not 0 < lsn <= LSN_MAX:
+        raise CorruptObjectError(
+            f"{key} is foreign: its name is no LSN", next_step="check who else writes to the remote"
+        )
+    return RemoteLsn(lsn)
+
+
+def commits_prefix(log: LogId) -> str:
+    """Return what the keys of a log's commits begin with."""
+    return f"{LOGS_PREFIX}{log}/commits/"
+
+
+def commit_key(log: LogId, lsn: RemoteLsn) -> str:
+    """Return the key of a commit."""
+    return commits_prefix(log) + descending(lsn)
+
+
+def segment_key(segment: SegmentId) -> str:
+    """Return the key of a segment."""
+    return f"{SEGMENTS_PREFIX}{segment}"
+
+
+def ref_key(name: str) -> str:
+    """Return the key of a ref; raises InvalidTagError for a name that no tag can have."""
+    encoded = _encode_name(name)
+    if len(encoded) > _SEGMENT_CHARACTERS_MAX:
+        digest = hashlib.blake2b(name.encode(), digest_size=_NAME_HASH_BYTES).hexdigest()
+        encoded = f"{encoded[:_SEGMENT_CHARACTERS_MAX]}~{digest}"
+    return REFS_PREFIX + encoded
+
+
+def _encode_name(name: str) -> str:
+    """Percent-encode a name; `~` is left to mark names that were cut, and no result is `..`."""
+    step = "use a text of 1 to 512 characters without NUL"
+    if not 0 < len(name) <= REF_NAME_CHARACTERS_MAX or "\0" in name:
+        raise InvalidTagError(f"{name[:64]!r} cannot name a ref", next_step=step)
+    try:
+        encoded = quote(name, safe="", errors="strict").replace("~", "%7E")
+    except UnicodeEncodeError as error:
+        raise InvalidTagError(f"{name[:64]!r} is no Unicode text", next_step=step) from error
+    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
+
+
+def _decode_name(encoded: str, *, key: str) -> str:
+    """Undo `_encode_name`; raises CorruptObjectError for what it never gives."""
+    try:
+        name = unquote_to_bytes(encoded).decode()
+        is_ours = _encode_name(name) == encoded
+    except (UnicodeDecodeError, InvalidTagError):
+        is_ours = False
+    if not is_ours:
+        raise CorruptObjectError(
+            f"{key} is foreign: no ref has such a name",
+            next_step="check who else writes to the remote",
+        )
+    return name
+
+
+# Logs -----------------------------------------------------------------------------------------
+
+
+class RemoteLog:
+    """The handle of one log in one store. It remembers nothing, so it is never out of date.
+
+    Owner: whoever made it; there is nothing to close. Thread rule: any thread.
+    """
+
+    def __init__(self, store: ObjectStore, log_id: LogId) -> None:
+        self.store = store
+        self.log_id = log_id
+
+    def __repr__(self) -> str:
+        return f"<RemoteLog {self.log_id} in {self.store.describe()}>"
+
+    def read_header(
+        self, lsn: RemoteLsn, *, expect_previous: bytes | None = None
+    ) -> CommitRecord | None:
+        """Return the commit at `lsn`, or None if there is none yet.
+
+        One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
+        is not the commit of this key, or does not stand on the one whose hash is given.
+        """
+        record = read_commit(self.store, self.place(lsn))
+        if record is not None:
+            check_chain(record.header, expect_previous, key=commit_key(self.log_id, lsn))
+        return record
+
+    def place(self, lsn: RemoteLsn) -> Place:
+        """Return where the commit of an LSN is expected. No request."""
+        return Place(self.log_id, lsn, commit_key(self.log_id, lsn))
+
+    def newest_lsn(self) -> RemoteLsn:
+        """Return the newest LSN, 0 for an empty log. One listing of a few keys.
+
+        Foreign objects are skipped; if there are many, another listing goes past them.
+        """
+        keys = list(self.store.list(commits_prefix(self.log_id), limit=_NEWEST_KEYS))
+        lsns = self._lsns_of(keys)
+        newest = next(lsns, NO_LSN)
+        if newest or len(keys) < _NEWEST_KEYS:
+            return newest
+        return next(self.lsns(), NO_LSN)
+
+    def lsns(self) -> Iterator[RemoteLsn]:
+        """Yield the LSNs of all commits, the newest first. One listing for each 1000.
+
+        Foreign objects are skipped, with one warning.
+        """
+        return self._lsns_of(self.store.list(commits_prefix(self.log_id)))
+
+    def _lsns_of(self, keys: Iterable[str]) -> Iterator[RemoteLsn]:
+        prefix = commits_prefix(self.log_id)
+        has_warned = False
+        for key in keys:
+            try:
+                lsn = ascending(key.removeprefix(prefix), key=key)
+            except CorruptObjectError as error:
+                if not has_warned:
+                    _logger.warning("skipped what is no commit: %s", error)
+                has_warned = True
+                continue
+            yield lsn
+
+    def read_headers(
+        self,
+        first: RemoteLsn,
+        last: RemoteLsn,
+        *,
+        previous_hash: bytes | None,
+    ) -> Iterator[CommitRecord]:
+        """Yield the commits first..last (inclusive) in ascending order, as they arrive.
+
+        `previous_hash` is that of the commit before `first`, None if it is not known; every commit
+        is proved to stand on the one before. One request each, 32 at a time, which go on only as
+        far ahead as twice that. Raises CorruptObjectError at a gap.
+        """
+        records = read_commits(self.store, map(self.place, map(RemoteLsn, range(first, last + 1))))
+        for lsn, record in enumerate(records, first):
+            if record is None:
+                raise self.gap(RemoteLsn(lsn))
+            check_chain(
+                record.header, previous_hash, key=commit_key(self.log_id, record.header.lsn)
+            )
+            previous_hash = record.header.hash
+            yield record
+
+    def gap(self, lsn: RemoteLsn) -> CorruptObjectError:
+        """Return the error for a commit that is absent though a newer one exists."""
+        return CorruptObjectError(
+            f"log {self.log_id} has a gap: {commit_key(self.log_id, lsn)} (LSN {lsn}) is absent "
+            "though a newer commit exists",
+            next_step="restore the object from a replica or a backup; a commit is never deleted by "
+            "graft-vfs",
+        )
+
+    def probe_next(
+        self,
+        known_lsn: RemoteLsn,
+        known_hash: bytes | None,
+        *,
+        lists: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[CommitRecord]:
+        """Yield all commits after `known_lsn`, ascending, proved to follow it, as they arrive.
+
+        `known_lsn` is 0 and `known_hash` None when nothing is known: a listing then, and one
+        request for each commit, 32 at a time. Else one request when nothing is new, and two for one
+        new commit. If there are two, the seven after them are looked at together, and only if all
+        exist does a listing tell how many more there are; with `lists` it always does, which also
+        finds that the next commit is missing. `progress` gets the commits read, and all.
+        """
+        newest, is_far = known_lsn, not known_lsn
+        for count in () if is_far else _LOOKS:
+            looked_to = newest + count
+            for record in self._look(RemoteLsn(newest + 1), count, known_hash):
+                newest, known_hash = record.header.lsn, record.header.hash
+                yield record
+            is_far = newest == looked_to
+            if not is_far:
+                break
+        last = self.newest_lsn() if is_far or lists else newest
+        if progress is not None and newest > known_lsn:
+            progress(newest - known_lsn, last - known_lsn)
+        for record in self.read_headers(RemoteLsn(newest + 1), last, previous_hash=known_hash):
+            if progress is not None:
+                progress(record.header.lsn - known_lsn, last - known_lsn)
+            yield record
+
+    def _look(
+        self, first: RemoteLsn, count: int, previous_hash: bytes | None
+    ) -> Iterator[CommitRecord]:
+        """Yield the commits that there are among `count` from `first` on, read together."""
+        following = first
+        places = [self.place(RemoteLsn(lsn)) for lsn in range(first, first + count)]
+        for place, looked in zip(places, read_commits(self.store, places), strict=True):
+            record = looked
+            while record is not None and following <= place.lsn:
+                if following < place.lsn:
+                    # Absent before one that is present: it may have come between both answers.
+                    record = self.read_header(following)
+                    if record is None:
+                        raise self.gap(following)
+                check_chain(record.header, previous_hash, key=commit_key(self.log_id, following))
+                previous_hash = record.header.hash
+                yield record
+                following = RemoteLsn(following + 1)
+                record = looked
+
+    # Frames -----------------------------------------------------------------------------------
+
+    def read_frames(
+        self, header: CommitHeader, header_length: int, first: int, end: int
+    ) -> list[bytes]:
+        """Return the page images of frames first..end (half-open), one run of pages for each.
+
+        One range read. Raises CorruptObjectError if a frame is not what the header says, or
+        ObjectMissingError if the object is gone.
+        """
+        if first == end:
+            return []
+        key = self.body_key(header)
+        start, length = header.frames.byte_range(first, end)
+        body = self.store.get_range(key, header.body_offset(header_length) + start, length)
+        if len(body) != length:
+            raise CorruptObjectError(
+                f"{key}: truncated, {len(body)} bytes where frames {first} to {end - 1} have "
+                f"{length}",
+                next_step="restore the object from a replica or a backup",
+            )
+        return list(_decoded(header, memoryview(body), first, end, key=key))
+
+    def frames_behind(self, record: CommitRecord) -> Iterator[bytes]:
+        """Yield the page images of the first frames, as far as they came whole with the header.
+
+        No request, and at most 8 MiB. Ends before a damaged frame: its reader gets the error.
+        """
+        header = record.header
+        if header.segment is not None:
+            return
+        whole = bisect.bisect_right(header.frames.offsets, len(record.behind)) - 1
+        whole = min(whole, _BEHIND_BYTES_MAX // (header.page_size * header.frames.frame_pages))
+        key = self.body_key(header)
+        with contextlib.suppress(CorruptObjectError):
+            yield from _decoded(header, memoryview(record.behind), 0, whole, key=key)
+
+    def body_key(self, header: CommitHeader) -> str:
+        """Return the key of the object that holds a commit's frames."""
+        if header.segment is not None:
+            return segment_key(header.segment)
+        return commit_key(self.log_id, header.lsn)
+
+    def write_segment(
+        self, segment: SegmentId, frames: Iterable[bytes | bytearray | memoryview]
+    ) -> None:
+        """Write a segment of these frames; atomic, and durable on return. No commit names it yet.
+
+        One request, on S3 more above 8 MiB. Frames may be views of a mapped file, so that they need
+        not be in memory together. Raises StoreError.
+        """
+        self.store.put(segment_key(segment), [segment_header(segment), *frames])
+
+
+def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:
+    """Raise CorruptObjectError unless a commit names `expected` as the hash of the one before."""
+    if expected is not None and header.previous_hash != expected:
+        raise CorruptObjectError(
+            f"{key}: LSN {header.lsn} does not stand on the commit known as the one before it; "
+            f"it names {header.previous_hash.hex()[:16]}, known is {expected.hex()[:16]}",
+            next_step="the history of this log was replaced: clone it anew, or restore the remote",
+        )
+
+
+def _decoded(
+    header: CommitHeader, body: memoryview, first: int, end: int, *, key: str
+) -> Iterator[bytes]:
+    base, _ = header.frames.byte_range(first, end)
+    for frame in range(first, end):
+        start, length = header.frames.byte_range(frame, frame + 1)
+        yield decode_frame(
+            body[start - base : start - base + length],
+            page_size=header.page_size,
+            page_count=header.pages_in_frame(frame),
+            checksum=header.frames.checksum(frame),
+            name=f"{key} frame {frame} of LSN {header.lsn}",
+        )
+
+
+# Refs -----------------------------------------------------------------------------------------
+
+
+def create_ref(
+    store: ObjectStore, name: str, log: LogId, *, sleep: Callable[[float], None] = time.sleep
+) -> LogId:
+    """Make a ref for a log, unless it exists; returns the log that the ref names from now on.
+
+    Durable on return. One request, two if the ref exists or an answer proves nothing. A ref has no
+    attempt id: whoever made it with the same log made the same ref. Raises StoreError,
+    CommitOutcomeUnknownError.
+    """
+    key = ref_key(name)
+    content = _encode_ref(name, log)
+    unknown: CommitOutcomeUnknownError | None = None
+    late = 0.0
+    for attempt in range(_REF_ATTEMPTS):
+        if attempt:
+            sleep(_REF_PAUSE_SECONDS * attempt)
+        try:
+            outcome = store.put_if_absent(key, content)
+        except CommitOutcomeUnknownError as error:
+            # Writing the same bytes again is safe, and its answer is the one that was lost. One
+            # that proves nothing may stand for a write that landed.
+            unknown = error
+            winner = read_ref(store, name) if error.was_answered else None
+            if winner is not None:
+                return winner
+            late += error.late_share
+            if late >= 1.0:
+                break
+            continue
+        if outcome is PutOutcome.CREATED:
+            return log
+        winner = read_ref(store, name)
+        if winner is not None:
+            return winner
+    if unknown is not None:
+        raise unknown
+    raise StoreUnavailableError(
+        f"the store neither makes {key} nor has it, after {_REF_ATTEMPTS} attempts",
+        next_step="try again",
+    )
+
+
+def read_ref(store: ObjectStore, name: str) -> LogId | None:
+    """Return the log that a ref names, None if there is no such ref. One request.
+
+    Raises CorruptObjectError if the object is no ref, or that of another name.
+    """
+    key = ref_key(name)
+    try:
+        content = _get_ref(store, key)
+    except ObjectMissingError:
+        return None
+    log, found = _decode_ref(content, key=key)
+    if found != name:
+        raise CorruptObjectError(
+            f"{key} is the ref {found!r}, not {name!r}",
+            next_step="this store does not tell upper from lower case, or the object was copied; "
+            "choose another name",
+        )
+    return log
+
+
+def list_refs(
+    store: ObjectStore, damaged: list[CorruptObjectError] | None = None
+) -> Iterator[tuple[str, LogId]]:
+    """Yield (name, log) of all refs, in the order of their keys.
+
+    One request for each 1000, and one for each ref, 16 at a time. Objects that are no refs that
+    this version reads are skipped, with one warning for all. `damaged` learns which of them were
+    refs, and are damaged or copied.
+    """
+    keys = list(store.list(REFS_PREFIX))
+    skipped: list[DamageError] = []
+    with ThreadPoolExecutor(_REF_READERS, thread_name_prefix="graft-refs") as executor:
+        for found in executor.map(lambda key: _listed_ref(store, key), keys):
+            if isinstance(found, DamageError):
+                skipped.append(found)
+            elif found is not None:
+                yield found
+    if damaged is not None:
+        damaged += [
+            error
+            for error in skipped
+            if isinstance(error, CorruptObjectError) and not error.is_foreign
+        ]
+    if skipped:
+        _logger.warning("skipped %d objects among the refs, such as: %s", len(skipped), skipped[0])
+
+
+def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError | None:
+    """Return a ref, None if it was removed after it was listed, or why it is none."""
+    try:
+        log, name = _decode_ref(_get_ref(store, key), key=key)
+        if ref_key(name) != key:
+            raise CorruptObjectError(f"{key} is a copy of the ref {name!r}")
+    except ObjectMissingError:
+        return None
+    except DamageError as error:
+        return error
+    return name, log
+
+
+def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
+    """Yield (log, its newest LSN) of all logs with commits, by id. Two requests a log, and one."""
+    after: str | None = None
+    while True:
+        key = next(iter(store.list(LOGS_PREFIX, start_after=after, limit=1)), None)
+        if key is None:
+            return
+        name = key.removeprefix(LOGS_PREFIX).split("/")[0]
+        if LogId.looks_like(name):
+            log = LogId.parse(name)
+            newest = RemoteLog(store, log).newest_lsn()
+            if newest:
+                yield log, newest
+        # The character after the slash: what follows is after all keys of this log.
+        after = f"{LOGS_PREFIX}{name}0"
+
+
+def _encode_ref(name: str, log: LogId) -> bytes:
+    body = b"%s%d\n%s\n%s\n" % (
+        _REF_MAGIC,
+        _REF_VERSION,
+        str(log).encode(),
+        _encode_name(name).encode(),
+    )
+    return body + b"%s\n" % xxh3_64_hexdigest(body).encode()
+
+
+def _get_ref(store: ObjectStore, key: str) -> bytes:
+    """Read a ref object; a range read, so that a huge foreign object costs no more than a ref."""
+    content = store.get_range(key, 0, REF_BYTES_MAX + 1)
+    if len(content) > REF_BYTES_MAX:
+        raise CorruptObjectError(
+            f"{key} is larger than a ref can be",
+            next_step="check who else writes to the remote",
+            is_foreign=True,
+        )
+    return content
+
+
+def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
+    """Return (log, name) of a ref object; raises CorruptObjectError or FutureVersionError."""
+    version, *rest = content.split(b"\n")
+    digits = version.removeprefix(_REF_MAGIC)
+    if not version.startswith(_REF_MAGIC) or not digits.isdigit():
+        raise CorruptObjectError(
+            f"{key} is not a ref of graft-vfs",
+            next_step="check the bucket and its prefix",
+            is_foreign=True,
+        )
+    if digits not in _REF_LINES:
+        raise FutureVersionError(
+            f"{key} has format version {digits[:16].decode()}, this program reads {_REF_VERSION}",
+            next_step="upgrade graft-vfs",
+        )
+    try:
+        if len(rest) != _REF_LINES[digits] or rest[-1]:
+            raise CorruptObjectError(f"{key}: a ref has {_REF_LINES[digits]} lines")
+        if digits == b"%d" % _REF_VERSION:
+            body = content[: -len(rest[-2]) - 1]
+            if rest[-2] != xxh3_64_hexdigest(body).encode():
+                raise CorruptObjectError(f"{key}: checksum mismatch, this is not what was written")
+        log = LogId.parse(rest[0].decode("ascii"))
+        name = _decode_name(rest[1].decode("ascii"), key=key)
+    except (UnicodeDecodeError, InvalidIdError) as error:
+        raise CorruptObjectError(f"{key} does not name a log: {error}") from error
+    return log, name

@@ -1,0 +1,9 @@
+"""Floor 4: the remote half of a database.
+
+    page_table    which commit holds the newest image of each page
+    log_view      the pages of a remote log as of one LSN, fetched when they are read
+    logs          the remote logs that this data directory knows
+    remote_view   what a snapshot asks of either a log view or an absent base
+
+It may import remote logs and the page cache. A page that it returns was verified by its checksum.
+"""

@@ -1,0 +1,440 @@
+"""A view of a remote log as of one LSN: finds pages, fetches their frames, reads ahead.
+
+A page that is missing here costs one range read of its frame. When the pages asked for follow one
+another, more frames are fetched with it, twice as many each time, in ranges that run in parallel;
+the next window is requested when half of the last was used, so that a scan seldom waits. Point
+queries never pay for that: a miss elsewhere starts a stream of one frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Executor, Future
+from dataclasses import dataclass
+from time import monotonic
+
+from graft_vfs.errors import CorruptObjectError, LocalStorageError, UsageError
+from graft_vfs.format.commit import CommitHeader
+from graft_vfs.ids import LogId
+from graft_vfs.local.cache.arena import Arena, FrameKey, history_of
+from graft_vfs.local.cache.page_cache import PageCache, Place
+from graft_vfs.local.cache.space import CacheSpace
+from graft_vfs.pages import RemoteLsn, lock_page
+from graft_vfs.reentry import occupied, refuse_reentry, thread
+from graft_vfs.remote.log import RemoteLog
+from graft_vfs.view.page_table import PageTable
+from graft_vfs.view.remote_view import Located
+
+_logger = logging.getLogger(__name__)
+
+WINDOW_FRAMES_MAX = 128
+RANGE_FRAMES_MAX = 16
+RANGE_BYTES_MAX = 8 << 20
+"""Images in one range: what is decompressed at a time by each of the threads that fetch."""
+_STREAMS_MAX = 4
+_SLACK_PAGES = 16
+"""How far beyond a stream's end a miss still goes on with it: interior pages lie between leaves."""
+_GUESS_FRAMES = 2
+_LOCATED_MAX = 262_144
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CommitSource:
+    """A remote commit as a source of frames: where to fetch them, and where they are kept."""
+
+    log: RemoteLog
+    cache: PageCache
+    header: CommitHeader
+    header_length: int
+
+    @property
+    def lsn(self) -> RemoteLsn:
+        """The commit's remote LSN."""
+        return self.header.lsn
+
+    def pages_in_frame(self, frame: int) -> int:
+        """Return how many pages a frame holds; only the last may be shorter."""
+        frame_pages = self.header.frames.frame_pages
+        return min(frame_pages, len(self.header.pages) - frame * frame_pages)
+
+    def cached(self, frame: int) -> bytes | None:
+        """Return the images of a frame if they are on this machine. No request."""
+        place = self.find(frame)
+        if place is None:
+            return None
+        return bytes(place.view[place.offset : place.offset + self.frame_bytes(frame)])
+
+    def key(self, frame: int) -> FrameKey:
+        """Return what the page cache calls a frame."""
+        return FrameKey(self.header.lsn, history_of(self.header.hash), frame)
+
+    def find(self, frame: int) -> Place | None:
+        """Return where a frame is on this machine, or None. No request."""
+        return self.cache.find(self.key(frame), self.frame_bytes(frame))
+
+    def frame_bytes(self, frame: int) -> int:
+        """Return the length of a frame's images in bytes."""
+        return self.pages_in_frame(frame) * self.header.page_size
+
+    def fetch(self, first: int, end: int) -> list[bytes]:
+        """Fetch frames first..end (half-open), keep them and return them. One range read."""
+        return self._fetch(first, end)[0]
+
+    def fetch_one(self, frame: int) -> Place:
+        """Fetch one frame and return where it is; others cannot take its room before that."""
+        (images,) = frames = self.log.read_frames(self.header, self.header_length, frame, frame + 1)
+        self._count(frames)
+        return self.cache.add(self.key(frame), images)
+
+    def keep(self, first: int, end: int) -> LocalStorageError | None:
+        """Fetch frames and return what keeps them from being on the disk, if anything does."""
+        return self._fetch(first, end)[1]
+
+    def _fetch(self, first: int, end: int) -> tuple[list[bytes], LocalStorageError | None]:
+        with occupied():
+            frames = self.log.read_frames(self.header, self.header_length, first, end)
+            failure = self.cache.add_all(self.key(first), frames)
+            self._count(frames)
+        return frames, failure
+
+    def _count(self, frames: list[bytes]) -> None:
+        counters = self.cache.counters
+        counters.add("frames_fetched", len(frames))
+        counters.add("pages_fetched", sum(map(len, frames)) // self.header.page_size)
+
+
+FrameRange = tuple[CommitSource, int, int]
+_SourceFrame = tuple[CommitSource, int]
+_InFlightKey = tuple[LogId, RemoteLsn, int]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A run of pages being read in order: fetched up to `ahead`, more wanted at `trigger`."""
+
+    ahead: int
+    trigger: int
+    window_frames: int
+
+
+class LogView:
+    """A remote log as of one LSN; immutable but for what it remembers of fetching.
+
+    Owner: the snapshots on it. Thread rule: any thread; two that miss one frame fetch it once.
+    """
+
+    def __init__(
+        self,
+        log: LogId,
+        newest: CommitHeader,
+        table: PageTable[CommitSource],
+        space: CacheSpace,
+        executor: Callable[[], Executor],
+    ) -> None:
+        self.log = log
+        self.lsn = newest.lsn
+        self.hash = newest.hash
+        self.page_size = newest.page_size
+        self.page_count = newest.page_count
+        self.change_counter = newest.change_counter
+        self.time_ms = newest.time_ms
+        self.table = table
+        self.located: dict[int, Located] = {}
+        self.looked_at = 0.0
+        self._executor = executor
+        self._space = space
+        self._forgotten = 0
+        # Frames that `located` has pages of, so that the cache is asked once for all of a frame.
+        self._places: dict[_SourceFrame, Place] = {}
+        # Arenas that `located` leads into.
+        self._arenas: tuple[Arena, ...] = ()
+        self._lock = threading.Lock()
+        # Requested frames: the range that brings them, and its first frame.
+        self._in_flight: dict[_InFlightKey, tuple[Future[list[bytes]], int]] = {}
+        self._streams: list[_Stream] = []
+        space.add_reader(self)
+
+    def locate(self, page: int) -> Located | None:
+        """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
+
+        Raises StoreError if it cannot be fetched, CorruptObjectError if it is not what was pushed.
+        """
+        known = self.located.get(page)
+        if known is not None:
+            return known
+        found = self.table.find(page)
+        if found is None:
+            return None
+        source, slot = found
+        frame_pages = source.header.frames.frame_pages
+        frame = slot // frame_pages
+        epoch = self._forgotten
+        place = self._places.get((source, frame))
+        lasts = True
+        if place is None:
+            place, lasts = self._find_frame(page, source, frame)
+        else:
+            source.cache.counters.pages_found += 1
+            for stream in self._streams:
+                if stream.trigger <= page < stream.ahead:
+                    refuse_reentry()
+                    with occupied():
+                        self._read_on(page)
+                    break
+        view, offset, arena = place
+        located = view, offset + slot % frame_pages * self.page_size
+        if lasts:
+            if len(self.located) >= _LOCATED_MAX:
+                self.located.clear()
+                self._places.clear()
+            if arena is not None and arena not in self._arenas:
+                self._arenas = (*self._arenas, arena)
+            self._places[source, frame] = place
+            self.located[page] = located
+            # Unless all was to be forgotten since the page was looked for.
+            if self._forgotten != epoch:
+                self.forget_located()
+        return located
+
+    def _find_frame(self, page: int, source: CommitSource, frame: int) -> tuple[Place, bool]:
+        """Return where a frame is, fetching it if need be, and whether that lasts; see `_fetch`."""
+        refuse_reentry()
+        thread.depth += 1  # Not `occupied`, which costs more than to find a frame that is here.
+        try:
+            place = source.find(frame)
+            if place is None:
+                source.cache.counters.add("pages_missed")
+                return self._fetch(page, source, frame)
+            source.cache.counters.pages_found += 1
+            self._read_on(page)
+        finally:
+            thread.depth -= 1
+        return place, True
+
+    def forget_located(self) -> None:
+        """Forget where pages are: something that they are in is about to go."""
+        self._forgotten += 1
+        self.located.clear()
+        self._places.clear()
+        self._arenas = ()
+
+    def check_files(self) -> None:
+        """Forget where pages are if a file that they are in was cut: loading them would kill.
+
+        Called at the begin of a transaction, unless the last look was just before. One cheap call
+        for each arena that was read from.
+        """
+        self.looked_at = monotonic()
+        for arena in self._arenas:
+            if arena.is_cut():
+                self.forget_located()
+                return
+
+    def forget_resident(self) -> None:
+        """Release mapped pages of the page cache that were read."""
+        self._space.forget_resident()
+
+    # Fetching ---------------------------------------------------------------------------------
+
+    def _fetch(self, page: int, source: CommitSource, frame: int) -> tuple[Place, bool]:
+        """Fetch one frame, and what follows it if pages are read in order.
+
+        Returns where it is, and whether that lasts: what no cache keeps must not be kept by us.
+        """
+        key = (source.log.log_id, source.lsn, frame)
+        with self._lock:
+            requested = self._in_flight.get(key)
+            if requested is None or requested[0].done():
+                # One that is done and still listed may have failed; this miss asks anew.
+                self._request(self._open_window(page))
+                requested = self._in_flight.get(key)
+        images: bytes | None = None
+        if requested is not None:
+            future, first = requested
+            # Damage may be that of another frame in the range, so this one is asked for alone then.
+            with contextlib.suppress(CorruptObjectError):
+                images = future.result()[frame - first]
+        place = source.find(frame)
+        if place is None and images is None:
+            place = source.fetch_one(frame)
+        if place is not None:
+            return place, source.cache.has(source.key(frame))
+        # A small cache has given its room to what was fetched with it.
+        assert images is not None
+        return Place(memoryview(images), 0), False
+
+    def _read_on(self, page: int) -> None:
+        """Request the next window when reading in order has come half through the last."""
+        for stream in self._streams:
+            if stream.trigger <= page < stream.ahead and stream.window_frames > 1:
+                with self._lock:
+                    self._request(self._extend(stream))
+                return
+
+    def _open_window(self, page: int) -> Iterator[FrameRange]:
+        """Choose the stream that a missing page goes on, or begin a new one."""
+        for stream in self._streams:
+            if stream.ahead <= page <= stream.ahead + _SLACK_PAGES:
+                stream.ahead = page
+                return self._extend(stream)
+        stream = _Stream(ahead=page, trigger=page, window_frames=0)
+        self._streams = [stream, *self._streams[: _STREAMS_MAX - 1]]
+        return self._extend(stream)
+
+    def _extend(self, stream: _Stream) -> Iterator[FrameRange]:
+        stream.window_frames = min(WINDOW_FRAMES_MAX, max(1, stream.window_frames * 2))
+        first = stream.ahead
+        frames: dict[tuple[CommitSource, int], None] = {}
+        page = first
+        while page <= self.page_count and len(frames) < stream.window_frames:
+            found = self.table.find(page)
+            if found is not None:
+                source, slot = found
+                frame = source.header.frames.frame_of(slot)
+                frames.setdefault((source, frame))
+            elif page != lock_page(self.page_size):
+                break  # A page without an image is damage; there may be billions of them.
+            page += 1
+        # The last frame ends where its pages do, else its rest would look like a new miss.
+        while page <= self.page_count:
+            found = self.table.find(page)
+            if found is None:
+                break
+            source, slot = found
+            if (source, source.header.frames.frame_of(slot)) not in frames:
+                break
+            page += 1
+        if stream.window_frames <= _GUESS_FRAMES:
+            # Two misses in a row may be chance. Until it is more, fetch no more than one request.
+            frames = _joined(frames)
+        stream.ahead = page
+        stream.trigger = first + (page - first) // 2
+        return ranges_of_frames(key for key in frames if self._is_missing(*key))
+
+    def _is_missing(self, source: CommitSource, frame: int) -> bool:
+        """Tell whether a frame is neither here nor on its way; the caller holds the lock."""
+        requested = self._in_flight.get((source.log.log_id, source.lsn, frame))
+        # One that is done and still listed has failed, or its frame is in the cache.
+        is_on_its_way = requested is not None and not requested[0].done()
+        # The miss that led here has just looked at the files.
+        return not is_on_its_way and not source.cache.has(source.key(frame))
+
+    def _request(self, ranges: Iterable[FrameRange]) -> None:
+        """Start fetching ranges of frames; the caller holds the lock."""
+        for source, first, end in ranges:
+            keys = [(source.log.log_id, source.lsn, frame) for frame in range(first, end)]
+            future = self._executor().submit(source.fetch, first, end)
+            for key in keys:
+                self._in_flight[key] = future, first
+            future.add_done_callback(functools.partial(self._landed, keys))
+
+    def _landed(self, keys: list[_InFlightKey], future: Future[list[bytes]]) -> None:
+        for key in keys:
+            requested = self._in_flight.get(key)
+            if requested is not None and requested[0] is future:
+                self._in_flight.pop(key, None)
+        # A closing engine cancels what has not begun.
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            # Whoever needs the frame waits for this future or asks again, and gets the error.
+            _logger.debug("fetching %d frames failed: %s", len(keys), error)
+
+    # Whole logs -------------------------------------------------------------------------------
+
+    def frames(self) -> dict[tuple[CommitSource, int], int]:
+        """Return every (source, frame) that holds a live page, with the number of such pages."""
+        counts: dict[tuple[CommitSource, int], int] = {}
+        for first, end, source, slot in self.table.runs():
+            frame_pages = source.header.frames.frame_pages
+            page, last = first, min(end, self.page_count + 1)
+            while page < last:
+                at = slot + page - first
+                step = min(last - page, frame_pages - at % frame_pages)
+                key = (source, at // frame_pages)
+                counts[key] = counts.get(key, 0) + step
+                page += step
+        return counts
+
+    def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
+        """Fetch every frame that is not here; returns how many pages that made present.
+
+        `progress` is called with (frames done, frames to do). Raises the first fetch's error, and
+        LocalStorageError if the disk does not take what was fetched; what has arrived stays.
+        """
+        with occupied():
+            return self._hydrate(progress)
+
+    def _hydrate(self, progress: Callable[[int, int], None] | None) -> int:
+        counts = self.frames()
+        missing = self._absent(counts)
+        done = 0
+        pending = [
+            (self._executor().submit(source.keep, first, end), end - first)
+            for source, first, end in ranges_of_frames(missing)
+        ]
+        try:
+            for future, frames in pending:
+                failure = future.result()
+                if failure is not None:
+                    raise failure
+                done += frames
+                if progress is not None:
+                    progress(done, len(missing))
+        except CancelledError as error:
+            raise UsageError("the engine was closed while pages were fetched") from error
+        finally:
+            for future, _ in pending:
+                future.cancel()
+        # A bound may have taken some away again.
+        absent = self._absent(missing)
+        return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
+
+    def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
+        """Return those of the frames that are not on this machine. No request."""
+        present: dict[PageCache, set[FrameKey]] = {}
+        absent = []
+        for source, frame in frames:
+            if source.cache not in present:
+                present[source.cache] = source.cache.present()
+            if source.key(frame) not in present[source.cache]:
+                absent.append((source, frame))
+        return absent
+
+    def pages_present(self) -> tuple[int, int]:
+        """Return (pages that are on this machine, pages that have an image). No request."""
+        counts = self.frames()
+        total = sum(counts.values())
+        return total - sum(counts[key] for key in self._absent(counts)), total
+
+
+def _joined(frames: Iterable[tuple[CommitSource, int]]) -> dict[tuple[CommitSource, int], None]:
+    """Return the first frame and those that one range read of its commit brings with it."""
+    taken: dict[tuple[CommitSource, int], None] = {}
+    for source, frame in frames:
+        if taken and (source, frame - 1) not in taken:
+            break
+        taken[source, frame] = None
+    return taken
+
+
+def ranges_of_frames(frames: Iterable[tuple[CommitSource, int]]) -> Iterator[FrameRange]:
+    """Join neighbouring frames of one source into half-open ranges of at most 16 frames, 8 MiB."""
+    by_source: dict[CommitSource, list[int]] = {}
+    for source, frame in frames:
+        by_source.setdefault(source, []).append(frame)
+    for source, numbers in by_source.items():
+        numbers.sort()
+        frame_bytes = source.header.page_size * source.header.frames.frame_pages
+        longest = max(1, min(RANGE_FRAMES_MAX, RANGE_BYTES_MAX // frame_bytes))
+        first = end = numbers[0]
+        for frame in numbers:
+            if frame != end or end - first == longest:
+                if end > first:
+                    yield source, first, end
+                first = frame
+            end = frame + 1
+        yield source, first, end

@@ -1,0 +1,255 @@
+"""The remote logs that this machine knows: their handles, page caches and views.
+
+A view is built from the commits that the catalog knows, never from the network; it grows from the
+newest older view of its log that somebody has, so that following a log costs what is new in it.
+Views, and the caches that they read from, live as long as somebody uses them.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+from graft_vfs.counters import Counters
+from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
+from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
+from graft_vfs.ids import LogId
+from graft_vfs.local.cache.page_cache import PageCache
+from graft_vfs.local.cache.space import CacheSpace
+from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.catalog.rows import CommitRow
+from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.reentry import living
+from graft_vfs.remote.log import RemoteLog
+from graft_vfs.store.base import ObjectStore
+from graft_vfs.view.log_view import CommitSource, LogView
+from graft_vfs.view.page_table import PageTable
+from graft_vfs.view.remote_view import EmptyRemoteView, RemoteView
+
+_BUILD_STEP_COMMITS = 512
+_BUILD_STEP_BYTES = 16 << 20
+
+
+class Logs:
+    """Owner: the engine. Thread rule: any thread."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        cache_directory: Path,
+        *,
+        executor: Callable[[], Executor],
+        cache_bytes_max: int | None = None,
+        writable: bool = True,
+        maps: bool = True,
+    ) -> None:
+        self.catalog = catalog
+        self.store = store
+        self.counters = Counters()
+        self._cache_directory = cache_directory
+        self._executor = executor
+        self._cache_bytes_max = cache_bytes_max
+        self._writable = writable
+        self._maps = maps
+        self._space: CacheSpace | None = None
+        self._lock = threading.RLock()
+        self._logs: dict[LogId, RemoteLog] = {}
+        self._proved: set[tuple[str, LogId]] = set()
+        self._caches: weakref.WeakValueDictionary[LogId, PageCache] = weakref.WeakValueDictionary()
+        self._views: weakref.WeakValueDictionary[tuple[LogId, RemoteLsn], LogView] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def is_proved(self, log: LogId) -> bool:
+        """Return True if this engine saw that its store has the history of a log known here."""
+        with self._lock:
+            return (self.store.describe(), log) in self._proved
+
+    def note_proved(self, log: LogId) -> None:
+        """Note that the store has the history of a log that is known here."""
+        with self._lock:
+            self._proved.add((self.store.describe(), log))
+
+    def forget_proofs(self) -> None:
+        """Have the next sync of each log look again: the store failed, and may be another now."""
+        with self._lock:
+            self._proved.clear()
+
+    def log(self, log: LogId) -> RemoteLog:
+        """Return the handle of a remote log. No request."""
+        with self._lock:
+            if log not in self._logs:
+                self._logs[log] = RemoteLog(self.store, log)
+            return self._logs[log]
+
+    @property
+    def space(self) -> CacheSpace:
+        """The room that the page caches of all logs share."""
+        with self._lock:
+            if self._space is None:
+                self._space = CacheSpace(
+                    self._cache_directory,
+                    bytes_max=self._cache_bytes_max,
+                    writable=self._writable,
+                    maps=self._maps,
+                    counters=self.counters,
+                )
+            return self._space
+
+    def cache(self, log: LogId) -> PageCache:
+        """Return the page cache of a log. No I/O."""
+        with self._lock:
+            cache = self._caches.get(log)
+            if cache is None:
+                directory = self._cache_directory / str(log)
+                cache = self._caches[log] = PageCache(directory, self.space)
+            return cache
+
+    def view(self, log: LogId, lsn: RemoteLsn) -> RemoteView:
+        """Return the view of a log at an LSN whose commits the catalog knows. No request."""
+        return EmptyRemoteView() if lsn == NO_LSN else self.log_view(log, lsn)
+
+    def log_view(self, log: LogId, lsn: RemoteLsn) -> LogView:
+        """Return the view at `lsn` >= 1.
+
+        Raises CorruptCatalogError if commits are missing or are not those of this log.
+        """
+        with self._lock:
+            step: tuple[LogId, RemoteLsn] | None = (log, lsn)
+            view, missing = self._views.get((log, lsn)), []
+            # Forks of forks may be nested deeper than calls can be.
+            while view is None and step is not None:
+                if step in missing:
+                    raise _damaged(f"the catalog says that log {log} was forked from itself")
+                missing.append(step)
+                view = self._base(*step)
+                step = None if view else self._parent(step[0])
+                view = self._views.get(step) if step else view
+            for step in reversed(missing):
+                view = self._views[step] = self._build(*step, base=view)
+            assert view is not None
+            return view
+
+    def _base(self, log: LogId, lsn: RemoteLsn) -> LogView | None:
+        """Return the view that the one at `lsn` can be made from."""
+        older = (view for view in living(self._views) if view.log == log and view.lsn < lsn)
+        return max(older, key=lambda view: view.lsn, default=None)
+
+    def lineage(self, log: LogId) -> set[LogId]:
+        """Return a known log and all logs that it stands on. No request."""
+        found, parent = {log}, self._parent(log)
+        while parent is not None and parent[0] not in found:
+            found.add(parent[0])
+            parent = self._parent(parent[0])
+        return found
+
+    def forget(self, log: LogId) -> None:
+        """Forget the commits of a log, as if it had never been fetched, and those of its forks.
+
+        No volume stands on any of them. A fork that stayed known would stand on nothing.
+        """
+        with self._lock:
+            forks = {each for each in self.catalog.known_logs() if log in self.lineage(each)}
+            # Ordering: the log last, so that after a crash this finds the same forks again.
+            for each in sorted(forks, key=lambda found: found == log):
+                self.catalog.forget_commits(each)
+            for key in [key for key in list(self._views) if key[0] in forks]:
+                del self._views[key]
+            self.forget_proofs()
+
+    def _parent(self, log: LogId) -> tuple[LogId, RemoteLsn] | None:
+        """Return what a forked log stands on."""
+        first = self.header(log, RemoteLsn(1))
+        if first is None or first.parent_log is None:
+            return None
+        return first.parent_log, first.parent_lsn
+
+    def _build(self, log: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
+        """Make a view from an older one of the log, or from that of the log it was forked from."""
+        first = RemoteLsn(base.lsn + 1 if base is not None and base.log == log else 1)
+        table = PageTable[CommitSource]()
+        page_sizes, previous_hash = set(), NO_HASH
+        if base is not None:
+            page_sizes, previous_hash = {base.page_size}, base.hash
+            table = base.table
+        newest: CommitHeader | None = None
+        # Step by step, so that memory for the headers does not grow with the log.
+        while first <= lsn:
+            near = RemoteLsn(min(lsn, first + _BUILD_STEP_COMMITS - 1))
+            last = self.catalog.last_within(log, first, near, _BUILD_STEP_BYTES)
+            sources = self._sources(log, first, last, previous_hash)
+            page_sizes.update(source.header.page_size for source in sources)
+            table = table.advance((source, source.header.pages) for source in sources)
+            newest = sources[-1].header
+            previous_hash = newest.hash
+            first = RemoteLsn(last + 1)
+        if len(page_sizes) > 1:
+            raise CorruptObjectError(
+                f"log {log} changes its page size on the way to LSN {lsn}",
+                next_step="open an older LSN, or restore the log from a replica",
+            )
+        assert newest is not None
+        return LogView(log, newest, table, self.space, self._executor)
+
+    def _sources(
+        self, log: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
+    ) -> list[CommitSource]:
+        """Return the commits first..last, both inclusive, proved to follow one on the other."""
+        rows = self.catalog.commits(log, first, last)
+        if [row.lsn for row in rows] != list(range(first, last + 1)):
+            raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {last}")
+        sources = [self._source(log, row) for row in rows]
+        hashes = [previous_hash, *(row.hash for row in rows)]
+        if any(source.header.previous_hash != hashes[at] for at, source in enumerate(sources)):
+            raise _damaged(
+                f"the catalog's commits of log {log} up to LSN {last} are of two histories"
+            )
+        return sources
+
+    def _source(self, log: LogId, row: CommitRow) -> CommitSource:
+        header, length = _decoded(log, row)
+        return CommitSource(self.log(log), self.cache(log), header, length)
+
+    def source(self, log: LogId, lsn: RemoteLsn) -> CommitSource | None:
+        """Return a known commit as a source of frames, or None. No request."""
+        rows = self.catalog.commits(log, lsn, lsn)
+        return self._source(log, rows[0]) if rows else None
+
+    def header(self, log: LogId, lsn: RemoteLsn) -> CommitHeader | None:
+        """Return a known commit's header, or None."""
+        rows = self.catalog.commits(log, lsn, lsn)
+        return _decoded(log, rows[0])[0] if rows else None
+
+    def cache_bytes(self) -> int:
+        """Return the size in bytes of the page caches in use, on the disk and in memory."""
+        with self._lock:
+            caches = living(self._caches)
+        return self.space.memory_bytes + sum(cache.size_bytes() for cache in caches)
+
+    def close(self) -> None:
+        """Close the page caches."""
+        with self._lock:
+            for cache in living(self._caches):
+                cache.close()
+            self._caches.clear()
+            if self._space is not None:
+                self._space.close()
+
+
+def _decoded(log: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
+    """Return (header, its length) of a known commit; raises CorruptCatalogError if it is another's.
+
+    A header proves itself but not its place, which a damaged or mended catalog may get wrong.
+    """
+    header, length = decode_header(row.header, key=f"catalog commit {log}:{row.lsn}")
+    if (header.log, header.lsn, header.hash) != (log, row.lsn, row.hash):
+        raise _damaged(f"the catalog holds another commit as LSN {row.lsn} of log {log}")
+    return header, length
+
+
+def _damaged(message: str) -> CorruptCatalogError:
+    return CorruptCatalogError(message, next_step="run `graft fetch TAG`, or clone it again")

@@ -1,0 +1,730 @@
+"""Autosync: what is pushed and pulled by itself, when, by whom, and at what cost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import apsw
+import pytest
+
+from graft_vfs.engine import autosync
+from graft_vfs.engine.autosync import BACKOFF_SECONDS_MAX, backoff_seconds
+from graft_vfs.engine.config import Config, RemoteConfig
+from graft_vfs.engine.graft import Graft
+from graft_vfs.reports import AutosyncRole
+from graft_vfs.store.base import ObjectStore, StoreCounts
+from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
+from tests.faults import Fault, FaultyStore
+from tests.replicas import Replica
+from tests.support import isolated
+from tests.support.clocks import ManualClock
+
+INTERVAL = 5.0
+
+
+class Synced(Replica):
+    """A machine with autosync, whose time is the test's."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        root: Path,
+        *,
+        wrap: Callable[[ObjectStore], ObjectStore] | None = None,
+    ) -> None:
+        self.clock = ManualClock()
+        remote = RemoteConfig(type="fs", root=str(root))
+        store = None if wrap is None else wrap(remote.open())
+        super().__init__(data_dir, remote, store=store, clock=self.clock, autosync=INTERVAL)
+
+    def tick(self) -> StoreCounts:
+        """Let an interval pass; returns what its run asked the store."""
+        self.clock.settle()  # Else the run that opening began could end after time has passed.
+        before = self.engine.store.counters.snapshot()
+        self.clock.advance(INTERVAL)
+        return self.engine.store.counters.snapshot() - before
+
+
+@pytest.fixture
+def synced(tmp_path) -> Iterator[Callable[..., Synced]]:
+    made: list[Synced] = []
+
+    def make(name: str = "ours", **arguments) -> Synced:
+        made.append(Synced(tmp_path / name, tmp_path / "remote", **arguments))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.close()
+
+
+@pytest.fixture
+def other(tmp_path) -> Iterator[Replica]:
+    """Another machine on the remote, which syncs when it is told to."""
+    machine = Replica(tmp_path / "other", RemoteConfig(type="fs", root=str(tmp_path / "remote")))
+    yield machine
+    machine.close()
+
+
+def insert(connection: apsw.Connection, value: int) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS t(k)")
+    connection.execute("INSERT INTO t VALUES(?)", (value,))
+
+
+def found(connection: apsw.Connection) -> list[int]:
+    return [k for (k,) in connection.execute("SELECT k FROM t ORDER BY k")]
+
+
+def push_from(machine: Replica, value: int, **parameters: str) -> None:
+    connection = machine.connect(**parameters)
+    insert(connection, value)
+    connection.close()
+    machine.engine.push("main")
+
+
+# What is synced, and what it costs --------------------------------------------------------------
+
+
+def test_what_was_committed_is_pushed_at_the_next_run(synced, other):
+    ours = synced()
+    connection = ours.connect()
+    ours.clock.settle()
+    insert(connection, 1)
+    assert ours.engine.status("main").ahead == 2
+    ours.tick()
+    assert ours.engine.status("main").ahead == 0
+    reader = other.connect(remote="main")
+    assert found(reader) == [1]
+    reader.close()
+
+
+def test_a_small_push_costs_one_request(synced):
+    ours = synced()
+    connection = ours.connect()
+    insert(connection, 1)
+    ours.tick()  # The first push of a log names it, and proves the remote.
+    insert(connection, 2)
+    counts = ours.tick()
+    assert (counts.requests, counts.put_if_absent) == (1, 1)
+
+
+def test_what_others_pushed_is_pulled_at_the_next_run(synced, other):
+    push_from(other, 1)
+    ours = synced()
+    connection = ours.connect(remote="main")
+    ours.clock.settle()
+    push_from(other, 2)
+    assert found(connection) == [1]
+    ours.tick()
+    assert found(connection) == [1, 2]
+
+
+def test_a_run_that_finds_nothing_new_costs_one_request(synced, other):
+    push_from(other, 1)
+    ours = synced()
+    ours.connect(remote="main")
+    ours.clock.settle()
+    for _ in range(5):
+        counts = ours.tick()
+        assert (counts.requests, counts.get_range) == (1, 1)
+
+
+def test_a_volume_that_was_never_pushed_costs_one_request_and_no_listing(synced):
+    ours = synced()
+    ours.connect()
+    ours.clock.settle()
+    for _ in range(3):
+        counts = ours.tick()
+        assert (counts.requests, counts.get_range) == (1, 1)
+
+
+def test_a_log_that_gets_its_first_commit_elsewhere_is_pulled(synced, other):
+    other.connect().close()
+    remote = other.engine.status("main").remote
+    ours = synced()
+    ours.engine.switch("main", f"5rMJkf2zHE-2xMqqKcN8RLZh::{remote}")
+    connection = ours.connect()
+    ours.clock.settle()
+    push_from(other, 1)
+    ours.tick()
+    assert found(connection) == [1]
+
+
+def test_nothing_is_asked_between_two_runs(synced, other):
+    push_from(other, 1)
+    ours = synced()
+    connection = ours.connect(remote="main")
+    ours.clock.settle()
+    assert found(connection) == [1]
+    before = ours.engine.store.counters.snapshot()
+    insert(connection, 2)
+    for _ in range(4):
+        ours.clock.advance(INTERVAL / 5)
+    assert ours.engine.store.counters.snapshot() == before
+
+
+def test_each_volume_is_synced_also_one_whose_tag_came_later(synced, other):
+    ours = synced()
+    first = ours.connect("first")
+    ours.clock.settle()
+    second = ours.connect("second")
+    ours.clock.settle()
+    for number, connection in enumerate((first, second)):
+        insert(connection, number)
+    ours.tick()
+    for tag in ("first", "second"):
+        assert ours.engine.status(tag).ahead == 0
+    assert {name for name, _ in other.engine.refs()} == {"first", "second"}
+
+
+def test_a_volume_without_a_tag_is_left_alone(synced):
+    ours = synced()
+    connection = ours.connect()
+    ours.clock.settle()
+    insert(connection, 1)
+    volume = ours.engine.open("main")
+    ours.engine.remove_tag("main")
+    assert ours.tick().requests == 0
+    assert ours.engine.status("gone", volume).autosync is None
+
+
+def test_a_volume_that_was_closed_is_pushed_once_more_and_then_left_alone(synced):
+    ours = synced()
+    connection = ours.connect("first")
+    ours.clock.settle()
+    insert(connection, 1)
+    connection.close()
+    for number in range(VOLUMES_KEPT_MAX):
+        ours.engine.open(f"other {number}", create=True)
+    ours.clock.settle()
+    volume = ours.engine.catalog.tag_volume("first")
+    assert volume not in ours.engine._volumes._kept
+    ours.tick()
+    assert "first" in {name for name, _ in ours.engine.refs()}
+    assert ours.engine._autosync.report(volume) is None
+    assert volume not in ours.engine._volumes._open
+    assert ours.tick().requests == VOLUMES_KEPT_MAX
+    assert ours.engine.status("first").ahead == 0
+
+
+def test_a_report_on_all_volumes_syncs_none(synced):
+    ours = synced()
+    ours.engine.new("main")
+    (report,) = ours.engine.volumes()
+    assert ours.engine._autosync.report(report.volume) is None
+
+
+def test_readers_and_writers_go_on_while_their_commits_are_pushed(synced, other):
+    ours = synced()
+    reader, writer = ours.connect(), ours.connect()
+    insert(writer, 0)
+    ours.tick()
+    reader.execute("BEGIN")
+    assert found(reader) == [0]
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO t VALUES(1)")
+    ours.tick()  # Nothing to push: the transaction is open.
+    writer.execute("COMMIT")
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO t VALUES(2)")
+    ours.tick()
+    assert found(reader) == [0]
+    writer.execute("COMMIT")
+    reader.execute("COMMIT")
+    assert found(reader) == [0, 1, 2]
+    ours.tick()
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [0, 1, 2]
+    theirs.close()
+
+
+def test_every_commit_is_pushed_once_while_threads_commit_all_the_time(synced, other):
+    ours = synced()
+    insert(ours.connect(), 0)
+    ours.clock.settle()
+    enough, another = threading.Event(), threading.Semaphore(0)
+    committed = [0]
+
+    def write() -> None:
+        connection = ours.connect()
+        connection.set_busy_timeout(30_000)
+        while not enough.is_set():
+            insert(connection, committed[-1] + 1)
+            committed.append(committed[-1] + 1)
+            another.release()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for _ in range(20):
+        assert another.acquire(timeout=60)
+        ours.tick()
+    enough.set()
+    thread.join()
+    ours.tick()
+    assert ours.engine.status("main").base_lsn >= 2
+    theirs = other.connect(remote="main")
+    assert found(theirs) == committed
+    theirs.close()
+
+
+def test_a_pull_that_finds_nothing_waits_for_no_writer(synced, other):
+    push_from(other, 1)
+    ours = synced()
+    connection = ours.connect(remote="main")
+    ours.clock.settle()
+    connection.execute("BEGIN IMMEDIATE")
+    ours.tick()
+    assert ours.engine.status("main").autosync.last_error is None
+    connection.execute("ROLLBACK")
+
+
+# Divergence, errors -----------------------------------------------------------------------------
+
+
+def diverged(ours: Synced, other: Replica) -> apsw.Connection:
+    push_from(other, 1)
+    connection = ours.connect(remote="main")
+    ours.clock.settle()
+    insert(connection, 2)
+    push_from(other, 3)
+    ours.tick()
+    return connection
+
+
+def test_a_diverged_volume_costs_nothing_and_its_status_says_so(synced, other, caplog, monkeypatch):
+    ours = synced()
+    connection = diverged(ours, other)
+    status = ours.engine.status("main")
+    assert status.diverged
+    assert status.autosync.diverged
+    assert "Autosync: waits until the divergence is resolved." in str(status)
+    # Not even a push that is refused here: noting its error would write to the catalog each time.
+    monkeypatch.setattr(ours.engine, "push", lambda *_: pytest.fail("it was pushed"))
+    for _ in range(5):
+        assert ours.tick().requests == 0
+    assert ours.engine.status("main").autosync.diverged
+    warnings = [each.getMessage() for each in caplog.records if "diverged" in each.getMessage()]
+    assert len(warnings) == 1
+    assert found(connection) == [1, 2]
+
+
+def test_a_diverged_volume_is_synced_again_once_that_is_resolved(synced, other):
+    ours = synced()
+    connection = diverged(ours, other)
+    connection.pragma("graft_clone", "main")
+    ours.clock.settle()
+    push_from(other, 4)
+    ours.tick()
+    assert found(connection) == [1, 3, 4]
+    assert not ours.engine.status("main").autosync.diverged
+
+
+def test_after_failures_the_pause_doubles_and_after_a_good_run_it_is_the_interval(
+    synced, caplog, monkeypatch
+):
+    ours = synced(wrap=FaultyStore)
+    store = ours.engine.store
+    monkeypatch.setattr(ours.engine._autosync, "_jitter", lambda: 1.0)
+    connection = ours.connect()
+    insert(connection, 1)
+    ours.tick()
+    store.is_cut = True
+    start, runs = ours.clock.seconds(), []
+    seen = 0
+    while len(runs) < 4:
+        ours.clock.advance(INTERVAL)
+        failures = ours.engine.status("main").autosync.failures
+        if failures > seen:
+            runs.append(ours.clock.seconds() - start)
+            seen = failures
+    assert runs == [5, 15, 35, 75]
+    status = ours.engine.status("main")
+    assert "a test cut the line" in status.autosync.last_error
+    assert "failed 4 times in a row" in str(status)
+    assert len([each for each in caplog.records if each.levelno >= logging.WARNING]) == 1
+    store.is_cut = False
+    ours.clock.advance(80)
+    status = ours.engine.status("main")
+    assert (status.autosync.failures, status.autosync.last_error) == (0, None)
+    assert ours.tick().requests == 1
+
+
+@pytest.mark.parametrize("interval", [1.0, 5.0, 200.0, 86_400.0])
+@pytest.mark.parametrize("failures", [1, 2, 5, 20, 10_000])
+def test_a_pause_after_failures_is_bounded(interval, failures):
+    for jitter in (0.0, 0.5, 1.0):
+        pause = backoff_seconds(interval, failures, jitter)
+        assert interval <= pause <= max(2 * interval, BACKOFF_SECONDS_MAX)
+    spread = {backoff_seconds(interval, failures, jitter / 10) for jitter in range(10)}
+    assert len(spread) > 1
+
+
+@pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST, Fault.CUT_AFTER])
+def test_a_push_without_an_answer_is_settled_by_a_later_run(synced, other, fault, monkeypatch):
+    monkeypatch.setattr("graft_vfs.remote.claim._PAUSE_SECONDS", 0.0)
+    ours = synced(wrap=partial(FaultyStore, at=3, fault=fault))
+    store = ours.engine.store
+    connection = ours.connect()
+    ours.clock.settle()  # Else the run that opening began could push the table alone.
+    insert(connection, 1)
+    ours.tick()
+    insert(connection, 2)
+    ours.tick()
+    store.is_cut = False
+    for _ in range(4):
+        ours.tick()
+    assert len(store.effects) > 3
+    status = ours.engine.status("main")
+    assert (status.ahead, status.pending_push, status.base_lsn) == (0, False, 2)
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1, 2]
+    theirs.close()
+
+
+def test_an_error_of_the_program_does_not_end_the_syncs(synced, monkeypatch, caplog):
+    ours = synced()
+    connection = ours.connect()
+    ours.clock.settle()
+    insert(connection, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ours.engine, "push", lambda *_, **__: 1 // 0)
+        ours.tick()
+    assert "division" in ours.engine.status("main").autosync.last_error
+    assert "ZeroDivisionError" in caplog.text
+    ours.clock.advance(2 * INTERVAL)
+    assert ours.engine.status("main").ahead == 0
+
+
+# Leaders ----------------------------------------------------------------------------------------
+
+
+def sync_as_told(data_dir: str, root: str) -> None:
+    """A process with autosync that does one thing for each line it hears, and says how it went."""
+    machine = Synced(Path(data_dir), Path(root))
+    connection = machine.connect()
+    machine.clock.settle()
+    acts: dict[str, Callable[[], object]] = {
+        "role": lambda: machine.engine.status("main").autosync.role.value,
+        "tick": lambda: machine.tick().requests,
+        "insert": lambda: insert(connection, 7),
+        "ahead": lambda: machine.engine.status("main").ahead,
+        "close": machine.close,
+    }
+    while line := isolated.hear():
+        isolated.say(acts[line]())
+
+
+def ask(child, line: str) -> str:
+    child.say(line)
+    return child.hear()
+
+
+def test_one_of_two_processes_syncs_and_the_other_takes_over_when_it_is_killed(tmp_path, synced):
+    places = tmp_path / "ours", tmp_path / "remote"
+    with isolated.running(sync_as_told, *places) as first:
+        assert ask(first, "role") == "leader"
+        ours = synced()
+        connection = ours.connect()
+        ours.clock.settle()
+        assert ours.engine.status("main").autosync.role is AutosyncRole.FOLLOWER
+        assert "another process syncs the Volume" in str(ours.engine.status("main"))
+        insert(connection, 1)
+        for _ in range(3):
+            assert ours.tick().requests == 0
+        assert ours.engine.status("main").ahead == 2
+        ask(first, "tick")
+        assert ours.engine.status("main").ahead == 0
+        insert(connection, 2)
+        first.kill()
+    ours.tick()
+    status = ours.engine.status("main")
+    assert status.autosync.role is AutosyncRole.LEADER
+    assert status.ahead == 0
+    with isolated.running(sync_as_told, *places) as second:
+        assert ask(second, "role") == "follower"
+        assert ask(second, "tick") == "0"
+
+
+def test_a_leader_that_closes_gives_the_lead_away(tmp_path, synced):
+    with isolated.running(sync_as_told, tmp_path / "ours", tmp_path / "remote") as first:
+        assert ask(first, "role") == "leader"
+        ours = synced()
+        ours.connect()
+        ours.clock.settle()
+        assert ours.engine.status("main").autosync.role is AutosyncRole.FOLLOWER
+        ask(first, "close")
+        ours.tick()
+        assert ours.engine.status("main").autosync.role is AutosyncRole.LEADER
+
+
+def fork_and_sync(data_dir: str, root: str) -> None:
+    """The parent leads; its child, whose thread did not survive, has an engine of its own."""
+    machine = Synced(Path(data_dir), Path(root))
+    insert(machine.connect(), 1)
+    machine.clock.settle()
+    ready, alive = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        warnings: list[logging.LogRecord] = []
+        logging.getLogger("graft_vfs").addFilter(warnings.append)
+        logging.getLogger("graft_vfs.engine.autosync").addFilter(warnings.append)
+        machine.engine._autosync.close()  # Harmless: it is the parent's.
+        assert not warnings
+        assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+        own = Synced(Path(data_dir), Path(root))
+        connection = own.connect()
+        own.clock.settle()
+        role = own.engine.status("main").autosync.role
+        os.write(ready[1], role.value.encode())
+        os.read(alive[0], 1)
+        own.tick()
+        os.write(ready[1], own.engine.status("main").autosync.role.value.encode())
+        connection.close()
+        own.engine.close()
+        os._exit(0)
+    # Else a child that fails would be waited for without an end.
+    os.close(ready[1])
+    os.close(alive[0])
+    assert os.read(ready[0], 10) == b"follower"
+    insert(machine.connect(), 2)
+    machine.tick()
+    assert machine.engine.status("main").ahead == 0
+    machine.close()
+    os.write(alive[1], b"x")
+    assert os.read(ready[0], 10) == b"leader"
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="forking with threads warns there")
+def test_a_forked_child_syncs_with_an_engine_of_its_own(tmp_path):
+    isolated.run(fork_and_sync, tmp_path / "ours", tmp_path / "remote")
+
+
+# The end ----------------------------------------------------------------------------------------
+
+
+def test_closing_pushes_what_was_not_pushed(synced, other, caplog):
+    ours = synced()
+    connection = ours.connect()
+    ours.clock.settle()
+    insert(connection, 1)
+    before = ours.engine.store.counters
+    ours.close()
+    assert before.snapshot().put_if_absent
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1]
+    theirs.close()
+    assert not caplog.records
+
+
+def test_closing_asks_nothing_if_all_was_pushed(synced):
+    ours = synced()
+    insert(ours.connect(), 1)
+    ours.tick()
+    counters = ours.engine.store.counters
+    before = counters.snapshot()
+    ours.close()
+    assert counters.snapshot() == before
+
+
+def test_closing_tells_what_has_diverged(synced, other, caplog):
+    ours = synced()
+    diverged(ours, other)
+    volume = ours.engine.open("main").id
+    caplog.clear()
+    ours.close()
+    (record,) = caplog.records
+    assert f"volume {volume} may have commits that were not pushed" in record.getMessage()
+    assert "it has diverged" in record.getMessage()
+
+
+class BlockedStore(FaultyStore):
+    """Lets a write begin, and not end before the test says so."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def put_if_absent(self, key, data):
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().put_if_absent(key, data)
+
+
+def test_closing_does_not_wait_longer_than_it_says(tmp_path, caplog, synced, other, monkeypatch):
+    monkeypatch.setattr(autosync, "FLUSH_SECONDS", 0.05)
+    ours = synced(wrap=BlockedStore)
+    store = ours.engine.store
+    connection = ours.connect()
+    ours.clock.settle()
+    thread = ours.engine._autosync._thread
+    insert(connection, 1)
+    caplog.clear()
+    ours.clock.move(INTERVAL)
+    assert store.begun.wait(60)
+    ours.close()
+    (record,) = caplog.records
+    assert "there was no time left" in record.getMessage()
+    store.go_on.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    # Nothing is lost, and nothing is there twice.
+    again = synced()
+    insert(again.connect(), 2)
+    again.tick()
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1, 2]
+    theirs.close()
+
+
+def write_and_leave(data_dir: str, root: str, how: str) -> None:
+    """Commit, say so, and end in one of several ways, with the connection open."""
+    machine = Synced(Path(data_dir), Path(root))
+    connection = machine.connect()
+    machine.clock.settle()
+    insert(connection, 1)
+    isolated.say("committed")
+    if how == "error":
+        raise SystemExit(3)
+    if how == "interrupt":
+        isolated.hear()
+
+
+@pytest.mark.parametrize("how", ["return", "error", "interrupt"])
+def test_the_end_of_the_interpreter_pushes_what_was_not_pushed(tmp_path, other, how):
+    places = tmp_path / "ours", tmp_path / "remote"
+    with isolated.running(write_and_leave, *places, how) as child:
+        assert child.hear() == "committed"
+        if how == "interrupt":
+            child.process.send_signal(signal.SIGINT)
+        assert child.process.wait(60) == {"return": 0, "error": 3, "interrupt": -2}[how]
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1]
+    theirs.close()
+
+
+LARGE_PROGRAM = """
+import graft_vfs
+connection = graft_vfs.connect("main")
+while graft_vfs.register().status("main").autosync.last_run_ms is None:
+    pass
+connection.execute("CREATE TABLE t(v); INSERT INTO t VALUES(randomblob(12000000))")
+"""
+
+
+def test_what_is_large_is_pushed_at_the_end_of_the_interpreter_or_told(tmp_path, ministack):
+    settings = {
+        **ministack.environment(),
+        "GRAFT_DATA_DIR": str(tmp_path / "ours"),
+        "GRAFT_REMOTE_TYPE": "s3_compatible",
+        "GRAFT_REMOTE_BUCKET": ministack.fresh_bucket(),
+        "GRAFT_REMOTE_ENDPOINT": ministack.url,
+        "GRAFT_AUTOSYNC": "3600",
+    }
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            env={**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parents[2])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+
+    ended = run("-c", LARGE_PROGRAM)
+    # Threads cannot start any more, so one sends all parts; a slow machine has no time for that.
+    is_told = "may have commits that were not pushed before the end" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    status = run("-m", "graft_vfs.cli", "status", "main").stdout
+    assert ("up to date" in status) is not is_told
+    run("-m", "graft_vfs.cli", "push", "main")
+    assert "up to date" in run("-m", "graft_vfs.cli", "status", "main").stdout
+
+
+def test_ctrl_c_ends_the_wait_for_a_push_and_tells_what_was_not_pushed(synced, caplog, monkeypatch):
+    ours = synced(wrap=BlockedStore)
+    store = ours.engine.store
+    connection = ours.connect()
+    ours.clock.settle()
+    thread = ours.engine._autosync._thread
+    insert(connection, 1)
+
+    def interrupt(_thread: threading.Thread, _timeout: float) -> None:
+        assert store.begun.wait(60)
+        raise KeyboardInterrupt
+
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ours.engine.close()
+    assert "there was no time left" in caplog.text
+    store.go_on.set()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+PROGRAM = """
+import graft_vfs
+connection = graft_vfs.connect("main")
+connection.execute("CREATE TABLE t(k); INSERT INTO t VALUES(1)")
+print(graft_vfs.register().status("main").autosync.interval_seconds)
+"""
+
+
+def test_a_program_needs_one_setting(tmp_path, other):
+    settings = {
+        "GRAFT_DATA_DIR": str(tmp_path / "ours"),
+        "GRAFT_REMOTE_TYPE": "fs",
+        "GRAFT_REMOTE_ROOT": str(tmp_path / "remote"),
+        "GRAFT_AUTOSYNC": "3600",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM],
+        env={**os.environ, **settings},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("3600.0\n", "", 0)
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1]
+    theirs.close()
+
+
+def test_without_the_setting_or_a_remote_there_is_no_thread(tmp_path):
+    remote = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
+    for config in (
+        Config(data_dir=tmp_path / "one", remote=remote),
+        Config(data_dir=tmp_path / "two", autosync=INTERVAL),
+    ):
+        engine = Graft(config)
+        engine.open("main", create=True)
+        assert engine.status("main").autosync is None
+        assert "graft-autosync" not in {thread.name for thread in threading.enumerate()}
+        engine.close()
+
+
+def test_a_volume_opens_where_no_thread_can_start(synced, monkeypatch, caplog):
+    ours = synced()
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        connection = ours.connect()
+    insert(connection, 1)
+    assert "autosync does not run" in caplog.text

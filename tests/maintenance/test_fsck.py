@@ -1,0 +1,274 @@
+"""fsck finds what is wrong on a remote and here, and puts back what this machine has."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from graft_vfs.engine.config import RemoteConfig
+from graft_vfs.errors import HistoryMismatchError, NotFoundError
+from graft_vfs.format import frame
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.maintenance import fsck as fsck_module
+from graft_vfs.maintenance.fsck import Fsck
+from graft_vfs.remote.log import commit_key, ref_key, segment_key
+from graft_vfs.store.base import PutOutcome
+from graft_vfs.sync import push as push_module
+from tests.faults import ProcessStopped
+from tests.replicas import Replica, rows
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    return tmp_path / "remote"
+
+
+@pytest.fixture
+def replica(tmp_path, remote, monkeypatch):
+    """A machine that pushed four commits, the third of them with a segment."""
+    with Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(remote))) as replica:
+        connection = replica.connect()
+        connection.execute("CREATE TABLE t(v)")
+        replica.engine.push("main")
+        for lsn in range(2, 5):
+            connection.execute("INSERT INTO t VALUES(randomblob(30000))")
+            monkeypatch.setattr(push_module, "INLINE_BYTES_MAX", 0 if lsn == 3 else 1 << 20)
+            assert replica.engine.push("main").lsn == lsn
+        yield replica
+
+
+def log_of(replica: Replica) -> LogId:
+    return replica.engine.status("main").remote
+
+
+def segment_of(replica: Replica) -> str:
+    header = replica.engine.logs.header(log_of(replica), 3)
+    assert header is not None
+    assert header.segment is not None
+    return segment_key(header.segment)
+
+
+def problems(found: Fsck) -> list[str]:
+    assert found.is_sound is not any(not each.is_repaired for each in all_findings(found))
+    return [str(each) for each in all_findings(found) if not each.is_repaired]
+
+
+def all_findings(found: Fsck) -> list[fsck_module.Finding]:
+    return [*found.local, *(each for log in found.logs for each in log.findings), *found.refs]
+
+
+def objects(remote: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(remote)): path.read_bytes()
+        for path in remote.rglob("*")
+        if path.is_file()
+    }
+
+
+def clone_is_whole(tmp_path: Path, remote: Path) -> bool:
+    config = RemoteConfig(type="fs", root=str(remote))
+    with Replica(tmp_path / LogId.new().raw.hex(), config) as other:
+        connection = other.connect(remote="main")
+        assert connection.pragma("integrity_check") == "ok"
+        return len(rows(connection)) == 3
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_sound_remote_is_said_to_be(replica, deep) -> None:
+    found = replica.engine.fsck(deep=deep)
+    assert problems(found) == []
+    (log,) = found.logs
+    assert (log.log, log.newest_lsn, log.commits, log.segments) == (log_of(replica), 4, 4, 1)
+    assert "4 commits up to LSN 4, 1 segment: sound" in str(found)
+    for name in ("main", str(log.log)):
+        assert replica.engine.fsck(name).logs == found.logs
+    with pytest.raises(NotFoundError):
+        replica.engine.fsck("unknown")
+
+
+@pytest.mark.parametrize("missing", [(1,), (2,), (3,), (4,), (2, 3), (3, 4), (1, 2, 3, 4)])
+def test_missing_commits_are_found_and_put_back_as_they_were(
+    replica, tmp_path, remote, missing
+) -> None:
+    log, before = log_of(replica), objects(remote)
+    for lsn in missing:
+        (remote / commit_key(log, lsn)).unlink()
+    found = replica.engine.fsck("main")
+    assert len(problems(found)) == len(missing)
+    assert all("--repair puts it back from cached pages" in text for text in problems(found))
+    assert objects(remote).keys() == before.keys() - {commit_key(log, lsn) for lsn in missing}
+    repaired = replica.engine.fsck("main", repair=True)
+    assert problems(repaired) == []
+    assert objects(remote) == before
+    assert replica.engine.fsck(deep=True).is_sound
+    assert clone_is_whole(tmp_path, remote)
+
+
+def test_a_missing_or_damaged_segment_is_written_again(replica, tmp_path, remote) -> None:
+    path, before = remote / segment_of(replica), objects(remote)
+    whole = path.read_bytes()
+    for state in (None, whole[:-1], whole[:10], b"x" * len(whole), whole[:-5] + b"?????"):
+        path.unlink() if state is None else path.write_bytes(state)
+        deep = state is not None and len(state) == len(whole)
+        (text,) = problems(replica.engine.fsck(deep=deep))
+        assert "--repair writes it again" in text
+        assert problems(replica.engine.fsck(deep=deep, repair=True)) == []
+        assert objects(remote) == before
+
+
+def test_a_machine_without_the_bytes_says_who_could_mend_it(replica, tmp_path, remote) -> None:
+    (remote / commit_key(log_of(replica), 2)).unlink()
+    (remote / segment_of(replica)).unlink()
+    shutil.rmtree(tmp_path / "data/cache")
+    config = RemoteConfig(type="fs", root=str(remote))
+    replica.close()
+    with Replica(tmp_path / "data", config) as again:
+        found = problems(again.engine.fsck(repair=True))
+    assert len(found) == 2
+    assert all("on a machine that pushed or read it" in text for text in found)
+
+
+def test_frames_that_compress_otherwise_are_not_put_back(replica, remote, monkeypatch) -> None:
+    (remote / commit_key(log_of(replica), 2)).unlink()
+    monkeypatch.setattr(fsck_module, "encode_frame", lambda images: frame.encode_frame(images)[:-1])
+    (text,) = problems(replica.engine.fsck(repair=True))
+    assert "not cached here as it was pushed" in text
+    assert not (remote / commit_key(log_of(replica), 2)).exists()
+
+
+def test_a_push_that_was_not_settled_fills_its_hole(replica, remote, monkeypatch) -> None:
+    def stop(key: str, data: bytes) -> PutOutcome:
+        raise ProcessStopped
+
+    replica.connect().execute("INSERT INTO t VALUES('pending')")
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.engine.store, "put_if_absent", stop)
+        with pytest.raises(ProcessStopped):
+            replica.engine.push("main")
+    # As if it had landed, another machine had gone on, and the bucket was restored then.
+    (remote / commit_key(log_of(replica), 6)).write_bytes(b"?")
+    texts = problems(replica.engine.fsck())
+    assert any("--repair sends the push that was not settled" in text for text in texts)
+    (remote / commit_key(log_of(replica), 6)).unlink()
+    replica.engine.push("main")
+    assert replica.engine.status("main").base_lsn == 5
+    assert replica.engine.fsck().is_sound
+
+
+def test_a_remote_restored_from_an_older_backup_gets_its_commits_back(
+    replica, tmp_path, remote
+) -> None:
+    log = log_of(replica)
+    for lsn in (3, 4):
+        (remote / commit_key(log, lsn)).unlink()
+    config = RemoteConfig(type="fs", root=str(remote))
+    replica.close()
+    with Replica(tmp_path / "data", config) as again:
+        with pytest.raises(HistoryMismatchError, match=f"fsck {log} --repair"):
+            again.engine.pull("main")
+        assert problems(again.engine.fsck(str(log), repair=True)) == []
+        assert again.engine.pull("main").lsn == 4
+    assert clone_is_whole(tmp_path, remote)
+
+
+def test_damage_and_another_history_are_named_and_never_overwritten(replica, remote) -> None:
+    log = log_of(replica)
+    path = remote / commit_key(log, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    before = objects(remote)
+    (text,) = problems(replica.engine.fsck(repair=True))
+    assert "keep a copy of the object" in text
+    assert objects(remote) == before
+    path.write_bytes((remote / commit_key(log, 1)).read_bytes())
+    assert "holds LSN 1" in problems(replica.engine.fsck())[0]
+    path.write_bytes(whole)
+    assert replica.engine.fsck().is_sound
+
+
+def test_a_log_of_another_history_is_not_filled_from_here(replica, tmp_path, remote) -> None:
+    log = log_of(replica)
+    other = tmp_path / "other"
+    with Replica(tmp_path / "b", RemoteConfig(type="fs", root=str(other))) as rival:
+        rival.engine.switch("main", f"{VolumeId.new()}::{log}")
+        rival.connect().execute("CREATE TABLE t(v)")
+        rival.engine.push("main")
+    replica.close()
+    with Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(other))) as again:
+        before = objects(other)
+        texts = problems(again.engine.fsck(str(log), repair=True))
+        assert any("the history was replaced" in text for text in texts)
+        assert objects(other) == before
+
+
+def test_forks_and_refs_are_verified(replica, tmp_path, remote) -> None:
+    parent = log_of(replica)
+    replica.engine.fork("main", new_tag="side")
+    replica.engine.push("side")
+    assert {log.log for log in replica.engine.fsck("side").logs} < {
+        log.log for log in replica.engine.fsck().logs
+    }
+    assert replica.engine.fsck().is_sound
+    (remote / commit_key(parent, 4)).unlink()
+    texts = problems(replica.engine.fsck("side"))
+    assert any(f"forked from {parent}:4, which is missing" in text for text in texts)
+    (remote / ref_key("lost")).write_bytes(
+        b"graft-vfs ref 1\n" + str(LogId.new()).encode() + b"\nlost\n"
+    )
+    assert any("ref 'lost'" in text for text in problems(replica.engine.fsck()))
+
+
+def test_what_is_wrong_here_is_found_too(replica, tmp_path) -> None:
+    replica.connect("local").execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(20000))")
+    volume = replica.engine.catalog.tag_volume("local")
+    directory = tmp_path / "data/volumes" / str(volume)
+    replica.close()
+    (path,) = directory.glob("*.log")
+    data = path.read_bytes()
+    at = len(data.rstrip(b"\0")) - 3000
+    path.write_bytes(data[:at] + b"?" + data[at + 1 :])
+    lost = tmp_path / "data/volumes" / str(VolumeId.new())
+    shutil.copytree(directory, lost)
+    assert (lost / descriptor.FILE_NAME).exists()
+    config = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
+    with Replica(tmp_path / "data", config) as again:
+        found = again.engine.fsck()
+        assert any("graft adopt" in str(each) for each in found.local)
+        assert all(log.findings == () for log in found.logs)
+
+
+def test_a_listing_of_huge_lsns_is_bounded(replica, remote) -> None:
+    (remote / commit_key(log_of(replica), 2**62)).write_bytes(b"?")
+    found = replica.engine.fsck("main")
+    assert len(problems(found)) <= 10_001
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "copied", "removed", "overwritten"])
+def test_refs_that_are_damaged_or_gone_are_found(replica, tmp_path, remote, damage) -> None:
+    replica.engine.clone("main", "seen")
+    path = remote / ref_key("main")
+    content = path.read_bytes()
+    for foreign in (".DS_Store", "README"):
+        (path.parent / foreign).write_bytes(b"no ref")
+    assert replica.engine.fsck().is_sound, "what others keep there is no problem"
+    if damage == "removed":
+        path.unlink()
+    else:
+        copied = path.with_name("copy") if damage == "copied" else path
+        changed = {
+            "flipped": content.replace(b"main", b"mine"),
+            "cut": content[:-3],
+            "copied": content,
+            "overwritten": b"no ref",
+        }
+        copied.write_bytes(changed[damage])
+    found = replica.engine.fsck()
+    assert not found.is_sound
+    assert all("graft remote name" in (each.next_step or "") for each in all_findings(found))
+    path.unlink(missing_ok=True)
+    path.with_name("copy").unlink(missing_ok=True)
+    replica.engine.name_log("main", log_of(replica))
+    assert replica.engine.fsck().is_sound

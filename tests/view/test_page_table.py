@@ -1,0 +1,115 @@
+"""The page table against a dictionary: whatever the commits, the same page is found."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyroaring import BitMap
+
+from graft_vfs.view import page_table
+from graft_vfs.view.page_table import PageTable
+
+PAGE_MAX = 60
+
+pages = st.one_of(
+    st.sets(st.integers(1, PAGE_MAX)),
+    st.builds(
+        lambda first, count: set(range(first, first + count)),
+        st.integers(1, PAGE_MAX),
+        st.integers(0, PAGE_MAX),
+    ),
+)
+commits = st.lists(pages, max_size=12)
+
+
+def model_of(history: list[set[int]]) -> dict[int, tuple[int, int]]:
+    """Page -> (number of the newest commit that has it, its rank among that commit's pages)."""
+    model: dict[int, tuple[int, int]] = {}
+    for number, changed in enumerate(history):
+        model.update({page: (number, slot) for slot, page in enumerate(sorted(changed))})
+    return model
+
+
+def expanded(table: PageTable[int]) -> dict[int, tuple[int, int]]:
+    """What `runs` says, page by page; fails unless runs are ascending and do not overlap."""
+    found: dict[int, tuple[int, int]] = {}
+    last_end = 0
+    for first, end, source, slot in table.runs():
+        assert last_end <= first < end
+        last_end = end
+        found.update({page: (source, slot + page - first) for page in range(first, end)})
+    return found
+
+
+@pytest.mark.parametrize("recent_max", [0, 1, 5, 20, 16_384])
+@given(history=commits, cuts=st.lists(st.integers(0, 12)), sources_min=st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_finds_what_a_dictionary_finds(recent_max, history, cuts, sources_min) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_table, "_RECENT_MAX", recent_max)
+        patch.setattr(page_table, "_SOURCES_MIN", sources_min)
+        table: PageTable[int] = PageTable()
+        bounds = sorted({0, len(history), *(min(cut, len(history)) for cut in cuts)})
+        for first, end in pairwise(bounds):
+            older, before = table, expanded(table)
+            numbers = range(first, end)
+            table = table.advance((number, BitMap(history[number])) for number in numbers)
+            assert expanded(older) == before, "a table that was advanced stays as it was"
+            model = model_of(history[:end])
+            for page in range(PAGE_MAX * 2 + 2):
+                assert table.find(page) == model.get(page)
+            assert expanded(table) == model
+
+
+def test_a_large_commit_costs_one_run_and_not_one_entry_a_page() -> None:
+    table = PageTable[str]().advance([("bulk", BitMap(range(1, 1_000_001)))])
+    assert [*table.runs()] == [(1, 1_000_001, "bulk", 0)]
+    assert not table._recent
+    assert table.find(1_000_000) == ("bulk", 999_999)
+    assert table.find(1_000_001) is None
+
+
+def test_many_small_commits_are_settled_into_runs(monkeypatch) -> None:
+    monkeypatch.setattr(page_table, "_RECENT_MAX", 100)
+    table = PageTable[int]().advance([(0, BitMap(range(1, 1001)))])
+    for number in range(1, 500):
+        table = table.advance([(number, BitMap([number]))])
+        assert len(table._recent) <= 100
+    assert table.find(499) == (499, 0)
+    assert table.find(500) == (0, 499)
+
+
+def test_an_empty_commit_changes_nothing() -> None:
+    table = PageTable[str]().advance([("a", BitMap([3])), ("b", BitMap())])
+    assert table.find(3) == ("a", 0)
+    assert [*table.runs()] == [(3, 4, "a", 0)]
+
+
+def test_commits_whose_pages_were_all_written_anew_are_forgotten() -> None:
+    table = PageTable[int]().advance([(0, BitMap(range(1, 1001)))])
+    for number in range(1, 2000):
+        table = table.advance([(number, BitMap([1, 2 + number % 10]))])
+    # Live are the first commit and those of the last ten that nothing superseded.
+    assert len(table._sources) <= 100
+    assert table.find(1) == (1999, 0)
+    assert table.find(2) == (1990, 1)
+    assert table.find(500) == (0, 499)
+
+
+def test_each_page_is_touched_once_however_many_commits_have_it(monkeypatch) -> None:
+    touched: list[int] = []
+    runs_of_pages = page_table._runs_of_pages
+
+    def counted(fresh: BitMap, pages: BitMap, location: int):
+        touched.append(len(fresh))
+        return runs_of_pages(fresh, pages, location)
+
+    monkeypatch.setattr(page_table, "_runs_of_pages", counted)
+    history = [set(range(1 + number % 3, 2001, 3)) for number in range(500)]
+    table = PageTable[int]().advance((n, BitMap(pages)) for n, pages in enumerate(history))
+    assert sum(touched) == 2000
+    assert len(touched) == 3
+    assert expanded(table) == model_of(history)
