@@ -20,13 +20,10 @@ import threading
 import weakref
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from graft_vfs.counters import Counters
 from graft_vfs.local.cache.arena import FILE_NAME, FORMER_NAME, FrameKey
-
-if TYPE_CHECKING:
-    from graft_vfs.local.cache.page_cache import PageCache
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +42,24 @@ class Reader(Protocol):
 
     def forget_located(self) -> None:
         """Forget all places: what they are in is about to go."""
+        ...
+
+
+class Tenant(Protocol):
+    """The cache of one log, whose arenas are in `directory`. Called under the space's lock."""
+
+    directory: Path
+
+    def arena_used(self, number: int) -> float | None:
+        """Return when this process last used an arena, as a file time; None if it has none."""
+        ...
+
+    def forget_arena(self, number: int) -> int:
+        """Close an arena that was deleted, and return its size in bytes."""
+        ...
+
+    def forget_resident(self) -> None:
+        """Release mapped pages that were read."""
         ...
 
 
@@ -80,7 +95,7 @@ class CacheSpace:
         self.maps = maps
         self.counters = counters or Counters()
         self.lock = threading.RLock()
-        self._caches: weakref.WeakSet[PageCache] = weakref.WeakSet()
+        self._caches: weakref.WeakSet[Tenant] = weakref.WeakSet()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._superseded: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._memory: OrderedDict[tuple[Path, FrameKey], bytes] = OrderedDict()
@@ -95,7 +110,7 @@ class CacheSpace:
             return _ARENA_BYTES_MAX
         return max(1, min(_ARENA_BYTES_MAX, self.bytes_max // _ARENAS_PER_CACHE))
 
-    def add_cache(self, cache: PageCache) -> None:
+    def add_cache(self, cache: Tenant) -> None:
         """Count a cache while it is in use."""
         with self.lock:
             self._caches.add(cache)
