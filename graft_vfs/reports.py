@@ -245,7 +245,9 @@ class Status:
         ]
         if self.behind_since_ms is not None:
             lines.append(f"Behind since {_moment_text(self.behind_since_ms)}.")
-        lines.append(f"Last sync: {_moment_text(self.last_sync_ms)}.")
+        is_unknown = self.attached and self.last_sync_ms is None
+        synced = "not recorded" if is_unknown else _moment_text(self.last_sync_ms)
+        lines.append(f"Last sync: {synced}.")
         if self.pending_push:
             lines.append("A push has not been settled; the next sync settles it first.")
         if self.last_error:
@@ -311,7 +313,7 @@ class Info:
         return self.pages * self.page_size
 
     def __str__(self) -> str:
-        synced = "never"
+        synced = "none recorded"
         if self.synced_remote is not None:
             synced = (
                 f"local LSN {self.synced_local}, remote LSN {self.synced_remote} "

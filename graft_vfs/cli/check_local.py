@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -21,8 +21,9 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import file_systems
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.descriptor import holds_volume
+from graft_vfs.maintenance.adopt import empty_error
 from graft_vfs.maintenance.fsck import logs_of
-from graft_vfs.reports import size_text
+from graft_vfs.reports import LostVolume, size_text
 from graft_vfs.sync.proof import Standing, examine, mismatch
 from graft_vfs.vfs.file_system import FileSystem
 
@@ -158,8 +159,9 @@ def catalog_and_volumes(config: Config) -> Iterator[Check]:
     try:
         with contextlib.closing(Graft(local, recovering=True)) as engine:
             volumes = [row.id for row in engine.catalog.volumes()]
-            yield from _catalog(engine.catalog, len(volumes))
-            yield from _lost(engine)
+            lost = engine.lost_volumes()
+            yield from _catalog(engine.catalog, volumes, lost)
+            yield from _lost(lost)
             yield from _volumes(engine)
             yield from _syncs(engine.catalog, volumes)
             yield from _leftovers(config.data_dir.absolute(), engine.catalog)
@@ -203,17 +205,23 @@ def histories(config: Config) -> Iterator[Check]:
         )
 
 
-def _catalog(catalog: Catalog, volumes: int) -> Iterator[Check]:
+def _catalog(
+    catalog: Catalog, volumes: Sequence[VolumeId], lost: Sequence[LostVolume]
+) -> Iterator[Check]:
+    if lost and not volumes:
+        yield problem("catalog", empty_error(catalog.path, [each.volume for each in lost]))
+        return
     problems = catalog.problems()
     for text in problems:
         yield Check("catalog", Level.PROBLEM, text, _CATALOG_STEP)
     if not problems:
-        yield Check("catalog", Level.OK, f"sound; tags: {len(catalog.tags())}, volumes: {volumes}")
+        text = f"sound; tags: {len(catalog.tags())}, volumes: {len(volumes)}"
+        yield Check("catalog", Level.OK, text)
 
 
-def _lost(engine: Graft) -> Iterator[Check]:
+def _lost(lost_volumes: Sequence[LostVolume]) -> Iterator[Check]:
     """Name the volumes that the catalog does not know as they are."""
-    for lost in engine.lost_volumes():
+    for lost in lost_volumes:
         was = f" (it was {', '.join(lost.tags)})" if lost.tags else ""
         what = "is older than it" if lost.is_known else "does not know it; it may hold commits"
         yield Check(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from graft_vfs.cli.exit_codes import EXIT_CODES
@@ -11,6 +13,7 @@ from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, opened, refuse_existing
 from graft_vfs.errors import DamageError
 from graft_vfs.ids import VolumeId
+from graft_vfs.reports import LostVolume
 
 
 @command("adopt", "graft adopt", "graft adopt 5rMJkf2zHE-2xMqqKcN8RLZh main")
@@ -30,13 +33,21 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
         if volume is None:
             lost = engine.lost_volumes()
             emit(lost, as_json=as_json)
-            if not lost and not as_json:
-                echo("The catalog knows every volume as it is.")
+            if not as_json:
+                echo(_adopt_step(lost))
             return
         volume_id = VolumeId.parse(volume)
         if tag is not None and engine.catalog.tag_volume(tag) != volume_id:
             refuse_existing(engine, tag, force=False)
         emit(engine.adopt(volume_id, tag, base=base), as_json=as_json)
+
+
+def _adopt_step(lost: Sequence[LostVolume]) -> str:
+    """Return what to type after a list of lost volumes."""
+    if not lost:
+        return "The catalog knows every volume as it is."
+    tag = "" if lost[0].is_known or lost[0].tags else " TAG"
+    return f'  (use "graft adopt {lost[0].volume}{tag}" to adopt the first)'
 
 
 @command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")

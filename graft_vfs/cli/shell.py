@@ -92,6 +92,13 @@ class _Session(apsw.shell.Shell):
                 return
         super()._apply_fts()  # type: ignore[no-untyped-call]
 
+    def _query_details(self, sql: str, bindings: object) -> Any:
+        """Prepare SQL; a script's failure is printed by its caller, and not here as well."""
+        details = super()._query_details(sql, bindings)
+        if details.exception is not None and not self.interactive:
+            raise details.exception
+        return details
+
     def handle_exception(self) -> None:
         """Leave the failure of a script to its caller."""
         if not self.interactive:

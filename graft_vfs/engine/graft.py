@@ -240,7 +240,7 @@ class Graft:
             if not create:
                 raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
             base = cloning.clone_base(self.logs, remote) if remote else None
-            found = self._make(tag, base=base)
+            found = self._make(tag, base=base, synced=base is not None)
         volume = self.volume(found)
         if remote:
             joining.join(volume, self.logs, tag=tag, name=remote)
@@ -278,6 +278,7 @@ class Graft:
         remote: LogId | None = None,
         volume: VolumeId | None = None,
         branch: LogId | None = None,
+        synced: bool = False,
     ) -> VolumeId:
         self.catalog.require_writable()
         return cloning.make_volume(
@@ -289,7 +290,7 @@ class Graft:
             base=base,
             volume=volume,
             branch=branch,
-            synced=base is not None,
+            synced=synced,
         )
 
     def _move_tag(
@@ -312,12 +313,19 @@ class Graft:
         remote: LogId | None = None,
         volume: VolumeId | None = None,
         branch: LogId | None = None,
+        synced: bool = False,
     ) -> VolumeId:
         """Make a volume, and point the tag at it whatever it named before."""
         return self._move_tag(
             tag,
             lambda replacing: self._make(
-                tag, replacing=replacing, base=base, remote=remote, volume=volume, branch=branch
+                tag,
+                replacing=replacing,
+                base=base,
+                remote=remote,
+                volume=volume,
+                branch=branch,
+                synced=synced,
             ),
         )
 
@@ -707,7 +715,7 @@ class Graft:
         """
         check_tag(tag)
         base = cloning.clone_base(self.logs, name, progress=progress)
-        return self._moved(tag, self._replace(tag, base=base), "Cloned to volume")
+        return self._moved(tag, self._replace(tag, base=base, synced=True), "Cloned to volume")
 
     def checkout(self, tag: str, spec: str, volume: Volume | None = None) -> Moved:
         """Point the tag at a new volume on `[log:]LSN`; what it named before stays.

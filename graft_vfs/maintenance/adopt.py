@@ -78,14 +78,19 @@ def open_catalog(
     return catalog, lost
 
 
-def _refuse_empty(catalog: Path, volumes: list[VolumeId]) -> None:
+def _refuse_empty(catalog: Path, volumes: Sequence[VolumeId]) -> None:
     if volumes:
-        count = "a volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
-        raise CorruptCatalogError(
-            f"{catalog} is missing or empty, but {catalog.parent / 'volumes'} holds {count}, "
-            f"{volumes[0]} for one",
-            next_step=_RESTORE_STEP,
-        )
+        raise empty_error(catalog, volumes)
+
+
+def empty_error(catalog: Path, volumes: Sequence[VolumeId]) -> CorruptCatalogError:
+    """Return the error for a catalog that knows none of the volumes beside it."""
+    count = "a volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
+    return CorruptCatalogError(
+        f"{catalog} is missing or empty, but {catalog.parent / 'volumes'} holds {count}, "
+        f"{volumes[0]} for one",
+        next_step=_RESTORE_STEP,
+    )
 
 
 def refuse_lost(
@@ -196,7 +201,6 @@ def _tags(
 def _insert(
     catalog: Catalog, directory: Path, remote: LogId, branch: BranchRow, tags: Sequence[str]
 ) -> None:
-    now = time.time_ns() // 1_000_000
     epoch = head.new_epoch()
     row = VolumeRow(
         id=branch.volume,
@@ -205,9 +209,10 @@ def _insert(
         attached=branch.base > 0,
         branch=branch.id,
         epoch=epoch,
-        synced_local=LocalLsn(branch.first_lsn - 1) if branch.base else None,
-        synced_remote=branch.base or None,
-        synced_ms=now if branch.base else None,
+        # When the volume was synced last went with the catalog.
+        synced_local=None,
+        synced_remote=None,
+        synced_ms=None,
         last_error=None,
     )
     # Ordering: the head file first, as at each change of branch.

@@ -97,15 +97,19 @@ def _declared(path: Path, kind: str, text: str) -> GraftError:
 
 
 def require_file(path: Path) -> None:
-    """Raise UsageError if there is no such file, LocalStorageError if that cannot be found out."""
+    """Raise UsageError unless this is a regular file, LocalStorageError if that is unknown."""
     with storage_errors(path):
         try:
             # Not `is_file`, which takes every error for an absent file since Python 3.14.
-            is_file = stat.S_ISREG(path.stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            is_file = False
-    if not is_file:
-        raise UsageError(f"there is no file {path}", next_step="check the path")
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(f"there is no file {path}", next_step="check the path") from error
+    if stat.S_ISDIR(mode):
+        raise UsageError(
+            f"{path} is a directory", next_step=f"name a database file, such as {path / 'app.db'}"
+        )
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is not a regular file", next_step="copy it to one")
 
 
 @contextlib.contextmanager

@@ -76,6 +76,9 @@ def export_snapshot(
 
 
 def _exists(path: Path) -> AlreadyExistsError:
+    if path.is_dir():
+        step = f"name a file in it, such as {path / 'export.db'}"
+        return AlreadyExistsError(f"{path} is a directory", next_step=step)
     return AlreadyExistsError(f"{path} exists already", next_step="choose another name")
 
 

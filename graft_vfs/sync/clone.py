@@ -53,8 +53,9 @@ def make_volume(
 
     Returns the volume that the tag names then: an existing one if `replacing` is None and the tag
     is taken; see `tag_moves` for what it is. Durable on return. Raises AlreadyExistsError if the
-    directory of `volume` holds files of a volume. Crash here: a directory that no catalog row names
-    is left, without commits.
+    directory of `volume` holds files of a volume. `synced` records the making as a sync with the
+    remote, which a clone is and a fork is not. Crash here: a directory that no catalog row names is
+    left, without commits.
     """
     volume = volume or VolumeId.new()
     branch = branch or LogId.new()

@@ -170,6 +170,20 @@ def test_doctor_names_a_library_that_reads_what_nobody_wrote(cli, monkeypatch):
 # The catalog and leftovers ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("end", ["missing", "empty"])
+def test_doctor_says_that_the_catalog_is_lost(pushed, end):
+    directory = pushed.root / "a"
+    for path in directory.glob("catalog.db*"):
+        path.unlink()
+    if end == "empty":
+        (directory / "catalog.db").touch()
+    for _ in range(2):  # The first run must not make it look sound to the second.
+        text = pushed.run("doctor").stdout
+        assert f"problem  catalog: {directory}/catalog.db is missing or empty, but " in text
+        assert "holds a volume" in text
+        assert "sound" not in text.partition("catalog:")[2].partition("\n")[0]
+
+
 def edit_catalog(cli, *statements: str) -> None:
     with closing(sqlite3.connect(cli.root / "a" / "catalog.db")) as connection, connection:
         for statement in statements:

@@ -144,6 +144,19 @@ def test_status_has_the_last_sync_and_its_error(pushed, monkeypatch):
     assert "The last sync failed: it is away" in pushed.ok("status", "main")
 
 
+def test_only_a_sync_counts_as_the_last_sync(pushed):
+    pushed.ok("fork", "main", "fork")
+    assert "\nLast sync: never." in pushed.ok("status", "fork")
+    assert pushed.json("info", "fork")["synced_ms"] is None
+    pushed.ok("fork", "main", "past")
+    pushed.ok("push", "past")
+    log = pushed.json("info", "past")["remote"]
+    pushed.ok("checkout", "past", f"{log}:1")
+    assert "\nLast sync: not recorded." in pushed.ok("status", "past")
+    pushed.ok("clone", "main", "copy")
+    assert " ago).\n" in pushed.ok("status", "copy")
+
+
 def _fail(*_: object, **__: object) -> None:
     from graft_vfs.errors import StoreUnavailableError
 

@@ -31,6 +31,29 @@ def test_adopt_lists_what_the_catalog_lost_and_takes_it_up(cli):
     assert cli.run("doctor").exit_code == 0
 
 
+def test_the_list_of_lost_volumes_ends_with_what_to_type(cli):
+    cli.machine("a")
+    cli.sql("main", "CREATE TABLE t(v)")
+    volume = cli.json("tags")[0]["volume"]
+    lose_catalog(cli)
+    step = cli.ok("adopt").splitlines()[-1]
+    assert step == f'  (use "graft adopt {volume}" to adopt the first)'
+    cli.ok(*step.split('"')[1].split()[1:])
+    fork = cli.ok("fork", "main", "fork").split()[3]  # Its own files remember no tag.
+    lose_catalog(cli)
+    cli.ok("adopt", volume)
+    assert f'  (use "graft adopt {fork} TAG" to adopt the first)' in cli.ok("adopt")
+
+
+def test_an_adopted_volume_does_not_claim_a_sync(pushed):
+    volume = pushed.json("tags")[0]["volume"]
+    lose_catalog(pushed)
+    pushed.ok("adopt", volume)
+    assert pushed.json("status", "main")["last_sync_ms"] is None
+    assert "\nLast sync: not recorded." in pushed.ok("status", "main")
+    assert "Last sync:      none recorded\n" in pushed.ok("info", "main")
+
+
 def test_adopt_takes_no_tag_from_another_volume(cli):
     cli.machine("a")
     cli.sql("main", "CREATE TABLE t(v)")

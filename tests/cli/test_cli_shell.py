@@ -57,6 +57,16 @@ def test_a_script_ends_at_its_first_failure(cli):
     assert cli.sql("main", "SELECT name FROM sqlite_schema") == [("t",)]
 
 
+@pytest.mark.parametrize("command", ["SELECT * FROM nothing", "bad sql", "SELECT abs()"])
+def test_an_error_of_sql_is_one_line(cli, command):
+    cli.ok("new", "main")
+    text = cli.fails(1, "shell", "main", "-c", command)
+    assert text.startswith(f"error: {command}: ")
+    done = run("shell", "main", script=f"SELECT 1;\n{command};\n")
+    assert done.stdout == "1\n"
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error"]
+
+
 @pytest.mark.parametrize("command", ["SELECT * FROM nothing", ".nonsense", "SELECT"])
 def test_a_command_that_fails_is_1(cli, command):
     cli.ok("new", "main")

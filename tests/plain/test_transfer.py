@@ -309,9 +309,21 @@ def test_a_file_that_is_absent_makes_no_tag(replicas, tmp_path) -> None:
     replica = replicas()
     with pytest.raises(UsageError, match="there is no file"):
         replica.engine.import_(tmp_path / "absent.db", "main")
-    with pytest.raises(UsageError, match="there is no file"):
-        replica.engine.import_(tmp_path, "main")
     assert replica.engine.tags() == []
+
+
+def test_a_directory_or_a_device_is_no_absent_file(replicas, tmp_path) -> None:
+    replica = replicas()
+    with pytest.raises(UsageError, match="is a directory; name a database file, such as") as caught:
+        replica.engine.import_(tmp_path, "main")
+    assert str(tmp_path / "app.db") in str(caught.value)
+    with pytest.raises(UsageError, match="/dev/null is not a regular file"):
+        replica.engine.import_(Path("/dev/null"), "main")
+    assert replica.engine.tags() == []
+    replica.connect().execute("CREATE TABLE mine(x)")
+    with pytest.raises(AlreadyExistsError, match="is a directory; name a file in it") as caught:
+        replica.engine.export("main", tmp_path)
+    assert str(tmp_path / "export.db") in str(caught.value)
 
 
 def test_a_volume_with_commits_takes_no_import(replicas, tmp_path) -> None:
