@@ -658,7 +658,7 @@ ACCESS = "MARKERACCESS55"
 
 
 def test_no_credential_reaches_an_error_a_log_or_a_repr(scripted, monkeypatch, caplog):
-    monkeypatch.setattr("servers.ACCESS_KEY", ACCESS)
+    monkeypatch.setattr("tests.servers.ACCESS_KEY", ACCESS)
     endpoint = S3Endpoint(scripted.endpoint.url, ACCESS, SECRET)
     caplog.set_level(logging.DEBUG, logger="graft_vfs")
     with endpoint.identity():
