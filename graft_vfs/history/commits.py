@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.format.commit import TIME_END, CommitHeader, time_ms_of
 from graft_vfs.ids import LogId
-from graft_vfs.local.branch_log import Chunk
 from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.fetch import require_commits

@@ -15,22 +15,7 @@ File header, 64 bytes, little-endian:
     32  8  salt: seeds every chunk's checksum and stands for the chunk before the first; random
     40  24 reserved, zero
 
-Chunk, little-endian, directly behind the one before it:
-
-    0   4  magic `GCHK`
-    4   2  flags: 1 = COMMIT, 2 = DURABLE_BEFORE
-    6   2  reserved, zero
-    8   8  local LSN
-    16  4  page count after the transaction (0 without COMMIT)
-    20  4  change counter after the transaction (0 without COMMIT)
-    24  4  number of pages n
-    28  4  page size in bytes
-    32  8  milliseconds since 1970
-    40  8  XXH3-64 of the images
-    48  8  checksum of the chunk before (its last header field)
-    56  4n page indexes
-    ..  8  XXH3-64 of all of the above, seeded with the salt
-    ..     n page images
+Chunks (`chunk`) follow, each directly after the one before it.
 
 A transaction is one or more chunks of one LSN; only the last has COMMIT and makes it visible.
 The first transaction of a file of version 2 is a folded run: it has the LSN of the newest commit in
@@ -63,16 +48,29 @@ import mmap
 import os
 import secrets
 import struct
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from time import time_ns
-from typing import NamedTuple
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from graft_vfs.errors import CorruptLogError, FutureVersionError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local import ownership
+from graft_vfs.local.chunk import (
+    CHUNK_HEAD_BYTES,
+    CHUNK_MAGIC,
+    CHUNK_MAGIC_BYTES,
+    COMMIT,
+    DURABLE_BEFORE,
+    SMALL_PAGES_MAX,
+    Chunk,
+    Position,
+    checksum_of,
+    head_bytes,
+    packers,
+    parse_head,
+)
 from graft_vfs.local.files import (
     data_sync,
     fsync_directory,
@@ -83,59 +81,23 @@ from graft_vfs.local.files import (
     write_fully,
 )
 from graft_vfs.local.mapping import FileView, View, mapped_writes_are_safe
-from graft_vfs.pages import PAGE_SIZES, LocalLsn
-
-COMMIT = 1
-DURABLE_BEFORE = 2
+from graft_vfs.pages import LocalLsn
 
 LOG_HEADER_BYTES = 64
-CHUNK_PAGES_MAX = 65_536
 _LOG_MAGIC = b"GRAFTLOG"
 _VERSION = 2
 _PLAIN, _FOLDED = 1, 2
-_CHUNK_MAGIC = 0x4B48_4347
-_CHUNK_MAGIC_BYTES = _CHUNK_MAGIC.to_bytes(4, "little")
 _LOG_HEADER = struct.Struct("<8sH6x16sQ24x")
-_CHUNK_HEADER = struct.Struct("<IHHQIIIIQQQ")
-_CHECKSUM = struct.Struct("<Q")
-_CHUNK_HEADER_BYTES = 56
-CHUNK_HEAD_BYTES = 64
-"""What a chunk takes besides its images and their page indexes."""
 _ZERO_STEP_MIN_BYTES = 64 << 10
 _ZERO_STEP_MAX_BYTES = 1 << 20
 _ZERO_SKIP_BYTES = 256 << 10
 _ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
-SMALL_PAGES_MAX = 64
-"""A chunk of up to so many pages is written at once, into space that was zeroed ahead."""
 _READ_BYTES = 4096
 _READ_STEP_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
 """Recovery never has to read more images than this, because NORMAL syncs so often too."""
 
 assert _LOG_HEADER.size == LOG_HEADER_BYTES
-assert _CHUNK_HEADER.size == _CHUNK_HEADER_BYTES
-assert _CHUNK_HEADER_BYTES + _CHECKSUM.size == CHUNK_HEAD_BYTES
-
-
-def _checksum_of(images: Iterable[bytes]) -> int:
-    """Return the XXH3-64 of images that are not joined."""
-    digest = xxh3_64()
-    for image in images:
-        digest.update(image)
-    return digest.intdigest()
-
-
-class _Packers(dict[int, struct.Struct]):
-    """The packers of chunk headers with so many page indexes; those of small chunks are kept."""
-
-    def __missing__(self, count: int) -> struct.Struct:
-        packer = struct.Struct(f"<IHHQIIIIQQQ{count}I")
-        if count <= SMALL_PAGES_MAX:
-            self[count] = packer
-        return packer
-
-
-_packers = _Packers()
 
 
 def _zero_ahead(offset: int) -> int:
@@ -146,40 +108,6 @@ def _zero_ahead(offset: int) -> int:
 def _kept_bytes(end: int) -> int:
     """Return how much past the newest commit some process may have zeroed for its next one."""
     return _ZERO_SKIP_BYTES + 4096 + _zero_ahead(end)
-
-
-class Position(NamedTuple):
-    """A place between two chunks: byte offset, and the checksum of the chunk that ends there."""
-
-    offset: int
-    checksum: int
-
-
-class Chunk(NamedTuple):
-    """The header of one chunk. `images` is the file offset of its first page image."""
-
-    flags: int
-    lsn: LocalLsn
-    page_count: int
-    change_counter: int
-    page_size: int
-    time_ms: int
-    images_checksum: int
-    previous: int
-    pages: tuple[int, ...]
-    images: int
-    after: Position
-
-    @property
-    def commits(self) -> bool:
-        """Tell whether this chunk makes its transaction visible."""
-        return bool(self.flags & COMMIT)
-
-    @property
-    def before(self) -> Position:
-        """The position at which this chunk begins."""
-        header = _CHUNK_HEADER_BYTES + 4 * len(self.pages) + _CHECKSUM.size
-        return Position(self.images - header, self.previous)
 
 
 class BranchLog:
@@ -300,53 +228,18 @@ class BranchLog:
         return chunk if chunk is not None and chunk.previous == position.checksum else None
 
     def _parse_chunk(self, offset: int) -> Chunk | None:
-        read = self._read_head(offset)
-        if read is None:
-            return None
-        data, head = read
-        fixed = _CHUNK_HEADER.unpack_from(data)
-        _, flags, _, lsn, page_count, counter, count, size = fixed[:8]
-        (checksum,) = _CHECKSUM.unpack_from(data, head)
-        if xxh3_64_intdigest(memoryview(data)[:head], self.start.checksum) != checksum:
-            return None
-        images = offset + head + _CHECKSUM.size
-        after = images + count * size
-        if after > len(self.view):
-            self.remap()
-            if after > len(self.view):
-                return None
-        pages = _packers[count].unpack_from(data)[len(fixed) :]
-        end = Position(after, checksum)
-        time_ms, images_checksum, previous = fixed[8:]
-        return Chunk(
-            flags,
-            lsn,
-            page_count,
-            counter,
-            size,
-            time_ms,
-            images_checksum,
-            previous,
-            pages,
-            images,
-            end,
-        )
-
-    def _read_head(self, offset: int) -> tuple[bytes, int] | None:
-        """Read what may be a chunk's header; returns (bytes, length before its checksum)."""
         with storage_errors(self.path):
             data = os.pread(self._file, _READ_BYTES, offset)
-            if len(data) < _CHUNK_HEADER_BYTES:
-                return None
-            magic, _, reserved, _, _, _, count, size = _CHUNK_HEADER.unpack_from(data)[:8]
-            is_possible = count <= CHUNK_PAGES_MAX and size in PAGE_SIZES
-            if magic != _CHUNK_MAGIC or reserved or not is_possible:
-                return None
-            head = _CHUNK_HEADER_BYTES + 4 * count
-            needed = head + _CHECKSUM.size
-            if needed > len(data):
+            needed = head_bytes(data)
+            if needed is not None and needed > len(data):
                 data = read_exactly(self._file, needed, offset)
-        return (data, head) if needed <= len(data) else None
+        if needed is None or needed > len(data):
+            return None
+        chunk = parse_head(data, offset, self.start.checksum)
+        if chunk is None or chunk.after.offset <= len(self.view):
+            return chunk
+        self.remap()
+        return chunk if chunk.after.offset <= len(self.view) else None
 
     def images_are_sound(self, chunk: Chunk) -> bool:
         """Read all images of a chunk and return True if they are what was written."""
@@ -402,15 +295,15 @@ class BranchLog:
         for first, last in self._data_ranges(position.offset):
             for at in range(first, last, _READ_STEP_BYTES):
                 # A magic number may begin in one step and end in the next.
-                amount = min(last - at, _READ_STEP_BYTES + len(_CHUNK_MAGIC_BYTES) - 1)
+                amount = min(last - at, _READ_STEP_BYTES + len(CHUNK_MAGIC_BYTES) - 1)
                 with storage_errors(self.path):
                     data = read_exactly(self._file, amount, at)
-                found = data.find(_CHUNK_MAGIC_BYTES)
+                found = data.find(CHUNK_MAGIC_BYTES)
                 while found >= 0:
                     chunk = self._parse_chunk(at + found)
                     if chunk is not None and chunk.flags & DURABLE_BEFORE and chunk.lsn > lsn:
                         return True
-                    found = data.find(_CHUNK_MAGIC_BYTES, found + 1)
+                    found = data.find(CHUNK_MAGIC_BYTES, found + 1)
         return False
 
     def _data_ranges(self, offset: int) -> Iterator[tuple[int, int]]:
@@ -455,8 +348,8 @@ class BranchLog:
             page_count, counter = commit
         if self.durable >= offset:
             flags |= DURABLE_BEFORE
-        head = _packers[count].pack(
-            _CHUNK_MAGIC,
+        head = packers[count].pack(
+            CHUNK_MAGIC,
             flags,
             0,
             lsn,
@@ -465,7 +358,7 @@ class BranchLog:
             count,
             page_size,
             time_ns() // 1_000_000,
-            xxh3_64_intdigest(body) if is_small else _checksum_of(images),
+            xxh3_64_intdigest(body) if is_small else checksum_of(images),
             previous,
             *pages,
         )
@@ -605,7 +498,7 @@ class BranchLog:
         """
         with storage_errors(self.path):
             try:
-                write_fully(self._file, bytes(_CHUNK_HEADER_BYTES), position.offset)
+                write_fully(self._file, bytes(CHUNK_HEAD_BYTES), position.offset)
             except OSError:
                 if self._writes_in_place:
                     raise

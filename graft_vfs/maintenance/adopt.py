@@ -29,11 +29,12 @@ from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import head
 from graft_vfs.local.branch_file import held
-from graft_vfs.local.branch_log import BranchLog, Chunk, Position
+from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Announce, Catalog
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
+from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from graft_vfs.errors import UsageError
-from graft_vfs.local.branch_log import Position
+from graft_vfs.local.chunk import Position
 from graft_vfs.pages import LocalLsn
 from graft_vfs.view.remote_view import EmptyRemoteView
 from graft_vfs.volume.snapshot import Snapshot

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
-from graft_vfs.local.branch_log import Chunk
 from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.sync.push import keep_pages
 from graft_vfs.view.logs import Logs

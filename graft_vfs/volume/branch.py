@@ -17,8 +17,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from graft_vfs.errors import CorruptLogError
-from graft_vfs.local.branch_log import BranchLog, Chunk
+from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import Chunk
 
 HISTORY_MIN = 1024
 """So many superseded images are kept before it is asked which of them anybody still sees."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId
-from graft_vfs.local.branch_log import BranchLog, Position
+from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.local.chunk import Position
 from graft_vfs.local.files import storage_errors
 from graft_vfs.pages import LocalLsn
 from graft_vfs.volume.snapshot import Snapshot

@@ -7,7 +7,7 @@ nobody ever wrote: the lock page).
 from __future__ import annotations
 
 from graft_vfs.errors import CorruptLogError, CorruptObjectError
-from graft_vfs.local.branch_log import Position
+from graft_vfs.local.chunk import Position
 from graft_vfs.local.mapping import forget_resident
 from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.view.remote_view import Located, RemoteView

@@ -12,7 +12,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from graft_vfs.errors import LocalStorageError, PageSizeError
-from graft_vfs.local.branch_log import CHUNK_HEAD_BYTES, SMALL_PAGES_MAX, SYNC_INTERVAL_BYTES
+from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES
+from graft_vfs.local.chunk import CHUNK_HEAD_BYTES, SMALL_PAGES_MAX
 from graft_vfs.pages import LocalLsn, check_page_size, lock_page
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
 

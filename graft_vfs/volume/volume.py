@@ -43,16 +43,11 @@ from graft_vfs.local.branch_file import (
     WriterLock,
     WriterLocks,
 )
-from graft_vfs.local.branch_log import (
-    DURABLE_BEFORE,
-    SYNC_INTERVAL_BYTES,
-    BranchLog,
-    Chunk,
-    Position,
-)
+from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES, BranchLog
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import DURABLE_BEFORE, Chunk, Position
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.head import HeadFile, new_epoch
 from graft_vfs.pages import LocalLsn, RemoteLsn

@@ -27,7 +27,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId, SegmentId, VolumeId
 from graft_vfs.local import head
-from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog, Position
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog
 from graft_vfs.local.cache.arena import HEADER_BYTES, RECORD_BYTES, FrameKey
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.catalog import descriptor
@@ -35,6 +35,7 @@ from graft_vfs.local.catalog import file as catalog_file
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.rows import BranchRow, CommitRow, PendingPush, VolumeRow
+from graft_vfs.local.chunk import Position
 from graft_vfs.view.remote_view import EmptyRemoteView
 from graft_vfs.volume.volume import Volume
 from tests.hostile.decoders import Decoder, golden, write_anew

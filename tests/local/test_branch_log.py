@@ -14,12 +14,8 @@ from hypothesis import strategies as st
 from graft_vfs.errors import CorruptLogError, FutureVersionError, LocalStorageError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local import branch_log
-from graft_vfs.local.branch_log import (
-    DURABLE_BEFORE,
-    LOG_HEADER_BYTES,
-    BranchLog,
-    Position,
-)
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog
+from graft_vfs.local.chunk import DURABLE_BEFORE, Position
 
 SIZE = 512
 

@@ -6,7 +6,7 @@ from unittest import mock
 
 from xxhash import xxh3_64_intdigest
 
-from graft_vfs.local.branch_log import Chunk, Position
+from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.volume.branch import Branch
 from tests.support.watched import Watched
 

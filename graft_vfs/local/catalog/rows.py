@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 
 from graft_vfs.errors import CorruptCatalogError, InvalidIdError
 from graft_vfs.ids import Id, LogId, VolumeId
-from graft_vfs.local.branch_log import LOG_HEADER_BYTES, Position
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES
+from graft_vfs.local.chunk import Position
 from graft_vfs.pages import LocalLsn, RemoteLsn
 
 DAMAGE_STEP = (

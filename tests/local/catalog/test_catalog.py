@@ -12,9 +12,9 @@ import pytest
 
 from graft_vfs.errors import AlreadyExistsError, CorruptCatalogError, NotFoundError
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.branch_log import Position
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.rows import BranchRow, CommitRow, PendingPush, VolumeRow
+from graft_vfs.local.chunk import Position
 
 
 @pytest.fixture
