@@ -1,1 +1,13 @@
-"""."""
+"""Floor 5: the local half of a database, on top of what its branch sees of the remote log.
+
+    volume         one open volume: begin, commit, recover, switch its branch
+    branch         page to newest offset in the branch log, with history for open snapshots
+    snapshot       an immutable view: local images over remote ones
+    transaction    the pages that one writer has staged or spilled
+    rotation       replacing the file of a branch by a shorter one
+    incoherent     a volume on a file system where the mapped head may show an old state
+    open_volumes   the volumes that an engine has open
+
+A snapshot never changes, and every commit is one append to the branch log. Nothing here knows
+SQLite's locks or the verbs of synchronisation.
+"""
