@@ -46,12 +46,13 @@ def endless() -> Iterator[Callable[[bytes], memoryview]]:
         yield make
 
 
-def page(names: list[str], *, token: str = "") -> bytes:
+def page(names: list[str], *, token: str = "", prefix: str = "") -> bytes:
     keys = "".join(f"<Contents><Key>{name}</Key></Contents>" for name in names)
     more = "<IsTruncated>false</IsTruncated>"
     if token:
         more = "<IsTruncated>true</IsTruncated>"
         more += f"<NextContinuationToken>{token}</NextContinuationToken>"
+    more += f"<Prefix>{prefix}</Prefix>"
     return answer(200, f"<ListBucketResult>{more}{keys}</ListBucketResult>".encode())
 
 
@@ -100,7 +101,7 @@ def test_a_listing_of_foreign_names_without_an_end_is_refused(server) -> None:
     def reply(_: Request) -> Reply:
         number = len(server.requests)
         names = [f"{commits_prefix(LOG)} {number:06}-{at}" for at in range(5)]
-        return page(names, token=f"t{number}")
+        return page(names, token=f"t{number}", prefix=commits_prefix(LOG))
 
     server.script = [reply]
     with server.store() as store, pytest.raises(StoreError, match="without an end"):
@@ -116,7 +117,7 @@ def test_a_listing_of_foreign_names_without_an_end_is_refused(server) -> None:
 def test_listed_names_that_are_no_keys_reach_nobody(server, text) -> None:
     names = sorted(["refs/main", f"refs/{text}"])
     escaped = [name.replace("\x01", "&#1;") for name in names]
-    server.script = [page(escaped)]
+    server.script = [page(escaped, prefix="refs/")]
     with server.store(attempts_max=1) as store:
         try:
             found = list(store.list("refs/"))
@@ -148,7 +149,7 @@ def test_a_server_that_always_sends_elsewhere_is_asked_a_bounded_number_of_times
 
 
 def test_a_listing_shows_the_largest_lsn_and_nothing_is_there(server) -> None:
-    listing = page([f"{commits_prefix(LOG)}{1:016x}"])
+    listing = page([f"{commits_prefix(LOG)}{1:016x}"], prefix=commits_prefix(LOG))
     missing = answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
     server.script = [lambda request: listing if "list-type" in request.target else missing]
     with server.store() as store, pytest.raises(CorruptObjectError, match="gap"):

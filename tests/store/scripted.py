@@ -46,6 +46,11 @@ def error(status: int, code: str, message: str = "a message") -> bytes:
     return answer(status, text.encode(), content_type="application/xml")
 
 
+def held(body: bytes, status: int = 200, **headers: str) -> bytes:
+    """Answer a read as a store does that has exactly these bytes."""
+    return answer(status, body, etag=f'"{hashlib.md5(body).hexdigest()}"', **headers)
+
+
 def landed(request: Request) -> bytes:
     """Answer a write as a store does that has exactly these bytes."""
     return answer(200, etag=f'"{hashlib.md5(request.body).hexdigest()}"')

@@ -27,7 +27,7 @@ from graft_vfs.errors import (
 from graft_vfs.store import PutOutcome, S3Store, check_conditional_writes
 from tests.servers import S3Endpoint
 
-from .scripted import Request, answer, error, landed
+from .scripted import Request, answer, error, held, landed
 
 # Outcomes of a create-only write
 
@@ -143,6 +143,12 @@ def test_without_credentials_nothing_is_sent(scripted, monkeypatch):
         (answer(404, b"<html>default backend</html>"), StoreUnavailableError),
         (answer(200, b"<html>hello</html>", content_type="text/html"), StoreUnavailableError),
         (answer(204), StoreUnavailableError),
+        # Portals that answer in text or JSON, or with the weak tag of a framework for web pages.
+        (answer(200, b"log in first", content_type="text/plain"), StoreUnavailableError),
+        (answer(200, b'{"login": true}', content_type="application/json"), StoreUnavailableError),
+        (answer(200, b"log in first", etag='W/"c-zq1"'), StoreUnavailableError),
+        (answer(200, b"log in first", etag='""'), StoreUnavailableError),
+        (answer(206, b"log in", content_range="bytes 0-5/6"), StoreUnavailableError),
         (error(404, "NoSuchBucket"), BucketMissingError),
         (error(403, "AccessDenied"), StoreDeniedError),
         (error(403, "InvalidObjectState"), StoreError),
@@ -236,7 +242,7 @@ def test_a_page_is_no_proof_that_an_object_was_deleted(scripted):
 
 
 def test_reads_and_writes_are_retried(scripted):
-    scripted.script = [error(500, "InternalError"), answer(200, b"data")]
+    scripted.script = [error(500, "InternalError"), held(b"data")]
     with scripted.store() as store:
         assert store.get("k") == b"data"
         assert store.counters.snapshot().get == 2
@@ -252,7 +258,7 @@ def test_reads_and_writes_are_retried(scripted):
 
 def test_a_body_cut_short_is_read_again(scripted):
     cut = answer(200, b"dat", content_length="4")
-    scripted.script = [cut, answer(200, b"data")]
+    scripted.script = [cut, held(b"data")]
     with scripted.store() as store:
         assert store.get("k") == b"data"
         assert store.counters.snapshot().get == 2
@@ -284,7 +290,7 @@ def test_a_body_always_cut_short_is_unavailable(scripted, headers):
 )
 def test_an_answer_cut_in_its_head_is_not_taken_for_an_empty_one(scripted, read):
     date = "Wed, 01 Jan 2025 00:00:00 GMT"
-    reply = answer(206, b"data", last_modified=date, content_range="bytes 0-3/10")
+    reply = held(b"data", 206, last_modified=date, content_range="bytes 0-3/10")
     with scripted.store(attempts_max=1) as store:
         for cut in range(reply.index(b"data")):
             scripted.script = [reply[:cut]]
@@ -311,10 +317,10 @@ def test_an_answer_whose_head_cannot_be_read_is_closed(scripted, monkeypatch, st
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_without_bounds_is_not_read(scripted, chunked):
     if chunked:
-        reply = answer(200, b"ffffff\r\n" + b"x" * 5000, transfer_encoding="chunked")
+        reply = held(b"ffffff\r\n" + b"x" * 5000, transfer_encoding="chunked")
         reply = reply.replace(b"content-length: 5008\r\n", b"")
     else:
-        reply = answer(200, b"x" * 5000, content_length=str(1 << 50))
+        reply = held(b"x" * 5000, content_length=str(1 << 50))
     scripted.script = [reply]
     with scripted.store() as store, pytest.raises(CorruptObjectError, match="'k'"):
         store.get("k", limit_bytes=1000)
@@ -322,7 +328,7 @@ def test_a_body_without_bounds_is_not_read(scripted, chunked):
 
 
 def test_a_server_that_knows_no_ranges(scripted):
-    scripted.script = [answer(200, b"0123456789")]
+    scripted.script = [held(b"0123456789")]
     with scripted.store() as store:
         assert store.get_range("k", 0, 4) == b"0123"
         assert store.get_range("k", 0, 40) == b"0123456789"
@@ -331,15 +337,38 @@ def test_a_server_that_knows_no_ranges(scripted):
 
 
 def test_a_server_that_answers_another_range(scripted):
-    scripted.script = [answer(206, b"0123", content_range="bytes 0-3/10")]
+    scripted.script = [held(b"0123", 206, content_range="bytes 0-3/10")]
     with scripted.store() as store, pytest.raises(StoreError, match="another range"):
         store.get_range("k", 3, 4)
 
 
 def test_a_server_that_answers_too_much(scripted):
-    scripted.script = [answer(206, b"0123456789", content_range="bytes 3-12/20")]
+    scripted.script = [held(b"0123456789", 206, content_range="bytes 3-12/20")]
     with scripted.store() as store, pytest.raises(StoreError, match="more bytes"):
         store.get_range("k", 3, 4)
+
+
+@pytest.mark.parametrize("shown", [None, "", "bytes 3-6/*", "bytes */20", "bytes 4-7/20"])
+def test_a_range_needs_proof_of_where_it_is(scripted, shown):
+    headers = {} if shown is None else {"content_range": shown}
+    scripted.script = [held(b"3456", 206, **headers)]
+    with scripted.store() as store, pytest.raises(StoreError, match="another range"):
+        store.get_range("k", 3, 4)
+
+
+def test_a_range_is_short_only_where_the_object_ends(scripted):
+    scripted.script = [held(b"34", 206, content_range="bytes 3-4/5")]
+    with scripted.store() as store:
+        assert store.get_range("k", 3, 4) == b"34"
+        scripted.script = [held(b"34", 206, content_range="bytes 3-4/20")]
+        with pytest.raises(StoreError, match="fewer bytes"):
+            store.get_range("k", 3, 4)
+
+
+def test_a_large_page_is_not_an_object_that_is_too_large(scripted):
+    scripted.script = [answer(200, b"x" * 50_000, content_type="text/plain")]
+    with scripted.store() as store, pytest.raises(StoreUnavailableError, match="no object"):
+        store.get("k", limit_bytes=1000)
 
 
 def test_an_absent_object_may_be_deleted_where_that_is_answered_404(scripted):
@@ -354,16 +383,21 @@ def test_an_absent_object_may_be_deleted_where_that_is_answered_404(scripted):
 # Listings
 
 
-def listing(*names: str, token: str = "") -> bytes:
+def listing(*names: str, token: str = "", prefix: str = "") -> bytes:
     contents = "".join(f"<Contents><Key>{name}</Key></Contents>" for name in names)
     more = f"<IsTruncated>{'true' if token else 'false'}</IsTruncated>"
     next_token = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    more += f"<Prefix>{prefix}</Prefix>"
     body = f"<ListBucketResult>{more}{next_token}{contents}</ListBucketResult>"
     return answer(200, body.encode(), content_type="application/xml")
 
 
 def test_pages_follow_their_token_and_shrink_to_the_limit(scripted):
-    scripted.script = [listing("p/a", "p/b", token="next"), listing(token="third"), listing("p/c")]
+    scripted.script = [
+        listing("p/a", "p/b", token="next", prefix="p/"),
+        listing(token="third", prefix="p/"),
+        listing("p/c", prefix="p/"),
+    ]
     with scripted.store(prefix="p") as store:
         assert list(store.list("", limit=5)) == ["a", "b", "c"]
     targets = [request.target for request in scripted.requests]
@@ -375,7 +409,7 @@ def test_pages_follow_their_token_and_shrink_to_the_limit(scripted):
 
 
 def test_a_listing_starts_after_a_key(scripted):
-    scripted.script = [listing()]
+    scripted.script = [listing(prefix="p/refs/")]
     with scripted.store(prefix="p") as store:
         assert list(store.list("refs/", start_after="refs/m")) == []
     assert "start-after=p%2Frefs%2Fm" in scripted.requests[0].target
@@ -392,7 +426,7 @@ def test_a_listing_starts_after_a_key(scripted):
     ],
 )
 def test_a_listing_that_would_mislead_is_refused(scripted, names, complaint):
-    scripted.script = [listing(*names)]
+    scripted.script = [listing(*names, prefix="p/")]
     with scripted.store(prefix="p") as store, pytest.raises(StoreError, match=complaint):
         list(store.list("", start_after="a"))
 
@@ -408,6 +442,14 @@ def test_a_listing_without_an_end_is_refused(scripted):
     with scripted.store() as store, pytest.raises(StoreError, match="without an end"):
         list(store.list(""))
     assert len(scripted.requests) < 20
+
+
+def test_the_listing_of_another_prefix_is_no_answer(scripted):
+    scripted.script = [listing(prefix="p/refs/")]
+    with scripted.store(prefix="p") as store:
+        assert list(store.list("refs/")) == []
+        with pytest.raises(StoreUnavailableError, match="another listing"):
+            list(store.list("logs/"))
 
 
 @pytest.mark.parametrize("body", [b"<html>welcome</html>", b"\0\1\2", b""])
@@ -501,7 +543,7 @@ def whole_tail(request: Request):
     first, last = map(int, re.findall(r"\d+", request.headers["range"]))
     part = SEGMENT[first : last + 1]
     shown = f"bytes {first}-{first + len(part) - 1}/{len(SEGMENT)}"
-    return answer(206, part, content_range=shown)
+    return held(part, 206, content_range=shown)
 
 
 @pytest.mark.parametrize(
@@ -546,7 +588,8 @@ def test_a_completion_that_never_comes_is_an_error_and_the_upload_is_aborted(scr
 
 
 def test_an_object_that_ends_otherwise_is_not_taken_for_ours(scripted):
-    longer = answer(206, SEGMENT[-16384:] + b"x")
+    shown = f"bytes {len(SEGMENT) - 16384}-{len(SEGMENT)}/{len(SEGMENT) + 1}"
+    longer = held(SEGMENT[-16384:] + b"x", 206, content_range=shown)
     scripted.script = [uploads(complete=[None, completed], read=longer)]
     with scripted.store() as store:
         store.put("k", [SEGMENT])
@@ -581,7 +624,7 @@ def test_a_part_that_is_not_proved_is_sent_again(scripted, page):
 
 @pytest.mark.parametrize("page", [answer(200), answer(204), answer(200, b"<html>hello</html>")])
 def test_a_small_segment_that_is_not_proved_is_settled_by_reading(scripted, page):
-    scripted.script = [page, answer(200, b"data")]
+    scripted.script = [page, held(b"data")]
     with scripted.store() as store:
         store.put("k", [b"data"])
     assert [request.method for request in scripted.requests] == ["PUT", "GET"]
@@ -594,7 +637,7 @@ def test_a_small_segment_that_is_not_proved_is_settled_by_reading(scripted, page
 
 def test_a_gateway_with_tags_of_another_kind_works(scripted):
     other = answer(200, etag='"0b5cf1a4-uuid"')
-    scripted.script = [other, answer(200, b"data")]
+    scripted.script = [other, held(b"data")]
     with scripted.store() as store:
         store.put("k", [b"data"])
         scripted.script = [other]

@@ -36,7 +36,7 @@ from graft_vfs.store.s3.exchange import (
 )
 from tests.support.clocks import SkippingClock
 
-from .scripted import Request, answer, error, landed
+from .scripted import Request, answer, error, held, landed
 
 MIB = 1024 * 1024
 
@@ -246,7 +246,7 @@ def test_the_store_says_how_long_it_wants_to_be_left_alone(scripted):
     clock = SkippingClock()
     busy = error(503, "SlowDown").replace(b"\r\n\r\n", b"\r\nRetry-After: 17\r\n\r\n", 1)
     down = answer(503, b"<html>maintenance</html>", retry_after="9")
-    scripted.script = [busy, down, answer(200, b"data")]
+    scripted.script = [busy, down, held(b"data")]
     with scripted.store(clock=clock) as store:
         assert store.get("k") == b"data"
     assert clock.pauses == [17.0, 9.0]
@@ -349,7 +349,7 @@ def test_credentials_of_a_file_that_was_rewritten_are_used(scripted, monkeypatch
         return scripted.requests[-1].headers["authorization"].split("Credential=")[1].split("/")[0]
 
     rotate("FIRSTKEY")
-    scripted.script = [answer(200, b"data")]
+    scripted.script = [held(b"data")]
     with scripted.endpoint.identity():
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")

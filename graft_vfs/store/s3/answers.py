@@ -8,6 +8,9 @@ Between a client and a store stand proxies, portals and gateways with answers of
 nothing is concluded from a status alone:
 
     landed     status 200 with the ETag of our bytes (`proves_landing`)
+    present    status 200 or 206 with a strong ETag (`proves_object`), and for a range the
+               Content-Range of what was asked for; whose bytes they are, checksums tell
+    listed     an `IsTruncated`, and the prefix that was asked for
     absent     the code NoSuchKey; a 404 page proves nothing
     exists, races with another write, ends before the range
                a code, too; a page with status 412, 409 or 416 proves nothing
@@ -41,6 +44,9 @@ from graft_vfs.errors import (
 from graft_vfs.store.base import Verb
 
 LOST_NEXT_STEP = "check the endpoint and the network, and try again"
+PAGE_NEXT_STEP = (
+    "check the endpoint, and what stands before the store: a proxy, a portal or an ingress"
+)
 
 _CODE = re.compile(r"(?=.{3,64}\Z)[A-Z][a-z][A-Za-z]*(\.[A-Z][a-z][A-Za-z]*)*", re.ASCII)
 """An error code; some servers give theirs in parts, such as `InvalidParameter.Prefix`."""
@@ -206,6 +212,15 @@ def proves_landing(status: int, headers: Mapping[str, str], tag: str, expected: 
     return bare.lower() == expected
 
 
+def proves_object(status: int, tag: str) -> bool:
+    """Return True if an answer to a read proves that it is an object of the store.
+
+    Every store gives each object a strong ETag. Portals and frameworks for web pages give none, or
+    weak ones, which begin with `W/`.
+    """
+    return status in {200, 206} and is_tag(tag) and not tag.startswith("W/")
+
+
 def is_tag(tag: str) -> bool:
     """Return True if text is an ETag that a part of an upload can have."""
     return bool(tag.strip().strip('"'))
@@ -293,7 +308,7 @@ _ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
     Answer.PAGE: (
         StoreUnavailableError,
         "answered with a page of its own, without the error code that a store gives",
-        "check the endpoint, and what stands before the store: a proxy, a portal or an ingress",
+        PAGE_NEXT_STEP,
     ),
     Answer.MOVED: (
         StoreError,
@@ -373,11 +388,7 @@ def unproven_error(store: str, status: int, verb: Verb, key: str) -> GraftError:
         error = _unknown(message)
         error.was_answered = True
         return error
-    return StoreUnavailableError(
-        message,
-        next_step="check the endpoint, and what stands before the store: a proxy, a portal or an "
-        "ingress",
-    )
+    return StoreUnavailableError(message, next_step=PAGE_NEXT_STEP)
 
 
 def answer_error(store: str, reply: Reply, verb: Verb, key: str) -> GraftError:

@@ -54,9 +54,11 @@ from graft_vfs.store.base import (
 )
 from graft_vfs.store.s3.answers import (
     LOST_NEXT_STEP,
+    PAGE_NEXT_STEP,
     Answer,
     Reply,
     proves_landing,
+    proves_object,
     unproven_error,
 )
 from graft_vfs.store.s3.calls import Caller
@@ -86,6 +88,7 @@ _TAIL_BYTES = 16 * 1024
 that no two objects end alike."""
 _EMPTY_PAGES_MAX = 16
 _LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})", re.ASCII)
 
 _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
 
@@ -377,37 +380,44 @@ class S3Store(ObjectStore):
         from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - see invariant 5
 
         body, status = answer["Body"], answer["ResponseMetadata"]["HTTPStatusCode"]
-        is_page = answer.get("ContentType", "").startswith("text/html") and "ETag" not in answer
-        if status not in {200, 206} or is_page:
-            raise StoreUnavailableError(
-                f"{self.describe()} answered a read of {key!r} with HTTP {status} and no object",
-                next_step="check the endpoint, and what stands before the store: a proxy, a portal "
-                "or an ingress",
-            )
         if not _LENGTH_HEADERS & answer["ResponseMetadata"]["HTTPHeaders"].keys():
             # Such a body ends wherever its connection does, and the head may have been cut too.
             raise IncompleteReadError(actual_bytes=0, expected_bytes=limit_bytes)
+        is_object = proves_object(status, answer.get("ETag", ""))
+        if is_object and start is None and answer.get("ContentLength", 0) > limit_bytes:
+            raise oversized(key, self.describe(), limit_bytes)
+        # Read first: an answer that was cut in its head may lack the tag, or half of a range.
+        data = _read_up_to(body, limit_bytes + 1 if is_object else _TAIL_BYTES)
+        if not is_object:
+            raise StoreUnavailableError(
+                f"{self.describe()} answered a read of {key!r} with HTTP {status} and no object",
+                next_step=PAGE_NEXT_STEP,
+            )
         if start is None:
-            if answer.get("ContentLength", 0) > limit_bytes:
-                raise oversized(key, self.describe(), limit_bytes)
-            data = _read_up_to(body, limit_bytes + 1)
             if len(data) > limit_bytes:
                 raise oversized(key, self.describe(), limit_bytes)
-            return data
-        if status == 200:
+        elif status == 206:
+            self._check_range(answer.get("ContentRange", ""), start, limit_bytes, len(data))
+        elif start == 0:
             # Some servers answer a range that covers the whole object as if none was asked for,
             # and some know no ranges; the first bytes are the right ones if they start at 0.
-            if start == 0:
-                return _read_up_to(body, limit_bytes)
+            return data[:limit_bytes]
+        else:
             raise self._broken("ignores range requests")
-        # Read first: an answer that was cut in its head may show half of a range.
-        data = _read_up_to(body, limit_bytes + 1)
-        shown = answer.get("ContentRange", "")
-        if shown and not shown.startswith(f"bytes {start}-"):
-            raise self._broken("answers another range than the one it was asked for")
-        if len(data) > limit_bytes:
-            raise self._broken("answers more bytes than it was asked for")
         return data
+
+    def _check_range(self, shown: str, start: int, wanted: int, got: int) -> None:
+        """Raise StoreError unless a Content-Range says that the bytes are those asked for.
+
+        They are fewer only where the object ends.
+        """
+        match = _CONTENT_RANGE.fullmatch(shown)
+        if match is None or int(match[1]) != start:
+            raise self._broken("answers another range than the one it was asked for")
+        if got > wanted:
+            raise self._broken("answers more bytes than it was asked for")
+        if got < wanted and int(match[2]) != start + got:
+            raise self._broken("answers fewer bytes than it was asked for and the object has")
 
     # Listing
 
@@ -459,6 +469,12 @@ class S3Store(ObjectStore):
                 raise StoreUnavailableError(
                     f"{self.describe()} did not answer in full (list of {prefix!r})",
                     next_step=LOST_NEXT_STEP,
+                )
+            if page.get("Prefix", "") != asked["Prefix"]:
+                # Such as a cache that knows pages by their path alone.
+                raise StoreUnavailableError(
+                    f"{self.describe()} answered a list of {prefix!r} with another listing",
+                    next_step=PAGE_NEXT_STEP,
                 )
             return page
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from graft_vfs.errors import GraftError, StoreError, StoreUnavailableError
 from graft_vfs.store.base import Buffer
 from graft_vfs.store.s3.answers import (
+    PAGE_NEXT_STEP,
     Answer,
     Reply,
     is_tag,
@@ -122,8 +123,7 @@ class Upload:
             status = opened["ResponseMetadata"]["HTTPStatusCode"]
             raise StoreUnavailableError(
                 f"{self._store} (put of {self._key!r}: HTTP {status}) began an upload without id",
-                next_step="check the endpoint, and what stands before the store: a proxy, a portal "
-                "or an ingress",
+                next_step=PAGE_NEXT_STEP,
             )
         return upload
 
