@@ -109,6 +109,11 @@ class DelayedStore(ObjectStore):
         with self._request():
             self._inner.put(key, data)
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Pass on, later."""
+        with self._request():
+            return self._inner.replace(key, old, new)
+
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[str]:

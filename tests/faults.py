@@ -81,6 +81,10 @@ class FaultyStore(ObjectStore):
     def put(self, key: str, data: Sequence[Buffer]) -> None:
         self._effect(key, lambda: self.inner.put(key, data))
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        self._check_running()
+        return self.inner.replace(key, old, new)
+
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         self._reading(key)
         return self.inner.get(key, limit_bytes=limit_bytes)

@@ -53,16 +53,16 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 @command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")
 @click.argument("name", metavar="NAME", required=False)
 @click.option("--deep", is_flag=True, help="Read and verify every frame of the remote.")
-@click.option("--repair", is_flag=True, help="Put back missing objects that this machine has.")
+@click.option("--repair", is_flag=True, help="Write again what is missing or damaged and is here.")
 @json_option
 @click.pass_context
 def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:
     """Verify remote logs and this machine's volumes, and say what could repair them.
 
     NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on
-    and all refs are verified. With --repair missing commits and segments are put back, as the plan
-    says that this command shows without it; nothing that is there is changed. Exits with 8 if a
-    problem is left.
+    and all refs are verified. With --repair missing and damaged commits and segments are written
+    again, as the plan says that this command shows without it; nothing that is valid is changed.
+    Exits with 8 if a problem is left.
     """
     with opened(recovering=True) as engine:
         with progress("Verifying commits") as show:

@@ -2,28 +2,33 @@
 
 A log is verified whole: every commit is listed, read, proved by its hash and by the chain, and
 compared with what is known here; its frames are there, and with `deep` each is read and proved. A
-commit or segment that is missing can be put back by a machine that has its bytes: in the record of
-a push that was not settled, or as cached pages that compress to the same frames. A commit is put
-back as it was pushed, create-only, so that a repair can only fill a hole and never change history.
+commit or segment that is missing or damaged can be written again by a machine that has its bytes:
+in the record of a push that was not settled, or as cached pages that compress to the same frames.
 
-Nothing is written unless `repair` is asked for; then the findings say what was mended.
+A repair never changes history. What it writes has the hash that this machine knows for the LSN and
+that the commit after it names. A hole is filled by a create-only write. A commit object is written
+over only if its bytes, read once more, still are no commit, and only as long as they stay the same
+(`ObjectStore.replace`); nothing else in this program writes over a commit.
+
+Nothing is written unless `repair` is asked for; then the findings say what was repaired.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
     CorruptObjectError,
     DamageError,
     GraftError,
     ObjectMissingError,
-    StoreError,
+    StoreUnavailableError,
 )
 from graft_vfs.format.commit import CommitHeader, decode_header
 from graft_vfs.format.frame import checksum_of, encode_frame
@@ -35,7 +40,7 @@ from graft_vfs.maintenance.adopt import lost_volumes
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.commit_reader import CommitRecord
-from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, segment_key
+from graft_vfs.remote.log import RemoteLog, commit_key, list_refs
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.view.log_view import CommitSource
 from graft_vfs.view.logs import Logs
@@ -134,25 +139,26 @@ def check_log(
     newest = present[-1] if present else NO_LSN
     known = logs.catalog.newest_commit(log)[0]
     check = _LogCheck(logs, remote, deep=deep)
-    found: list[Finding] = []
-    records: dict[RemoteLsn, bytes] = {}
+    found: list[_Fault] = []
     segments = 0
     with ThreadPoolExecutor(_READERS, thread_name_prefix="graft-fsck") as executor:
         for number, (lsn, seen) in enumerate(
             zip(present, executor.map(check.inspect, present), strict=True), 1
         ):
-            found += check.judge(lsn, seen, records)
+            found += check.judge(lsn, seen)
             segments += seen.record is not None and seen.record.header.segment is not None
             if progress is not None:
                 progress(number, len(present))
-    mender = _Mender(logs, remote, scratch) if check.is_our_history else None
-    found = [each if mender is None else mender.planned(each, repair=repair) for each in found]
     for lsn in _gaps(present, max(newest, known)):
-        where = f"{commit_key(log, lsn)} (LSN {lsn})"
         problem = "the commit is missing" if lsn < newest else "the remote lacks this known commit"
-        hole = Finding(where, problem, next_step=_OTHER_MACHINE)
-        found.append(hole if mender is None else mender.planned_hole(hole, lsn, repair=repair))
-    return LogCheck(log, newest, len(records), segments, tuple(found))
+        hole = Finding(_place(log, lsn), problem, next_step=_OTHER_MACHINE)
+        found.append(_Fault(lsn, _Kind.HOLE, hole))
+    if check.is_our_history:
+        mender = _Mender(logs, remote, check.links, scratch)
+        findings = tuple(mender.planned(fault, repair=repair) for fault in found)
+    else:
+        findings = tuple(fault.finding for fault in found)
+    return LogCheck(log, newest, len(check.links), segments, findings)
 
 
 _OTHER_MACHINE = (
@@ -175,6 +181,36 @@ def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:
         before = bound
 
 
+def _place(log: LogId, lsn: RemoteLsn) -> str:
+    return f"{commit_key(log, lsn)} (LSN {lsn})"
+
+
+class _Kind(enum.Enum):
+    """What a finding is about, as far as a repair is concerned."""
+
+    HOLE = "a commit is missing"
+    DAMAGED = "the bytes of a commit object are no commit, or its frames are damaged"
+    SEGMENT = "a segment is missing or damaged"
+    OTHER = "no object that could be written again"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """A finding about one LSN, and what kind of repair it takes."""
+
+    lsn: RemoteLsn
+    kind: _Kind
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """How a commit is chained: its hash, and the hash that it names as that of the one before."""
+
+    hash: bytes
+    previous_hash: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """What was read at one LSN: the commit or why there is none, and what its body lacks."""
@@ -192,6 +228,8 @@ class _LogCheck:
         self._remote = remote
         self._deep = deep
         self.is_our_history = True
+        self.links: dict[RemoteLsn, _Link] = {}
+        """Those of the valid commits, as `judge` saw them."""
 
     def inspect(self, lsn: RemoteLsn) -> _Seen:
         """Read a commit and see that its body is there."""
@@ -222,17 +260,31 @@ class _LogCheck:
             if header.frames.body_bytes and not store.get_range(key, last, 1):
                 raise CorruptObjectError(f"{key} is truncated: its last frames are missing")
 
-    def judge(
-        self, lsn: RemoteLsn, seen: _Seen, hashes: dict[RemoteLsn, bytes]
-    ) -> Iterator[Finding]:
-        """Yield what is wrong with one commit; `hashes` are those of the sound ones before it."""
-        where = f"{commit_key(self._remote.log_id, lsn)} (LSN {lsn})"
+    def judge(self, lsn: RemoteLsn, seen: _Seen) -> Iterator[_Fault]:
+        """Yield what is wrong with one commit; those before it were judged."""
+        where = _place(self._remote.log_id, lsn)
         if seen.error is not None:
-            step = "keep a copy of the object elsewhere, delete it, and run fsck again"
-            yield Finding(where, seen.error.message, next_step=step)
+            step = (
+                "keep a copy of the object elsewhere, delete it, and run "
+                f"`graft fsck {self._remote.log_id} --repair`"
+            )
+            # What a later version wrote is whole.
+            is_damaged = isinstance(seen.error, CorruptObjectError)
+            kind = _Kind.DAMAGED if is_damaged else _Kind.OTHER
+            yield _Fault(lsn, kind, Finding(where, seen.error.message, next_step=step))
         if seen.record is None:
             return
         header = seen.record.header
+        for finding in [*self._judge_link(lsn, header), *self._judge_parent(where, header)]:
+            yield _Fault(lsn, _Kind.OTHER, finding)
+        if seen.body_error is not None:
+            where = f"{self._remote.body_key(header)} of LSN {lsn}"
+            kind = _Kind.DAMAGED if header.segment is None else _Kind.SEGMENT
+            finding = Finding(where, seen.body_error.message, next_step=_OTHER_MACHINE)
+            yield _Fault(lsn, kind, finding)
+
+    def _judge_link(self, lsn: RemoteLsn, header: CommitHeader) -> Iterator[Finding]:
+        where = _place(self._remote.log_id, lsn)
         rows = self._logs.catalog.commits(self._remote.log_id, lsn, lsn)
         if rows and rows[0].hash != header.hash:
             self.is_our_history = False
@@ -241,18 +293,14 @@ class _LogCheck:
                 "this machine knows another commit here: the history was replaced",
                 next_step="find out which is wanted; `graft clone` takes the remote's",
             )
-        before = hashes.get(RemoteLsn(lsn - 1))
-        if before is not None and header.previous_hash != before:
+        before = self.links.get(RemoteLsn(lsn - 1))
+        if before is not None and header.previous_hash != before.hash:
             yield Finding(
                 where,
                 "it does not stand on the commit before it: the log is of two histories",
                 next_step="restore the remote from a backup that is of one history",
             )
-        hashes[lsn] = header.hash
-        yield from self._judge_parent(where, header)
-        if seen.body_error is not None:
-            key = self._remote.body_key(header)
-            yield Finding(f"{key} of LSN {lsn}", seen.body_error.message, next_step=_OTHER_MACHINE)
+        self.links[lsn] = _Link(header.hash, header.previous_hash)
 
     def _judge_parent(self, where: str, header: CommitHeader) -> Iterator[Finding]:
         if header.parent_log is None:
@@ -275,62 +323,96 @@ class _LogCheck:
 # Mending ----------------------------------------------------------------------------------------
 
 
-class _Mender:
-    """Puts back commits and segments whose bytes are here. Owner: `check_log`."""
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    """What `--repair` would do, as a plan and once it is done, and the doing."""
 
-    def __init__(self, logs: Logs, remote: RemoteLog, scratch: Path) -> None:
+    plan: str
+    was: str
+    done: str
+    run: Callable[[], None]
+
+
+class _Mender:
+    """Writes commits and segments again whose bytes are here. Owner: `check_log`."""
+
+    def __init__(
+        self, logs: Logs, remote: RemoteLog, links: Mapping[RemoteLsn, _Link], scratch: Path
+    ) -> None:
         self._logs = logs
         self._remote = remote
+        self._links = links
         self._scratch = scratch
         pending = [logs.catalog.pending_push(row.id) for row in logs.catalog.volumes()]
         self._pending = {
             push.lsn: push for push in pending if push is not None and push.log == remote.log_id
         }
 
-    def planned(self, finding: Finding, *, repair: bool) -> Finding:
-        """Return a finding with what mends it, if it is about a segment; mend it if asked to."""
-        for source in self._sources():
-            header = source.header
-            if header.segment is None:
-                continue
-            if not finding.where.startswith(segment_key(header.segment)):
-                continue
-            if not _is_cached(source):
-                return finding
-            plan = dataclasses.replace(finding, repair="writes it again from cached pages")
-            if not repair:
-                return plan
-            return _outcome(plan, functools.partial(self._put_segment, source))
-        return finding
+    def planned(self, fault: _Fault, *, repair: bool) -> Finding:
+        """Return the finding of a fault with what repairs it; repair it if asked to."""
+        plan = self._plan(fault)
+        if plan is None:
+            return fault.finding
+        if not repair:
+            return dataclasses.replace(fault.finding, repair=plan.plan)
+        try:
+            plan.run()
+        except (StoreUnavailableError, CommitOutcomeUnknownError):
+            raise
+        except GraftError as error:
+            step = f"the repair failed: {error}; or {fault.finding.next_step}"
+            return dataclasses.replace(fault.finding, next_step=step)
+        return dataclasses.replace(
+            fault.finding, problem=plan.was, repair=plan.done, is_repaired=True
+        )
 
-    def planned_hole(self, finding: Finding, lsn: RemoteLsn, *, repair: bool) -> Finding:
-        """Return a hole with what fills it; fill it if asked to."""
-        push = self._pending.get(lsn)
-        if push is not None:
-            plan = dataclasses.replace(finding, repair="sends the push that was not settled")
-            return _outcome(plan, lambda: self._put(lsn, push.data, push.hash)) if repair else plan
+    def _plan(self, fault: _Fault) -> _Repair | None:
+        """Return what repairs a fault, None if this machine has nothing for it."""
+        lsn = fault.lsn
+        if fault.kind is _Kind.OTHER:
+            return None
+        push = self._pending.get(lsn) if fault.kind is _Kind.HOLE else None
+        if push is not None and self._is_named_after(lsn, push.hash):
+            return _Repair(
+                "sends the push that was not settled",
+                "the commit was missing",
+                "the push that was not settled was sent",
+                lambda: self._fill(lsn, push.data, push.hash),
+            )
         source = self._logs.source(self._remote.log_id, lsn)
-        if source is None or not _is_cached(source):
-            return finding
-        plan = dataclasses.replace(finding, repair="puts it back from cached pages")
-        return _outcome(plan, lambda: self._put_source(source)) if repair else plan
+        if source is None or not (
+            self._is_named_after(lsn, source.header.hash) and _is_cached(source)
+        ):
+            return None
+        run, plan, was = {
+            _Kind.HOLE: (self._put_back, "puts it back", "the commit was missing"),
+            _Kind.DAMAGED: (self._overwrite, "writes it again", "the commit was damaged"),
+            _Kind.SEGMENT: (self._put_segment, "writes it again", "it was missing or damaged"),
+        }[fault.kind]
+        return _Repair(
+            f"{plan} from cached pages",
+            was,
+            "written again from cached pages",
+            lambda: run(source),
+        )
 
-    def _sources(self) -> Iterator[CommitSource]:
-        log = self._remote.log_id
-        last = self._logs.catalog.newest_commit(log)[0]
-        for lsn in range(1, last + 1):
-            source = self._logs.source(log, RemoteLsn(lsn))
-            if source is not None:
-                yield source
+    def _is_named_after(self, lsn: RemoteLsn, digest: bytes) -> bool:
+        """Return True unless the commit after an LSN names another one as that before it."""
+        after = self._links.get(RemoteLsn(lsn + 1))
+        return after is None or after.previous_hash == digest
 
-    def _put_source(self, source: CommitSource) -> None:
+    def _put_back(self, source: CommitSource) -> None:
+        if source.header.segment is not None:
+            self._put_segment(source)
+        self._fill(source.lsn, self._encoded(source), source.header.hash)
+
+    def _encoded(self, source: CommitSource) -> bytes:
+        """Return the commit object as it was pushed; raises CorruptObjectError if it differs."""
         header = source.header
         row = self._logs.catalog.commits(header.log, header.lsn, header.lsn)[0]
-        if header.segment is not None:
-            self._put_segment(source)
-            self._put(header.lsn, row.header, header.hash)
-        else:
-            self._put(header.lsn, b"".join((row.header, *_frames(source))), header.hash)
+        return (
+            row.header if header.segment is not None else b"".join((row.header, *_frames(source)))
+        )
 
     def _put_segment(self, source: CommitSource) -> None:
         segment = source.header.segment
@@ -338,20 +420,39 @@ class _Mender:
         with spooled(self._scratch, _frames(source)) as parts:
             self._remote.write_segment(segment, parts)
 
-    def _put(self, lsn: RemoteLsn, data: bytes, digest: bytes) -> None:
+    def _fill(self, lsn: RemoteLsn, data: bytes, digest: bytes) -> None:
         decode_header(data, key=f"LSN {lsn} as it is put back")
         if not claim(self._remote, lsn, data, digest, counters=self._logs.counters).won:
-            raise CorruptObjectError(f"LSN {lsn} is another commit by now")
+            raise _is_another(lsn)
+
+    def _overwrite(self, source: CommitSource) -> None:
+        """Write a commit over its damaged object, unless that is another commit."""
+        key, store = commit_key(self._remote.log_id, source.lsn), self._remote.store
+        whole = self._encoded(source)
+        held = store.get(key)
+        # A bit that flipped on the way here looks like damage, too.
+        if _is_commit_other_than(source.header, held, key):
+            raise _is_another(source.lsn)
+        if not store.replace(key, held, whole):
+            raise CorruptObjectError(
+                f"{key} was changed by another client meanwhile", next_step="run fsck again"
+            )
 
 
-def _outcome(plan: Finding, mend: Callable[[], None]) -> Finding:
+def _is_another(lsn: RemoteLsn) -> CorruptObjectError:
+    return CorruptObjectError(f"LSN {lsn} is another commit by now", next_step="run fsck again")
+
+
+def _is_commit_other_than(wanted: CommitHeader, data: bytes, key: str) -> bool:
+    """Return True if an object is a valid commit of this LSN that is not the wanted one.
+
+    Raises FutureVersionError.
+    """
     try:
-        mend()
-    except StoreError:
-        raise
-    except GraftError as error:
-        return dataclasses.replace(plan, repair=None, next_step=f"the repair failed: {error}")
-    return dataclasses.replace(plan, is_repaired=True)
+        found, _ = decode_header(data, key=key)
+    except CorruptObjectError:
+        return False
+    return (found.log, found.lsn) == (wanted.log, wanted.lsn) and found.hash != wanted.hash
 
 
 def _is_cached(source: CommitSource) -> bool:

@@ -5,5 +5,6 @@
     claim           the conditional write that makes a commit the next one, and its outcome
 
 It may import formats, stores and the files of the data directory. A commit's key is written once:
-that is the claim, and the only lock of a remote log.
+that is the claim, and the only lock of a remote log. The one exception is an explicit repair, which
+writes the same commit over its own damaged bytes (`maintenance.fsck`).
 """

@@ -1,7 +1,8 @@
 """Remote logs: how objects in a store make an ordered, provable history, and the refs that name it.
 
     refs/<name>                          names a log; create-only
-    logs/<log>/commits/<descending>      one commit; create-only, never deleted
+    logs/<log>/commits/<descending>      one commit; create-only, never deleted; if it is damaged,
+                                         only a repair writes the same commit over it
     logs/<log>/checkpoints/<descending>  the page table as of an LSN
     segments/<segment>                   frames of commits too large to carry them
 

@@ -293,6 +293,20 @@ class ObjectStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Write `new` over an object that has the bytes `old`; True if it has `new` on return.
+
+        For repairs alone. Durable on return. Where the medium can compare and write at once, as S3
+        does with `If-Match`, a change by another client meanwhile is never overwritten. One read
+        and one write, retried if they fail.
+
+        Raises:
+            ObjectMissingError: the key is absent.
+            CorruptObjectError: the object is larger than both.
+            StoreError: the store did not do its part; the object may be replaced or not.
+        """
+
+    @abc.abstractmethod
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[str]:

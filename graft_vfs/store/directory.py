@@ -205,6 +205,17 @@ class DirectoryStore(ObjectStore):
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Write over an object that is as expected; see ObjectStore.replace.
+
+        A directory cannot compare and write at once: what another client writes in between, which
+        only another repair or `put` does, is overwritten.
+        """
+        held = self.get(key, limit_bytes=max(len(old), len(new)))
+        if held == old:
+            self.put(key, [new])
+        return held in {old, new}
+
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[str]:

@@ -109,6 +109,18 @@ class MemoryStore(ObjectStore):
             self._objects.by_key[key] = joined
         self.counters.add("put", bytes_sent=len(joined))
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Write over an object that is as expected; see ObjectStore.replace."""
+        held = self.get(key, limit_bytes=max(len(old), len(new)))
+        if held != old:
+            return held == new
+        with self._objects.lock:
+            is_same = self._objects.by_key.get(key) == old
+            if is_same:
+                self._objects.by_key[key] = bytes(new)
+        self.counters.add("put", bytes_sent=len(new))
+        return is_same
+
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[str]:

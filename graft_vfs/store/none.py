@@ -35,6 +35,10 @@ class NoStore(ObjectStore):
         """Refuse."""
         _refuse()
 
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:  # noqa: ARG002
+        """Refuse."""
+        _refuse()
+
     def list(
         self,
         prefix: str,  # noqa: ARG002

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
-from graft_vfs.errors import HistoryMismatchError, NotFoundError
+from graft_vfs.errors import HistoryMismatchError, NotFoundError, StoreDeniedError
 from graft_vfs.format import frame
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import descriptor
@@ -174,19 +175,151 @@ def test_a_remote_restored_from_an_older_backup_gets_its_commits_back(
     assert clone_is_whole(tmp_path, remote)
 
 
-def test_damage_and_another_history_are_named_and_never_overwritten(replica, remote) -> None:
-    log = log_of(replica)
-    path = remote / commit_key(log, 2)
+VERSION_AT = 9
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "header": lambda whole: flipped(whole, 100),
+    "magic": lambda whole: flipped(whole, 0),
+    "cut header": lambda whole: whole[:50],
+    "empty": lambda _: b"",
+    "page": lambda whole: b"<html>503</html>" * len(whole),
+    "cut body": lambda whole: whole[:-1],
+    "body": lambda whole: flipped(whole, len(whole) - 5),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("lsn", [2, 3, 4])
+def test_a_damaged_commit_is_written_again_as_it_was(
+    replica, tmp_path, remote, damage, lsn
+) -> None:
+    log, before = log_of(replica), objects(remote)
+    path = remote / commit_key(log, lsn)
     whole = path.read_bytes()
-    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
-    before = objects(remote)
-    (text,) = problems(replica.engine.fsck(repair=True))
-    assert "keep a copy of the object" in text
+    path.write_bytes(DAMAGES[damage](whole))
+    damaged = objects(remote)
+    (text,) = problems(replica.engine.fsck(str(log), deep=True))
+    assert "--repair writes it again from cached pages" in text
+    assert objects(remote) == damaged, "nothing is written without --repair"
+    repaired = replica.engine.fsck(str(log), deep=True, repair=True)
+    assert problems(repaired) == []
+    assert "the commit was damaged; written again from cached pages" in str(repaired)
     assert objects(remote) == before
+    assert clone_is_whole(tmp_path, remote)
+
+
+def test_a_copy_of_another_commit_is_written_over(replica, remote) -> None:
+    log, before = log_of(replica), objects(remote)
+    path = remote / commit_key(log, 2)
     path.write_bytes((remote / commit_key(log, 1)).read_bytes())
     assert "holds LSN 1" in problems(replica.engine.fsck())[0]
-    path.write_bytes(whole)
-    assert replica.engine.fsck().is_sound
+    assert problems(replica.engine.fsck(repair=True)) == []
+    assert objects(remote) == before
+
+
+def test_damage_is_never_overwritten_by_a_machine_without_the_bytes(
+    replica, tmp_path, remote
+) -> None:
+    log = log_of(replica)
+    path = remote / commit_key(log, 2)
+    path.write_bytes(flipped(path.read_bytes(), 100))
+    before = objects(remote)
+    shutil.rmtree(tmp_path / "data/cache")
+    replica.close()
+    with Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(remote))) as again:
+        (text,) = problems(again.engine.fsck(repair=True))
+    assert f"keep a copy of the object elsewhere, delete it, and run `graft fsck {log}" in text
+    assert objects(remote) == before
+
+
+def test_what_a_later_version_wrote_is_not_damaged(replica, remote) -> None:
+    path = remote / commit_key(log_of(replica), 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:VERSION_AT] + b"\xff" + whole[VERSION_AT + 1 :])
+    before = objects(remote)
+    (text,) = problems(replica.engine.fsck(repair=True))
+    assert "version" in text
+    assert objects(remote) == before
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_nothing_is_written_below_a_commit_that_stands_on_another(
+    replica, tmp_path, remote, is_missing
+) -> None:
+    """Another machine replaced LSN 4, and went on; that the newest known one is gone is no hole."""
+    log = log_of(replica)
+    shutil.copytree(remote, tmp_path / "theirs")
+    (tmp_path / "theirs" / commit_key(log, 4)).unlink()
+    config = RemoteConfig(type="fs", root=str(tmp_path / "theirs"))
+    with Replica(tmp_path / "b", config) as other:
+        connection = other.connect(remote="main")
+        for value in ("another 4", "another 5"):
+            connection.execute("INSERT INTO t VALUES(?)", (value,))
+            other.engine.push("main")
+    (remote / commit_key(log, 5)).write_bytes(
+        (tmp_path / "theirs" / commit_key(log, 5)).read_bytes()
+    )
+    fourth = remote / commit_key(log, 4)
+    fourth.unlink() if is_missing else fourth.write_bytes(b"damaged")
+    before = objects(remote)
+    found = replica.engine.fsck(str(log), repair=True)
+    assert len(problems(found)) == 1
+    assert objects(remote) == before
+
+
+def test_a_commit_that_took_the_place_of_a_damaged_one_stays(
+    replica, tmp_path, remote, monkeypatch
+) -> None:
+    log = log_of(replica)
+    path = remote / commit_key(log, 4)
+    other = tmp_path / "other"
+    with Replica(tmp_path / "b", RemoteConfig(type="fs", root=str(other))) as rival:
+        rival.engine.switch("main", f"{VolumeId.new()}::{log}")
+        for lsn in range(4):
+            rival.connect().execute(f"CREATE TABLE t{lsn}(v)")
+            rival.engine.push("main")
+    path.write_bytes(b"damaged")
+    read, taken = replica.engine.store.get, (other / commit_key(log, 4)).read_bytes()
+
+    def late(key: str, **limits: int) -> bytes:
+        path.write_bytes(taken)
+        return read(key, **limits)
+
+    monkeypatch.setattr(replica.engine.store, "get", late)
+    (text,) = problems(replica.engine.fsck(repair=True))
+    assert "the repair failed: LSN 4 is another commit by now" in text
+    assert path.read_bytes() == taken
+
+
+def test_a_store_that_denies_the_repair_leaves_a_problem_with_a_next_step(
+    replica, remote, monkeypatch
+) -> None:
+    def deny(key: str, old: bytes, new: bytes) -> bool:
+        raise StoreDeniedError(f"put of {key} was denied", next_step="ask for s3:PutObject")
+
+    (remote / commit_key(log_of(replica), 2)).write_bytes(b"damaged")
+    monkeypatch.setattr(replica.engine.store, "replace", deny)
+    (text,) = problems(replica.engine.fsck(repair=True))
+    assert "was denied; ask for s3:PutObject; or keep a copy of the object elsewhere" in text
+
+
+def test_a_segment_is_repaired_by_reading_one_known_commit(replica, remote, monkeypatch) -> None:
+    (remote / segment_of(replica)).unlink()
+    read: list[int] = []
+    source = replica.engine.logs.source
+
+    def counted(log: LogId, lsn: int) -> object:
+        read.append(lsn)
+        return source(log, lsn)
+
+    monkeypatch.setattr(replica.engine.logs, "source", counted)
+    assert replica.engine.fsck("main", repair=True).is_sound
+    assert read == [3]
 
 
 def test_a_log_of_another_history_is_not_filled_from_here(replica, tmp_path, remote) -> None:

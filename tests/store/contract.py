@@ -155,6 +155,31 @@ class StoreContract:
         assert store.put_if_absent("k", b"y") is PutOutcome.CREATED
         assert store.get("k") == b"y"
 
+    # Replacing, for repairs
+
+    def test_an_object_is_replaced_if_it_is_as_expected(self, store: ObjectStore):
+        store.put_if_absent("k", b"damaged")
+        assert store.replace("k", b"damaged", b"the true bytes")
+        assert store.get("k") == b"the true bytes"
+        assert store.replace("k", b"damaged", b"the true bytes"), "another machine may have done it"
+        assert store.get("k") == b"the true bytes"
+
+    def test_an_object_that_is_not_as_expected_stays(self, store: ObjectStore):
+        store.put_if_absent("k", b"another")
+        before = store.counters.snapshot()
+        assert not store.replace("k", b"damaged", b"the true bytes")
+        difference = store.counters.snapshot() - before
+        assert (difference.get, difference.requests) == (1, 1)
+        assert store.get("k") == b"another"
+        store.put("k", [b"much longer than both of what is asked for"])
+        with pytest.raises(CorruptObjectError):
+            store.replace("k", b"damaged", b"the true bytes")
+
+    def test_an_absent_object_is_not_replaced(self, store: ObjectStore):
+        with pytest.raises(ObjectMissingError):
+            store.replace("k", b"damaged", b"the true bytes")
+        assert list(store.list("")) == []
+
     # Deleting
 
     def test_delete_removes_one_object(self, store: ObjectStore):
@@ -299,6 +324,7 @@ class StoreContract:
             lambda: store.get_range("k", 0, 1),
             lambda: store.put_if_absent("k", b""),
             lambda: store.put("k", []),
+            lambda: store.replace("k", b"", b""),
             lambda: store.list(""),
             lambda: store.delete("k"),
         ):

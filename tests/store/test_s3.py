@@ -380,6 +380,45 @@ def test_an_absent_object_may_be_deleted_where_that_is_answered_404(scripted):
             store.delete("k")
 
 
+# Replacing
+
+
+def test_a_replacement_names_the_tag_of_what_it_replaces(scripted):
+    scripted.script = [held(b"old"), landed]
+    with scripted.store() as store:
+        assert store.replace("k", b"old", b"new")
+    read, write = scripted.requests
+    assert (read.method, write.method, write.body) == ("GET", "PUT", b"new")
+    assert write.headers["if-match"] == f'"{hashlib.md5(b"old").hexdigest()}"'
+
+
+@pytest.mark.parametrize("lost", [None, answer(200), error(500, "InternalError")])
+@pytest.mark.parametrize(("held_then", "outcome"), [(b"new", True), (b"his", False)])
+def test_a_replacement_without_a_proof_is_settled_by_reading(scripted, lost, held_then, outcome):
+    refused = error(412, "PreconditionFailed")
+    scripted.script = [held(b"old"), lost, refused, held(held_then)]
+    with scripted.store() as store:
+        assert store.replace("k", b"old", b"new") is outcome
+    assert [request.method for request in scripted.requests] == ["GET", "PUT", "PUT", "GET"]
+    for write in scripted.requests[1:3]:
+        assert "if-match" in write.headers
+
+
+@pytest.mark.parametrize(
+    ("reply", "declared"),
+    [
+        (error(403, "AccessDenied"), StoreDeniedError),
+        (error(501, "NotImplemented"), StoreError),
+        (answer(412, b"<html>no</html>"), StoreUnavailableError),
+    ],
+)
+def test_a_replacement_that_is_refused_is_an_error(scripted, reply, declared):
+    scripted.script = [held(b"old"), reply]
+    with scripted.store() as store, pytest.raises(declared) as caught:
+        store.replace("k", b"old", b"new")
+    assert caught.value.next_step
+
+
 # Listings
 
 

@@ -156,12 +156,12 @@ class S3Store(ObjectStore):
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
-        return self._fetch("get", key, None, limit_bytes)
+        return self._fetch("get", key, None, limit_bytes)[0]
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return part of an object; see ObjectStore.get_range."""
         check_range(start, length)
-        return self._fetch("get_range", key, start, length)
+        return self._fetch("get_range", key, start, length)[0]
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
@@ -215,6 +215,35 @@ class S3Store(ObjectStore):
                     raise
 
         self._caller.repeat("put", key, attempt)
+
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Write over an object that is as expected; see ObjectStore.replace."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
+
+        limit_bytes = max(len(old), len(new))
+        held, tag = self._fetch("get", key, None, limit_bytes)
+        if held != old:
+            return held == new
+        name = self._name(key)
+
+        def attempt() -> bool:
+            try:
+                done = self._client.put_object(
+                    Bucket=self._bucket,
+                    Key=name,
+                    Body=new,
+                    IfMatch=tag,
+                    ContentMD5=md5_header(new),
+                )
+            except ClientError as error:
+                if Reply.of(error.response).answer not in {Answer.EXISTS, Answer.RACING}:
+                    raise
+                # Another client's write, or an earlier attempt whose answer was lost.
+                return self.get(key, limit_bytes=limit_bytes) == new
+            self._check_landed(done, "put", key, new)
+            return True
+
+        return self._caller.repeat("put", key, attempt)
 
     def _check_landed(self, done: Any, verb: Verb, key: str, data: bytes) -> None:
         """Raise the declared error unless the answer to a write proves that it landed."""
@@ -335,27 +364,32 @@ class S3Store(ObjectStore):
 
     # Reading
 
-    def _fetch(self, verb: Verb, key: str, start: int | None, limit_bytes: int) -> bytes:
-        """Read an object, or up to `limit_bytes` from `start`."""
+    def _fetch(
+        self, verb: Verb, key: str, start: int | None, limit_bytes: int
+    ) -> tuple[bytes, str]:
+        """Return an object, or up to `limit_bytes` from `start`, and its ETag.
+
+        Beyond its end both are empty.
+        """
         from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         name = self._name(key)
 
-        def attempt() -> bytes:
+        def attempt() -> tuple[bytes, str]:
             try:
                 answer = self._request_object(name, start, limit_bytes)
             except ClientError as error:
                 if Reply.of(error.response).answer is Answer.BEYOND_END and start is not None:
-                    return b""
+                    return b"", ""
                 raise
             # Closing a body that was read to its end returns its connection to the pool; closing
             # it earlier ends the connection, which discards what was not read.
             with contextlib.closing(answer["Body"]):
-                return self._read_body(key, start, limit_bytes, answer)
+                return self._read_body(key, start, limit_bytes, answer), answer["ETag"]
 
-        data = self._caller.repeat(verb, key, attempt)
+        data, tag = self._caller.repeat(verb, key, attempt)
         self.counters.add(verb, requests=0, bytes_received=len(data))
-        return data
+        return data, tag
 
     def _request_object(
         self, name: str, start: int | None, limit_bytes: int
