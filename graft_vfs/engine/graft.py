@@ -625,9 +625,10 @@ class Graft:
         frame is read. Nothing is written without `repair`. Raises NotFoundError.
         """
         local, volumes = fsck.check_data(self.catalog, self._volumes)
-        if isinstance(self.store, NoStore):
+        if isinstance(self.store, NoStore) and (name is None or self.catalog.tag_volume(name)):
             return fsck.Fsck(volumes, tuple(local), (), ())
-        logs = fsck.logs_of(self.catalog, self.logs) if name is None else [self._log_named(name)]
+        named = None if name is None else fsck.log_named(self.logs, name)
+        logs = fsck.logs_of(self.catalog, self.logs) if named is None else [named]
         checked = [
             fsck.check_log(
                 self.logs,
@@ -641,13 +642,6 @@ class Graft:
         ]
         refs = fsck.check_refs(self.logs) if name is None else []
         return fsck.Fsck(volumes, tuple(local), tuple(checked), tuple(refs))
-
-    def _log_named(self, name: str) -> LogId:
-        """Return the log of a tag, of an id, or of a ref."""
-        volume = None if LogId.looks_like(name) else self.catalog.tag_volume(name)
-        if volume is not None:
-            return self.catalog.volume(volume).remote
-        return cloning.resolve_log(self.logs, name)
 
     def dump_header(self, volume: Volume) -> str:
         """Return the first 100 bytes of the database, for people who look for a fault.

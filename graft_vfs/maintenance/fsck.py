@@ -16,6 +16,7 @@ Nothing is written unless `repair` is asked for; then the findings say what was 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from graft_vfs.errors import (
     CorruptObjectError,
     DamageError,
     GraftError,
+    NotFoundError,
     ObjectMissingError,
     StoreUnavailableError,
 )
@@ -40,7 +42,7 @@ from graft_vfs.maintenance.adopt import lost_volumes
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.commit_reader import CommitRecord
-from graft_vfs.remote.log import RemoteLog, commit_key, list_refs
+from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.view.log_view import CommitSource
 from graft_vfs.view.logs import Logs
@@ -496,6 +498,33 @@ def check_data(catalog: Catalog, volumes: OpenVolumes) -> tuple[list[Finding], i
             where = f"volume {row.id}"
             found.append(Finding(where, error.message, next_step=error.next_step))
     return found, len(rows)
+
+
+def log_named(logs: Logs, name: str) -> LogId:
+    """Return the log of a tag, of an id, or of a ref.
+
+    One request for an id that is not known here and for a ref, one more if there is none. Raises
+    NotFoundError, which says which names are accepted and which are like this one.
+    """
+    catalog, store = logs.catalog, logs.store
+    if LogId.looks_like(name):
+        log = LogId.parse(name)
+        if catalog.newest_commit(log)[0] or log in {row.remote for row in catalog.volumes()}:
+            return log
+        found = log if logs.log(log).newest_lsn() else None
+    else:
+        volume = catalog.tag_volume(name)
+        found = read_ref(store, name) if volume is None else catalog.volume(volume).remote
+    if found is not None:
+        return found
+    names = {*(tag for tag, _ in catalog.tags()), *ref_names(store)}
+    near = " or ".join(map(repr, difflib.get_close_matches(name, sorted(names))))
+    raise NotFoundError(
+        f"{name!r} is neither a tag of this machine, nor a ref of the remote ({store.describe()}),"
+        " nor the id of a log there",
+        next_step=f"{f'did you mean {near}? ' if near else ''}`graft tags` lists tags,"
+        " `graft remote ls --logs` refs and logs",
+    )
 
 
 def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:

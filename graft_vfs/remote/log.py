@@ -495,6 +495,16 @@ def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError
     return name, log
 
 
+def ref_names(store: ObjectStore) -> Iterator[str]:
+    """Yield the names of refs as their keys tell them, without those that were cut.
+
+    One request for each 1000. What a ref names, and whether it is one, only reading it tells.
+    """
+    for key in store.list(REFS_PREFIX):
+        with contextlib.suppress(CorruptObjectError):
+            yield _decode_name(key.removeprefix(REFS_PREFIX), key=key)
+
+
 def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
     """Yield (log, its newest LSN) of all logs with commits, by id. Two requests a log, and one."""
     after: str | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
-from graft_vfs.errors import HistoryMismatchError, NotFoundError, StoreDeniedError
+from graft_vfs.errors import HistoryMismatchError, NoRemoteError, NotFoundError, StoreDeniedError
 from graft_vfs.format import frame
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import descriptor
@@ -86,8 +86,37 @@ def test_a_sound_remote_is_said_to_be(replica, deep) -> None:
     assert "4 commits up to LSN 4, 1 segment: sound" in str(found)
     for name in ("main", str(log.log)):
         assert replica.engine.fsck(name).logs == found.logs
-    with pytest.raises(NotFoundError):
-        replica.engine.fsck("unknown")
+
+
+def test_a_name_that_names_nothing_is_an_error_with_names_like_it(replica) -> None:
+    replica.connect("accounts")
+    replica.engine.name_log("published", log_of(replica))
+    accepted = r"'{}' is neither a tag .*, nor a ref of the remote .*, nor the id of a log there"
+    lists = r"`graft tags` lists tags, `graft remote ls --logs` refs and logs"
+    for name, near in (
+        ("acounts", "did you mean 'accounts'\\? "),
+        ("publish", "did you mean 'published'\\? "),
+        ("nope", ""),
+    ):
+        with pytest.raises(NotFoundError, match=f"{accepted.format(name)}; {near}{lists}"):
+            replica.engine.fsck(name)
+
+
+def test_a_log_that_is_nowhere_is_not_said_to_be_valid(replica) -> None:
+    log = LogId.new()
+    with pytest.raises(NotFoundError, match=f"'{log}' is neither"):
+        replica.engine.fsck(str(log))
+    replica.connect("new")
+    fresh = replica.engine.status("new").remote
+    assert replica.engine.fsck(str(fresh)).is_sound, "it is that of a volume here"
+
+
+def test_a_name_is_not_taken_for_granted_without_a_remote(tmp_path) -> None:
+    with Replica(tmp_path / "alone", RemoteConfig(type="none")) as replica:
+        replica.connect()
+        assert replica.engine.fsck("main").is_sound
+        with pytest.raises(NoRemoteError):
+            replica.engine.fsck("nope")
 
 
 @pytest.mark.parametrize("missing", [(1,), (2,), (3,), (4,), (2, 3), (3, 4), (1, 2, 3, 4)])
