@@ -28,13 +28,12 @@ from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote.log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
-from graft_vfs.sync.proof import LogMismatchError, Standing, examine, forget_history
+from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history
 from graft_vfs.view.logs import Logs
 
 _logger = logging.getLogger(__name__)
 
 FIRST_FILE = "0001.log"
-_FORGETTABLE = frozenset({Standing.REPLACED, Standing.SHORTER})
 
 
 def make_volume(
@@ -141,14 +140,15 @@ def clone_base(
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages.
 
     If the remote's history was replaced, that of the log or of one that it was forked from, the one
-    that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError.
+    that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError. A
+    log that lacks commits known here is one, too: this machine may have the only copy of them.
     """
     log = resolve_log(logs, name)
     while True:
         try:
             return log, require_commits(logs, log, lsn, progress=progress)
         except LogMismatchError as error:
-            if examine(logs, error.log).standing not in _FORGETTABLE:
+            if error.standing is not Standing.REPLACED:
                 raise
             # What is forgotten cannot differ once more, so this ends.
             forget_history(logs, error.log)

@@ -35,9 +35,10 @@ class Standing(enum.Enum):
 class LogMismatchError(HistoryMismatchError):
     """The error with its log: a fork fails because of one that it stands on."""
 
-    def __init__(self, log: LogId, message: str, *, next_step: str) -> None:
+    def __init__(self, state: LogState, message: str, *, next_step: str) -> None:
         super().__init__(message, next_step=next_step)
-        self.log = log
+        self.log = state.log
+        self.standing = state.standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,10 @@ def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
         text, step = f"{where} has nothing of it", f"{check}; if the remote was lost, {repair}"
     elif state.standing is Standing.SHORTER:
         text = f"{where} is at LSN {state.newest}, as if restored from a backup"
-        step = f"{check}; {repair}"
+        step = (
+            f"{check}; {repair}; to take the remote as it is, use another data directory "
+            "(GRAFT_DATA_DIR)"
+        )
     elif state.standing is Standing.HOLE:
         text = f"{where} lacks that commit, though it has LSN {state.newest}"
         step = f"{check}; {repair}"
@@ -106,7 +110,7 @@ def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
         step = (
             f"{check}; if the new history is wanted, clone it anew: `graft clone {state.log} TAG`"
         )
-    return LogMismatchError(state.log, f"{known}, but {text}", next_step=step)
+    return LogMismatchError(state, f"{known}, but {text}", next_step=step)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
@@ -165,6 +166,33 @@ def test_a_replaced_history_is_forgotten_where_no_volume_stands_on_it(tmp_path, 
     other = replace_history(tmp_path, log)
     with Replica(tmp_path / "new", fs(other)) as replica:
         assert rows(replica.connect(remote=str(log))) == [("another history",)]
+
+
+def test_a_clone_of_a_log_that_lost_commits_forgets_none_that_this_machine_has(
+    tmp_path, right
+) -> None:
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        log = log_of(replica)
+        remove(replica, "main")
+        before = files(right)
+        for lsn in (2, 3):
+            (right / commit_key(log, lsn)).unlink()
+    shorter = r"is at LSN 1, .*graft fsck .* --repair` .*another data directory \(GRAFT_DATA_DIR"
+    for _ in range(2):
+        with Replica(tmp_path / "data", fs(right)) as replica:
+            with pytest.raises(HistoryMismatchError, match=shorter):
+                replica.engine.clone(str(log), "main")
+            with pytest.raises(apsw.CantOpenError, match=shorter):
+                replica.connect("other", remote=str(log))
+            assert replica.engine.catalog.newest_commit(log)[0] == 3
+    with Replica(tmp_path / "elsewhere", fs(right)) as replica:
+        replica.engine.clone(str(log), "main")
+        assert rows(replica.connect()) == []
+    with Replica(tmp_path / "data", fs(right)) as replica:
+        assert replica.engine.fsck(str(log), repair=True).is_sound
+        assert files(right) == before
+        replica.engine.clone(str(log), "main")
+        assert len(rows(replica.connect())) == 2
 
 
 @pytest.fixture
