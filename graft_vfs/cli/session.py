@@ -19,7 +19,6 @@ from graft_vfs.errors import AlreadyExistsError, GraftError
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.tags import check_tag
-from graft_vfs.vfs.snapshots import connected
 
 # Raises InvalidTagError, which the group turns into lines and an exit code.
 TAG = check_tag
@@ -53,7 +52,7 @@ def opened(*, recovering: bool = False) -> Iterator[Graft]:
     config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
     with (
         logged(config.log_file),
-        contextlib.closing(Graft(config, connected=connected, recovering=recovering)) as engine,
+        contextlib.closing(Graft(config, recovering=recovering)) as engine,
         interruptible(),
     ):
         yield engine

@@ -15,7 +15,7 @@ import secrets
 import shlex
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -95,12 +95,6 @@ _FETCH_THREADS = 16
 _T = TypeVar("_T")
 
 
-SnapshotConnector = Callable[
-    [Volume, Mapping[str, Snapshot]], contextlib.AbstractContextManager[apsw.Connection]
-]
-"""Yields a read-only connection that has each snapshot as a schema of the name given for it."""
-
-
 class Graft:
     """One data directory with one remote.
 
@@ -117,18 +111,15 @@ class Graft:
         self,
         config: Config | None = None,
         *,
-        connected: SnapshotConnector | None = None,
         clock: Clock | None = None,
         recovering: bool = False,
     ) -> None:
         """Open, making the data directory if absent; raises ConfigError, LocalStorageError.
 
-        `connected` is how a verb that needs SQL gets a connection on snapshots; an engine that
-        `graft_vfs.register` returns has it. `clock` tells autosync the time. An empty catalog
-        beside volumes is CorruptCatalogError, unless the engine is to recover them with `adopt`.
+        `clock` tells autosync the time. An empty catalog beside volumes is CorruptCatalogError,
+        unless the engine is to recover them with `adopt`.
         """
         self.config = config or Config.load()
-        self._connected = connected
         self._process = os.getpid()
         directory = self.config.data_dir.absolute()
         allowed = self.config.allow_file_systems
@@ -516,17 +507,11 @@ class Graft:
         the leaves that changed; where the pages do not tell, all pages of both commits; requests
         for those that are not here. Raises NotFoundError, UsageError, and what reading raises.
         """
-        if self._connected is None:
-            raise UsageError(
-                "this engine cannot read SQL", next_step="use the one that graft_vfs.register gives"
-            )
         volume = volume or self.open(tag)
         with volume.pinned() as head:
             old_name, old = self._commit_view(volume, head, older or "base")
             new_name, new = self._commit_view(volume, head, newer or "head")
-            schemas = {comparing.NEWER: new, comparing.OLDER: old}
-            with self._connected(volume, schemas) as connection:
-                found = comparing.compare(connection, old, new, progress=progress)
+            found = comparing.compare(volume, old, new, progress=progress)
         return Diff(
             tag=tag,
             older=old_name,

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import apsw
 
-from graft_vfs.errors import CorruptObjectError, GraftError
 from graft_vfs.history.key_ranges import KEY_MAX, KEY_MIN, ChangedKeys, KeyRange
+from graft_vfs.pager.snapshots import connected, unreadable
 from graft_vfs.reports import Change, Progress, SchemaDiff, TableDiff
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
 
 OLDER = "older"
 NEWER = "main"
@@ -71,35 +72,18 @@ class _Counts:
 
 
 def compare(
-    connection: apsw.Connection,
-    older: Snapshot,
-    newer: Snapshot,
-    *,
-    progress: Progress | None = None,
+    volume: Volume, older: Snapshot, newer: Snapshot, *, progress: Progress | None = None
 ) -> Compared:
-    """Compare two snapshots, which `connection` has as the schemas `older` and `main`.
+    """Compare two snapshots.
 
     `progress` is called with (key ranges done, key ranges to do). Cost: the interior pages of all
     b-trees and the leaves of the ranges; at worst, all pages of both. Raises what reading raises.
     """
-    try:
-        return _Comparison(connection, older, newer).run(progress)
-    except apsw.Error as error:
-        raise unreadable(error) from error
-
-
-def unreadable(error: apsw.Error) -> GraftError:
-    """Return what is to be raised when SQLite fails on a snapshot: the cause in the VFS, or damage.
-
-    The schema of either may be one that SQLite cannot parse, with no byte damaged here.
-    """
-    if isinstance(error.__cause__, GraftError):
-        return error.__cause__
-    return CorruptObjectError(
-        f"SQLite cannot read the snapshots: {error}",
-        next_step="open each and run PRAGMA integrity_check; a malformed schema can be repaired "
-        "with PRAGMA writable_schema",
-    )
+    with connected(volume, {NEWER: newer, OLDER: older}) as connection:
+        try:
+            return _Comparison(connection, older, newer).run(progress)
+        except apsw.Error as error:
+            raise unreadable(error) from error
 
 
 class _Comparison:

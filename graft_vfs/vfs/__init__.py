@@ -5,7 +5,6 @@
     pragmas          the verbs of the engine as SQL
     registry         `register`, `connect`, `enable_sqlite3`
     sqlite3_bridge   the same VFS in the SQLite library that Python's `sqlite3` uses
-    snapshots        a read-only connection that has snapshots as its schemas
 
 What concerns files that are no volumes is answered by SQLite's built-in VFS.
 """

@@ -16,12 +16,12 @@ import apsw
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.pager.journal import Journal, SuperJournal
+from graft_vfs.pager.snapshots import BUILTIN_VFS
 from graft_vfs.pager.sqlite_errors import to_sqlite
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.pages import is_lsn_text
 from graft_vfs.vfs import names, pragmas
 
-BUILTIN_VFS = "unix"
 _NAME_BYTES_MAX = 8192
 # Looked up once, because SQLite asks twice in each read, and APSW's module is slow at it.
 _ACCESS_READWRITE = apsw.SQLITE_ACCESS_READWRITE

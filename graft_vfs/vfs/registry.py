@@ -17,7 +17,6 @@ from graft_vfs.errors import ForkedProcessError
 from graft_vfs.pager import unread
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.tags import check_tag
-from graft_vfs.vfs import snapshots
 from graft_vfs.vfs.file_system import FileSystem
 from graft_vfs.vfs.names import uri_of
 
@@ -50,7 +49,7 @@ def register(config: Config | None = None) -> Graft:
             else:
                 return _registered.engine
         config = config or Config.load()
-        engine = Graft(config, connected=snapshots.connected)
+        engine = Graft(config)
         if _registered is None and _set_up not in apsw.connection_hooks:
             apsw.connection_hooks.append(_set_up)
         _registered = FileSystem(engine, name=VFS_NAME, make_default=config.make_default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import apsw
@@ -300,12 +301,15 @@ def test_commits_that_are_not_there_are_named(database):
         database.diff("yesterday")
 
 
-def test_an_engine_without_sql_says_so(tmp_path):
-    engine = Graft(Config(data_dir=tmp_path / "data"))
-    engine.new("main")
-    with pytest.raises(UsageError, match="cannot read SQL"):
-        engine.diff("main")
-    engine.close()
+def test_an_engine_that_is_not_registered_can_diff(tmp_path):
+    data, sqlite = Config(data_dir=tmp_path / "data"), tmp_path / "plain.db"
+    plain = apsw.Connection(str(sqlite))
+    plain.execute("CREATE TABLE t(a); INSERT INTO t VALUES(1), (2)")
+    plain.close()
+    with contextlib.closing(Graft(data)) as engine:
+        engine.import_(sqlite, "main")
+        (table,) = engine.diff("main").tables
+    assert (table.table, table.inserted) == ("t", 2)
 
 
 def test_a_log_and_its_fork_can_be_compared(database):

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 
 import apsw
 
-from graft_vfs.history.diff import unreadable
+from graft_vfs.errors import CorruptObjectError, GraftError
 from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.pager.volume_file import VolumeFile
-from graft_vfs.vfs.file_system import BUILTIN_VFS
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+BUILTIN_VFS = "unix"
 
 
 class _SnapshotFiles(apsw.VFS):
@@ -81,3 +82,17 @@ def connected(volume: Volume, snapshots: Mapping[str, Snapshot]) -> Iterator[aps
             connection.close()
     finally:
         files.unregister()
+
+
+def unreadable(error: apsw.Error) -> GraftError:
+    """Return what is to be raised when SQLite fails on a snapshot: the cause in the VFS, or damage.
+
+    The schema of either may be one that SQLite cannot parse, with no byte damaged here.
+    """
+    if isinstance(error.__cause__, GraftError):
+        return error.__cause__
+    return CorruptObjectError(
+        f"SQLite cannot read the snapshots: {error}",
+        next_step="open each and run PRAGMA integrity_check; a malformed schema can be repaired "
+        "with PRAGMA writable_schema",
+    )
