@@ -4,6 +4,7 @@ A program that handles these signals itself, or ignores them, is left alone: its
 reaches autosync through `engine.close` or through the end of the interpreter. Only where a signal
 would have killed the process at once is there a handler, and only Python's main thread can set one.
 
+Python runs a handler when the main thread next executes Python code: README names that limit.
 The handler does no work where it runs, which may be inside a lock: a thread of its own pushes, for
 FLUSH_SECONDS at most, while the program goes on. Then the signal is sent again and does what it
 would have done. What is committed meanwhile stays local and is pushed by the next process.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import apsw
 import pytest
 
 import graft_vfs
@@ -40,6 +42,17 @@ def handlers() -> tuple[object, ...]:
     return tuple(signal.getsignal(number) for number in NUMBERS)
 
 
+COMPUTE = "WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n) SELECT max(k) FROM n"
+"""Never ends, and reads no page."""
+
+
+def compute(connection: sqlite3.Connection | apsw.Connection) -> None:
+    """Compute for ever, with what lets handlers run meanwhile."""
+    connection.set_progress_handler(lambda: False, 50_000)
+    isolated.say("committed")
+    connection.execute(COMPUTE).fetchall()
+
+
 def commit_and_wait(data_dir: str, root: str, how: str) -> None:
     """Commit with autosync, say so, and be busy in one of several ways when a signal comes."""
     if how == "own handler":
@@ -50,20 +63,41 @@ def commit_and_wait(data_dir: str, root: str, how: str) -> None:
     connection = machine.connect()
     machine.clock.settle()
     insert(connection, 1)
+    if how == "computes with a progress handler":
+        compute(connection)
+    elif how == "computes in sqlite3 with a progress handler":
+        compute(sqlite3.connect(":memory:"))
+    elif how == "computes in another thread":
+        other = sqlite3.connect(":memory:", check_same_thread=False)
+        threading.Thread(target=other.execute, args=(COMPUTE,), daemon=True).start()
     isolated.say("committed")
-    if how == "computes":
+    if how == "computes one statement":
+        connection.execute(COMPUTE.replace("FROM n)", "FROM n LIMIT 1000000)")).fetchall()
+        threading.Event().wait()
+    elif how == "reads in a loop":
         number = 1
         while True:
             connection.execute("SELECT count(*) FROM t").fetchall()
             number += 1
-    elif how == "waits for a lock":
+    elif how in {"waits for a lock", "computes in another thread"}:
         threading.Event().wait()
     else:
         isolated.hear()
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("how", ["reads", "computes", "waits for a lock"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "reads",
+        "reads in a loop",
+        "computes one statement",
+        "computes in another thread",
+        "computes with a progress handler",
+        "computes in sqlite3 with a progress handler",
+        "waits for a lock",
+    ],
+)
 def test_a_signal_pushes_and_then_ends_the_process_as_it_always_did(
     tmp_path, pushed, number, how
 ) -> None:
