@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import emit, json_option
+from graft_vfs.cli.output import emit, emit_list, json_option
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import opened, tag_argument
 
@@ -17,7 +19,11 @@ from graft_vfs.cli.session import opened, tag_argument
 def log(tag: str, limit: int | None, as_json: bool) -> None:
     """List commits, newest first: local ones, then those of the remote log."""
     with opened() as engine:
-        emit(engine.log(tag, limit=limit), as_json=as_json)
+        found = engine.log(tag, limit=limit)
+        step = (
+            f"{tag!r} has no commit yet; write to it, such as with `graft shell {shlex.quote(tag)}`"
+        )
+        emit_list(found, as_json=as_json, if_empty=step)
 
 
 @command("show", "graft show main", "graft show main 7", "graft show main local:12")

@@ -87,6 +87,16 @@ def emit(result: object, *, as_json: bool) -> None:
         echo(str(result))
 
 
+def emit_list(items: Sequence[object], *, as_json: bool, if_empty: str) -> None:
+    """Print a report as `emit` does; a person learns of an empty one on standard error.
+
+    Standard output stays empty then, for scripts that count its lines.
+    """
+    emit(items, as_json=as_json)
+    if not items and not as_json:
+        echo(f"hint: {if_empty}", err=True)
+
+
 def to_json(value: Any) -> Any:
     """Return what JSON can hold: ids and paths as text, enums as their value, bytes as hex.
 

@@ -11,7 +11,7 @@ from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, opened, refuse_existing
-from graft_vfs.errors import DamageError
+from graft_vfs.errors import DamageError, UsageError
 from graft_vfs.ids import VolumeId
 from graft_vfs.reports import LostVolume
 
@@ -29,6 +29,8 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
     Without VOLUME, list those that are there. Without TAG, the volume gets the tags that it
     remembers, if they are free.
     """
+    if base is not None and volume is None:
+        raise UsageError("--base is of no use without VOLUME", next_step="see `graft adopt`")
     with opened(recovering=True) as engine:
         if volume is None:
             lost = engine.lost_volumes()

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, json_option, with_commands, without_credentials
+from graft_vfs.cli.output import (
+    echo,
+    emit,
+    emit_list,
+    json_option,
+    with_commands,
+    without_credentials,
+)
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.engine.config import Config
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
 from graft_vfs.tags import check_tag
+
+_EMPTY_REMOTE = "the remote names nothing yet; `graft push TAG` publishes a volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +162,10 @@ def ls(logs: bool, as_json: bool) -> None:
     """List the refs of the remote and the logs that they name."""
     with opened() as engine:
         if logs:
-            emit(engine.remote_logs(), as_json=as_json)
+            emit_list(engine.remote_logs(), as_json=as_json, if_empty=_EMPTY_REMOTE)
             return
-        emit([_Ref(name, log) for name, log in engine.refs()], as_json=as_json)
+        refs = [_Ref(name, log) for name, log in engine.refs()]
+        emit_list(refs, as_json=as_json, if_empty=_EMPTY_REMOTE)
 
 
 @command("name", "graft remote name main 74ggc1B6R4-2kkvcy9fi4CHJ")

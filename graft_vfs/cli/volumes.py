@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, json_option, with_commands
+from graft_vfs.cli.output import echo, emit, emit_list, json_option, with_commands
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
+
+_MAKE = "make one with `graft new TAG`, `graft import FILE TAG` or `graft clone REF`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def rm(tag: str, as_json: bool) -> None:
 def tags(as_json: bool) -> None:
     """List the tags and the volumes that they name."""
     with opened() as engine:
-        emit(engine.tags(), as_json=as_json)
+        emit_list(engine.tags(), as_json=as_json, if_empty=f"there is no tag yet; {_MAKE}")
 
 
 @command("volumes", "graft volumes")
@@ -114,7 +116,7 @@ def tags(as_json: bool) -> None:
 def volumes(as_json: bool) -> None:
     """List all volumes, those without a tag, too."""
     with opened() as engine:
-        emit(engine.volumes(), as_json=as_json)
+        emit_list(engine.volumes(), as_json=as_json, if_empty=f"there is no volume yet; {_MAKE}")
 
 
 @command("status", "graft status main")

@@ -266,7 +266,8 @@ def _check_remote(
     needed = {"fs": "root", "s3_compatible": "bucket"}.get(kind)
     if needed and not values.get(needed):
         raise ConfigError(
-            f"{source}: a remote of type {kind} needs remote.{needed}", next_step="add it"
+            f"{source}: a remote of type {kind} needs remote.{needed}",
+            next_step=f"set GRAFT_REMOTE_{needed.upper()}, or {needed} in the [remote] table",
         )
     return RemoteConfig(**values)
 

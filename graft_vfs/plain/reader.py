@@ -104,7 +104,9 @@ def main() -> None:
         run(path, scratch, int(busy_ms))
     except ReadError as error:
         failure = error.kind, str(error)
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    except apsw.NotADBError as error:
+        failure = "not a database", str(error)
+    except apsw.CorruptError as error:
         failure = "damage", str(error)
     except apsw.BusyError as error:
         failure = "busy", str(error)

@@ -79,6 +79,11 @@ def _declared(path: Path, kind: str, text: str) -> GraftError:
         return BusyError(
             f"{path} is being written to", next_step="end that transaction and try again"
         )
+    if kind == "not a database":
+        return DamageError(
+            f"{path} is not a sound SQLite database: {text}",
+            next_step="check the path; an encrypted database has to be decrypted first",
+        )
     if kind == "damage":
         return DamageError(
             f"{path} is not a sound SQLite database: {text}",

@@ -115,6 +115,31 @@ def test_new_refuses_a_tag_that_exists_and_force_keeps_the_old_volume(cli):
     assert [row["volume"] for row in cli.json("volumes")] == sorted((first, second))
 
 
+def test_an_empty_list_says_how_to_fill_it_where_scripts_do_not_read(cli):
+    cli.with_remote()
+    cli.machine("a")
+    for arguments in (["tags"], ["volumes"], ["remote", "ls"], ["remote", "ls", "--logs"]):
+        result = cli.run(*arguments)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr.startswith("hint: ")
+        assert "`graft " in result.stderr
+        assert cli.json(*arguments) == []
+    cli.ok("new", "it's")
+    result = cli.run("log", "it's")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert """`graft shell 'it'"'"'s'`""" in result.stderr
+
+
+def test_adopt_does_not_ignore_a_base_without_a_volume(cli):
+    assert "without VOLUME" in cli.fails(2, "adopt", "--base", "1")
+
+
+def test_what_is_no_database_is_not_sent_to_an_integrity_check(cli, tmp_path):
+    (tmp_path / "notes.txt").write_text("no database, although longer than a header\n" * 100)
+    text = cli.fails(8, "import", str(tmp_path / "notes.txt"), "main")
+    assert "hint: check the path; an encrypted database has to be decrypted first" in text
+
+
 def test_import_and_export_give_the_same_rows(cli, plain):
     assert cli.ok("import", str(plain), "main").startswith(f"Imported {plain}: ")
     target = cli.root / "copy.db"

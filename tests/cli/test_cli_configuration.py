@@ -204,6 +204,6 @@ def test_the_command_line_takes_empty_variables_of_aws_for_unset(cli, monkeypatc
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("GRAFT_REMOTE_TYPE", "s3_compatible")
     monkeypatch.setenv("GRAFT_REMOTE_BUCKET", "b")
-    command = [sys.executable, "-m", "graft_vfs.cli", "tags"]
+    command = [sys.executable, "-m", "graft_vfs.cli", "tags", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
