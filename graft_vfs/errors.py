@@ -12,10 +12,10 @@
     │       └── TagRemovedError      a write under a tag that was removed meanwhile
     ├── ConfigError                  graft.toml, a GRAFT_… variable or a URI parameter is wrong
     ├── BusyError                    try again later
-    │   ├── WriterBusyError          somebody else writes to the volume
+    │   ├── WriterBusyError          another connection writes to the volume
     │   ├── StaleSnapshotError       the volume moved after this transaction began to read
     │   └── ReentryError             called in the middle of what this thread is doing already
-    ├── ConflictError                somebody else was first; fetch and decide
+    ├── ConflictError                another writer was first; fetch and decide
     │   ├── DivergedError            both sides have commits that the other lacks
     │   └── HistoryMismatchError     the remote does not have the history that is known here
     ├── CommitOutcomeUnknownError    a claim was sent and no answer tells how it ended
@@ -97,7 +97,7 @@ class ConfigError(GraftError):
 
 
 class BusyError(GraftError):
-    """Somebody else is in the way; try again later."""
+    """Another user of the resource is in the way; try again later."""
 
 
 class WriterBusyError(BusyError):
@@ -113,7 +113,7 @@ class ReentryError(BusyError):
 
 
 class ConflictError(GraftError):
-    """Somebody else was first; nothing was lost, decide what to do."""
+    """Another writer was first. Nothing was lost; decide what to do."""
 
 
 class DivergedError(ConflictError):

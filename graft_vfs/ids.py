@@ -70,7 +70,7 @@ class Id:
 
     @classmethod
     def looks_like(cls, text: str) -> bool:
-        """Tell whether `parse` would accept `text`."""
+        """Return True if `parse` would accept `text`."""
         try:
             cls.parse(text)
         except InvalidIdError:

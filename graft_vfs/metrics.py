@@ -2,7 +2,7 @@
 
 `Graft.metrics()` takes them; taking them costs a few catalog queries for each open volume, and
 collecting them next to nothing: requests, claims and fetches are counted where they happen, commits
-by adding to an integer, and reads of a page that is here not at all after the first.
+by adding to an integer; reads of a cached page, after its first, are not counted at all.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Metrics:
     """Counts of one engine since it was opened, and the volumes that it has open.
 
     `store` and `latencies` are of requests, by verb. `counts`: PUTs of claims and how claims ended
-    (`claims_lost`: somebody else had the LSN; `claims_unknown`: no answer told); pages that a view
-    found in the page cache when it first looked (`pages_found`) and that it had to fetch
+    (`claims_lost`: another push had the LSN; `claims_unknown`: no answer arrived); pages that a
+    view found in the page cache when it first looked (`pages_found`) and that it had to fetch
     (`pages_missed`); what was fetched, with what was read ahead; what the cache gave up for room;
     runs of autosync as leader, and failed ones. Of the local `commits`, `spilled_transactions` were
     too large for memory. `cache_bytes` is of the page caches in use.

@@ -28,7 +28,7 @@ _LSN_DIGITS_MAX = len(str(LSN_MAX))
 
 
 def is_lsn_text(text: str) -> bool:
-    """Tell whether a person wrote a number that int() reads and that is not too long for an LSN."""
+    """Return True if the text is a number that int() reads, not too long for an LSN."""
     return text.isascii() and text.isdigit() and len(text) <= _LSN_DIGITS_MAX
 
 

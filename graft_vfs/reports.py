@@ -230,7 +230,7 @@ class Status:
 
     @property
     def diverged(self) -> bool:
-        """Tell whether both sides have commits that the other lacks."""
+        """Return True if both sides have commits that the other lacks."""
         return (self.ahead > 0 or self.unpublished_fork) and self.behind > 0
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """The one table from errors to the exit codes of the command line.
 
-0    done                        5    somebody else was first, or diverged
+0    done                        5    another writer was first, or diverged
 1    any other failure           6    a push whose outcome is unknown
 2    the call is wrong           7    the remote store
 3    the configuration           8    damaged bytes

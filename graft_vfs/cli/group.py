@@ -52,7 +52,7 @@ def interruptible() -> Iterator[None]:
 
 
 class GraftGroup(click.Group):
-    """A group whose failures look the same, whoever finds them."""
+    """A group whose failures look the same, wherever they arise."""
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Be a program; `main` and click's test runner are calls inside a larger one."""

@@ -51,7 +51,7 @@ class _Watch:
                 signal.pthread_kill(self._main, signal.SIGINT)
 
     def end(self) -> None:
-        """Let signals be nobody's business any more."""
+        """Stop forwarding signals."""
         self._is_over = True
 
 
@@ -59,7 +59,7 @@ class _Watch:
 def noticed_at_once() -> Iterator[None]:
     """Make sure of the first Ctrl-C inside the block, which the main thread enters.
 
-    Where Ctrl-C is ignored or handled by somebody else, as in background jobs, nothing changes.
+    Where Ctrl-C is ignored or has another handler, as in background jobs, nothing changes.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler:

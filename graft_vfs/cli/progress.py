@@ -1,4 +1,4 @@
-"""One line on the terminal that counts while work is long; nothing where nobody watches."""
+"""One line on the terminal that counts while work is long; nothing where there is no terminal."""
 
 from __future__ import annotations
 

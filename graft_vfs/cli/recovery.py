@@ -55,7 +55,11 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 @command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")
 @click.argument("name", metavar="NAME", required=False)
 @click.option("--deep", is_flag=True, help="Read and verify every frame of the remote.")
-@click.option("--repair", is_flag=True, help="Write again what is missing or damaged and is here.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Write again what is missing or damaged and is held on this machine.",
+)
 @json_option
 @click.pass_context
 def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:

@@ -30,7 +30,7 @@ class Sample:
 
 
 def find_sample(directory: Path) -> Sample:
-    """Return a sample that is here already, or one that is built in `directory`."""
+    """Return a sample that exists already, or build one in `directory`."""
     return _proj_sample() or build_unicode_sample(directory / "unicode.db")
 
 

@@ -118,7 +118,7 @@ class _Session(apsw.shell.Shell):
 
 
 def _statements(sql: str) -> Iterator[str]:
-    """Yield the statements of a text, each as far as its semicolon."""
+    """Yield the statements of a text, each up to its semicolon."""
     start = 0
     for end, character in enumerate(sql, 1):
         if character == ";" and apsw.complete(sql[start:end]):

@@ -128,7 +128,7 @@ def hydrate(tag: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def audit(tag: str, as_json: bool) -> None:
-    """Count the remote pages that are here; if all are, checksum the content."""
+    """Count the cached remote pages; if all are cached, checksum the content."""
     with opened() as engine:
         with progress("Checking pages") as show:
             found = engine.audit(tag, progress=show)

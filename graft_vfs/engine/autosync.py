@@ -8,14 +8,14 @@ request.
 Invariants:
  1. Of all processes that have a volume open, one syncs it: the one that holds the lock file
     `autosync.lock` of the volume, its leader. The kernel drops the lock of a dead process, and
-    whoever asks next takes over; a follower asks once an interval, without a request.
+    the next process that asks takes over; a follower asks once an interval, without a request.
  2. Two runs of a volume are at least one interval apart. After failures in a row the pause doubles,
     up to five minutes or two intervals, with half of it random.
- 3. A volume that has diverged costs no request until somebody has resolved that.
+ 3. A volume that has diverged costs no request until that is resolved.
 
 Crash here: what `push` and `pull` leave, which the next leader settles.
 
-What it does not do: decide for anybody what becomes of diverged commits.
+It never decides what becomes of diverged commits.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Clock:
 class Outcome(enum.Enum):
     """How one sync of a volume ended, if not with an error."""
 
-    SYNCED = "it is as the remote, as far as anybody knows"
+    SYNCED = "it is up to date with the remote, as far as is known"
     DIVERGED = "it has diverged, which was found without a request"
-    CLOSED = "nobody has it open any more, or no tag names it"
+    CLOSED = "it is no longer open, or no tag names it"
 
 
 class Sync(Protocol):
@@ -101,7 +101,7 @@ class _Task:
     last_run_ms: int | None = None
     last_error: str | None = None
     is_wanted: bool = True
-    """Whether somebody opened the volume since its last run began."""
+    """Whether the volume was opened since its last run began."""
     is_flushed: bool = False
 
 
@@ -290,7 +290,7 @@ class Autosync:
             self._running = None
 
     def _leads(self, task: _Task) -> bool:
-        """Tell whether this process leads the volume; take the lead if nobody has it."""
+        """Return True if this process leads the volume; take the lead if no process has it."""
         if task.role is AutosyncRole.LEADER:
             return True
         if task.lock is None:

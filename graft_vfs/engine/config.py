@@ -40,7 +40,7 @@ class RemoteConfig:
     root: str | None = None
     bucket: str | None = None
     prefix: str = ""
-    # Somebody may have written a password into it; opening the store refuses that by name.
+    # It may contain a password; opening the store refuses that by name.
     endpoint: str | None = field(default=None, repr=False)
     # In seconds; see `store.s3.exchange`.
     connect_timeout: float = 5.0
@@ -194,7 +194,7 @@ def _exists(path: Path, environment: Mapping[str, str]) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a file is there; raises ConfigError if that cannot be told."""
+    """Return True if a file exists; raises ConfigError if that cannot be found out."""
     try:
         # Not `is_file`, which takes every error for an absent file since Python 3.14.
         return stat.S_ISREG(path.stat().st_mode)

@@ -44,8 +44,8 @@ Invariants:
     s // pages-per-frame. No page is 0, the lock page, or beyond the page count.
  2. Equal bytes are one attempt: the attempt id makes two pushes of equal pages differ.
  3. The header proves itself by its hash and every frame by its checksum, so each can be read alone.
- 4. The hash is checked before anything behind byte 16 is interpreted; what it covers is checked all
-    the same, because whoever can write to the store can compute a hash.
+ 4. The hash is checked before anything after byte 16 is interpreted; what it covers is checked all
+    the same, because anyone who can write to the store can compute a hash.
  5. Whatever the bytes are, decoding raises CorruptObjectError or FutureVersionError and nothing
     else, and takes memory in proportion to the bytes given.
 """
@@ -103,7 +103,7 @@ assert array("Q").itemsize == 8
 class FrameTable:
     """The frames of a commit in columns: sizes in bytes, last page indexes, checksums.
 
-    Owner: a header. Thread rule: any thread may read it; nobody changes the arrays.
+    Owner: a header. Thread rule: any thread may read it; the arrays never change.
     """
 
     frame_pages: int
@@ -425,7 +425,7 @@ def _check_lineage(header: CommitHeader) -> None:
     has_parent = header.parent_log is not None
     _require(0 <= header.parent_lsn <= LSN_MAX, f"parent LSN {header.parent_lsn}")
     _require(has_parent == (header.parent_lsn > 0), "half a parent")
-    _require(not has_parent or header.lsn == 1, "a parent behind LSN 1")
+    _require(not has_parent or header.lsn == 1, "a parent after LSN 1")
     _require(header.parent_log != header.log, "a log that is its own parent")
     _require(len(header.previous_hash) == HASH_BYTES, "the previous hash has not 32 bytes")
     is_first = header.lsn == 1 and not has_parent

@@ -7,7 +7,7 @@ another size than the pages it must hold, so that no frame makes it allocate mor
 Invariants:
  1. Only bytes whose checksum is right reach the decompressor.
  2. Decoding gives exactly the bytes that the pages need, or raises CorruptObjectError.
- 3. A frame is one zstd frame to the last byte, nothing behind it.
+ 3. A frame is one zstd frame to the last byte, with nothing after it.
 
 16 pages of 4 KiB are a compromise by measurement: a point query fetches some 30 KiB, a scan joins
 neighbouring frames into one request anyway.
@@ -52,7 +52,7 @@ def checksum_of(frame: bytes | memoryview) -> bytes:
 
 
 def compressed_bytes_max(page_size: int, page_count: int) -> int:
-    """Return the most bytes that a sound frame of so many pages can have (zstd's own bound)."""
+    """Return the most bytes that a valid frame of this many pages can have (zstd's own bound)."""
     content = page_size * page_count
     return content + (content >> 8) + 512
 

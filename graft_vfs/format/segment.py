@@ -4,7 +4,7 @@
     8   2  format version, 1
     10  6  reserved, zero
     16 16  segment id
-    32     frames, one behind the other; the commit that names the segment says where each is
+    32     frames, one after the other; the commit that names the segment says where each is
 
 Invariants:
  1. A segment is written before its commit and never changes.

@@ -214,7 +214,7 @@ def _objects(connection: apsw.Connection, schema: str) -> dict[tuple[str, str], 
 
 
 def _have_one_key(older: _Columns, newer: _Columns) -> bool:
-    """Tell whether rows of both sides can be matched."""
+    """Return True if rows of both sides can be matched."""
     if older.has_rowid and newer.has_rowid:
         return True
     return older.has_rowid == newer.has_rowid and older.key == newer.key
@@ -237,7 +237,7 @@ def _quoted(name: str) -> str:
 
 
 def _differ(columns: Sequence[str]) -> str:
-    """Return the condition that two rows differ in a column, be it only in type or in case."""
+    """Return the condition that two rows differ in a column, even if only in type or in case."""
     parts = []
     for first in range(0, len(columns), _COLUMNS_COMPARED_MAX):
         names = [_quoted(name) for name in columns[first : first + _COLUMNS_COMPARED_MAX]]

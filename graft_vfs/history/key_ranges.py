@@ -33,7 +33,7 @@ KeyRange = tuple[int, int]
 """First and last rowid, both inclusive."""
 
 _Run = tuple[int, int, CommitSource]
-"""First page, page behind the last, and the commit that has their images."""
+"""First page, page after the last, and the commit that has their images."""
 
 _INTERIOR_INDEX, _INTERIOR_TABLE, _LEAF_INDEX, _LEAF_TABLE = 2, 5, 10, 13
 _LEAVES = (_LEAF_INDEX, _LEAF_TABLE)
@@ -66,7 +66,7 @@ class _Tree:
 class ChangedKeys:
     """What the pages of two snapshots tell about the rows of their tables.
 
-    Owner: whoever compares. Making it reads the interior pages of all trees, and fetches those that
+    Owner: the comparison. Making it reads the interior pages of all trees, and fetches those that
     are not here. Raises what reading a page raises.
     """
 

@@ -8,8 +8,8 @@ is cloned at the start.
 
 Browsing fetches the pages that the rows on the screen are on. What Datasette asks beside them, the
 number of rows and which columns might be facets, reads whole tables; so it is answered only once
-all pages are here (`graft hydrate`), and until then as if it had taken too long. Facets and queries
-that a user asks for are answered always.
+all pages are cached (`graft hydrate`), and until then as if it had taken too long. Facets and
+queries that a user asks for are always answered.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class VolumeDatabase(Database):
         return engine.snapshot_at(self._tag, lsn=None if lsn is None else int(lsn), as_of=as_of)
 
     def _is_here(self) -> bool:
-        """Tell whether every page of the snapshot is on this machine; no request."""
+        """Return True if every page of the snapshot is cached; no request."""
         remote = self._snapshot().remote
         if not isinstance(remote, LogView):
             return True

@@ -1,6 +1,6 @@
 """What integrations share: a tag becomes the URI that `sqlite3` opens, and failures name a cause.
 
-They build on `sqlite3` because the programs do; `graft_vfs.enable_sqlite3` stands behind it.
+They build on `sqlite3` because the programs do; `graft_vfs.enable_sqlite3` makes that work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def sqlite3_uri(tag: str, parameters: Mapping[str, str]) -> str:
     """Return the URI of a tag for `sqlite3.connect(…, uri=True)`.
 
     Raises InvalidTagError, and UsageError for a parameter or mode that is not known here: SQLite
-    would take no notice of the first, and `mode=memory` would be a database that nobody keeps.
+    would take no notice of the first, and `mode=memory` would be a database that is not kept.
     """
     check_tag(tag)
     if tag == ":memory:":

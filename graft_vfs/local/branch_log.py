@@ -2,9 +2,9 @@
 
 Invariants:
  1. Bytes below the end of the last commit never change. A snapshot is therefore an end offset.
- 2. One writer appends at a time (the volume's writer lock); anybody may read at any time.
+ 2. One writer appends at a time (the volume's writer lock); any process may read at any time.
  3. A chunk belongs to the log only if its checksum is right and it names the checksum of the chunk
-    before it. What an abandoned transaction left behind the tail can never follow a later one.
+    before it. What an abandoned transaction left after the tail can never follow a later one.
 
 File header, 64 bytes, little-endian:
 
@@ -23,8 +23,8 @@ it and stands for all commits of its branch up to that, of which it holds the ne
 page. It was durable before any catalog named the file.
 
 DURABLE_BEFORE says that all before this chunk had been synced when it was written, so that recovery
-reads images only behind it. Crash here: a torn or uncommitted tail stays in the file until the next
-transaction overwrites it; readers stop before it. A later chunk with this flag behind a place where
+reads images only after it. Crash here: a torn or uncommitted tail stays in the file until the next
+transaction overwrites it; readers stop before it. A later chunk with this flag after a place where
 reading stops is the evidence that something durable was damaged there (`damaged_before`).
 
 The file is extended sparsely, so that a mapping lasts, and zeroed a little ahead of the tail,
@@ -95,7 +95,7 @@ _ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
 _READ_BYTES = 4096
 _READ_STEP_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
-"""Recovery never has to read more images than this, because NORMAL syncs so often too."""
+"""Recovery never has to read more images than this, because NORMAL syncs at this interval too."""
 
 assert _LOG_HEADER.size == LOG_HEADER_BYTES
 
@@ -114,7 +114,7 @@ class BranchLog:
     """One open branch log file.
 
     Owner: a volume, for as long as one of its snapshots needs it. Thread rule: `append` and `sync`
-    by the holder of the writer lock; everything else by anybody.
+    by the holder of the writer lock; everything else by any thread.
     """
 
     _file = -1
@@ -263,7 +263,7 @@ class BranchLog:
         return [data[at : at + chunk.page_size] for at in range(0, len(data), chunk.page_size)]
 
     def transactions(self, position: Position, lsn: LocalLsn) -> Iterator[list[Chunk]]:
-        """Yield the committed transactions behind `position`, the first of which has `lsn`.
+        """Yield the committed transactions after `position`, the first of which has `lsn`.
 
         A folded run has the LSN of the last commit in it instead. Ends before the first chunk that
         does not follow. Images are not proved.
@@ -287,9 +287,9 @@ class BranchLog:
         return self.folded and position == self.start
 
     def damaged_before(self, position: Position, lsn: LocalLsn) -> bool:
-        """Tell whether a durable transaction stood at `position`, where reading stopped.
+        """Return True if a durable transaction stood at `position`, where reading stopped.
 
-        The evidence is a sound chunk further on of a later LSN than `lsn`, the one that is missing,
+        The evidence is a valid chunk further on of a later LSN than `lsn`, the one that is missing,
         written when all before it was durable. Reads the rest of the file's data once.
         """
         for first, last in self._data_ranges(position.offset):
@@ -307,7 +307,7 @@ class BranchLog:
         return False
 
     def _data_ranges(self, offset: int) -> Iterator[tuple[int, int]]:
-        """Yield the half-open ranges behind `offset` that are not holes of the sparse file."""
+        """Yield the half-open ranges after `offset` that are not holes of the sparse file."""
         length = self.size_bytes()
         while offset < length:
             try:
@@ -331,7 +331,7 @@ class BranchLog:
     ) -> tuple[int, Position]:
         """Write one chunk at `position`; `commit` is (page count, change counter) or None.
 
-        Returns the offset of the first image and the position behind the chunk. With `sync` all of
+        Returns the offset of the first image and the position after the chunk. With `sync` all of
         the log up to there is durable then, else only after `sync`. Raises LocalStorageError, after
         which the chunk may stand there in part: the next append at `position` overwrites it.
         """
@@ -386,9 +386,9 @@ class BranchLog:
         return first_image, tuple.__new__(Position, (after, checksum))
 
     def copy_from(self, other: BranchLog, position: Position, lsn: LocalLsn) -> Position:
-        """Append what stands behind `position` in another log, and be durable with it.
+        """Append what stands after `position` in another log, and be durable with it.
 
-        Returns the position in the other log behind what was copied. That is its last transaction,
+        Returns the position in the other log after what was copied. That is its last transaction,
         or the one before damaged images. What was copied gets the present time.
         """
         end = self.start

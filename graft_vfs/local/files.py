@@ -81,7 +81,7 @@ def write_fully(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def write_all(descriptor: int, parts: Sequence[bytes], offset: int) -> None:
-    """Write parts one behind the other from `offset`, without joining them in memory."""
+    """Write parts one after the other from `offset`, without joining them in memory."""
     for first in range(0, len(parts), _VECTOR_MAX):
         batch = parts[first : first + _VECTOR_MAX]
         length = sum(map(len, batch))

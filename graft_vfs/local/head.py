@@ -13,10 +13,10 @@ have the old one mapped: they would not see the new one. In one boot of the mach
 written pages outlive any process, so an end beyond what the log holds is a sign of damage then;
 after a power cut it only says that unsynced transactions were lost.
 
-Ordering: whoever changes the branch writes the new epoch here first and commits the same number to
-the catalog then, both within one transaction there, so that the epoch of the last switch stays. A
-process whose catalog row does not carry the epoch it sees here looks again at each transaction, so
-a crash between the two steps costs time and never a wrong page.
+Ordering: a process that changes the branch writes the new epoch here first and then commits the
+same number to the catalog, both within one transaction there, so the epoch of the last switch
+stays. A process whose catalog row does not carry the epoch it sees here looks again at each
+transaction, so a crash between the two steps costs time and never a wrong page.
 
 Version 1 belongs to programs that locked a file `writer.lock`; those of version 2 lock the branch
 file, and the two would not exclude each other. A file of version 1 becomes one of version 2 when no
@@ -138,7 +138,7 @@ def _join(owner: HeadFile, path: Path) -> int:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Whoever holds it may be making the file just now.
+            # The holder may be making the file just now.
             if time.monotonic() >= deadline:
                 raise BusyError(
                     f"the file {path} is gone, and other processes have the volume open",
@@ -147,7 +147,7 @@ def _join(owner: HeadFile, path: Path) -> int:
             time.sleep(_POLL_SECONDS)
             continue
         # Written, because a copy to a mapped hole would end the process on a full disk; under
-        # another name, because nobody may see it short.
+        # another name, because no process may see it short.
         temporary = path.with_name("head.new")
         temporary.unlink(missing_ok=True)
         made = ownership.create(temporary, os.O_RDWR)

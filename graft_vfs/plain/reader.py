@@ -111,13 +111,13 @@ def main() -> None:
     except apsw.BusyError as error:
         failure = "busy", str(error)
     except BrokenPipeError:
-        failure = "storage", "nobody reads"
+        failure = "storage", "no process reads"
     except (apsw.Error, OSError) as error:
         failure = "storage", str(error)
     if failure is not None:
         sys.stderr.write(json.dumps({"kind": failure[0], "text": failure[1]}) + "\n")
         sys.stderr.flush()
-    # Not the usual end, which would flush a pipe that nobody reads.
+    # Not the usual end, which would flush a pipe that no process reads.
     os._exit(0 if failure is None else 1)
 
 

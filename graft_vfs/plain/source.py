@@ -86,12 +86,12 @@ def _declared(path: Path, kind: str, text: str) -> GraftError:
         )
     if kind == "damage":
         return DamageError(
-            f"{path} is not a sound SQLite database: {text}",
+            f"{path} is not a valid SQLite database: {text}",
             next_step="check it with PRAGMA integrity_check, or recover it first",
         )
     if kind == "short beside a WAL":
         return DamageError(
-            f"{path} is not a sound SQLite database: {text}",
+            f"{path} is not a valid SQLite database: {text}",
             next_step="run PRAGMA wal_checkpoint(TRUNCATE) on it with SQLite and try again",
         )
     return LocalStorageError(
@@ -123,7 +123,7 @@ def reading(path: Path, scratch: Path) -> Iterator[PlainSource]:
 
     `scratch` is a directory for a copy, which is made only if the WAL holds something. Writers wait
     until the block ends. Raises UsageError if the file is no database, DamageError if it is not
-    sound, BusyError if another program writes to it, LocalStorageError.
+    valid, BusyError if another program writes to it, LocalStorageError.
     """
     copy = scratch / f"import-{secrets.token_hex(4)}.tmp"
     require_file(path)

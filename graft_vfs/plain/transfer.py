@@ -88,7 +88,7 @@ def import_file(volume: Volume, path: Path, *, progress: Progress | None = None)
     A child process reads the file through SQLite, under a read lock and with what its WAL holds, so
     that no lock of this process is lost if it has the file open. Durable on return; memory stays
     bounded. Raises UsageError if the volume has commits or the file is no database, DamageError if
-    it is not sound, BusyError if another program writes to it.
+    it is not valid, BusyError if another program writes to it.
     """
     volume.catalog.require_writable()
     path = path.absolute()

@@ -122,7 +122,7 @@ class ClaimResult:
 
     @property
     def won(self) -> bool:
-        """Tell whether the LSN is ours."""
+        """Return True if the LSN is ours."""
         return self.winner is None
 
 

@@ -131,7 +131,7 @@ def _in_order(
 
 
 def _request_rests(store: ObjectStore, executor: Executor, readings: deque[_Reading]) -> None:
-    """Request the rest of long headers, in order, as far as the bound allows; the first always."""
+    """Request the rest of long headers, in order, up to the bound; the first always."""
     under_way = 0
     for reading in readings:
         if reading.missing_bytes is None:

@@ -167,7 +167,7 @@ def _decode_name(encoded: str, *, key: str) -> str:
 class RemoteLog:
     """The handle of one log in one store. It remembers nothing, so it is never out of date.
 
-    Owner: whoever made it; there is nothing to close. Thread rule: any thread.
+    Owner: its maker; there is nothing to close. Thread rule: any thread.
     """
 
     def __init__(self, store: ObjectStore, log_id: LogId) -> None:
@@ -335,7 +335,7 @@ class RemoteLog:
         return list(_decoded(header, memoryview(body), first, end, key=key))
 
     def frames_behind(self, record: CommitRecord) -> Iterator[bytes]:
-        """Yield the page images of the first frames, as far as they came whole with the header.
+        """Yield the page images of the first frames, those that came whole with the header.
 
         No request, and at most 8 MiB. Ends before a damaged frame: its reader gets the error.
         """
@@ -399,7 +399,7 @@ def create_ref(
     """Make a ref for a log, unless it exists; returns the log that the ref names from now on.
 
     Durable on return. One request, two if the ref exists or an answer proves nothing. A ref has no
-    attempt id: whoever made it with the same log made the same ref. Raises StoreError,
+    attempt id: any maker with the same log made the same ref. Raises StoreError,
     CommitOutcomeUnknownError.
     """
     key = ref_key(name)

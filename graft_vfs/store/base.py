@@ -63,12 +63,12 @@ class PutOutcome(enum.Enum):
 
 
 def is_segment(text: str) -> bool:
-    """Tell whether `text` may stand between the slashes of a key."""
+    """Return True if `text` may stand between the slashes of a key."""
     return _SEGMENT.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def is_key(text: str) -> bool:
-    """Tell whether `text` is a key; used for names that a remote listing shows."""
+    """Return True if `text` is a key; used for names that a remote listing shows."""
     return len(text) <= KEY_BYTES_MAX and all(is_segment(part) for part in text.split("/"))
 
 
@@ -235,7 +235,7 @@ class StoreCounters:
 class ObjectStore(abc.ABC):
     """One handle on a store of objects.
 
-    Owned by the engine or by whoever made it, and used until `close`. Every method may be called
+    Owned by the engine or by its maker, and used until `close`. Every method may be called
     from any thread at any time. A handle is not for use after fork().
     """
 

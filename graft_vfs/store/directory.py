@@ -64,7 +64,7 @@ from graft_vfs.store.base import (
 )
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a pipe that somebody left in the directory would wait for ever.
+# Without O_NONBLOCK, opening a pipe that was left in the directory would wait for ever.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TEMPORARY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -302,7 +302,7 @@ class DirectoryStore(ObjectStore):
             raise directory_error(self._path(key), error) from error
 
     def _link_error(self, key: str, error: OSError) -> GraftError:
-        """Tell a file system without hard links from a link whose outcome nobody saw."""
+        """Distinguish a file system without hard links from a link whose outcome is unknown."""
         if error.errno in _NO_HARD_LINKS:
             return UnsafeStoreError(
                 f"{self._path(key)}: the file system makes no hard links, so that two writers"
@@ -395,7 +395,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _may_hold(folder: str, prefix: str, after: str) -> bool:
-    """Tell whether keys that begin with `folder` can begin with `prefix` and lie above `after`."""
+    """Return True if keys that begin with `folder` can have `prefix` and come after `after`."""
     meets_prefix = folder.startswith(prefix) or prefix.startswith(folder)
     is_short = len(folder) < KEY_BYTES_MAX
     return is_short and meets_prefix and (folder > after or after.startswith(folder))
@@ -431,7 +431,7 @@ def _open_child(parent: int, name: str, *, create: bool) -> int:
 
 
 def _exists(folder: int, name: str) -> bool:
-    """Tell whether an object has this name; raises OSError if something else has it."""
+    """Return True if an object has this name; raises OSError if something else has it."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 Invariants:
 
 1. All changes of objects happen under their lock, so one key is created by one thread only.
-2. Stored bytes are private copies: nobody can change an object in place.
+2. Stored bytes are private copies: no caller can change an object in place.
 
 Handles of one name share their objects as long as the process lives. A crash leaves nothing.
 """

@@ -117,7 +117,7 @@ def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
 def told_from_damage(logs: Logs, log: LogId) -> Iterator[None]:
     """Raise HistoryMismatchError for a CorruptObjectError inside the block that is due to one.
 
-    A chain that does not fit may be damage, or the sound history of a remote that has another one
+    A chain that does not fit may be damage, or the intact history of a remote that has another one
     than is known here of `log`; then one request or more tell.
     """
     try:

@@ -33,7 +33,7 @@ _file_systems: weakref.WeakSet[FileSystem] = weakref.WeakSet()
 class FileSystem(apsw.VFS):
     """The VFS named `graft`.
 
-    Owner: whoever registered it, for as long as connections use it. Thread rule: any thread.
+    Owner: the code that registered it, for as long as connections use it. Thread rule: any thread.
     """
 
     def __init__(self, engine: Graft, *, name: str = "graft", make_default: bool = False) -> None:
@@ -50,7 +50,7 @@ class FileSystem(apsw.VFS):
         return name
 
     def xAccess(self, pathname: str, flags: int) -> bool:
-        """Tell whether a tag exists; journals never do.
+        """Return True if a tag exists; journals never do.
 
         Whether one may be written is asked only of directories, for `temp_store_directory`, and
         under a mutex of the built-in VFS, so that opening the catalog here would wait for ever.
@@ -152,7 +152,7 @@ class FileSystem(apsw.VFS):
             file.abandon()
 
     def has_open(self, tag: str) -> bool:
-        """Tell whether a connection has this tag open."""
+        """Return True if a connection has this tag open."""
         return any(file.tag == tag for file in list(self._files))
 
     def _open_journal(self, name: str) -> Journal:

@@ -144,7 +144,7 @@ def _set_up(connection: apsw.Connection) -> None:
 
 
 def _renew_lock() -> None:
-    """In the child of a fork: whoever held the lock in the parent is not here to release it."""
+    """After a fork, in the child, no thread exists that could release the parent's lock."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
 

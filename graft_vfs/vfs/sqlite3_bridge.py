@@ -12,7 +12,7 @@ Invariants:
     the log the cause, and the caller of a pragma both. This is why the callbacks are cffi's: Ctrl-C
     may come before the first instruction of a function, where no `try` can stand. It ends the
     statement, and is raised again when SQLite has returned.
- 3. Callbacks and structures live as long as the process, because nobody tells when SQLite has
+ 3. Callbacks and structures live as long as the process, because nothing reports when SQLite has
     forgotten them.
 
 Temporary files are opened by the library's own built-in VFS, in the space of ours.
@@ -259,7 +259,7 @@ class Bridge:
 
     def _open(self, _: int, name: int, file: int, flags: int, given: int) -> int:
         opened = _ffi.cast("sqlite3_file *", file)
-        opened.pMethods = _ffi.NULL  # SQLite closes what has methods, also behind an error.
+        opened.pMethods = _ffi.NULL  # SQLite closes what has methods, even after an error.
         if not name or not flags & _OPEN_NAMED:
             builtin = int(_ffi.cast("uintptr_t", self._builtin))
             return int(self._builtin.xOpen(builtin, name, file, flags, given))

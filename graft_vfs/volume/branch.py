@@ -22,14 +22,14 @@ from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
 
 HISTORY_MIN = 1024
-"""So many superseded images are kept before it is asked which of them anybody still sees."""
+"""This many superseded images are kept before they are checked against the open snapshots."""
 
 
 class Branch:
     """The page index of one branch. `mutex` is its volume's, absent where nothing is committed.
 
     Owner: the volume while it is current, later the snapshots that still read it. Thread rule:
-    changed under the volume's mutex; read by anybody, because each step of a change leaves every
+    changed under the volume's mutex; read by any thread, because each step of a change leaves every
     open snapshot readable.
     """
 
@@ -95,14 +95,14 @@ class Branch:
                 self._kept += 1
 
     def has_long_history(self) -> bool:
-        """Tell whether it is time to ask which superseded images are still seen."""
+        """Return True if it is time to ask which superseded images are still seen."""
         return self._kept > self._history_max
 
     def forget_history(self, oldest_end: int) -> None:
         """Forget the superseded images that no snapshot with this end or a later one sees."""
         kept: dict[int, list[int]] = {}
         for page, offsets in self.history.items():
-            # An image is seen by the snapshots that end behind it, but not behind the next one.
+            # An image is seen by the snapshots that end after it, but not after the next one.
             following = [*offsets[1:], self.index[page]]
             pairs = zip(offsets, following, strict=True)
             seen = [offset for offset, then in pairs if abs(then) >= oldest_end]
@@ -115,7 +115,7 @@ class Branch:
         self._history_max = max(HISTORY_MIN, 2 * self._kept)
 
     def clear_history(self) -> None:
-        """Forget all superseded images; nobody has a snapshot open."""
+        """Forget all superseded images; no snapshot is open."""
         self.history.clear()
         self._kept = 0
 
@@ -150,7 +150,7 @@ class Branch:
                 )
             self._proved[number] = 1
         with self._mutex:
-            # Else a commit between the two steps would be hidden behind the image that was proved.
+            # Else a commit between the two steps would be hidden by the image that was proved.
             if self.index.get(page) == -offset:
                 self.index[page] = offset
         return offset

@@ -13,7 +13,7 @@ files are removed unread. Files of a later version are left alone.
 
 Invariants:
  1. Bytes below the tail are never overwritten. An arena is deleted whole, and may be deleted at any
-    time by anybody.
+    time by any process.
  2. Images are loaded through the mapping only after a call has read them and found them right, or
     has written them (see `mapping`).
  3. One process appends at a time: it holds flock on the index, which it does not wait for, because

@@ -135,7 +135,7 @@ class PageCache:
         return Place(arena.view, record.offset, arena)
 
     def present(self) -> set[FrameKey]:
-        """Return all frames that are here, verified or not."""
+        """Return all cached frames, verified or not."""
         with self._lock:
             self._refresh()
             return {*self._frames, *self.space.remembered_keys(self.directory)}
@@ -149,7 +149,7 @@ class PageCache:
         try:
             names = [path.name for path in self.directory.iterdir()]
         except OSError:
-            return  # Nothing is here, or nothing that can be read.
+            return  # Nothing is cached, or nothing that can be read.
         self._names = [name for name in names if FILE_NAME.fullmatch(name)]
         for name in self._names:
             found = INDEX_NAME.fullmatch(name)
@@ -302,7 +302,7 @@ class PageCache:
     # The rest ---------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:
-        """Return how many bytes of images are on the disk, as far as this process has seen."""
+        """Return how many bytes of images are on the disk, of those this process has seen."""
         with self._lock:
             return sum(arena.tail for arena in self._arenas.values())
 

@@ -127,7 +127,7 @@ class CacheSpace:
                 reader.forget_located()
 
     def forget_resident(self) -> None:
-        """Let go of mapped pages that were read, and of arenas that another process deleted."""
+        """Release mapped pages that were read, and arenas that another process deleted."""
         with self.lock:
             for cache in list(self._caches):
                 cache.forget_resident()

@@ -9,8 +9,8 @@ Invariants:
  2. A volume's current branch changes together with its epoch, in one transaction; so does a tag
     that names it and is removed or moved elsewhere.
  3. A pending push is written before its claim is sent and deleted with the settling of that LSN. It
-    is deleted earlier only if its LSN is known to be somebody else's, or if its maker did not send
-    it and nobody has taken it up.
+    is deleted earlier only if its LSN is known to be another push's, or if its maker did not send
+    it and no process has adopted it.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Catalog:
     def adopt_volume(
         self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replacing: Announce
     ) -> None:
-        """Take up a volume as its own files describe it, over what is known of it; durable.
+        """Adopt a volume as its own files describe it, over what is known of it; durable.
 
         A push that is pending for it is forgotten: it is found on the log, or was not made.
         """
@@ -444,7 +444,7 @@ class Catalog:
         )
 
     def take_up_pending_push(self, push: PendingPush) -> bool:
-        """Note that somebody else than its maker will send the push; False if it is gone."""
+        """Note that a process other than its maker will send the push; False if it is gone."""
         with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE pending_pushes SET is_taken_up = 1 WHERE volume = ? AND hash = ?",
@@ -453,7 +453,7 @@ class Catalog:
             return connection.changes() > 0
 
     def withdraw_pending_push(self, push: PendingPush) -> None:
-        """Forget a push that its maker did not send, unless somebody has taken it up."""
+        """Forget a push that its maker did not send, unless another process has adopted it."""
         self._file.write(
             "DELETE FROM pending_pushes WHERE volume = ? AND hash = ? AND NOT is_taken_up",
             push.volume.raw,
@@ -461,7 +461,7 @@ class Catalog:
         )
 
     def delete_pending_push(self, push: PendingPush) -> None:
-        """Forget a push whose LSN is known to belong to somebody else."""
+        """Forget a push whose LSN is known to belong to another push."""
         self._file.write(
             "DELETE FROM pending_pushes WHERE volume = ? AND hash = ?", push.volume.raw, push.hash
         )
@@ -486,7 +486,7 @@ class Catalog:
         return found
 
     def knows_log(self, log: LogId) -> bool:
-        """Tell whether a commit of a remote log is known, or a volume pushes to it."""
+        """Return True if a commit of a remote log is known, or a volume pushes to it."""
         sql = "SELECT 1 FROM commits WHERE log = ?1 UNION SELECT 1 FROM volumes WHERE remote = ?1"
         return bool(self._file.rows(sql, log.raw))
 
@@ -525,7 +525,7 @@ class Catalog:
     # Probes -----------------------------------------------------------------------------------
 
     def is_probed(self, store: str) -> bool:
-        """Tell whether this store was seen to honour create-only conditions."""
+        """Return True if this store was seen to honour create-only conditions."""
         return bool(self._file.rows("SELECT 1 FROM probed_stores WHERE store = ?", store))
 
     def set_probed(self, store: str) -> None:

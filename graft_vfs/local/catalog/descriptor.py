@@ -116,7 +116,7 @@ def read(directory: Path) -> Descriptor | None:
 def _damaged(path: Path, why: str) -> CorruptLogError:
     return CorruptLogError(
         f"{path} is damaged: {why}",
-        next_step="delete it if the catalog is sound: it is written again from there",
+        next_step="delete it if the catalog is valid: it is written again from there",
     )
 
 

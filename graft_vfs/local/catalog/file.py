@@ -2,9 +2,9 @@
 
 It is in WAL mode where the WAL's index can be mapped safely, else it has a rollback journal.
 
-What `write` or a `transaction` wrote is durable when it returns, whole or not at all. A file that
-cannot be written is read: with SQLite's locks if somebody else has it open, else as it is at rest.
-Whatever SQLite says becomes a declared error.
+What `write` or a `transaction` wrote is durable when it returns, whole or not at all. A read-only
+file is read with SQLite's locks if another process has it open, and otherwise without locks. Every
+error of SQLite becomes a declared error.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class CatalogFile:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Hold SQLite's write lock inside the block; all of it is durable behind, or undone."""
+        """Hold SQLite's write lock inside the block, which is durable after it or undone."""
         self.require_writable()
         with self._errors():
             connection = self.connection
@@ -240,7 +240,7 @@ class CatalogFile:
         return connection
 
     def _connect_read_only(self) -> apsw.Connection:
-        """Open a file that cannot be written, also if nobody has it open.
+        """Open a file that cannot be written, even if no process has it open.
 
         SQLite reads a database in WAL mode only with the files beside it, which it cannot make
         here. Without a WAL all is in the file itself, which is read then as long as it stays so.
@@ -266,7 +266,7 @@ class CatalogFile:
         return _State(file.st_ino, file.st_size, file.st_mtime_ns, wal_bytes)
 
     def _forget_changed(self) -> bool:
-        """Close a file that was read without locks if somebody has written to it."""
+        """Close a file that was read without locks if it was written to meanwhile."""
         has_changed = self._at_rest is not None and self._at_rest != self._state()
         if has_changed:
             self._disconnect()

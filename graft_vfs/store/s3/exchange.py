@@ -1,6 +1,6 @@
 """One request and its answer: what of it has left, how many bytes moved, how long it may take.
 
-boto3 wraps what goes wrong in exceptions whose classes prove nothing: behind a proxy, a connection
+boto3 wraps what goes wrong in exceptions whose classes prove nothing: through a proxy, a connection
 that is reset after the request was sent looks like one that was never made. So the connections of
 this package (`connection`) tell the exchange of their thread what they do, and only what they
 report is believed.

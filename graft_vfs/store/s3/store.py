@@ -318,10 +318,10 @@ class S3Store(ObjectStore):
             there = parsedate_to_datetime(date).timestamp() + uptime_seconds() - noted
             return time.time() - there
         except ValueError:
-            return None  # The server's text, which nobody else needs.
+            return None  # The server's text, which no other code needs.
 
     def _note_date(self, parsed: dict[str, Any], **_: object) -> None:
-        """Keep the Date header of an answer, be it an error's; it is read when somebody asks."""
+        """Keep the Date header of any answer, errors included; it is parsed when it is needed."""
         date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if date is not None:
             self._answered = uptime_seconds(), date
@@ -477,7 +477,7 @@ class S3Store(ObjectStore):
             token = page.get("NextContinuationToken")
             if not token or empty_pages > _EMPTY_PAGES_MAX:
                 raise self._broken("lists pages without an end")
-            # Behind foreign names there may be many more of them, so that pages are full ones then.
+            # Many foreign names may follow, so full pages are requested from here on.
             wanted = None if empty_pages else limit and limit - found
             page = self._page(prefix, wanted, token=token)
 
