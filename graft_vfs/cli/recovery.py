@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import click
@@ -10,8 +11,8 @@ from graft_vfs.cli.exit_codes import EXIT_CODES
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option
 from graft_vfs.cli.progress import progress
-from graft_vfs.cli.session import TAG, opened, refuse_existing
-from graft_vfs.errors import DamageError, UsageError
+from graft_vfs.cli.session import TAG, opened
+from graft_vfs.errors import AlreadyExistsError, DamageError, UsageError
 from graft_vfs.ids import VolumeId
 from graft_vfs.reports import LostVolume
 
@@ -39,8 +40,12 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
                 echo(_adopt_step(lost))
             return
         volume_id = VolumeId.parse(volume)
-        if tag is not None and engine.catalog.tag_volume(tag) != volume_id:
-            refuse_existing(engine, tag, force=False)
+        if tag is not None and engine.catalog.tag_volume(tag) not in {None, volume_id}:
+            raise AlreadyExistsError(
+                f"tag {tag!r} names volume {engine.catalog.tag_volume(tag)}",
+                next_step="adopt the volume under another tag; "
+                f"`graft switch {shlex.quote(tag)} {volume_id}` then points this one at it, too",
+            )
         emit(engine.adopt(volume_id, tag, base=base), as_json=as_json)
 
 

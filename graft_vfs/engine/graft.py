@@ -321,14 +321,20 @@ class Graft:
         )
 
     def snapshot_at(
-        self, tag: str, *, lsn: int | None = None, as_of: str | None = None
+        self,
+        tag: str,
+        *,
+        lsn: int | None = None,
+        as_of: str | None = None,
+        volume: Volume | None = None,
     ) -> Snapshot:
         """Return the volume's remote log as it was at an LSN or a time; a read-only view.
 
-        No request if the commit is known, else those of a fetch. Raises NotFoundError if there was
-        no such commit, UsageError if the time cannot be read.
+        `volume` is that of the tag if the caller has it open. No request if the commit is known,
+        else those of a fetch. Raises NotFoundError if there was no such commit, UsageError if the
+        time cannot be read.
         """
-        volume = self.open(tag)
+        volume = volume or self.open(tag)
         log = self.catalog.volume(volume.id).remote
         if lsn is None:
             found = history.lsn_as_of(self.logs, log, parse_time(as_of or ""))

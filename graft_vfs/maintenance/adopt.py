@@ -167,18 +167,15 @@ def adopt(
         raise NotFoundError(
             f"there is no directory {directory}", next_step="see `graft adopt` for what there is"
         )
-    known = {row.id for row in catalog.volumes()}
-    found = descriptor.read(directory)
-    if volume in known and _newer(catalog, directory, volume) is None:
-        raise AlreadyExistsError(
-            f"the catalog knows volume {volume} as it is",
-            next_step=f"to name it, run `graft switch TAG {volume}`",
-        )
-    if found is not None and base is not None:
-        raise UsageError(
-            f"volume {volume} says itself what it stands on", next_step="leave the base out"
-        )
+    _require_lost(catalog, directory, volume)
     with held(directory, timeout_seconds=_LOCK_SECONDS):
+        # Again, because another process may have adopted it, and written to it, meanwhile.
+        _require_lost(catalog, directory, volume)
+        found = descriptor.read(directory)
+        if found is not None and base is not None:
+            raise UsageError(
+                f"volume {volume} says itself what it stands on", next_step="leave the base out"
+            )
         if found is not None:
             remote, branch, commits = _described(logs, directory, found)
         else:
@@ -187,6 +184,15 @@ def adopt(
         _insert(catalog, directory, remote, branch, tags)
     lsn = branch.base if branch.log == remote else NO_LSN
     return Adopted(volume, tuple(tags), remote, lsn, commits)
+
+
+def _require_lost(catalog: Catalog, directory: Path, volume: VolumeId) -> None:
+    known = {row.id for row in catalog.volumes()}
+    if volume in known and _newer(catalog, directory, volume) is None:
+        raise AlreadyExistsError(
+            f"the catalog knows volume {volume} as it is",
+            next_step=f"to name it, run `graft switch TAG {volume}`",
+        )
 
 
 def _tags(

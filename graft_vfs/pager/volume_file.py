@@ -286,6 +286,8 @@ class VolumeFile:
             )
         self._use(empty_once(self, self._fixed))
         self._fixed = None
+        # An empty file is shown wherever the tag points.
+        self._tagged.branch = self.snapshot.branch
         return "The next look at the volume shows an empty database."
 
     def show(self, volume: Volume, fixed: Snapshot | None) -> None:

@@ -129,7 +129,7 @@ class FileSystem(apsw.VFS):
         volume = self.engine.open(tag, create=create, remote=remote)
         if lsn is not None or as_of is not None:
             number = None if lsn is None else _parse_lsn(lsn)
-            fixed = self.engine.snapshot_at(tag, lsn=number, as_of=as_of)
+            fixed = self.engine.snapshot_at(tag, lsn=number, as_of=as_of, volume=volume)
         file = VolumeFile(
             tag,
             volume,

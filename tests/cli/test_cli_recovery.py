@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 
 def lose_catalog(cli) -> None:
@@ -63,6 +64,25 @@ def test_adopt_takes_no_tag_from_another_volume(cli):
     cli.sql("other", "CREATE TABLE t(v)")
     assert "graft switch" in cli.fails(2, "adopt", volume, "other")
     assert "not a volume id" in cli.fails(2, "adopt", "main")
+
+
+def test_a_lost_volume_is_adopted_beside_the_one_that_has_its_tag(cli):
+    cli.machine("a")
+    cli.sql("main", "CREATE TABLE t(v)", "INSERT INTO t VALUES('lost')")
+    lost = cli.json("tags")[0]["volume"]
+    cli.sql("it's", "CREATE TABLE t(v)")
+    present = next(row["volume"] for row in cli.json("tags") if row["tag"] == "it's")
+    lose_catalog(cli)
+    cli.ok("adopt", present)
+    error = cli.fails(2, "adopt", lost, "it's")
+    assert f"names volume {present}\nhint: adopt the volume under another tag; " in error
+    step = shlex.split(error.split("`")[1])
+    assert step[1:] == ["switch", "it's", lost]
+    assert [row["volume"] for row in cli.json("adopt")] == [lost], "it is still to be adopted"
+    cli.ok("adopt", lost, "beside")
+    assert cli.sql("beside", "SELECT v FROM t") == [("lost",)]
+    cli.ok(*step[1:])
+    assert cli.sql("it's", "SELECT v FROM t") == [("lost",)]
 
 
 def test_a_log_without_a_ref_is_listed_and_named(cli):

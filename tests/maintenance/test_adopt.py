@@ -19,6 +19,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog import descriptor
+from graft_vfs.maintenance import adopt as adopt_module
 from tests.replicas import Replica, rows
 
 
@@ -256,3 +257,52 @@ def test_what_cannot_be_adopted_says_why(tmp_path, remote) -> None:
         with pytest.raises(UsageError, match="no commit"):
             replica.engine.adopt(empty)
         assert replica.engine.lost_volumes() == []
+
+
+def test_a_tag_that_is_taken_moves_to_the_adopted_volume_with_its_connections(
+    tmp_path, remote
+) -> None:
+    data = tmp_path / "data"
+    with Replica(data, remote) as replica:
+        write(replica, "lost")
+        volume = volume_of(replica)
+    catalog = tmp_path / "catalog"
+    catalog.mkdir()
+    for path in data.glob("catalog.db*"):
+        path.rename(catalog / path.name)
+    aside = (data / "volumes" / str(volume)).rename(tmp_path / "aside")
+    with Replica(data, remote) as replica:
+        write(replica, "present")
+        present = volume_of(replica)
+        aside.rename(data / "volumes" / str(volume))
+        assert replica.engine.adopt(volume, "main").tags == ("main",)
+        assert rows(replica.connect()) == [("lost",)]
+        write(replica, "more")
+        replica.engine.switch("kept", str(present))
+        assert rows(replica.connect("kept")) == [("present",)]
+    assert contents(data, remote) == [("lost",), ("more",)]
+
+
+def test_a_volume_that_another_process_adopts_meanwhile_is_left_as_it_is(
+    tmp_path, remote, monkeypatch
+) -> None:
+    data = tmp_path / "data"
+    with Replica(data, remote) as replica:
+        write(replica, "lost")
+        volume = volume_of(replica)
+    remove_catalog(data)
+    held = adopt_module.held
+
+    @contextlib.contextmanager
+    def held_late(directory: Path, **options: float):
+        monkeypatch.undo()
+        with recovering(data, remote) as other:
+            other.adopt(volume, "theirs")
+        with held(directory, **options):
+            yield
+
+    with recovering(data, remote) as engine:
+        monkeypatch.setattr(adopt_module, "held", held_late)
+        with pytest.raises(AlreadyExistsError, match=f"graft switch TAG {volume}"):
+            engine.adopt(volume, "ours")
+        assert engine.catalog.volume_tags(volume) == ["theirs"]

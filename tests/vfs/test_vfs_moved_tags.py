@@ -13,8 +13,10 @@ import pytest
 
 import graft_vfs
 from graft_vfs import Config
+from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import WriterBusyError
 from graft_vfs.local import branch_file, tag_moves
+from tests.support import engines
 from tests.support.children import child
 from tests.support.sql import rows, value
 
@@ -235,3 +237,71 @@ def test_a_tag_that_is_moved_by_another_verb_meanwhile_is_moved_from_there(
     assert len(between) == 1
     assert [str(former), *map(str, [former, former, *between])] == moved
     assert engine.catalog.tag_volume("main") == made
+
+
+# Connections with lsn= or as_of= ---------------------------------------------------------------
+
+
+WITH_REMOTE = """
+    from dataclasses import replace
+
+    from graft_vfs.engine.config import RemoteConfig
+
+    root = str(config.data_dir.parent / "remote")
+    graft_vfs.register(replace(config, remote=RemoteConfig(type="fs", root=root)))
+"""
+
+
+@pytest.fixture(params=["lsn=1", "as_of=2099-01-01"])
+def fixed(request, tmp_path, connect):
+    """A process, the name under which it reads LSN 1 of `main`, the engine that moves the tag."""
+    config = Config(
+        data_dir=tmp_path / "fixed", remote=RemoteConfig(type="fs", root=str(tmp_path / "remote"))
+    )
+    with engines.registered(config) as engine:
+        graft_vfs.connect("main").execute("CREATE TABLE former(x); INSERT INTO former VALUES(1)")
+        engine.push("main")
+        with child(config.data_dir, WITH_REMOTE + CLIENT.format(binding="apsw")) as process:
+            yield Client(process), f"file:main?{request.param}", engine
+
+
+def test_a_view_of_the_past_stays_when_its_tag_moves(fixed):
+    client, view, engine = fixed
+    former = engine.catalog.tag_volume("main")
+    assert client.run("SELECT x FROM former", view) == [(1,)]
+    move(engine)
+    engine.push("main")
+    assert client.run("SELECT x FROM former", view) == [(1,)]
+    assert "no such table: latter" in client.run("SELECT * FROM latter", view)
+    assert client.run("INSERT INTO former VALUES(2)", view).startswith("ReadOnlyError")
+    assert str(former) in client.run("PRAGMA graft_info", view)[0][0]
+    engine.remove_tag("main")
+    for statement in ("BEGIN", "SELECT x FROM former", "COMMIT", "SELECT x FROM former"):
+        assert client.run(statement, view) in ([], [(1,)])
+    ((collected),) = [each for each in engine.collect_local() if each.volume == former]
+    assert not collected.removed, "a connection of another process reads it"
+    assert client.run("SELECT x FROM former", view) == [(1,)]
+
+
+def test_a_view_of_the_past_is_of_the_volume_that_the_tag_names_when_it_is_opened(fixed):
+    client, view, engine = fixed
+    move(engine)
+    engine.push("main")
+    assert client.run("SELECT count(*) FROM latter", view) == [(0,)]
+
+
+def test_a_view_of_the_past_that_opens_while_its_tag_moves_is_of_one_volume(fixed, monkeypatch):
+    _, view, engine = fixed
+    former = engine.catalog.tag_volume("main")
+    snapshot_at = engine.snapshot_at
+
+    def late(*arguments, **options):
+        monkeypatch.undo()
+        move(engine)
+        engine.push("main")
+        return snapshot_at(*arguments, **options)
+
+    monkeypatch.setattr(engine, "snapshot_at", late)
+    connection = graft_vfs.connect(view)
+    assert str(former) in value(connection, "PRAGMA graft_info")
+    assert value(connection, "SELECT x FROM former") == 1
