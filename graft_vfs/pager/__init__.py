@@ -4,7 +4,8 @@
     journal         the rollback journal, synthesised from the pages of the transaction
     tagged          the tag of a connection, and the volume that it names now
     unread          a connection that has not read a page yet
-    snapshots       a connection on snapshots, for SQL below the engine
+    snapshots       connections on snapshots, for SQL below the engine
+    scratch         a database over a snapshot whose pages never go into the volume
     moved           page 1 for a connection whose tag names another volume now
     sqlite_errors   which exception is which result code
     interrupts      exceptions that come between two of our lines

@@ -16,7 +16,7 @@ import apsw
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.pager.journal import Journal, SuperJournal
-from graft_vfs.pager.snapshots import BUILTIN_VFS
+from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pager.sqlite_errors import to_sqlite
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.pages import is_lsn_text

@@ -34,7 +34,7 @@ import cffi
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.pager.interrupts import raise_behind
 from graft_vfs.pager.journal import Journal
-from graft_vfs.pager.snapshots import BUILTIN_VFS
+from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pager.sqlite_errors import Interrupted, to_sqlite
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.vfs.file_system import FileSystem

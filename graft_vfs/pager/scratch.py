@@ -1,0 +1,187 @@
+"""A scratch database: SQL that writes over a snapshot, and never into the volume.
+
+What is written goes to a temporary file of SQLite's own, without a name and each page at its place
+in the database; everything else is read from the snapshot. Rollback journals are such files, too.
+So a transaction may be of any size, a rollback is SQLite's, and nothing is left at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import apsw
+from pyroaring import BitMap
+
+from graft_vfs.errors import GraftError, PageSizeError, UsageError
+from graft_vfs.pager.sqlite_errors import as_io_error, to_sqlite
+from graft_vfs.pages import check_page_size, lock_page
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.transaction import page_format
+from graft_vfs.volume.volume import Volume
+
+BUILTIN_VFS = "unix"
+_READS_RESIDENT_MAX = 8192
+_WITHOUT_NAME = (
+    apsw.SQLITE_OPEN_READWRITE
+    | apsw.SQLITE_OPEN_CREATE
+    | apsw.SQLITE_OPEN_EXCLUSIVE
+    | apsw.SQLITE_OPEN_DELETEONCLOSE
+)
+
+
+class TemporaryFile(apsw.VFSFile):
+    """A file without a name, for a database or a journal that nobody opens again.
+
+    Owner: one SQLite pager. Thread rule: as its connection.
+    """
+
+    def __init__(self, kind: int) -> None:
+        super().__init__(BUILTIN_VFS, None, [_WITHOUT_NAME | kind, 0])
+
+    def xSync(self, flags: int) -> None:
+        """Nothing: it need not outlive the process."""
+
+    def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: ARG002
+        """Answer nothing. The built-in VFS would say that a file without a name was moved."""
+        return False
+
+
+class ScratchFile(TemporaryFile):
+    """A snapshot, and the pages that were written over it.
+
+    Owner: the only pager of the scratch database. Thread rule: as its connection.
+    """
+
+    def __init__(self, volume: Volume, snapshot: Snapshot) -> None:
+        super().__init__(apsw.SQLITE_OPEN_TEMP_DB)
+        self.page_size = snapshot.page_size
+        self.page_count = snapshot.page_count
+        self._volume = volume
+        self._snapshot = snapshot
+        # Pages up to this one are the snapshot's if they are not written; beyond it, zeros.
+        self._kept = snapshot.page_count
+        self._written = BitMap()
+        self._reads = 0
+
+    def xLock(self, level: int) -> None:
+        """Look, as a transaction begins, that no file of the snapshot was cut."""
+        if level == apsw.SQLITE_LOCK_SHARED:
+            self._volume.look_at(self._snapshot)
+        super().xLock(level)
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        """Return `amount` bytes at `offset`, which lie in one page; none beyond the end."""
+        if offset >= self.xFileSize():
+            return b""
+        page, start = divmod(offset, self.page_size)
+        page += 1
+        if page in self._written:
+            return super().xRead(amount, offset)
+        if page > self._kept:
+            return bytes(amount)
+        try:
+            self._reads += 1
+            if self._reads % _READS_RESIDENT_MAX == 0:
+                self._snapshot.forget_resident()
+            return self._snapshot.read(page)[start : start + amount]
+        except GraftError as error:
+            raise to_sqlite(error) from error
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        """Write one page."""
+        try:
+            if not self._snapshot.page_size and not self.page_count:
+                self.page_size = check_page_size(len(data))
+            page = offset // self.page_size + 1
+            self._check(page, data)
+            super().xWrite(data, offset)
+            self._written.add(page)
+            self.page_count = max(self.page_count, page)
+        except GraftError as error:
+            raise to_sqlite(error) from error
+        except apsw.Error:
+            raise
+        except BaseException as error:
+            raise as_io_error(error) from error
+
+    def _check(self, page: int, data: bytes) -> None:
+        """Refuse what a volume could not hold: another page size, and WAL mode."""
+        kept = page_format(self.page_size)
+        if len(data) != self.page_size or (page == 1 and data[16:18] != kept[:2]):
+            raise PageSizeError(
+                f"the snapshot has pages of {self.page_size} bytes, and a scratch database over it "
+                "keeps them",
+                next_step=f"run PRAGMA page_size={self.page_size} before VACUUM",
+            )
+        if page == 1 and data[18:20] != kept[2:]:
+            raise UsageError(
+                "a scratch database cannot be in WAL mode",
+                next_step="run PRAGMA journal_mode=DELETE on the database that is copied here",
+            )
+
+    def xTruncate(self, size: int) -> None:
+        """Set the size in bytes; what was beyond it is gone."""
+        self.page_count = size // self.page_size if self.page_size else 0
+        self._kept = min(self._kept, self.page_count)
+        self._written.remove_range(self.page_count + 1, 1 << 32)
+
+    def xFileSize(self) -> int:
+        """Return the size in bytes that the database has now."""
+        return self.page_count * self.page_size
+
+    def changed_pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (page, image) of what the file has and the snapshot has not."""
+        snapshot, size = self._snapshot, self.page_size
+        for page in self._written | BitMap(range(self._kept + 1, self.page_count + 1)):
+            if page != lock_page(size):
+                image = self.xRead(size, (page - 1) * size)
+                if page > snapshot.page_count or not _is_same(snapshot, page, image):
+                    yield page, image
+
+
+def _is_same(snapshot: Snapshot, page: int, image: bytes) -> bool:
+    """Return True if a page is the snapshot's, but for the change counter of page 1."""
+    if page == 1:
+        return snapshot.first_page().is_same(image)
+    return snapshot.stored(page) == image
+
+
+class Scratch:
+    """A scratch database, which is the schema `main` of `connection`, and what became of it.
+
+    Owner: its opener. Thread rule: as its connection.
+    """
+
+    def __init__(self, connection: apsw.Connection, file: ScratchFile) -> None:
+        self.connection = connection
+        self._file = file
+
+    @property
+    def page_size(self) -> int:
+        """The page size in bytes, 0 as long as nothing was written over an empty snapshot."""
+        return self._file.page_size
+
+    @property
+    def page_count(self) -> int:
+        """How many pages the database has, as it was committed last."""
+        self._require_committed()
+        return self._file.page_count
+
+    def changed_pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (page, image) of each page that is not as in the snapshot, ascending.
+
+        With `page_count` they make the database out of the snapshot. Page 1 is not among them if
+        only its counters changed, nor is what was rolled back. Reads every page that was written.
+        Raises UsageError inside a transaction, and what reading the snapshot raises.
+        """
+        self._require_committed()
+        for page, image in self._file.changed_pages():
+            self._require_committed()
+            yield page, image
+
+    def _require_committed(self) -> None:
+        if self.connection.in_transaction:
+            raise UsageError(
+                "the scratch database is inside a transaction",
+                next_step="COMMIT or ROLLBACK it first",
+            )
