@@ -36,6 +36,7 @@ from typing import Protocol
 from graft_vfs.counters import Counters
 from graft_vfs.errors import BusyError, DivergedError, GraftError
 from graft_vfs.ids import VolumeId
+from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.local.locks import FileLock
 from graft_vfs.reports import AutosyncReport, AutosyncRole
 
@@ -344,4 +345,4 @@ def close_all() -> None:
 
 atexit.register(close_all)
 # The threads of the parent are not in the child, and what they did is the parent's to end.
-os.register_at_fork(after_in_child=_live.clear)
+at_fork(Step.THREADS, in_child=_live.clear)

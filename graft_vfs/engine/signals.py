@@ -19,6 +19,7 @@ import time
 from types import FrameType
 
 from graft_vfs.engine import autosync
+from graft_vfs.local.fork import Step, at_fork
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _AGAIN_SECONDS = 0.1
@@ -85,4 +86,4 @@ def _forget() -> None:
     _flusher, _is_flushed = None, False
 
 
-os.register_at_fork(after_in_child=_forget)
+at_fork(Step.THREADS, in_child=_forget)

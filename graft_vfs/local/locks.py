@@ -24,6 +24,7 @@ from typing import Protocol
 
 from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_errors
+from graft_vfs.local.fork import Step, at_fork
 
 EXCLUSIVE_AT_ONCE = LOCK_EX | LOCK_NB
 UNLOCK = LOCK_UN
@@ -126,4 +127,4 @@ def _abandon_handles() -> None:
         handle.abandon()
 
 
-os.register_at_fork(after_in_child=_abandon_handles)
+at_fork(Step.HANDLES, in_child=_abandon_handles)

@@ -6,7 +6,6 @@ and goes to the built-in VFS.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable
 from time import sleep
@@ -15,6 +14,7 @@ import apsw
 
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError, UsageError
+from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager.journal import Journal, SuperJournal
 from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pager.sqlite_errors import to_sqlite
@@ -185,7 +185,7 @@ def _abandon_files() -> None:
         file_system.abandon_files()
 
 
-os.register_at_fork(after_in_child=_abandon_files)
+at_fork(Step.FILES, in_child=_abandon_files)
 
 
 def _is_journal_of_a_volume(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from types import ModuleType
@@ -14,6 +13,7 @@ import apsw
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import ForkedProcessError
+from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager import unread
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.tags import check_tag
@@ -149,4 +149,4 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+at_fork(Step.REGISTRY, in_child=_renew_lock)

@@ -34,6 +34,7 @@ from graft_vfs.errors import (
 from graft_vfs.local import ownership
 from graft_vfs.local.catalog.rows import DAMAGE_STEP
 from graft_vfs.local.files import storage_errors
+from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.local.mapping import mapped_writes_are_safe
 
 _logger = logging.getLogger(__name__)
@@ -377,7 +378,7 @@ def _after_fork() -> None:
         _held.files.pop().after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+at_fork(Step.CATALOG, before=_before_fork, in_parent=_after_fork, in_child=_after_fork)
 
 
 def _builtin_vfs() -> str:
