@@ -43,6 +43,13 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
     return start + (0, 9, 99, 999)[3 - digits]
 
 
+def parse_http_date(text: str) -> dt.datetime:
+    """Return the time that a header of HTTP names; raises ValueError or TypeError."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - for start-up: few need it
+
+    return parsedate_to_datetime(text)
+
+
 def uptime_seconds() -> float:
     """Return seconds that only grow, also while the machine sleeps and when its clock is set."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

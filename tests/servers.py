@@ -120,7 +120,9 @@ class S3Endpoint:
         """Return a store on a bucket, a fresh one if none is named; the caller closes it."""
         bucket = bucket or self.fresh_bucket()
         with self.identity():
-            return S3Store(bucket, endpoint=self.url, **settings)
+            store = S3Store(bucket, endpoint=self.url, **settings)
+            store._check_open()  # Its client is made while the variables are set.
+            return store
 
 
 def executable(name: str) -> str:

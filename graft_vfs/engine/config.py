@@ -61,18 +61,18 @@ class RemoteConfig:
                 _expanded(self.root), create=create, allow_file_systems=allow_file_systems
             )
         if self.type == "s3_compatible":
-            from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - only S3 needs boto3
+            from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - for start-up
 
             assert self.bucket is not None
-            with _empty_variables_named():
-                return S3Store(
-                    self.bucket,
-                    prefix=self.prefix,
-                    endpoint=self.endpoint,
-                    connect_timeout_seconds=self.connect_timeout,
-                    read_timeout_seconds=self.read_timeout,
-                    total_timeout_seconds=self.total_timeout,
-                )
+            return S3Store(
+                self.bucket,
+                prefix=self.prefix,
+                endpoint=self.endpoint,
+                connect_timeout_seconds=self.connect_timeout,
+                read_timeout_seconds=self.read_timeout,
+                total_timeout_seconds=self.total_timeout,
+                configuring=_empty_variables_named,
+            )
         return NoStore()
 
 

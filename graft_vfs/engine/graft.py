@@ -158,7 +158,7 @@ class Graft:
             maps=maps,
             is_local=is_local,
         )
-        _logger.info("opened %s with %s", directory, self.store.describe())
+        _logger.info("opened %s with %s", directory, self.store)
         self._autosync: Autosync | None = None
         if self.config.autosync and self.writable and not isinstance(self.store, NoStore):
             self._autosync = Autosync(

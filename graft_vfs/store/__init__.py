@@ -2,7 +2,8 @@
 
 A store keeps immutable or overwritten objects under text keys. `base` says what every store
 promises, `memory`, `directory` and `s3` keep those promises, `probe` finds out whether a store
-really refuses to create a key twice. Nothing here knows what the bytes mean.
+really refuses to create a key twice. Nothing here knows what the bytes mean. `S3Store` is imported
+from `graft_vfs.store.s3`, so that it costs start-up only where S3 is the remote.
 """
 
 from graft_vfs.store.base import (
@@ -15,7 +16,6 @@ from graft_vfs.store.base import (
 from graft_vfs.store.directory import DirectoryStore
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.store.probe import check_conditional_writes
-from graft_vfs.store.s3 import S3Store
 
 __all__ = [
     "GET_LIMIT_BYTES",
@@ -23,7 +23,6 @@ __all__ = [
     "MemoryStore",
     "ObjectStore",
     "PutOutcome",
-    "S3Store",
     "StoreCounters",
     "StoreCounts",
     "check_conditional_writes",

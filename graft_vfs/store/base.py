@@ -357,8 +357,12 @@ class ObjectStore(abc.ABC):
         """Close the store."""
         self.close()
 
+    def __str__(self) -> str:
+        """Return `describe()`, or as much of it as is known without work."""
+        return self.describe()
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.describe()}>"
+        return f"<{type(self).__name__} {self}>"
 
     def _check_open(self) -> None:
         if self._closed:

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from graft_vfs.errors import (
     AlreadyExistsError,
     BusyError,
+    ConfigError,
     DivergedError,
     StoreError,
 )
@@ -434,7 +435,7 @@ def _claim_and_settle(
     try:
         log, data = logs.log(pending.log), pending.data
         won = claim(log, pending.lsn, data, pending.hash, counters=logs.counters).won
-    except StoreError:
+    except (StoreError, ConfigError):
         # The store surely did not take the write, so there is nothing to settle later; unless
         # another process is sending the same bytes, whose end only the record tells.
         volume.catalog.withdraw_pending_push(pending)

@@ -294,7 +294,7 @@ def test_doctor_compares_the_clock_with_the_servers(on_s3, monkeypatch, seconds,
 
 
 def test_doctor_says_nothing_of_a_clock_that_was_not_told(on_s3, monkeypatch):
-    monkeypatch.setattr(s3, "parsedate_to_datetime", mock.Mock(side_effect=ValueError("no date")))
+    monkeypatch.setattr(s3, "parse_http_date", mock.Mock(side_effect=ValueError("no date")))
     assert "clock" not in checks(on_s3)
 
 

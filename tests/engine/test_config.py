@@ -420,5 +420,6 @@ def test_an_empty_variable_is_not_a_value(variable) -> None:
 def test_an_empty_variable_of_aws_that_is_in_the_way_is_named(monkeypatch, variable) -> None:
     monkeypatch.setenv(variable, "")
     remote = RemoteConfig(type="s3_compatible", bucket="b", endpoint="http://127.0.0.1:9")
-    with pytest.raises(ConfigError, match=f"unset {variable}: set, but empty"):
-        remote.open()
+    in_the_way = pytest.raises(ConfigError, match=f"unset {variable}: set, but empty")
+    with remote.open() as store, in_the_way:
+        store.get("k")

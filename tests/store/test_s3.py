@@ -24,7 +24,8 @@ from graft_vfs.errors import (
     UnsafeStoreError,
     UsageError,
 )
-from graft_vfs.store import PutOutcome, S3Store, check_conditional_writes
+from graft_vfs.store import PutOutcome, check_conditional_writes
+from graft_vfs.store.s3 import S3Store
 from tests.servers import S3Endpoint
 
 from .scripted import Request, answer, error, held, landed
@@ -700,7 +701,9 @@ def test_what_is_no_prefix_is_a_mistake_of_the_configuration(prefix):
         S3Store("bucket", prefix=prefix)
 
 
-@pytest.mark.parametrize("endpoint", ["nowhere", "http://", "http://a b"])
+@pytest.mark.parametrize(
+    "endpoint", ["nowhere", "http://", "http://a b", "//host", "ftp://host", "http://host:port"]
+)
 def test_what_is_no_endpoint_is_a_mistake_of_the_configuration(endpoint):
     with pytest.raises(ConfigError, match="no URL"):
         S3Store("bucket", endpoint=endpoint)
@@ -709,16 +712,20 @@ def test_what_is_no_endpoint_is_a_mistake_of_the_configuration(endpoint):
 def test_an_unknown_profile_is_a_mistake_of_the_configuration(scripted, monkeypatch):
     with scripted.endpoint.identity():
         monkeypatch.setenv("AWS_PROFILE", "absent")
+        store = S3Store("bucket")
         with pytest.raises(ConfigError, match="ProfileNotFound"):
-            S3Store("bucket")
+            store.put_if_absent("k", b"data")
         monkeypatch.delenv("AWS_PROFILE")
+        store.describe()  # What was corrected meanwhile is asked for again.
+        store.close()
 
 
 def test_half_of_the_credentials_are_denied(scripted, monkeypatch):
     with scripted.endpoint.identity():
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        with pytest.raises(StoreDeniedError, match="PartialCredentialsError"):
-            S3Store("bucket")
+        denied = pytest.raises(StoreDeniedError, match="PartialCredentialsError")
+        with S3Store("bucket") as store, denied:
+            store.get("k")
 
 
 def test_a_key_too_long_with_its_prefix_is_refused(scripted):
@@ -746,6 +753,7 @@ def test_no_credential_reaches_an_error_a_log_or_a_repr(scripted, monkeypatch, c
     with endpoint.identity():
         monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
         store = S3Store("bucket", endpoint=endpoint.url, attempts_max=1)
+        store._check_open()
         monkeypatch.delenv("AWS_SESSION_TOKEN")
     message = f"{ACCESS} {SECRET} {TOKEN}"
     replies = [

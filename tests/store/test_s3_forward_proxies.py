@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from graft_vfs.errors import CommitOutcomeUnknownError, ObjectMissingError, StoreUnavailableError
-from graft_vfs.store import PutOutcome, S3Store
+from graft_vfs.store import PutOutcome
+from graft_vfs.store.s3 import S3Store
 from tests.servers import S3Endpoint
 from tests.support.certificates import make_certificate
 from tests.support.network import Machine, Network, without_pauses

@@ -24,8 +24,9 @@ from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.log import RemoteLog, create_ref
-from graft_vfs.store import MemoryStore, PutOutcome, S3Store, check_conditional_writes
+from graft_vfs.store import MemoryStore, PutOutcome, check_conditional_writes
 from graft_vfs.store.base import ObjectStore
+from graft_vfs.store.s3 import S3Store
 from graft_vfs.store.s3.exchange import (
     Budget,
     Exchange,

@@ -20,8 +20,8 @@ from graft_vfs.errors import (
     StoreDeniedError,
     StoreError,
 )
-from graft_vfs.store import S3Store
 from graft_vfs.store.base import PutOutcome
+from graft_vfs.store.s3 import S3Store
 from tests.servers import S3Endpoint
 
 from .contract import StoreContract, ThreadRaces
@@ -209,6 +209,7 @@ def test_the_endpoint_may_come_from_the_aws_variables(ministack, monkeypatch):
     with ministack.identity():
         monkeypatch.setenv("AWS_ENDPOINT_URL", ministack.url)
         store = S3Store(bucket)
+        store.describe()  # Which makes the client.
         monkeypatch.delenv("AWS_ENDPOINT_URL")
     assert "AWS_ENDPOINT_URL" not in os.environ
     with store:

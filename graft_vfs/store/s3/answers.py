@@ -27,7 +27,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from graft_vfs.errors import (
@@ -42,6 +41,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.store.base import Verb
+from graft_vfs.times import parse_http_date
 
 LOST_NEXT_STEP = "check the endpoint and the network, and try again"
 PAGE_NEXT_STEP = (
@@ -281,8 +281,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         if text.isdigit():
             return float(text[:9])
-        since = parsedate_to_datetime(str(headers.get("date", "")))
-        return max(0.0, (parsedate_to_datetime(text) - since).total_seconds())
+        since = parse_http_date(str(headers.get("date", "")))
+        return max(0.0, (parse_http_date(text) - since).total_seconds())
     except (ValueError, TypeError):
         return None
 

@@ -1,18 +1,22 @@
 """boto3's clients as the S3 store needs them: how they are made, and which habits they lose.
 
 boto3 is imported when the first client is made, not with this module: it costs more time than
-opening a database.
+opening a database. A client is made at the first request of a store, in whichever thread sends it,
+and no process is forked meanwhile: a child would wait for ever to import what another thread of its
+parent was importing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from graft_vfs.errors import ConfigError, StoreDeniedError
+from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.store.s3.answers import Failure, classify_failure
 from graft_vfs.store.s3.exchange import Stage, current
 
@@ -24,11 +28,53 @@ if TYPE_CHECKING:
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 """What is read of a listing, an error, or any other answer that is no object."""
 
+_HOST = re.compile(r"((?!-)[a-z\d-]{1,63}(?<!-)\.)*(?!-)[a-z\d-]{1,63}(?<!-)\.?", re.ASCII)
+
+_importing = threading.RLock()
+at_fork(
+    Step.IMPORT,
+    before=_importing.acquire,
+    in_parent=_importing.release,
+    in_child=_importing.release,
+)
+
+
+def checked_endpoint(bucket: str, endpoint: str) -> str:
+    """Return an endpoint that boto3 would take, without importing it; raises ConfigError."""
+    try:
+        parts = urlsplit(endpoint)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host = ""
+    is_host = len(host) <= 255 and (":" in host or _HOST.fullmatch(host) is not None)
+    if not is_host or parts.scheme not in {"http", "https"} or set("\n\r\t") & set(endpoint):
+        raise _no_url(bucket)
+    _refuse_password(endpoint)
+    return endpoint
+
+
+def _no_url(bucket: str) -> ConfigError:
+    """Make the error for an endpoint, which may hold a password and is not repeated."""
+    return ConfigError(
+        f"s3://{bucket} has an endpoint that is no URL",
+        next_step="write it as http://host:port or https://host",
+    )
+
+
+def _refuse_password(endpoint: str) -> None:
+    parts = urlsplit(endpoint)
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(
+            "the S3 endpoint holds a user name or a password",
+            next_step="leave it out; credentials belong into the AWS variables or a profile",
+        )
+
 
 @contextlib.contextmanager
 def configuration_errors(bucket: str) -> Iterator[None]:
     """Raise the declared error for what boto3 says while clients are made."""
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - only S3 needs boto3
+    with _importing:
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - only S3 needs boto3
 
     try:
         yield
@@ -43,22 +89,23 @@ def configuration_errors(bucket: str) -> Iterator[None]:
             next_step="check the region, and the profile in the AWS configuration files",
         ) from error
     except ValueError:
-        # The text of this error repeats the endpoint, which may hold a password.
-        raise ConfigError(
-            f"s3://{bucket} has an endpoint that is no URL",
-            next_step="write it as http://host:port or https://host",
-        ) from None
+        # The text of this error repeats the endpoint that the AWS configuration names.
+        raise _no_url(bucket) from None
 
 
 def make_client(endpoint: str | None, region: str | None, settings: dict[str, Any]) -> S3Client:
     """Return a client that sends each request once, on connections that tell what they do."""
-    import boto3.session  # noqa: PLC0415 - only S3 needs boto3
-    from botocore.config import Config  # noqa: PLC0415
+    with _importing:
+        import boto3.session  # noqa: PLC0415 - only S3 needs boto3
+        from botocore.config import Config  # noqa: PLC0415
 
-    from graft_vfs.store.s3.connection import watch  # noqa: PLC0415
-    from graft_vfs.store.s3.credentials import reread_when_changed  # noqa: PLC0415
+        from graft_vfs.store.s3.connection import watch  # noqa: PLC0415
+        from graft_vfs.store.s3.credentials import reread_when_changed  # noqa: PLC0415
 
-    session = boto3.session.Session()
+        session = boto3.session.Session()
+        # This makes a context of TLS, in the middle of which OpenSSL's locks survive no fork.
+        session._session.get_component("credential_provider")  # noqa: SLF001 - as below
+    # Without the lock, because credentials may come from a program or a server that takes its time.
     reread_when_changed(session._session)  # noqa: SLF001 - boto3 shows botocore's session nowhere
 
     def make(addressing: Literal["auto", "path"]) -> S3Client:
@@ -67,22 +114,21 @@ def make_client(endpoint: str | None, region: str | None, settings: dict[str, An
             s3={"addressing_style": addressing},
             **settings,
         )
-        return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+        with _importing:
+            return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
 
     client = make("path" if endpoint else "auto")
-    parts = urlsplit(client.meta.endpoint_url)
-    host = parts.hostname or ""
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
     if not endpoint and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         # The endpoint came from the AWS configuration. Servers other than Amazon's rarely have a
         # host name for each bucket.
         client.close()
         client = make("path")
-    if parts.username is not None or parts.password is not None:
+    try:
+        _refuse_password(client.meta.endpoint_url)
+    except ConfigError:
         client.close()
-        raise ConfigError(
-            "the S3 endpoint holds a user name or a password",
-            next_step="leave it out; credentials belong into the AWS variables or a profile",
-        )
+        raise
     watch(client)
     return client
 

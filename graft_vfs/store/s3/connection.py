@@ -6,6 +6,7 @@ This module imports botocore, so it is imported when the first client is made.
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Any
 
 from botocore.awsrequest import (
@@ -15,7 +16,11 @@ from botocore.awsrequest import (
     AWSHTTPSConnectionPool,
 )
 
-from graft_vfs.store.s3.exchange import Stage, WatchedTlsSocket, current, watched
+from graft_vfs.store.s3.exchange import Stage, WatchedSocket, current, watched
+
+
+class _WatchedTlsSocket(WatchedSocket, ssl.SSLSocket):
+    """A watched socket over TLS; made by an SSLContext whose `sslsocket_class` it is."""
 
 
 class _Telling:
@@ -36,7 +41,7 @@ class _Telling:
                 exchange.stage = Stage.CONNECTING
         context = getattr(this, "ssl_context", None)
         if context is not None:
-            context.sslsocket_class = WatchedTlsSocket
+            context.sslsocket_class = _WatchedTlsSocket
         self._is_connecting = True
         try:
             super().connect()  # type: ignore[misc]

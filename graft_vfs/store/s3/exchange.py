@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -258,10 +257,6 @@ class WatchedSocket(socket.socket):
             at = 0
             while at < len(rest):
                 at += self.send(rest[at : at + _SEND_BYTES], flags)
-
-
-class WatchedTlsSocket(WatchedSocket, ssl.SSLSocket):
-    """The same over TLS; made by an SSLContext whose `sslsocket_class` it is."""
 
 
 def watched(connected: socket.socket) -> WatchedSocket:

@@ -9,8 +9,8 @@ Invariants:
 3. A write counts as landed, and an object as absent, only by what `answers` calls a proof.
 4. No text that a server sends reaches an error or a log, except a well-formed error code and the
    name of a region, because servers repeat credentials in their messages.
-5. boto3 is imported when the first store is made, not with this module: it costs more time than
-   opening a database.
+5. boto3 is imported for the first request, not with this module: it costs more time than opening a
+   database, and what sends no request must not pay for it.
 
 Crash here: while a large object is uploaded, its parts stay at the server without a key. A rule of
 the bucket's life cycle for incomplete uploads removes them. An upload that fails is aborted.
@@ -25,9 +25,10 @@ import hashlib
 import itertools
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from email.utils import parsedate_to_datetime
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import (
@@ -37,6 +38,7 @@ from graft_vfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from graft_vfs.reentry import occupied
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     KEY_BYTES_MAX,
@@ -65,6 +67,7 @@ from graft_vfs.store.s3.calls import Caller
 from graft_vfs.store.s3.client import (
     Bodies,
     bounded_sender,
+    checked_endpoint,
     configuration_errors,
     make_client,
     note_signed,
@@ -72,11 +75,12 @@ from graft_vfs.store.s3.client import (
 )
 from graft_vfs.store.s3.exchange import Clock, Limits
 from graft_vfs.store.s3.upload import PART_BYTES, JoinedBuffers, Place, Upload, md5_header
-from graft_vfs.times import uptime_seconds
+from graft_vfs.times import parse_http_date, uptime_seconds
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
     from botocore.response import StreamingBody
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 _log = logging.getLogger("graft_vfs.store.s3")
@@ -98,8 +102,12 @@ class S3Store(ObjectStore):
 
     Owned by its creator; keeps connections open until `close`. Credentials come from the
     standard AWS chain, and so do the endpoint and the region if none is given. Any thread may use
-    it. Making one sends no request.
+    it. Making one sends no request. The first request makes the client, and raises ConfigError or
+    StoreDeniedError if the AWS configuration cannot be right.
     """
+
+    _client: S3Client
+    _caller: Caller
 
     def __init__(
         self,
@@ -113,21 +121,24 @@ class S3Store(ObjectStore):
         total_timeout_seconds: float = 60.0,
         attempts_max: int = 4,
         clock: Clock | None = None,
+        configuring: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """Set up the client.
+        """Check the settings; the client is made by the first request.
 
         `read_timeout_seconds` bounds silence, `total_timeout_seconds` a verb with its repetitions,
         which gets a second more for each 4 KiB that moves. `attempts_max` bounds how often a
-        request is sent that may be repeated; throttling is waited out however often.
+        request is sent that may be repeated; throttling is waited out however often. The client is
+        made inside `configuring`, which may say more about a ConfigError.
 
         Raises:
-            ConfigError: the bucket, prefix, endpoint, region or AWS profile cannot be right.
-            StoreDeniedError: the AWS chain has half of a pair of credentials.
+            ConfigError: the bucket, prefix or endpoint cannot be right.
         """
         super().__init__()
         self._bucket = _checked_bucket(bucket)
         self._prefix = _checked_prefix(prefix)
-        settings: dict[str, Any] = {
+        self._endpoint = None if endpoint is None else checked_endpoint(bucket, endpoint)
+        self._region = region
+        self._settings: dict[str, Any] = {
             "connect_timeout": connect_timeout_seconds,
             "read_timeout": read_timeout_seconds,
             "max_pool_connections": _POOL_CONNECTIONS,
@@ -135,24 +146,47 @@ class S3Store(ObjectStore):
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
-        with configuration_errors(bucket):
-            self._client = make_client(endpoint, region, settings)
-        self._endpoint: str = self._client.meta.endpoint_url
+        self._limits = Limits(connect_timeout_seconds, read_timeout_seconds, total_timeout_seconds)
+        self._attempts_max = attempts_max
+        self._configuring = configuring
+        self._clock = clock or Clock()
+        # Reentrant: a finalizer may close the store in the middle of making its client.
+        self._making = threading.RLock()
+        self._is_made = False
         self._answered: tuple[float, str] | None = None
         self._bodies = Bodies()
-        limits = Limits(connect_timeout_seconds, read_timeout_seconds, total_timeout_seconds)
+
+    def _check_open(self) -> None:
+        """Make the client if this is the first use; raises UsageError, and what making it raises.
+
+        What fails is made anew by the next request, so that a mistake can be corrected meanwhile.
+        """
+        super()._check_open()
+        if not self._is_made:
+            with occupied(), self._making:
+                if not self._is_made:
+                    self._make()
+            super()._check_open()
+
+    def _make(self) -> None:
+        with self._configuring(), configuration_errors(self._bucket):
+            self._client = make_client(self._endpoint, self._region, self._settings)
+        self._endpoint = self._client.meta.endpoint_url
         self._caller = Caller(
             self.describe(),
-            limits,
+            self._limits,
             self.counters,
-            attempts_max=attempts_max,
-            clock=clock or Clock(),
+            attempts_max=self._attempts_max,
+            clock=self._clock,
         )
         events = self._client.meta.events
         events.register("before-call.s3", prepare_call)
         events.register("after-call.s3", self._note_date)
         events.register_last("request-created.s3", note_signed)
         events.register("before-send.s3", self._counting_sender())
+        self._is_made = True
+        if self._closed:
+            self._client.close()
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
@@ -165,9 +199,8 @@ class S3Store(ObjectStore):
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
-
         name = self._name(key)
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         def attempt() -> PutOutcome:
             try:
@@ -285,9 +318,8 @@ class S3Store(ObjectStore):
 
     def delete(self, key: str) -> None:
         """Remove an object; see ObjectStore.delete."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
-
         name = self._name(key)
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         def attempt() -> None:
             try:
@@ -305,9 +337,18 @@ class S3Store(ObjectStore):
         self._caller.repeat("delete", key, attempt)
 
     def describe(self) -> str:
-        """Return `s3://<bucket>[/<prefix>] at <endpoint>`."""
+        """Return `s3://<bucket>[/<prefix>] at <endpoint>`.
+
+        Makes the client if only the AWS configuration knows the endpoint, and raises what that
+        raises; a store that was closed without one names no endpoint.
+        """
+        if self._endpoint is None and not self._closed:
+            self._check_open()
+        return str(self)
+
+    def __str__(self) -> str:
         place = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-        return f"{place} at {self._endpoint}"
+        return place if self._endpoint is None else f"{place} at {self._endpoint}"
 
     def clock_ahead_seconds(self) -> float | None:
         """Compare the clock with the last answer's Date, to which the time since is added."""
@@ -315,7 +356,7 @@ class S3Store(ObjectStore):
             return None
         noted, date = self._answered
         try:
-            there = parsedate_to_datetime(date).timestamp() + uptime_seconds() - noted
+            there = parse_http_date(date).timestamp() + uptime_seconds() - noted
             return time.time() - there
         except ValueError:
             return None  # The server's text, which no other code needs.
@@ -328,8 +369,10 @@ class S3Store(ObjectStore):
 
     def close(self) -> None:
         """Close the connections; see ObjectStore.close."""
-        super().close()
-        self._client.close()
+        with self._making:
+            super().close()
+            if self._is_made:
+                self._client.close()
 
     # Counting
 
@@ -371,9 +414,8 @@ class S3Store(ObjectStore):
 
         Beyond its end both are empty.
         """
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
-
         name = self._name(key)
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         def attempt() -> tuple[bytes, str]:
             try:
