@@ -17,6 +17,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import apsw
 
@@ -24,74 +25,102 @@ from graft_vfs.pager.interrupts import raise_behind
 from graft_vfs.pager.sqlite_errors import as_io_error
 
 _NUMBER_BYTES = 4
-_RECENT_MAX = 400
+_RECENT_BYTES_MAX = 400_000
 _SUPER_JOURNAL_END_BYTES = 16
 """What ends a journal that names a super-journal: its length, a checksum, a magic number."""
+
+
+class Database(Protocol):
+    """The file that a journal belongs to. `journal` is the one of its present transaction."""
+
+    journal: Journal | None
+
+    def finish_commit(self) -> bool:
+        """Commit a transaction whose commit was interrupted, before the next one begins."""
+        ...
+
+    def raise_later(self, error: BaseException) -> None:
+        """Raise what interrupted the end of the journal: see `Journal._end_surely`."""
+        ...
 
 
 class Journal:
     """One journal file of one connection.
 
     Owner: the connection's pager. Thread rule: as the connection. `read_page` gives a page of the
-    transaction's snapshot; without it bodies are kept as they are. `raise_later` is told what
-    interrupted the end of the journal: see `_end_surely`.
+    transaction's snapshot; without it bodies are kept as they are. Without `database` the journal
+    may be that of any of several connections.
     """
 
     __slots__ = (
         "_bodies",
         "_counted",
-        "_is_played",
+        "_database",
         "_is_whole",
+        "_pack_at",
         "_packed",
         "_packed_size",
         "_page_bytes",
-        "_raise_later",
         "_read_page",
         "_recent",
-        "playbacks",
+        "is_played",
     )
 
     def __init__(
         self,
         read_page: Callable[[int], bytes] | None,
-        raise_later: Callable[[BaseException], None] = raise_behind,
+        database: Database | None = None,
     ) -> None:
         self._read_page = read_page
-        self._raise_later = raise_later
+        self._database = database
         self._is_whole = read_page is None
         self._recent: list[tuple[int, bytes]] = []
         self._counted = 0  # So many of the recent writes are packed.
+        self._pack_at = _RECENT_BYTES_MAX
         self._packed = bytearray()
         self._packed_size = 0
         self._bodies = array("Q")
         self._page_bytes = 0
-        self.playbacks = 0
-        """How many rollbacks of whole transactions read this journal."""
-        self._is_played = False
+        self.is_played = False
+        """A rollback of the transaction has read the journal, or tried to."""
 
     def xWrite(self, data: bytes, offset: int) -> None:
         """Append to the journal; a write at 0 begins a new one, and zeros there end it."""
         try:
-            recent = self._recent
-            recent.append((offset, data))
-            if len(recent) > _RECENT_MAX:
+            if not offset and data[0]:
+                self._begin()
+            self._recent.append((offset, data))
+            if offset > self._pack_at:
                 self._pack()
         except BaseException as error:
             if offset or any(data):
                 raise
             self._end_surely(error)
 
+    def _begin(self) -> None:
+        """Belong to a transaction that begins to write to the journal."""
+        database = self._database
+        if database is not None:
+            if database.journal is not None:
+                database.finish_commit()
+            database.journal = self
+        self.is_played = False
+        if self._recent:
+            self._end()  # With PERSIST, SQLite goes back to the beginning.
+
     def xTruncate(self, size: int) -> None:
         """Cut the journal to `size` bytes; 0 ends it."""
-        try:
-            whole = self._read(size, 0) if size else b""
+        if size:
+            whole = self._read(size, 0)
             self._end()
-            if size:
-                self._recent.append((0, whole))
-        except BaseException as error:
-            if size:
-                raise
-            self._end_surely(error)
+            self._recent.append((0, whole))
+            return
+        self._recent, self._counted = [], 0
+        if self._packed_size:
+            try:
+                self._begin_packed()
+            except BaseException as error:  # noqa: BLE001 - it is raised later
+                self._end_surely(error)
 
     def _end_surely(self, error: BaseException) -> None:
         """End the journal although a signal's handler raised; that comes out afterwards.
@@ -102,13 +131,14 @@ class Journal:
         while True:
             try:
                 self._end()
-                self._raise_later(error)
+                raise_later = self._database.raise_later if self._database else raise_behind
+                raise_later(error)
                 return
             except BaseException as another:  # noqa: BLE001 - it is raised later
                 error = another
 
     def _end(self) -> None:
-        self._recent, self._counted, self._is_played = [], 0, False
+        self._recent, self._counted = [], 0
         if self._packed_size:
             self._begin_packed()
 
@@ -120,10 +150,7 @@ class Journal:
         new = packed, len(packed), array("Q"), is_whole
         # All of it without a call in between, at which Ctrl-C could leave it half done.
         self._packed, self._packed_size, self._bodies, self._is_whole = new
-
-    def is_played_back(self) -> bool:
-        """Return True while a rollback of the whole transaction is under way."""
-        return self._is_played and not self._recent
+        self._pack_at = _RECENT_BYTES_MAX
 
     def is_hot(self) -> bool:
         """Tell whether the journal was not ended: by then it is empty, or begins with zeros."""
@@ -145,11 +172,11 @@ class Journal:
         """
         try:
             if amount == _NUMBER_BYTES and offset == self.xFileSize() - _SUPER_JOURNAL_END_BYTES:
-                self.playbacks += 1
-                self._is_played = True
+                self.is_played = True
                 return bytes(amount)
             return self._read(amount, offset)
         except BaseException as error:
+            self.is_played = True
             raise as_io_error(error) from error
 
     def _read(self, amount: int, offset: int) -> bytes:
@@ -188,8 +215,6 @@ class Journal:
             self._bodies.pop()
         del self._packed[self._packed_size - len(self._bodies) * self._page_bytes :]
         recent = self._recent
-        if recent:
-            self._is_played = False
         for number in range(self._counted, len(recent)):
             offset, data = recent[number]
             if not offset:
@@ -206,6 +231,7 @@ class Journal:
                 self._packed += data
             self._packed_size, self._counted = self._packed_size + len(data), number + 1
         self._recent, self._counted = [], 0
+        self._pack_at = self._packed_size + _RECENT_BYTES_MAX
 
     def _drop(self, length: int, offset: int) -> bool:
         """Leave out a body of `length` bytes at `offset`; False if it has to be kept."""
@@ -224,9 +250,6 @@ class Journal:
         whole[offset : offset + len(data)] = data
         self._replace_packed(whole, is_whole=True)
 
-    def xSync(self, flags: int) -> None:
-        """Nothing to do: recovery never reads a journal."""
-
     def xClose(self) -> None:
         """Nothing to do: that it was closed before it was ended can still be asked."""
 
@@ -237,6 +260,8 @@ class Journal:
     # Constants that no Python code returns: APSW cannot pass on what a signal raises in these two.
     xSectorSize = (512).__int__  # noqa: N815 - SQLite's name
     xDeviceCharacteristics = (0).__int__  # noqa: N815
+    # Nothing to do, without Python code that a signal could interrupt: recovery reads no journal.
+    xSync: Any = callable  # noqa: N815
 
     def xLock(self, level: int) -> None:
         """Journals are not locked."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import apsw
 
@@ -88,6 +88,13 @@ def _refuse_in_child(*_: object) -> NoReturn:
             next_step="open an engine and its connections after os.fork()",
         )
     )
+
+
+def _raising(error: apsw.Error) -> Callable[..., NoReturn]:
+    def refuse(*_: object) -> NoReturn:
+        raise apsw.IOError(f"{error}; close the connection and open it again")
+
+    return refuse
 
 
 def _restores_snapshot(transaction: Transaction) -> bool:
@@ -162,20 +169,21 @@ class VolumeFile:
         self._on_close = on_close
         self._lock: WriterLock | None = None if self._read_only else volume.open_writer_lock()
         self._level = _NONE
-        # The journal of this pager while it has one of ours open.
+        # The journal that SQLite has begun for the present transaction.
         self.journal: Journal | None = None
+        # A transaction that is committed with a super-journal, so that SQLite ignores errors.
+        self._prepared: Transaction | None = None
         # What locking_mode was set to; see `set_exclusive`.
         self._is_exclusive = False
         # So many pages have room in the log, each in a chunk of its own.
         self._room = 0
-        # Once SQLite ignores errors: the journal, and how many rollbacks had read it by then.
-        self._prepared: tuple[Journal, int] | None = None
         # Set when a pragma moves the connection; see the module `moved`.
         self._shift = 0
         self._is_cache_doubtful = False
         # Neither of the two is set: one look for the hot path.
         self._is_plain = True
         self._empty_page_size = _HEADER_BYTES_MAX
+        # The transaction's pages; None once SQLite has synced it: see `finish_commit`.
         self._staged: dict[int, bytes] | None = None
         # One more for the file's header, which SQLite reads when it opens the file.
         self._reads_left = _READS_RESIDENT_MAX + 1
@@ -337,13 +345,14 @@ class VolumeFile:
             if amount == _FILE_HEADER_BYTES and not offset and self._level == _NONE:
                 return self._file_header()
             page, start = divmod(offset, size)
-            if (amount, offset) == (16, 24) and self._level >= _RESERVED:
+            is_probe = (amount, offset) == (16, 24)
+            if is_probe and self._level >= _RESERVED and not self.finish_commit():
                 # With locking_mode=EXCLUSIVE SQLite begins anew after an error, and asks whether
                 # its cache is valid. What it had written is rolled back by now or, without a
                 # journal, never will be.
                 self._drop()
             image = self._image(page + 1)
-            if self._is_cache_doubtful and (amount, offset) == (16, 24):
+            if self._is_cache_doubtful and is_probe:
                 return self._unknown_probe(image)
             return image if len(image) == amount else image[start : start + amount]
         except GraftError as error:
@@ -533,13 +542,18 @@ class VolumeFile:
             raise to_sqlite(failure) from failure
 
     def _begin_another_write(self) -> tuple[Transaction, dict[int, bytes]]:
-        """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it."""
+        """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it.
+
+        What is written after a sync belongs to the same transaction: it is rolled back.
+        """
         if self._level < _RESERVED:
             raise ReadOnlyError("a page was written outside a transaction")
-        self.volume.reclaim()
-        self._adopt(self.volume.begin())
-        self._room = 0
-        self.transaction = transaction = Transaction(self.volume, self.snapshot)
+        transaction = self.transaction
+        if transaction is None:
+            self.volume.reclaim()
+            self._adopt(self.volume.begin())
+            self._room = 0
+            self.transaction = transaction = Transaction(self.volume, self.snapshot)
         self._staged = staged = transaction.staged
         return transaction, staged
 
@@ -576,22 +590,47 @@ class VolumeFile:
             self.__dict__.setdefault("xUnlock", unlock_and_raise)
 
     def _end_write(self) -> None:
-        """Drop a transaction; behind a rollback that went well its journal has been ended."""
-        prepared = self._prepared
-        if prepared is not None and prepared[0].playbacks == prepared[1]:
-            # SQLite neither rolled it back nor said that it is committed: what should have said so
-            # was interrupted. The other databases are committed.
-            self.xFileControl(_COMMIT_PHASETWO, 0)
+        """Drop a transaction; after a rollback that went well its journal has been ended."""
+        transaction = self.transaction
+        if transaction is None or self.finish_commit():
             return
-        if self._staged or (self.journal is not None and self.journal.is_hot()):
+        if transaction.staged or (self.journal is not None and self.journal.is_hot()):
             self._doubt_cache()
         self._drop()
+
+    def finish_commit(self) -> bool:
+        """Commit what SQLite has synced and not rolled back; False if there is nothing to commit.
+
+        SQLite goes on without a word after a commit whose second phase was interrupted before the
+        first instruction of a callback: it shows the pages as committed ones, and other databases
+        of the transaction are committed. This is called where it shows that it has gone on: at its
+        next unlock, journal or pragma. A rollback reads the journal; one of a journal in SQLite's
+        own memory has written the snapshot's pages back. Without a journal it would look the same.
+        """
+        transaction, journal = self.transaction, self.journal
+        if transaction is None or self._staged is not None:
+            return False
+        if journal is not None:
+            if journal.is_played:
+                return False
+        elif self.journal_mode != "memory" or _restores_snapshot(transaction):
+            return False
+        transaction.cut_to_header()
+        try:
+            self.xFileControl(_COMMIT_PHASETWO, 0)
+        except apsw.Error as error:
+            # SQLite believes in pages that are lost, and with EXCLUSIVE never looks again.
+            self.__dict__.update(xRead=_raising(error), xWrite=_raising(error))
+            raise
+        # It has not marked its pages as clean.
+        self._doubt_cache()
+        return True
 
     def _drop(self) -> None:
         """Forget the transaction, and give back the space that it took."""
         if self.transaction is not None:
             self.transaction.abandon()
-        self.transaction = self._staged = self._prepared = None
+        self.transaction = self._staged = self.journal = self._prepared = None
         self._page_size = self.snapshot.page_size
 
     # Says that somebody writes: SQLite asks only to learn if a journal is hot; none ever is.
@@ -630,8 +669,9 @@ class VolumeFile:
         if self.transaction is not None and self._page_size:
             self.transaction.truncate(size // self._page_size)
 
-    def xSync(self, flags: int) -> None:
-        """Nothing yet: what the transaction must survive is decided at its commit."""
+    # Does nothing, without Python code that a signal could interrupt: what the transaction must
+    # survive is decided at its commit.
+    xSync: Any = callable  # noqa: N815
 
     def _prepare(self, super_journal: int) -> None:
         """Do what may fail at a commit, while SQLite still listens.
@@ -643,15 +683,15 @@ class VolumeFile:
         """
         transaction = self.transaction
         assert transaction is not None
-        if self.journal is not None and self.journal.is_played_back():
+        if self.journal is not None and self.journal.is_played:
             return  # A rollback syncs, too. One of a journal in SQLite's own memory is told below.
         try:
             if not super_journal:
                 self._room = transaction.reserve()
             elif not transaction.is_empty():
                 transaction.prepare(self.durability)
-                if self.journal is not None:
-                    self._prepared = self.journal, self.journal.playbacks
+                self._prepared = transaction
+            self._staged = None
         except LocalStorageError as error:
             is_rollback = not super_journal and _restores_snapshot(transaction)
             self._drop()
@@ -665,7 +705,7 @@ class VolumeFile:
         """Commit, unless nothing changes; raises LocalStorageError."""
         # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
         if transaction.staged or not transaction.is_empty():
-            if self._prepared is None:
+            if self._prepared is not transaction:
                 self._adopt(transaction.commit(self.durability))
             else:
                 self._commit_prepared(transaction)
@@ -721,7 +761,7 @@ class VolumeFile:
                 transaction = self.transaction
                 if transaction is not None:
                     self._commit(transaction)
-                    self.transaction = self._staged = None
+                    self.transaction = self._staged = self.journal = None
                 return True
         except LocalStorageError as error:
             self._drop()
@@ -740,11 +780,13 @@ class VolumeFile:
                     self._prepare(pointer)
                 else:
                     self._room = room
+                    self._staged = None
             return True
         return self._answer_control(op, pointer)
 
     def _answer_control(self, op: int, pointer: int) -> bool:
         if op == _PRAGMA:
+            self.finish_commit()
             return self._pragma(pointer)
         if op == _MMAP_SIZE:
             # SQLite maps nothing of a volume; PRAGMA mmap_size returns the row that says so.

@@ -68,8 +68,8 @@ class FileSystem(apsw.VFS):
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: ARG002
         """End the journal of the file that is writing; SQLite deletes nothing else here."""
         file = self._writing(filename)
-        if file is not None:
-            file.journal = None
+        if file is not None and file.journal is not None:
+            file.journal.xTruncate(0)
 
     def xSleep(self, microseconds: int) -> int:
         """Sleep for a busy handler. The inherited method would stop every thread meanwhile."""
@@ -164,8 +164,7 @@ class FileSystem(apsw.VFS):
         file = self._writing(name)
         if file is None:
             return Journal(None)
-        file.journal = journal = Journal(file.read_snapshot_page, file.raise_later)
-        return journal
+        return Journal(file.read_snapshot_page, file)
 
     def _writing(self, journal: str) -> VolumeFile | None:
         """Return the file with this journal's name that has a transaction, if just one has."""

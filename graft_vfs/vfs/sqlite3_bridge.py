@@ -21,6 +21,7 @@ Temporary files are opened by the library's own built-in VFS, in the space of ou
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import logging
 import threading
@@ -44,6 +45,7 @@ _log = logging.getLogger(__name__)
 # Looked up once: APSW's module is slow at it.
 _OK = apsw.SQLITE_OK
 _NOT_FOUND = apsw.SQLITE_NOTFOUND
+_COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
 _ACCESS_READWRITE = apsw.SQLITE_ACCESS_READWRITE
 _PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 _VFS_NAME = apsw.SQLITE_FCNTL_VFSNAME
@@ -101,8 +103,10 @@ _ffi.cdef(
     int64_t sqlite3_memory_used(void);
     """
 )
-_MUST_END = {"xUnlock", "xClose", "xFileControl", "xTruncate"}
-"""Callbacks that may end something; see `Bridge._finish`."""
+_ENDS = {"xUnlock", "xClose", "xTruncate", "xSync", "xDelete"}
+"""Callbacks that may end something; see `Bridge._repeat`."""
+_REPETITIONS_MAX = 100
+"""How often a callback is called again that handlers of signals interrupt, before it fails."""
 _BUILTIN_DOES = (
     "xDlOpen", "xDlError", "xDlSym", "xDlClose", "xRandomness", "xSleep", "xCurrentTime",
     "xGetLastError",
@@ -158,7 +162,7 @@ class Bridge:
         """Set the callbacks of a structure, whose errors become result codes."""
         types = {name: field.type for name, field in _ffi.typeof(structure).item.fields}
         for name, function in functions.items():
-            onerror = self._finish if name in _MUST_END else self._fail
+            onerror = functools.partial(self._repeat, name, function)
             callback = _ffi.callback(
                 types[name], function, error=apsw.SQLITE_IOERR, onerror=onerror
             )
@@ -224,36 +228,41 @@ class Bridge:
         self._failures.last = str(error)
         return _result_code(error)
 
-    def _finish(
-        self, kind: type[BaseException], error: BaseException, traceback: TracebackType
+    def _repeat(
+        self,
+        name: str,
+        function: Callable[..., int],
+        kind: type[BaseException],
+        error: BaseException,
+        traceback: TracebackType,
     ) -> int:
         """Do again what was interrupted and SQLite does not repeat, or not hear an error of.
 
-        These are an unlock, a close, the second phase of a commit and the end of a journal. An
-        unlock also raises what interrupted a commit that it ends.
+        These are the second phase of a commit, what may come after its first, an unlock, a close,
+        and all that concerns a journal. An unlock also raises what interrupted a commit that it
+        ends.
         """
-        if isinstance(error, apsw.Error):
+        found = traceback.tb_frame.f_locals
+        opened = self._files.get(found.get("file", 0))
+        is_end = name in _ENDS or found.get("op") == _COMMIT_PHASETWO or isinstance(opened, Journal)
+        if isinstance(error, apsw.Error) or not is_end:
             return self._fail(kind, error, traceback)
-        arguments = traceback.tb_frame.f_locals
-        opened = self._files.get(arguments["file"])
-        if "op" in arguments:
-            if arguments["op"] != apsw.SQLITE_FCNTL_COMMIT_PHASETWO or opened is None:
-                return self._fail(kind, error, traceback)
-            opened.xFileControl(arguments["op"], 0)
-        elif "size" in arguments:
-            if arguments["size"] or not isinstance(opened, Journal):
-                return self._fail(kind, error, traceback)
-            opened.xTruncate(0)
-        elif opened is None:
-            pass
-        elif "level" in arguments:
-            opened.xUnlock(arguments["level"])
-        else:
-            opened.xClose()
-            self._files.pop(arguments["file"], None)
-        # Ordering: last, or it could come before that is done.
-        raise_behind(error)
-        return _OK
+        code = function.__func__.__code__  # type: ignore[attr-defined]
+        arguments = [found[each] for each in code.co_varnames[1 : code.co_argcount]]
+        raised = [error]
+        for _ in range(_REPETITIONS_MAX):
+            try:
+                result = function(*arguments)
+            except apsw.Error as failure:
+                result = self._fail(type(failure), failure, traceback)
+            except BaseException as another:  # noqa: BLE001 - it is raised later
+                raised.append(another)
+                continue
+            # Ordering: last, or it could come before that is done.
+            for each in raised:
+                raise_behind(each)
+            return result
+        return self._fail(kind, raised[-1], traceback)
 
     # The file system --------------------------------------------------------------------------
 
@@ -303,8 +312,10 @@ class Bridge:
     # Files ------------------------------------------------------------------------------------
 
     def _close(self, file: int) -> int:
-        self._files[file].xClose()
-        del self._files[file]
+        opened = self._files.get(file)
+        if opened is not None:  # It is called again when it was interrupted.
+            opened.xClose()
+            self._files.pop(file, None)
         return _OK
 
     def _read(self, file: int, buffer: Any, amount: int, offset: int) -> int:

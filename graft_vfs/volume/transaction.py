@@ -150,6 +150,13 @@ class Transaction:
             for page in [page for page in pages if page > page_count]:
                 del pages[page]
 
+    def cut_to_header(self) -> None:
+        """Drop the pages that the database's header, if it was written, does not count."""
+        header = self.read(1)
+        page_count = int.from_bytes(header[28:32], "big") if header else 0
+        if 0 < page_count < self.page_count:
+            self.truncate(page_count)
+
     def spill(self) -> None:
         """Write all staged pages to the log, not yet visible.
 

@@ -29,12 +29,14 @@ def counted_calls() -> Iterator[Counter[str]]:
 
 def _counting(counts: Counter[str], name: str):
     original = getattr(VolumeFile, name)
+    # A function of C is no method: it does not get the file.
+    bound = getattr(original, "__get__", lambda _: original)
 
     def method(self, *arguments):
         counts[name] += 1
         if name == "xRead":
             counts["probes" if arguments == (16, 24) else "pages"] += 1
-        return original(self, *arguments)
+        return bound(self)(*arguments)
 
     return method
 

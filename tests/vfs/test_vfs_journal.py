@@ -66,7 +66,7 @@ def test_a_long_journal_keeps_no_page_bodies():
     both.append([HEADER])
     for number in range(20_000):
         both.append(record(number % 39 + 2))
-    limit = journal._RECENT_MAX * SIZE + 20_000 * 8 + SIZE
+    limit = journal._RECENT_BYTES_MAX + 20_000 * 8 + 2 * SIZE
     assert held_bytes(both.journal) <= limit
     both.check()
 

@@ -275,7 +275,7 @@ def test_a_rollback_that_cannot_read_an_old_page_shows_nothing_of_the_transactio
 
     monkeypatch.setattr(VolumeFile, "read_snapshot_page", read)
     # More pages than a journal keeps with their bodies; none is written before the rollback.
-    monkeypatch.setattr(journal, "_RECENT_MAX", 4)
+    monkeypatch.setattr(journal, "_RECENT_BYTES_MAX", 4000)
     connection = filled(connect("main"), journal_mode)
     connection.pragma("cache_size", 2000)
     connection.pragma("locking_mode", locking_mode)

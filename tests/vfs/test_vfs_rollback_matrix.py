@@ -57,7 +57,7 @@ def compare(tmp_path, monkeypatch, case):
     page_size, locking_mode, journal_mode, counter = case
     monkeypatch.setattr(clone.secrets, "randbits", lambda _: counter)
     # Short journals are kept whole; these are longer.
-    monkeypatch.setattr(journal, "_RECENT_MAX", 8)
+    monkeypatch.setattr(journal, "_RECENT_BYTES_MAX", 4000)
     modes = page_size, locking_mode, journal_mode
     found, expected = graft_vfs.connect("main"), stock(tmp_path / "plain.db")
     steps = zip(work(found, *modes), work(expected, *modes), strict=True)
