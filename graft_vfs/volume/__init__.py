@@ -1,6 +1,9 @@
 """Floor 5: the local half of a database, on top of what its branch sees of the remote log.
 
-    volume         one open volume: begin, commit, recover, switch its branch
+    volume         one open volume: its current branch, with commits on it
+    current_branch the newest snapshot, the writer lock, following and switching branches
+    recovery       reading a branch from its log
+    description    having `volume.json` name the current branch
     branch         page to newest offset in the branch log, with history for open snapshots
     snapshot       an immutable view: local images over remote ones
     transaction    the pages that one writer has staged or spilled

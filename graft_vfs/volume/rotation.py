@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from typing import TYPE_CHECKING
 
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId
@@ -23,10 +22,8 @@ from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.chunk import Position
 from graft_vfs.local.files import storage_errors
 from graft_vfs.pages import LocalLsn
+from graft_vfs.volume.current_branch import CurrentBranch
 from graft_vfs.volume.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
@@ -39,7 +36,7 @@ _RUNS_RESIDENT_MAX = 128
 
 
 def rotated(
-    volume: Volume, file: str, start: Position, first_lsn: LocalLsn
+    volume: CurrentBranch, file: str, start: Position, first_lsn: LocalLsn
 ) -> tuple[str, Position]:
     """Begin a new log file with what was committed after `start`; returns where a branch begins.
 
@@ -61,12 +58,12 @@ def rotated(
         log.close()
 
 
-def remove_unused_files(volume: Volume) -> None:
+def remove_unused_files(volume: CurrentBranch) -> None:
     """Remove log files that no branch names: a process was killed before it switched to them.
 
     The caller holds the writer lock, without which none is made.
     """
-    volume.require_described()
+    volume.description.require()
     named = {branch.file for branch in volume.catalog.branches(volume.id)}
     with storage_errors(volume.directory):
         for path in list(volume.directory.glob("[0-9]*.log")):
@@ -87,7 +84,7 @@ def due_at(snapshot: Snapshot, pages: int) -> int:
     return live + max(COMPACT_BYTES, 4 * live)
 
 
-def compact(volume: Volume) -> int:
+def compact(volume: CurrentBranch) -> int:
     """Replace the branch file if little of it is alive; returns the size at which to ask again.
 
     The new file begins with the live pages; the local LSNs stay, and the commits up to the newest
@@ -108,7 +105,7 @@ def compact(volume: Volume) -> int:
     return end + COMPACT_BYTES
 
 
-def _replace(volume: Volume, snapshot: Snapshot, pages: list[int]) -> bool:
+def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> bool:
     """Write and switch to a new file; False if a push is under way, which names the old one."""
     row = snapshot.branch.row
     if volume.catalog.pending_push(volume.id) is not None:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from graft_vfs.errors import LocalStorageError, PageSizeError
-from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES
+from graft_vfs.ids import VolumeId
+from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES, BranchLog
 from graft_vfs.local.chunk import CHUNK_HEAD_BYTES, SMALL_PAGES_MAX
 from graft_vfs.pages import LocalLsn, check_page_size, lock_page
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
-
-if TYPE_CHECKING:
-    from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
@@ -47,6 +45,35 @@ def page_format(page_size: int) -> bytes:
     return (1 if page_size == 65536 else page_size).to_bytes(2, "big") + b"\1\1"
 
 
+class Writer(Protocol):
+    """What a transaction asks of its volume, whose writer lock is held for it."""
+
+    id: VolumeId
+    log: BranchLog
+
+    def check_mark(self) -> None:
+        """Raise MovedError unless other processes will find what is written next."""
+        ...
+
+    def expect_leftovers(self) -> None:
+        """Note that something is written that may never be committed."""
+        ...
+
+    def expect_dead_pages(self) -> None:
+        """Note that the database becomes smaller."""
+        ...
+
+    def give_back(self) -> None:
+        """Give back what was written and not committed; raises LocalStorageError."""
+        ...
+
+    def commit(
+        self, transaction: Transaction, counter: int, first_page: FirstPage | None, durability: int
+    ) -> Snapshot:
+        """Append the last chunk, publish it, and return the view of it."""
+        ...
+
+
 class Transaction:
     """Pages that SQLite wrote and has not committed.
 
@@ -69,7 +96,7 @@ class Transaction:
         "volume",
     )
 
-    def __init__(self, volume: Volume, snapshot: Snapshot) -> None:
+    def __init__(self, volume: Writer, snapshot: Snapshot) -> None:
         self.volume = volume
         self.snapshot = snapshot
         self.staged: dict[int, bytes] = {}

@@ -20,7 +20,7 @@ from graft_vfs.local import head, head_words
 from graft_vfs.local.files import write_fully
 from graft_vfs.local.head import HeadFile
 from graft_vfs.local.head_words import CalledWords
-from graft_vfs.volume import volume as volume_module
+from graft_vfs.volume import current_branch
 from tests.support.children import child
 from tests.support.engines import close_connections, registered, reopened
 from tests.support.sql import is_sound, rows
@@ -189,10 +189,9 @@ def test_a_file_that_is_emptied_while_processes_run_ends_none_of_them(
     config, table, path, monkeypatch
 ) -> None:
     """A load of a word that was cut off would be a signal: each transaction looks before."""
-    monkeypatch.setattr(volume_module, "LOOK_SECONDS", 0)
-    program = "from graft_vfs.volume import volume\nvolume.LOOK_SECONDS = 0\n" + textwrap.dedent(
-        WRITER
-    )
+    monkeypatch.setattr(current_branch, "LOOK_SECONDS", 0)
+    patch = "from graft_vfs.volume import current_branch\ncurrent_branch.LOOK_SECONDS = 0\n"
+    program = patch + textwrap.dedent(WRITER)
     with child(config.data_dir, program) as writer:
         assert writer.hear() == "ready"
         for n in range(4):

@@ -189,7 +189,7 @@ def test_a_copy_in_the_place_is_found_by_the_writer_itself_after_some_commits(da
 
 @pytest.mark.parametrize("act", [move_directory, repoint_link])
 def test_a_copy_in_the_place_is_found_at_once_by_a_writer_that_is_not_in_haste(data, act) -> None:
-    always = "\n    from graft_vfs.volume import volume\n    volume.CHECK_SECONDS = 0\n"
+    always = "\n    from graft_vfs.volume import current_branch as c\n    c.CHECK_SECONDS = 0\n"
     with child(data, always + WRITER) as one:
         first = Writer(one)
         assert first.insert(0) == "done"

@@ -468,13 +468,13 @@ def test_a_branch_file_that_was_cut_is_a_named_error_and_no_signal(config, engin
     connect("main").execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(100000))")
     path = engine.open("main").log.path
     program = """
-        from graft_vfs.volume import volume
-        volume.LOOK_SECONDS = 0
+        from graft_vfs.volume import current_branch
+        current_branch.LOOK_SECONDS = 0
         connection = graft_vfs.connect("main")
         say(connection.execute("SELECT length(v) FROM t").get)
         hear()
         # The next transaction looks, and the one after it only if that found something.
-        volume.LOOK_SECONDS = 3600
+        current_branch.LOOK_SECONDS = 3600
         read = "SELECT length(v) FROM t"
         for sql in (read, read, "INSERT INTO t VALUES(1)"):
             try:

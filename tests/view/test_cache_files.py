@@ -13,7 +13,7 @@ from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import LocalStorageError
 from graft_vfs.local.cache import arena as arena_module
-from graft_vfs.volume import volume
+from graft_vfs.volume import current_branch
 from tests.replicas import Replica, rows
 from tests.support import isolated
 
@@ -64,7 +64,7 @@ def filled(connection: apsw.Connection) -> None:
 
 def read_write_and_push_after(root: str, disaster: str) -> None:
     """Run in a process of its own: today's failures were signals and loops without an end."""
-    volume.LOOK_SECONDS = 0  # As if time had passed since the last look at the files.
+    current_branch.LOOK_SECONDS = 0  # As if time had passed since the last look at the files.
     (act,) = (each for each in DISASTERS if each.__name__ == disaster)
     remote = RemoteConfig(type="fs", root=f"{root}/remote")
     with Replica(Path(root, "a"), remote) as ours, Replica(Path(root, "b"), remote) as theirs:
@@ -104,7 +104,7 @@ def test_reads_and_pushes_go_on_whatever_befalls_the_cache(tmp_path, disaster) -
 
 def show_a_view_that_was_read_before_the_cut(root: str) -> None:
     """The last look of the volume is at the files of the view that it shows then."""
-    volume.LOOK_SECONDS = 3600
+    current_branch.LOOK_SECONDS = 3600
     remote = RemoteConfig(type="fs", root=f"{root}/remote")
     with Replica(Path(root, "a"), remote) as ours, Replica(Path(root, "b"), remote) as theirs:
         a = ours.connect()
@@ -234,7 +234,7 @@ def test_the_bound_holds_for_all_logs_of_an_engine_together(tmp_path) -> None:
 @pytest.fixture
 def no_time(monkeypatch) -> None:
     """Have every transaction look at its files, from the opening of the machines on."""
-    monkeypatch.setattr(volume, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(current_branch, "LOOK_SECONDS", 0)
 
 
 @pytest.mark.usefixtures("no_time")
@@ -250,7 +250,7 @@ def test_files_are_looked_at_after_a_time_and_not_by_each_transaction(
         arena_module.Arena, "is_cut", lambda arena: looks.append(1) or is_cut(arena)
     )
     for seconds, most in ((0, 10), (3600, 0)):
-        monkeypatch.setattr(volume, "LOOK_SECONDS", seconds)
+        monkeypatch.setattr(current_branch, "LOOK_SECONDS", seconds)
         rows(connection)
         looks.clear()
         for _ in range(10):

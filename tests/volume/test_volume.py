@@ -9,7 +9,7 @@ import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.local import head
-from graft_vfs.volume import volume as volume_module
+from graft_vfs.volume import current_branch
 from graft_vfs.volume.volume import Volume
 from tests.replicas import Replica
 from tests.support.watched import Watched
@@ -76,6 +76,6 @@ def test_a_volume_that_is_opened_while_another_process_switches_it_is_seen_to_sw
             super().__init__(*arguments, **options)
             self.words = Words(self.words)
 
-    monkeypatch.setattr(volume_module, "HeadFile", WatchedHead)
+    monkeypatch.setattr(current_branch, "HeadFile", WatchedHead)
     ours = volume_of(second)
     assert ours.begin().branch.row.base == 1

@@ -1,0 +1,94 @@
+"""Recovery: reading a branch from its part of the log, up to the last transaction that is whole.
+
+Images past the last chunk that found everything durable before it are verified here; the ones
+before it when they are first read. A transaction that was never durable and is not whole is left
+out; one that was durable and cannot be read is damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+
+from graft_vfs.errors import CorruptLogError
+from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import DURABLE_BEFORE, Chunk, Position
+from graft_vfs.pages import LocalLsn
+from graft_vfs.view.remote_view import RemoteView
+from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.snapshot import Snapshot
+
+_logger = logging.getLogger(__name__)
+
+DAMAGE_STEP = "restore the data directory from a backup, or clone the volume again from its remote"
+
+
+def read_branch(
+    row: BranchRow,
+    log: BranchLog,
+    remote: RemoteView,
+    mutex: contextlib.AbstractContextManager[object],
+) -> tuple[Snapshot, Position | None]:
+    """Return the newest view of a branch, and where its last chunk begins, if it has one.
+
+    `mutex` is that of its volume. Raises CorruptLogError, LocalStorageError.
+    """
+    branch = Branch(row, log, mutex)
+    before, end, lsn = None, row.start, LocalLsn(row.first_lsn - 1)
+    page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
+    for chunks, proved_from in _by_durability(log.transactions(row.start, row.first_lsn)):
+        late = [chunk for chunk in chunks if chunk.images >= proved_from]
+        if not all(map(log.images_are_sound, late)):
+            _logger.info(
+                "volume %s: LSN %d, which was never durable, is not whole and left out",
+                row.volume,
+                lsn + 1,
+            )
+            break
+        for chunk in chunks:
+            if chunk.images < proved_from:
+                branch.apply_unproved(chunk)
+            else:
+                branch.apply(chunk.pages, chunk.images, chunk.page_size)
+        last = chunks[-1]
+        before, end, lsn, page_size = last.before, last.after, last.lsn, last.page_size
+        page_count, counter = last.page_count, last.change_counter
+    following = LocalLsn(lsn + 1)
+    is_run_missing = log.begins_with_run(row.start) and lsn < row.first_lsn
+    if is_run_missing or (log.damaged_before(end, following) and not _follows(log, end, following)):
+        raise damage(log, end.offset)
+    _logger.debug("volume %s: branch %s read up to LSN %d", row.volume, row.id, lsn)
+    return Snapshot(branch, remote, end, lsn, page_size, page_count, counter), before
+
+
+def damage(log: BranchLog, offset: int) -> CorruptLogError:
+    """Return the error for a committed transaction that cannot be read."""
+    return CorruptLogError(
+        f"{log.path.name}: a committed transaction at byte {offset} is damaged",
+        next_step=DAMAGE_STEP,
+    )
+
+
+def _by_durability(transactions: Iterable[list[Chunk]]) -> Iterator[tuple[list[Chunk], int]]:
+    """Yield each transaction with an offset below which all images were durable.
+
+    Only the transactions since the last chunk that says so are in memory at a time.
+    """
+    waiting: list[list[Chunk]] = []
+    proved_from = 0
+    for chunks in transactions:
+        marks = [chunk.images for chunk in chunks if chunk.flags & DURABLE_BEFORE]
+        if marks:
+            proved_from = marks[-1]
+            yield from ((each, proved_from) for each in waiting)
+            waiting = []
+        waiting.append(chunks)
+    yield from ((each, proved_from) for each in waiting)
+
+
+def _follows(log: BranchLog, position: Position, lsn: LocalLsn) -> bool:
+    """Tell whether a sound transaction stands at `position` by now: another process wrote it."""
+    chunks = next(log.transactions(position, lsn), None)
+    return chunks is not None and all(log.images_are_sound(chunk) for chunk in chunks)
