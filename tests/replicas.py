@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import Executor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,13 +28,12 @@ class Replica:
         remote: RemoteConfig,
         *,
         store: ObjectStore | None = None,
+        executor: Executor | None = None,
         clock: Clock | None = None,
         autosync: float = 0.0,
     ) -> None:
         config = Config(data_dir=data_dir, remote=remote, autosync=autosync)
-        self.engine = Graft(config, clock=clock)
-        if store is not None:
-            self.engine.store = self.engine.logs.store = store
+        self.engine = Graft(config, store=store, executor=executor, clock=clock)
         self.vfs = f"graft-test-{next(_numbers)}"
         self._file_system = FileSystem(self.engine, name=self.vfs)
         self._connections: list[apsw.Connection] = []

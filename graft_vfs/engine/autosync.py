@@ -28,7 +28,6 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,7 +48,7 @@ _LOCK_NAME = "autosync.lock"
 
 
 class Clock:
-    """The time, and a wait that another thread can end. One for each Autosync."""
+    """The time, a wait that another thread can end, and chance. One for each Autosync."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
@@ -70,6 +69,11 @@ class Clock:
     def wake(self) -> None:
         """End the wait that is running, or the next one."""
         self._woken.set()
+
+    @staticmethod
+    def jitter() -> float:
+        """Return a number from 0 to 1, by which pauses of several machines differ."""
+        return random.random()  # noqa: S311 - chance, not a secret
 
 
 class Outcome(enum.Enum):
@@ -120,13 +124,11 @@ class Autosync:
         counters: Counters,
         *,
         clock: Clock | None = None,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._sync = sync
         self._interval = interval_seconds
         self._counters = counters
         self._clock = clock or Clock()
-        self._jitter = jitter
         self._lock = threading.Lock()
         self._tasks: dict[VolumeId, _Task] = {}
         self._thread: threading.Thread | None = None
@@ -248,7 +250,7 @@ class Autosync:
             is_failure = error is not None and not isinstance(error, BusyError)
             if is_failure:
                 task.failures += 1
-                pause = backoff_seconds(self._interval, task.failures, self._jitter())
+                pause = backoff_seconds(self._interval, task.failures, self._clock.jitter())
             elif error is None:
                 task.failures = 0
             if task.role is AutosyncRole.LEADER:

@@ -71,6 +71,7 @@ from graft_vfs.reports import (
     Versions,
     VolumeReport,
 )
+from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import clone as cloning
 from graft_vfs.sync import joining, naming
@@ -111,13 +112,16 @@ class Graft:
         self,
         config: Config | None = None,
         *,
+        store: ObjectStore | None = None,
+        executor: Executor | None = None,
         clock: Clock | None = None,
         recovering: bool = False,
     ) -> None:
         """Open, making the data directory if absent; raises ConfigError, LocalStorageError.
 
-        `clock` tells autosync the time. An empty catalog beside volumes is CorruptCatalogError,
-        unless the engine is to recover them with `adopt`.
+        `store` stands for the remote of the configuration, `executor` for the threads that fetch;
+        both are closed with the engine. `clock` tells autosync the time. An empty catalog beside
+        volumes is CorruptCatalogError, unless the engine is to recover them with `adopt`.
         """
         self.config = config or Config.load()
         self._process = os.getpid()
@@ -133,11 +137,13 @@ class Graft:
             maps=maps,
         )
         # Else a disk that is not mounted would get a fresh remote at its mount point.
-        self.store = self.config.remote.open(
-            create=not self.catalog.has_bases(), allow_file_systems=allowed
+        self.store = (
+            self.config.remote.open(create=not self.catalog.has_bases(), allow_file_systems=allowed)
+            if store is None
+            else store
         )
         self._lock = threading.RLock()
-        self._executor: Executor | None = None
+        self._executor = executor
         self._is_closed = False
         self._author = Author(secrets.token_bytes(16), _author_name())
         self.logs = Logs(

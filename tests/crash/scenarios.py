@@ -50,9 +50,7 @@ class _AtOnce(Executor):
 
 def open_machine(data_dir: Path, remote: RemoteConfig, store: ObjectStore | None = None) -> Replica:
     """Open a machine whose fetches happen in the thread that asks for them."""
-    replica = Replica(data_dir, remote, store=store)
-    replica.engine._executor = _AtOnce()
-    return replica
+    return Replica(data_dir, remote, store=store, executor=_AtOnce())
 
 
 class Life:

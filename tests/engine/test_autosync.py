@@ -327,12 +327,9 @@ def test_a_diverged_volume_is_synced_again_once_that_is_resolved(synced, other):
     assert not ours.engine.status("main").autosync.diverged
 
 
-def test_after_failures_the_pause_doubles_and_after_a_good_run_it_is_the_interval(
-    synced, caplog, monkeypatch
-):
+def test_after_failures_the_pause_doubles_and_after_a_good_run_it_is_the_interval(synced, caplog):
     ours = synced(wrap=FaultyStore)
     store = ours.engine.store
-    monkeypatch.setattr(ours.engine._autosync, "_jitter", lambda: 1.0)
     connection = ours.connect()
     insert(connection, 1)
     ours.tick()

@@ -607,7 +607,6 @@ def test_a_background_hydrate_brings_everything(hydrating) -> None:
 
 
 def test_an_engine_that_closes_ends_its_background_hydrate(hydrating, monkeypatch) -> None:
-    monkeypatch.setattr("graft_vfs.engine.graft._FETCH_THREADS", 1)
     is_fetching, is_closing = threading.Event(), threading.Event()
     get_range, shutdown = DirectoryStore.get_range, ThreadPoolExecutor.shutdown
 
@@ -625,7 +624,7 @@ def test_an_engine_that_closes_ends_its_background_hydrate(hydrating, monkeypatc
 
     monkeypatch.setattr(DirectoryStore, "get_range", slow)
     monkeypatch.setattr(ThreadPoolExecutor, "shutdown", noted)
-    engine = Graft(hydrating)
+    engine = Graft(hydrating, executor=ThreadPoolExecutor(1))
     engine.open("main", create=True, remote="main")
     assert is_fetching.wait(20)
     (thread,) = engine._volumes._hydrating

@@ -93,9 +93,8 @@ class Machine:
 
     def start(self) -> None:
         """Start the engine; the one before was killed, if there was one."""
-        self.engine = Graft(Config(data_dir=self.directory))
         self.network = Network(MemoryStore(self.objects), self.under_way)
-        self.engine.store = self.engine.logs.store = self.network
+        self.engine = Graft(Config(data_dir=self.directory), store=self.network)
         self.stack.callback(self.engine.close)
 
     def adopt(self, tag: str, content: Content, *, local: bool = False) -> ModelVolume:

@@ -95,8 +95,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
     def open_engine(self, name: str) -> Graft:
         config = Config(data_dir=self.directory / name, cache_max_bytes=self.cache_bytes_max)
-        engine = Graft(config)
-        engine.store = engine.logs.store = MemoryStore(self.objects)
+        engine = Graft(config, store=MemoryStore(self.objects))
         self.stack.callback(engine.close)
         if name == "ours":
             engine.open("main", create=True)

@@ -57,6 +57,10 @@ class ManualClock(Clock):
             self._is_woken = True
             self._condition.notify_all()
 
+    @staticmethod
+    def jitter() -> float:
+        return 1.0
+
     def _is_over(self) -> bool:
         assert self._until is not None
         return self._is_woken or self._now >= self._until

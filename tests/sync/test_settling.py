@@ -52,8 +52,8 @@ def machines(tmp_path, monkeypatch) -> Iterator[Callable[..., Replica]]:
     made: list[Replica] = []
     remote = RemoteConfig(type="memory", root=str(tmp_path))
 
-    def make(name: str, **faults) -> Replica:
-        store = StubbornStore(remote.open(), **faults)
+    def make(name: str, kind: type[FaultyStore] = StubbornStore, **faults) -> Replica:
+        store = kind(remote.open(), **faults)
         made.append(Replica(tmp_path / name, remote, store=store))
         return made[-1]
 
@@ -229,11 +229,9 @@ def test_a_remote_that_creates_twice_is_refused_before_anything_is_sent(machines
             self.effects.append(key)
             return PutOutcome.CREATED
 
-    machine = machines("ours")
+    machine = machines("ours", UnsafeStore)
     machine.connect().execute("CREATE TABLE t(k)")
-    store = UnsafeStore(machine.engine.store.inner)
-    machine.engine.store = machine.engine.logs.store = store
     with pytest.raises(UnsafeStoreError):
         machine.engine.push("main")
-    assert store.effects == [PROBE_KEY, PROBE_KEY]
+    assert machine.engine.store.effects == [PROBE_KEY, PROBE_KEY]
     assert machine.engine.status("main").pending_push is False
