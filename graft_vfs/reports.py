@@ -313,7 +313,8 @@ class Info:
         return self.pages * self.page_size
 
     def __str__(self) -> str:
-        synced = "none recorded"
+        is_based = str(self.remote) in self.snapshot
+        synced = "not recorded" if is_based else "never"
         if self.synced_remote is not None:
             synced = (
                 f"local LSN {self.synced_local}, remote LSN {self.synced_remote} "

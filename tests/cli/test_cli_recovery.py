@@ -52,7 +52,7 @@ def test_an_adopted_volume_does_not_claim_a_sync(pushed):
     pushed.ok("adopt", volume)
     assert pushed.json("status", "main")["last_sync_ms"] is None
     assert "\nLast sync: not recorded." in pushed.ok("status", "main")
-    assert "Last sync:      none recorded\n" in pushed.ok("info", "main")
+    assert "Last sync:      not recorded\n" in pushed.ok("info", "main")
 
 
 def test_adopt_takes_no_tag_from_another_volume(cli):

@@ -24,7 +24,7 @@ def test_a_closed_standard_output_is_an_error_before_anything_is_done(cli, argum
     assert done.stderr == (
         "error: standard output is closed\nhint: redirect it to a file or to /dev/null\n"
     )
-    assert cli.ok("tags") == ""
+    assert cli.json("tags") == []
 
 
 def test_closed_streams_are_not_taken_for_files(cli):
