@@ -1,7 +1,7 @@
-"""README.md tells of everything that users can call, and what it tells works.
+"""README.md and the manual describe everything that users can call, and what they describe works.
 
 Names come from the code, so that a command, pragma, setting, URI parameter or error that is added
-without a line in README.md fails here; so does a line about something that is gone.
+without a line in the manual's reference fails here; so does a line about something that is gone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -33,10 +34,15 @@ from graft_vfs.plain import transfer
 from graft_vfs.store import s3
 from graft_vfs.sync import fetch, pull, push
 from graft_vfs.vfs import file_system, pragmas
+from tests.support import reference
 from tests.support.left_open import CONNECTIONS_LEFT_OPEN
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+README_LINES_MAX = 180
+MANUAL = ROOT / "graft_vfs" / "docs"
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(MANUAL.rglob("*.md"))}
+TEXTS = {"README": README, **PAGES}
 DEMO = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/graft demo"
 TESTS = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 HELPERS = {"check_process", "executor", "volume"}
@@ -44,40 +50,52 @@ HELPERS = {"check_process", "executor", "volume"}
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def blocks(language: str, text: str = README) -> list[str]:
+def blocks(language: str, text: str) -> list[str]:
     """Return the code blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-PYTHON_BLOCKS = blocks("python")
-SHELL_BLOCKS = [block for block in blocks("sh") if "python3 -m venv" not in block]
+def all_blocks(language: str) -> dict[str, str]:
+    """Return the code blocks of README.md and the manual, by page and number."""
+    return {
+        f"{page}-{number}": block
+        for page, text in TEXTS.items()
+        for number, block in enumerate(blocks(language, text), 1)
+    }
+
+
+PYTHON_BLOCKS = all_blocks("python")
+SHELL_BLOCKS = {
+    name: block for name, block in all_blocks("sh").items() if "python3 -m venv" not in block
+}
 """Those of the set-up install packages; .ci/run does that, and a test compares the two."""
+CONSOLE_BLOCKS = all_blocks("console")
 
 
-def section(title: str) -> str:
+def section(page: str, title: str) -> str:
     """Return the text below a heading, down to the next one of its level or above."""
-    found = re.search(rf"^(##+) {re.escape(title)}\n(.*)", README, re.DOTALL | re.MULTILINE)
-    assert found, f"README.md has no section {title!r}"
+    found = re.search(rf"^(##+) {re.escape(title)}\n(.*)", TEXTS[page], re.DOTALL | re.MULTILINE)
+    assert found, f"{page} has no section {title!r}"
     level = len(found[1])
     return re.split(rf"^#{{2,{level}}} ", found[2], maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def first_cells(title: str) -> list[str]:
-    """Return the first cell of every row of the tables in a section."""
-    lines = [line for line in section(title).splitlines() if line.startswith("| `")]
+def first_cells(page: str) -> list[str]:
+    """Return the first cell of every row of the tables in a page."""
+    lines = [line for line in PAGES[page].splitlines() if line.startswith("| `")]
     return [line.split("|")[1].strip() for line in lines]
 
 
-def names(title: str, pattern: str) -> list[str]:
-    """Return what `pattern` finds in the first cells of a section, in order."""
-    return [name for cell in first_cells(title) for name in re.findall(pattern, cell)]
+def names(page: str, pattern: str) -> list[str]:
+    """Return what `pattern` finds in the first cells of a page, in order."""
+    return [name for cell in first_cells(page) for name in re.findall(pattern, cell)]
 
 
 # Names ------------------------------------------------------------------------------------------
 
 
 def test_every_pragma_has_a_row():
-    assert sorted(names("SQL pragmas", r"^`(graft_\w+)")) == sorted(pragmas.NAMES)
+    assert sorted(names("pragmas", r"^`(graft_\w+)")) == sorted(pragmas.NAMES)
 
 
 def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
@@ -92,16 +110,14 @@ COMMANDS = dict(commands(cli.main, "graft"))
 
 
 def test_every_command_has_a_row():
-    rows = names("Command line", r"^`(graft [a-z][a-z -]*[a-z])")
+    rows = names("commands", r"^`(graft [a-z][a-z -]*[a-z])")
     assert sorted(rows) == sorted(COMMANDS)
-    assert "`graft --version`" in first_cells("Command line")
+    assert "`graft --version`" in first_cells("commands")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_row_of_a_command_has_its_arguments_and_options(name):
-    (row,) = [
-        line for line in section("Command line").splitlines() if re.match(rf"\| `{name}[ `]", line)
-    ]
+    (row,) = [line for line in PAGES["commands"].splitlines() if re.match(rf"\| `{name}[ `]", line)]
     usage, as_json = (cell.strip() for cell in row.split("|")[1:3])
     options = set()
     for parameter in COMMANDS[name].params:
@@ -116,13 +132,13 @@ def test_the_row_of_a_command_has_its_arguments_and_options(name):
 
 
 def test_every_exit_code_has_a_row():
-    rows = re.findall(r"^\| (\d+) \|", section("Command line"), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", PAGES["exit-codes"], re.MULTILINE)
     known = {0, OTHER, INTERRUPTED, READER_GONE, *EXIT_CODES.values()}
     assert sorted(map(int, rows)) == sorted(known)
 
 
 def test_every_setting_has_a_row_with_its_variable():
-    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", section("Settings"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", PAGES["settings"], re.MULTILINE)
     keys = [*config._CHECKS, *config._LATER]
     remote = config._REMOTE_KEYS
     wanted = [(key, f"GRAFT_{key.upper()}") for key in keys]
@@ -132,12 +148,12 @@ def test_every_setting_has_a_row_with_its_variable():
 
 @pytest.mark.parametrize("key", config._LATER)
 def test_a_setting_that_has_only_its_default_is_said_to(key):
-    (row,) = [line for line in section("Settings").splitlines() if line.startswith(f"| `{key}`")]
+    (row,) = [line for line in PAGES["settings"].splitlines() if line.startswith(f"| `{key}`")]
     assert "accepts only the default" in row
 
 
 def test_every_variable_that_is_mentioned_exists():
-    documents = [README, (ROOT / "examples" / "s3.py").read_text(encoding="utf-8")]
+    documents = [*TEXTS.values(), (ROOT / "examples" / "s3.py").read_text(encoding="utf-8")]
     mentioned = set(re.findall(r"\bGRAFT_[A-Z_]+[A-Z]\b", "".join(documents)))
     known = {f"GRAFT_{key.upper()}" for key in (*config._CHECKS, *config._LATER, "config")}
     known |= {f"GRAFT_REMOTE_{key.upper()}" for key in config._REMOTE_KEYS}
@@ -152,7 +168,7 @@ def test_every_uri_parameter_has_a_row():
         file_system.FileSystem._open_volume(mock.Mock(engine=engine), "main", [0, 0], asked.append)
     assert asked
     # The other two are SQLite's own.
-    assert sorted(names("URI parameters", r"^`(\w+)`")) == sorted({*asked, "vfs", "mode"})
+    assert sorted(names("uri", r"^`(\w+)`")) == sorted({*asked, "vfs", "mode"})
 
 
 def test_every_error_has_a_row_with_its_exit_code():
@@ -161,38 +177,66 @@ def test_every_error_has_a_row_with_its_exit_code():
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, GraftError)
     }
-    rows = dict(re.findall(r"^\| `(\w+)` \[(\d+)\] \|", section("Errors"), re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \[(\d+)\] \|", PAGES["errors"], re.MULTILINE))
     assert sorted(rows) == sorted(declared)
     for name, kind in declared.items():
         assert int(rows[name]) == exit_code(kind.__new__(kind)), name
     # What happened, how to see it, and the next step.
-    lines = [line for line in section("Errors").splitlines() if line.startswith("| `")]
+    lines = [line for line in PAGES["errors"].splitlines() if line.startswith("| `")]
     assert all(len(line.strip("|").split(" | ")) == 4 for line in lines)
 
 
 def test_every_public_name_of_the_package_has_a_row():
-    assert sorted(names("Python", r"`(\w+)`")) == sorted(graft_vfs.__all__)
+    assert sorted(names("python", r"`(\w+)`")) == sorted(graft_vfs.__all__)
 
 
 def test_every_verb_of_the_engine_is_listed():
-    found = re.search(r"The engine's verbs: (.*?)\.\n\n", section("Python"), re.DOTALL)
+    found = re.search(r"The engine's verbs: (.*?)\.\n\n", PAGES["python"], re.DOTALL)
     assert found
     methods = {name for name, _ in inspect.getmembers(Graft, callable) if not name.startswith("_")}
     assert sorted(re.findall(r"`(\w+)`", found[1])) == sorted(methods - HELPERS)
 
 
-def test_every_link_inside_the_repository_leads_somewhere():
-    documents = [
-        *ROOT.glob("*.md"),
-        *(ROOT / name / "README.md" for name in ("tests", "graft_vfs")),
-    ]
-    for document in documents:
-        text = document.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
-    headings = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *(ROOT / name / "README.md" for name in ("tests", "graft_vfs")),
+    *sorted(MANUAL.rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_inside_the_repository_leads_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", text):
+        path = (document.parent / target) if target else document
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= README_LINES_MAX
+
+
+def test_pages_that_follow_from_the_code_are_up_to_date():
+    for name, text in reference.documents().items():
+        written = (MANUAL / name).read_text(encoding="utf-8")
+        assert written == text, f"{name}: run `python -m tests.support.reference`"
+
+
+def test_every_page_has_a_title_and_one_paragraph_that_says_what_it_is_about():
+    assert len(PAGES) == len(list(MANUAL.rglob("*.md"))), "two pages have one name"
+    for page, text in PAGES.items():
+        title, paragraph = text.split("\n\n")[:2]
+        assert title.startswith("# "), page
+        assert paragraph[0].isupper() or paragraph[0] == "`", page
 
 
 # Docstrings --------------------------------------------------------------------------------------
@@ -283,7 +327,7 @@ def test_a_report_explains_its_numbers(name):
 
 
 def test_the_set_up_commands_stand_verbatim():
-    assert blocks("sh", section("Set-up")) == [f"{DEMO}\n", f"{TESTS}\n"]
+    assert blocks("sh", section("README", "Set-up")) == [f"{DEMO}\n{TESTS}\n"]
 
 
 def test_ci_does_what_the_commands_do():
@@ -340,30 +384,34 @@ def run(arguments, environment, tmp_path):
     return done.stdout
 
 
-def test_there_are_python_blocks():
-    assert len(PYTHON_BLOCKS) >= 3
+def test_there_are_blocks_of_each_kind():
+    assert len(PYTHON_BLOCKS) >= 6
+    assert len(SHELL_BLOCKS) >= 5
+    assert len(all_blocks("sh")) == len(SHELL_BLOCKS) + 1
+    assert len(CONSOLE_BLOCKS) == 1
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON_BLOCKS)))
-def test_a_python_block_runs_and_prints_what_its_comments_say(number, environment, tmp_path):
-    block = PYTHON_BLOCKS[number]
-    printed = run(["-c", block], environment, tmp_path).splitlines()
-    expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
-    for line, wanted in zip(printed, expected, strict=bool(expected)):
-        # An ellipsis stands for an id; brackets are no pattern here.
+def agrees(printed: list[str], expected: list[str]) -> None:
+    """Assert that lines are what a document shows; an ellipsis stands for what differs."""
+    for line, wanted in zip(printed, expected, strict=True):
         pattern = wanted.replace("[", "[[]").replace("…", "*")
         assert fnmatch.fnmatchcase(line, pattern), (line, wanted)
+
+
+@pytest.mark.parametrize("name", PYTHON_BLOCKS)
+def test_a_python_block_runs_and_prints_what_its_comments_say(name, environment, tmp_path):
+    block = PYTHON_BLOCKS[name]
+    printed = run(["-c", block], environment, tmp_path).splitlines()
     assert printed
+    expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    if expected:
+        agrees(printed, expected)
 
 
-@pytest.mark.parametrize("number", range(len(SHELL_BLOCKS)))
-def test_a_shell_block_runs(number, environment, tmp_path, ministack):
-    block = SHELL_BLOCKS[number]
-    bucket, remote = ministack.fresh_bucket(), tmp_path / "elsewhere"
-    # What a reader puts into the place of the examples' values.
-    block = block.replace("/srv/graft", str(remote)).replace("my-bucket", bucket)
-    block = re.sub(r" (AWS_\w+)=…", "", block)
-    work, programs = tmp_path / "work", tmp_path / "bin"
+@pytest.fixture
+def shell(environment, tmp_path, ministack):
+    """Run scripts that find the command `graft`, a server, and a SQLite file `shop.db`."""
+    bucket, work, programs = ministack.fresh_bucket(), tmp_path / "work", tmp_path / "bin"
     work.mkdir()
     programs.mkdir()
     command = programs / "graft"
@@ -371,32 +419,58 @@ def test_a_shell_block_runs(number, environment, tmp_path, ministack):
     command.chmod(0o755)
     with contextlib.closing(sqlite3.connect(work / "shop.db")) as shop:
         shop.execute("CREATE TABLE prices(item, price)")
+
+    def run_script(script: str, **remote: str) -> str:
+        # What a reader puts into the place of the examples' values.
+        script = script.replace("/srv/graft", str(tmp_path / "elsewhere"))
+        script = script.replace("my-bucket", bucket).replace("/tmp/other", str(tmp_path / "other"))
+        script = re.sub(r" (AWS_\w+)=…", "", script)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            env={
+                **{name: value for name, value in environment.items() if "REMOTE" not in name},
+                **ministack.environment(),
+                **{name: value.replace("my-bucket", bucket) for name, value in remote.items()},
+                "AWS_ENDPOINT_URL": ministack.url,
+                "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            },
+            cwd=work,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run_script
+
+
+ON_S3 = {"GRAFT_REMOTE_TYPE": "s3_compatible", "GRAFT_REMOTE_BUCKET": "my-bucket"}
+
+
+@pytest.mark.parametrize("name", SHELL_BLOCKS)
+def test_a_shell_block_runs(name, shell, tmp_path):
+    block = SHELL_BLOCKS[name]
     prepare = "" if "graft import" in block else "graft import shop.db main\n"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", prepare + block],
-        env={
-            **{name: value for name, value in environment.items() if "REMOTE" not in name},
-            **ministack.environment(),
-            "AWS_ENDPOINT_URL": ministack.url,
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        },
-        cwd=work,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Pushed 1 commit as remote LSN 1" in done.stdout
+    # A recipe that names no remote follows one that does.
+    remote = {} if "GRAFT_REMOTE_TYPE" in block else ON_S3
+    assert "Pushed 1 commit as remote LSN 1" in shell(prepare + block, **remote)
     if "backup.db" in block:
-        with contextlib.closing(sqlite3.connect(work / "backup.db")) as backup:
+        with contextlib.closing(sqlite3.connect(tmp_path / "work" / "backup.db")) as backup:
             assert backup.execute("SELECT count(*) FROM prices").fetchone() == (0,)
 
 
-def test_every_shell_block_is_run_or_is_the_set_up():
-    assert len(SHELL_BLOCKS) >= 2
-    assert len(blocks("sh")) == len(SHELL_BLOCKS) + 2
+@pytest.mark.parametrize("name", CONSOLE_BLOCKS)
+def test_a_console_block_prints_what_it_shows(name, shell):
+    lines = CONSOLE_BLOCKS[name].splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    marked = [f"echo {shlex.quote(f'$ {command}')}\n{command}" for command in commands]
+    shown = [line if not line.startswith("$ ") else f"$ {line[2:]}" for line in lines]
+    printed = shell("\n".join(marked)).splitlines()
+    expected = [line.replace("my-bucket", "…").replace("/tmp/other", "…") for line in shown]
+    agrees(printed, expected)
 
 
 ACTIONS = {
@@ -413,7 +487,7 @@ ACTIONS = {
 
 
 def test_the_policy_grants_what_the_store_asks_for_and_no_more():
-    policy = json.loads(blocks("json", section("Permissions"))[0])
+    policy = json.loads(blocks("json", section("s3", "Permissions"))[0])
     granted = set()
     for statement in policy["Statement"]:
         actions = statement["Action"]
@@ -430,7 +504,7 @@ def test_the_policy_grants_what_the_store_asks_for_and_no_more():
 
 
 def test_a_server_takes_the_lifecycle_rules(ministack):
-    rules = json.loads(blocks("json", section("Lifecycle rules"))[0])
+    rules = json.loads(blocks("json", section("s3", "Lifecycle rules"))[0])
     bucket = ministack.fresh_bucket()
     with ministack.client() as client:
         client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=rules)
@@ -443,7 +517,7 @@ def test_a_server_takes_the_lifecycle_rules(ministack):
 def test_the_costs_are_requests_times_prices():
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in section("Costs").splitlines()
+        for line in section("costs", "Prices").splitlines()
         if line.startswith("| a ") or re.match(r"\| .* \| [\d ]+ \| [\d ]+ \|", line)
     ]
     assert len(rows) >= 6
@@ -458,10 +532,13 @@ def test_the_costs_are_requests_times_prices():
             assert float(told) == pytest.approx(cost, abs=0.00501), row
 
 
-def test_the_toml_block_is_a_configuration(monkeypatch, tmp_path):
-    (block,) = blocks("toml")
+TOML_BLOCKS = all_blocks("toml")
+
+
+@pytest.mark.parametrize("name", TOML_BLOCKS)
+def test_a_toml_block_is_a_configuration(name, tmp_path):
     file = tmp_path / "graft.toml"
-    file.write_text(block, encoding="utf-8")
+    file.write_text(TOML_BLOCKS[name], encoding="utf-8")
     loaded = config.Config.load({"GRAFT_CONFIG": str(file)})
     assert loaded.remote.type == "s3_compatible"
 

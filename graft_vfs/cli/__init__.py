@@ -6,7 +6,8 @@
     streams      standard streams that are closed, or whose reader has gone
     progress     a line on the terminal while work is long
     session      the engine of one command; the arguments that commands share
-    volumes, history, sync, transfer, shell, settings, doctor, recovery, demo    the commands
+    volumes, history, sync, transfer, shell, settings, doctor, recovery, demo, manual    the
+                 commands
 
 Results go to standard output; errors, warnings and progress go to standard error.
 """
@@ -19,6 +20,7 @@ from graft_vfs.cli import (
     demo,
     doctor,
     history,
+    manual,
     recovery,
     settings,
     shell,
@@ -61,7 +63,7 @@ def main(context: click.Context) -> None:
         echo(context.get_help())
 
 
-for _module in (volumes, history, sync, transfer, shell, settings, doctor, recovery, demo):
+for _module in (volumes, history, sync, transfer, shell, settings, doctor, recovery, demo, manual):
     for _command in _module.COMMANDS:
         main.add_command(_command)
 

@@ -63,7 +63,7 @@ def test_the_commands_are_those_of_the_design():
             "show",
         ),
         *("snapshot", "status", "switch", "tags", "volumes"),
-        "gc",
+        *("gc", "help"),
     }
 
 
@@ -72,7 +72,7 @@ def test_every_command_that_reports_takes_json(path):
     command = main
     for name in path:
         command = command.commands[name]
-    if not isinstance(command, click.Group) and path[0] not in ("shell", "completion"):
+    if not isinstance(command, click.Group) and path[0] not in ("shell", "completion", "help"):
         assert "--json" in {option for item in command.params for option in item.opts}
 
 

@@ -1,0 +1,65 @@
+"""`graft help`: the manual, which ships in the package as Markdown, printed as plain text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+import click
+
+from graft_vfs.cli.group import command
+from graft_vfs.cli.output import echo
+from graft_vfs.errors import NotFoundError
+
+_LINK = re.compile(r"\[([^]]+)\]\(([^)]+)\)")
+_INDEX = "index"
+
+
+def pages() -> dict[str, Traversable]:
+    """Return the pages of the manual by topic, which is the name of the file."""
+    return dict(_pages_below(files("graft_vfs") / "docs"))
+
+
+def _pages_below(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _pages_below(entry)
+        elif entry.name.endswith(".md"):
+            yield entry.name.removesuffix(".md"), entry
+
+
+def _plain(link: re.Match[str]) -> str:
+    """Return a link as text: a page of the manual by its topic, another site by its address."""
+    text, target = link.groups()
+    if "://" in target:
+        return f"{text} <{target}>"
+    topic = target.split("#")[0].rpartition("/")[2].removesuffix(".md")
+    is_page = ".md" in target and "/tests/" not in target
+    return f"{text} (graft help {topic})" if is_page and topic != text else text
+
+
+@command("help", "graft help", "graft help s3", "graft help push")
+@click.argument("topic", required=False)
+@click.pass_context
+def help_(context: click.Context, topic: str | None) -> None:
+    """Print a page of the manual, or the help of a command.
+
+    Without TOPIC, list the topics.
+    """
+    known = pages()
+    root = context.find_root()
+    if page := known.get(topic or _INDEX):
+        echo(_LINK.sub(_plain, page.read_text(encoding="utf-8")).rstrip("\n"))
+    elif found := root.command.commands.get(topic):  # type: ignore[attr-defined]
+        echo(found.get_help(click.Context(found, parent=root, info_name=topic)))
+    else:
+        topics = ", ".join(sorted(known.keys() - {_INDEX}))
+        raise NotFoundError(
+            f"the manual has no topic {topic!r}, and there is no such command",
+            next_step=f"topics are {topics}",
+        )
+
+
+COMMANDS: tuple[click.Command, ...] = (help_,)
