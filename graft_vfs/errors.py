@@ -45,7 +45,11 @@ _RESTORE_OBJECT = "try again; if it stays, restore the object from a replica or 
 
 
 class GraftError(Exception):
-    """Root of all declared errors. `str()` gives the cause, then the next step."""
+    """Root of all declared errors. `str()` gives the cause, then the next step.
+
+    How to see it: any of those below.
+    Next step: handle one of those below.
+    """
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
         super().__init__(message)
@@ -57,75 +61,156 @@ class GraftError(Exception):
 
 
 class UsageError(GraftError):
-    """The call is wrong; change it."""
+    """The call is wrong.
+
+    How to see it: the text quotes the call.
+    Next step: change it; the text says how.
+    """
 
 
 class InvalidIdError(UsageError):
-    """Text or bytes that are no id of the type asked for."""
+    """Text or bytes that are no id.
+
+    How to see it: the text quotes the id.
+    Next step: copy the id from `graft volumes` or `graft remote ls`.
+    """
 
 
 class InvalidTagError(UsageError):
-    """A tag that is empty, holds NUL, or has more than 512 characters."""
+    """A tag that is empty, too long, or has NUL.
+
+    How to see it: the text says which rule is broken.
+    Next step: use 1 to 512 characters.
+    """
 
 
 class NotFoundError(UsageError):
-    """No such tag, volume, ref, log or LSN."""
+    """No such tag, volume, ref, log or LSN.
+
+    How to see it: `graft tags`, `graft volumes`, `graft remote ls`, `graft log TAG`.
+    Next step: `graft tags`, `graft remote ls`, `graft log`.
+    """
 
 
 class AlreadyExistsError(UsageError):
-    """A name that is taken."""
+    """The name is taken.
+
+    How to see it: `graft tags`; for a file, `ls`.
+    Next step: choose another, or `--force`.
+    """
 
 
 class NoRemoteError(UsageError):
-    """A verb that needs a remote, on an engine or a volume without one."""
+    """The verb needs a remote.
+
+    How to see it: `graft doctor` says that none is configured.
+    Next step: add `[remote]` to graft.toml.
+    """
 
 
 class PageSizeError(UsageError):
-    """A page size that SQLite does not know, or another than the volume's."""
+    """A page size SQLite does not know, or another than the volume's.
+
+    How to see it: `PRAGMA page_size`.
+    Next step: keep the page size, or make a new volume and copy into it.
+    """
 
 
 class ReadOnlyError(UsageError):
-    """A write to a view of the past or to a read-only connection."""
+    """A write to a view of the past or with `mode=ro`, or to a read-only data directory.
+
+    How to see it: the URI of the connection; permissions of the data directory.
+    Next step: open the tag without `lsn`, `as_of` and `mode=ro`.
+    """
 
 
 class TagRemovedError(ReadOnlyError):
-    """A write by a connection whose tag was removed while it was open (SQLITE_READONLY)."""
+    """A write by a connection whose tag was removed while it was open (`SQLITE_READONLY`).
+
+    Nothing was written, and reading goes on.
+
+    How to see it: `graft tags`, `graft volumes`; the text names the volume.
+    Next step: `graft switch TAG VOLUME` gives the volume its tag back; or open another tag.
+    """
 
 
 class ConfigError(GraftError):
-    """graft.toml, a GRAFT_… variable or a URI parameter is wrong."""
+    """graft.toml or a variable is wrong.
+
+    How to see it: `graft doctor` names the file that was read.
+    Next step: the text names the source and the key.
+    """
 
 
 class BusyError(GraftError):
-    """Another user of the resource is in the way; try again later."""
+    """Another process or connection is in the way.
+
+    How to see it: `PRAGMA busy_timeout`.
+    Next step: try again, or set a busy timeout.
+    """
 
 
 class WriterBusyError(BusyError):
-    """Another connection writes to the volume (SQLITE_BUSY)."""
+    """Another connection writes to the volume.
+
+    How to see it: `SQLITE_BUSY`; a connection inside a transaction that wrote.
+    Next step: the same.
+    """
 
 
 class StaleSnapshotError(BusyError):
-    """The volume moved after this transaction began to read (SQLITE_BUSY_SNAPSHOT)."""
+    """The volume moved after this transaction began to read.
+
+    How to see it: `SQLITE_BUSY_SNAPSHOT`; a transaction that read first and then wrote.
+    Next step: roll back and run it again; `BEGIN IMMEDIATE` avoids it.
+    """
 
 
 class ReentryError(BusyError):
-    """A signal handler or finalizer called in the middle of what its own thread is doing."""
+    """A signal handler or finalizer did what its own thread was in the middle of.
+
+    That is fetching a page, or writing to the catalog.
+
+    How to see it: `SQLITE_LOCKED`; no busy handler is called, because its thread could not go
+    on.
+    Next step: run it again outside the handler; close connections explicitly.
+    """
 
 
 class ConflictError(GraftError):
-    """Another writer was first. Nothing was lost; decide what to do."""
+    """Another client was first; nothing is lost.
+
+    How to see it: its subclass.
+    Next step: see the next three.
+    """
 
 
 class DivergedError(ConflictError):
-    """The volume and its remote log both have commits that the other lacks."""
+    """The volume and its log both have commits that the other lacks.
+
+    How to see it: `graft fetch TAG`, then `graft status TAG`: both counts are above 0.
+    Next step: fork or export the local state, then clone the log again.
+    """
 
 
 class HistoryMismatchError(ConflictError):
-    """The remote does not have the commits of a log that this machine knows."""
+    """The remote does not have the newest commit of a log that this machine knows.
+
+    Causes are a wrong bucket or prefix, a disk that is not mounted, a restored backup, or a
+    replaced history.
+
+    How to see it: the text says which; nothing was sent.
+    Next step: check the `[remote]` table and the mount; `graft fsck LOG --repair` puts missing
+    commits back; clone the log again if its history was replaced.
+    """
 
 
 class CommitOutcomeUnknownError(GraftError):
-    """A claim was sent and no answer tells whether it landed; its record is kept."""
+    """A push was sent and no answer says how it ended.
+
+    How to see it: `graft status TAG` says that a push has not been settled.
+    Next step: push again: the same bytes are sent, so that it counts once.
+    """
 
     retry_after_seconds: float | None = None
     """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
@@ -137,11 +222,19 @@ class CommitOutcomeUnknownError(GraftError):
 
 
 class StoreError(GraftError):
-    """The remote store did not do its part."""
+    """The remote store did not do its part.
+
+    How to see it: `graft doctor`; the text has the request and the error code.
+    Next step: the text says what.
+    """
 
 
 class StoreUnavailableError(StoreError):
-    """The store is unreachable, timed out, or answered with a server error."""
+    """Unreachable, timed out, or a server error.
+
+    How to see it: `graft doctor`.
+    Next step: check the endpoint and the network; try again.
+    """
 
     retry_after_seconds: float | None = None
     """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
@@ -150,15 +243,28 @@ class StoreUnavailableError(StoreError):
 
 
 class StoreDeniedError(StoreError):
-    """Credentials are missing, refused, or lack a permission."""
+    """Credentials are missing, refused, or lack a permission.
+
+    How to see it: `graft doctor`; a 403 may hide an absent object.
+    Next step: check them against the policy in `graft help s3`.
+    """
 
 
 class BucketMissingError(StoreError):
-    """The bucket does not exist."""
+    """The bucket does not exist, or the directory is no remote, as when a disk is not mounted.
+
+    How to see it: `graft doctor`.
+    Next step: mount it, create it, or correct its name; `graft remote init` makes a directory a
+    remote.
+    """
 
 
 class ObjectMissingError(StoreError):
-    """A key is absent from the store."""
+    """An object that should be there is not.
+
+    How to see it: the text names its key; ask the store for it.
+    Next step: restore it from a replica or a backup.
+    """
 
     def __init__(self, key: str, *, next_step: str | None = None) -> None:
         super().__init__(f"the remote has no object {key!r}", next_step=next_step)
@@ -166,17 +272,28 @@ class ObjectMissingError(StoreError):
 
 
 class UnsafeStoreError(StoreError):
-    """The store ignores create-only conditions, so pushing to it could lose commits."""
+    """The store ignores or does not know create-only writes.
+
+    How to see it: `graft doctor` runs the same probe.
+    Next step: use another store; pushing to this one could lose commits.
+    """
 
 
 class DamageError(GraftError):
-    """Bytes are not what they must be."""
+    """Bytes are not what they must be; they are never served.
+
+    How to see it: `graft audit TAG`, `PRAGMA integrity_check`.
+    Next step: see the next four.
+    """
 
 
 class CorruptObjectError(DamageError):
-    """A remote object is foreign, damaged, truncated or oversized.
+    """A remote object is foreign, damaged or truncated.
 
     `is_foreign` says that it never was an object of ours, such as a README.
+
+    How to see it: the text names the object and what is wrong with it.
+    Next step: try again; then restore the object.
     """
 
     def __init__(
@@ -187,32 +304,68 @@ class CorruptObjectError(DamageError):
 
 
 class CorruptLogError(DamageError):
-    """A local branch log is damaged before its tail."""
+    """A local branch log is damaged before its tail.
+
+    How to see it: the text names the file.
+    Next step: clone again, or restore the data directory; pushed commits are on the remote.
+    """
 
 
 class CorruptCatalogError(DamageError):
-    """The local catalog is not a usable database."""
+    """The local catalog is damaged, missing beside volumes, or older than they are.
+
+    How to see it: `graft doctor`, `graft adopt`.
+    Next step: put `catalog.db` back together with its `-wal`, or run `graft adopt`: no commit
+    is lost.
+    """
 
 
 class FutureVersionError(DamageError):
-    """A format version newer than this program reads."""
+    """Written by a newer version.
+
+    How to see it: `graft --version` has the format that this program reads.
+    Next step: upgrade graft-vfs.
+    """
 
 
 class LocalStorageError(GraftError):
-    """The local disk refused a read or a write."""
+    """The local disk refused.
+
+    How to see it: the text has the system's reason; `ulimit -n`.
+    Next step: see the next three; what was committed is not lost.
+    """
 
 
 class DiskFullError(LocalStorageError):
-    """There is no space left, by the disk, a quota or a limit of file sizes (SQLITE_FULL)."""
+    """No space is left on the disk, in a quota, or below a limit of file sizes (`SQLITE_FULL`).
+
+    How to see it: `df`, `df -i`, `ulimit -f`.
+    Next step: free space or raise the limit.
+    """
 
 
 class AccessDeniedError(LocalStorageError):
-    """The owner or the permissions of a file or its file system do not allow it."""
+    """Owner, permissions or a read-only file system do not allow it (`SQLITE_IOERR_ACCESS`).
+
+    How to see it: `ls -l` on the path in the text.
+    Next step: correct owner and permissions.
+    """
 
 
 class MovedError(LocalStorageError):
-    """Files of the data directory were moved or replaced while this process had them open."""
+    """Files of the data directory were moved, removed or replaced while they were open.
+
+    The result code is `SQLITE_IOERR_VNODE`; nothing was committed.
+
+    How to see it: the text names the file.
+    Next step: close the connection and open it again; restore backups while no process has the
+    data directory open.
+    """
 
 
 class ForkedProcessError(GraftError):
-    """A connection, engine or volume was carried across os.fork()."""
+    """A connection or engine was carried across `os.fork()`.
+
+    How to see it: a worker made by `os.fork()`, or by multiprocessing with "fork".
+    Next step: open it in the child.
+    """

@@ -55,9 +55,10 @@ def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
 def doctor(context: click.Context, as_json: bool) -> None:
     """Check set-up, disk, volumes and remote, and say what to do.
 
-    Looks at the configuration, both SQLite libraries, the data directory, catalog, volumes and what
-    crashes left; and on the remote at credentials, create-only writes and the clock. Writes and
-    deletes one small object there. Exits with 1 if there is a problem; a warning is none.
+    Checks the configuration, both SQLite libraries, the disk, the catalog, volumes and leftovers of
+    crashes. On the remote it checks credentials, create-only writes, the clock, and whether the
+    remote has the history that is known here. Writes one small object there, which stays, if it
+    does not exist yet. Exits with 1 if there is a problem; a warning is none.
     """
     found = []
     for check in run_checks():

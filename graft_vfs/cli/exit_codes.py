@@ -1,12 +1,17 @@
 """The one table from errors to the exit codes of the command line.
 
-0    done                        5    another writer was first, or diverged
-1    any other failure           6    a push whose outcome is unknown
-2    the call is wrong           7    the remote store
-3    the configuration           8    damaged bytes
-4    busy, try again             9    the local disk
-                                 130  interrupted by Ctrl-C
-                                 141  the reader of standard output has gone, as by SIGPIPE
+0    done
+1    any other failure; a problem found by `graft doctor`
+2    the call is wrong
+3    the configuration is wrong
+4    busy, try again
+5    another client was first, or the volume has diverged
+6    a push whose outcome is unknown; push again
+7    the remote store failed
+8    damaged bytes
+9    the local disk refused
+130  interrupted by Ctrl-C
+141  the reader of standard output has gone, as in `graft log main | head -1`
 """
 
 from __future__ import annotations

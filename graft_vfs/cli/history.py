@@ -17,7 +17,10 @@ from graft_vfs.cli.session import opened, tag_argument
 @click.option("--limit", type=click.IntRange(min=1), help="Show at most so many commits.")
 @json_option
 def log(tag: str, limit: int | None, as_json: bool) -> None:
-    """List commits, newest first: local ones, then those of the remote log."""
+    """List commits, newest first: local ones, then those of the remote log.
+
+    Each line has the commit's time, its stored size, how many pages it changed, and its author.
+    """
     with opened() as engine:
         found = engine.log(tag, limit=limit)
         step = (

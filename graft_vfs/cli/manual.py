@@ -14,6 +14,7 @@ from graft_vfs.cli.output import echo
 from graft_vfs.errors import NotFoundError
 
 _LINK = re.compile(r"\[([^]]+)\]\(([^)]+)\)")
+_COMMENT = re.compile(r"^<!--.*-->\n", re.MULTILINE)
 _INDEX = "index"
 
 
@@ -51,7 +52,8 @@ def help_(context: click.Context, topic: str | None) -> None:
     known = pages()
     root = context.find_root()
     if page := known.get(topic or _INDEX):
-        echo(_LINK.sub(_plain, page.read_text(encoding="utf-8")).rstrip("\n"))
+        text = _COMMENT.sub("", page.read_text(encoding="utf-8"))
+        echo(_LINK.sub(_plain, text).rstrip("\n"))
     elif found := root.command.commands.get(topic):  # type: ignore[attr-defined]
         echo(found.get_help(click.Context(found, parent=root, info_name=topic)))
     else:

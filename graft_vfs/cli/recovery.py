@@ -27,8 +27,8 @@ from graft_vfs.reports import LostVolume
 def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) -> None:
     """Adopt a volume that the catalog has lost, with its commits.
 
-    Without VOLUME, list those that are there. Without TAG, the volume gets the tags that it
-    remembers, if they are free.
+    Without VOLUME, list the lost volumes. Without TAG, the volume gets the tags that it remembers,
+    if they are free.
     """
     if base is not None and volume is None:
         raise UsageError("--base is of no use without VOLUME", next_step="see `graft adopt`")
@@ -58,7 +58,7 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 
 
 @command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")
-@click.argument("name", metavar="NAME", required=False)
+@click.argument("name", metavar="[NAME]", required=False)
 @click.option("--deep", is_flag=True, help="Read and verify every frame of the remote.")
 @click.option(
     "--repair",
@@ -68,12 +68,13 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 @json_option
 @click.pass_context
 def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:
-    """Verify remote logs and this machine's volumes, and say what could repair them.
+    """Verify remote logs and this machine's volumes, and list what could be repaired.
 
-    NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on
-    and all refs are verified. With --repair missing and damaged commits and segments are written
-    again, as the plan says that this command shows without it; nothing that is valid is changed.
-    Exits with 8 if a problem is left.
+    NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on and all
+    refs are verified: the chain of commits, holes, segments, forks, refs, and with --deep every
+    frame. Lists the missing and damaged commits and segments that this machine could write again;
+    with --repair it writes them. A valid commit or ref is never changed. Exits with 8 if a problem
+    remains.
     """
     with opened(recovering=True) as engine:
         with progress("Verifying commits") as show:

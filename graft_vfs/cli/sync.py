@@ -128,7 +128,7 @@ def hydrate(tag: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def audit(tag: str, as_json: bool) -> None:
-    """Count the cached remote pages; if all are cached, checksum the content."""
+    """Count the cached remote pages; if all are cached, verify and checksum the content."""
     with opened() as engine:
         with progress("Checking pages") as show:
             found = engine.audit(tag, progress=show)
@@ -159,7 +159,10 @@ def remote(context: click.Context) -> None:
 @click.option("--logs", "logs", is_flag=True, help="List all logs, also those without a ref.")
 @json_option
 def ls(logs: bool, as_json: bool) -> None:
-    """List the refs of the remote and the logs that they name."""
+    """List the refs of the remote and the logs that they name.
+
+    With --logs, list all logs, also those without a ref, and the newest LSN of each.
+    """
     with opened() as engine:
         if logs:
             emit_list(engine.remote_logs(), as_json=as_json, if_empty=_EMPTY_REMOTE)
@@ -186,9 +189,9 @@ def name(ref: str, log: str, as_json: bool) -> None:
 @command("init", "graft remote init")
 @json_option
 def init(as_json: bool) -> None:
-    """Make the directory of remote.root a remote, although volumes here stand on another's commits.
+    """Make the directory of remote.root a remote, although local volumes are based on another one.
 
-    Without such volumes the first use makes it. A bucket needs nothing.
+    Without such volumes the first use makes it. For a bucket, check that it answers.
     """
     with Config.load().remote.open(create=True) as store:
         # A bucket that is missing, or a server that is down, is an error and no remote.

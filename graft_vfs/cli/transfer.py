@@ -19,7 +19,10 @@ _FILE = click.Path(path_type=Path)
 @tag_argument
 @json_option
 def import_(file: Path, tag: str, as_json: bool) -> None:
-    """Copy a plain SQLite FILE into a new volume named TAG; the file stays as it is."""
+    """Copy a plain SQLite FILE into a new volume named TAG; the file stays as it is.
+
+    What its WAL holds is copied, too. An import that fails leaves no volume.
+    """
     with opened() as engine:
         with progress("Importing pages") as show:
             done = engine.import_(file, tag, progress=show)

@@ -69,7 +69,10 @@ def _new(tag: str, *, force: bool, as_json: bool) -> None:
 @click.argument("spec", metavar="VOLUME[:LOCAL[:REMOTE]]")
 @json_option
 def switch(tag: str, spec: str, as_json: bool) -> None:
-    """Point TAG at a volume by its id; one that does not exist is made."""
+    """Point TAG at a volume by its id; one that does not exist is made.
+
+    The volume that TAG named before stays.
+    """
     with opened() as engine:
         emit(engine.switch(tag, spec), as_json=as_json)
 

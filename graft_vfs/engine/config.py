@@ -37,15 +37,28 @@ class RemoteConfig:
     """The table `[remote]`; `type` None means that there is no remote."""
 
     type: str | None = None
+    """`"s3_compatible"`, `"fs"` (a directory), or `"memory"` (this process only, for tests)."""
     root: str | None = None
+    """The directory of `fs`, made if absent; for `memory` an optional name."""
     bucket: str | None = None
+    """The bucket of `s3_compatible`."""
     prefix: str = ""
+    """The part of the bucket to stay in; default: all of it."""
     # It may contain a password; opening the store refuses that by name.
     endpoint: str | None = field(default=None, repr=False)
-    # In seconds; see `store.s3.exchange`.
+    """The URL of a server other than Amazon's; `AWS_ENDPOINT_URL` works too."""
     connect_timeout: float = 5.0
+    """Seconds from 0.1 to 3600 for making a connection to `s3_compatible`. Default 5."""
     read_timeout: float = 15.0
+    """How many seconds may pass without a byte in either direction. Default 15; after a large
+    request a second more for each 64 KiB of it, because a proxy may have accepted all of it and
+    forward it slowly.
+    """
     total_timeout: float = 60.0
+    """How long a request may take with its repetitions, and how long throttling is waited out.
+    Default 60; a second more for each 4 KiB that moves, so that a slow line which makes progress
+    is no timeout.
+    """
 
     def open(self, *, create: bool = True, allow_file_systems: Collection[str] = ()) -> ObjectStore:
         """Open the store. No request for S3; raises StoreError for a directory that cannot be.
@@ -81,13 +94,46 @@ class Config:
     """All settings, checked. `cache_max_bytes` None is unbounded, `autosync` 0 is off."""
 
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
+    """Where volumes, catalog and page cache are; default `$XDG_DATA_HOME/graft`, else
+    `~/.local/share/graft`.
+    """
     cache_max_bytes: int | None = None
+    """Bound of the cache of remote pages, of all volumes together; the least recently used go
+    first, a bound/8 at a time. The space of pages that another process evicted is freed only
+    when this process reads on. What cannot be cached on the disk (full, read-only,
+    damaged) is kept in memory: at most 64 MiB and at most this bound, but at least 4 MiB.
+    Default: unbounded.
+    """
     hydrate: str = "lazy"
+    """`"lazy"` (default) reads pages when they are needed; `"background"` also fetches all pages
+    of a volume that a Python program opens.
+    """
     mmap: str = "auto"
+    """`"auto"` (default) reads local files through mappings after a call has read or written the
+    same bytes, and writes through mappings on ext4 and tmpfs alone, so that a full disk is an
+    error; `"off"` uses plain calls throughout, which takes up to twice the time for a page or a
+    small commit, so that even a file that another program truncates, or a disk that fails
+    later, is an error and not a signal that ends the process.
+    """
     log_file: Path | None = None
+    """Where the command line writes its log; by default it prints warnings. In Python, configure
+    the logger `graft_vfs`.
+    """
     make_default: bool = False
+    """`true` makes it the default VFS of APSW: programs that open `path/app.db` open a volume
+    with that tag. Default `false`.
+    """
     autosync: float = 0.0
+    """Seconds from 1 to 86400: the interval at which a Python program pushes and pulls by
+    itself. Default `0`: only on demand. The command line never syncs by itself.
+    """
     allow_file_systems: tuple[str, ...] = ()
+    """Types of file systems, as in `/proc/self/mountinfo`, that may hold the data directory or
+    an `fs` remote although they are refused (`"nfs4, fuse.sshfs"`, or a list). Safe only if
+    one machine alone uses the place; its files are not mapped then. On Linux these are refused:
+    for a data directory, network file systems, FUSE, 9p and virtiofs; for pushes to an `fs`
+    remote, FUSE, and NFS from this very machine, which is how tools mount buckets. Default: none.
+    """
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 from graft_vfs.errors import (
@@ -12,14 +13,14 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
-from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -119,12 +120,15 @@ def move(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> None:
             f"log {log} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",
             next_step="clone the log under another tag",
         )
-    candidate = prepare(
-        snapshot.branch.row,
+    row = BranchRow(
+        id=LogId.new(),
+        volume=volume.id,
         log=log,
         base=lsn,
         counter=(snapshot.counter + 1) & _COUNTER_MAX,
-        through=snapshot.lsn,
-        end=snapshot.end,
+        first_lsn=LocalLsn(snapshot.lsn + 1),
+        file=volume.log.path.name,
+        start=snapshot.end,
+        created_ms=time.time_ns() // 1_000_000,
     )
-    switch(volume, candidate, synced=True)
+    volume.switch_branch(row, expected=snapshot.branch.row.id, synced=(snapshot.lsn, lsn))

@@ -2,6 +2,66 @@
 
 Each answers with one text. They run when the statement is prepared, so that even EXPLAIN of one
 runs it. A verb that moves the connection to another volume is refused inside a transaction.
+
+Each pragma, what it does and answers, and the requests that it sends:
+
+    graft_tags
+        All tags with their volumes; the connection's own is marked. Requests: 0.
+    graft_volumes
+        All volumes: local branch and LSN, remote log and LSN, tags. Requests: 0.
+    graft_info
+        Tag, ids, last sync with both LSNs, snapshot, pages, size. Requests: 0.
+    graft_status
+        Up to date, ahead, behind or diverged, as of the last fetch; an unsettled push; the last
+        error of a sync; what to run next. Requests: 0.
+    graft_snapshot
+        The ranges of logs that a reader sees now. Requests: 0.
+    graft_version
+        Versions of graft-vfs, its format, apsw and SQLite. Requests: 0.
+    graft_log
+        Commits, newest first: local ones, then those of the remote that this machine has
+        fetched. Requests: 0.
+    graft_new
+        Point the tag at a new, empty volume; the old one stays. Requests: 0.
+    graft_switch = "volume[:local[:remote]]"
+        Point the tag at a volume by its id; one that does not exist is created with the ids
+        given. Requests: 0; with `remote`, those of a fetch.
+    graft_clone = "ref or log id"
+        Point the tag at a new volume on the newest commit of a log; without a value, on that of
+        its own log. Requests: those of a clone.
+    graft_fork
+        Point the tag at a new volume with the same content, local commits too, and a log of its
+        own; pages that are not cached locally stay on the remote. Requests: 0.
+    graft_checkout = "[log:]LSN"
+        Point the tag at a new volume on an earlier remote commit. Requests: 0 if the commit is
+        known.
+    graft_fetch
+        Learn which commits the log has; nothing moves. Requests: 1 if nothing is new.
+    graft_pull
+        Fetch, and move a volume without local commits to the newest one; a diverged one is left
+        as it is, with an error. Requests: 1 if nothing is new.
+    graft_prepare
+        Let `PRAGMA journal_mode=TRUNCATE; PRAGMA writable_schema=RESET`, run right after it on
+        a new connection, read no page; `connect` and the integrations do it. Requests: none.
+    graft_push
+        Publish all local commits as one remote commit. Requests: 1 if it is small.
+    graft_hydrate
+        Fetch all pages that are not cached locally. Requests: as many as it takes.
+    graft_audit
+        How many of the remote pages are cached locally; if all are, their content is verified
+        and a checksum given, which is the same on every machine with the same content.
+        Requests: 0.
+    graft_export = "path"
+        Write the newest snapshot as a plain SQLite file, which must not exist yet. Requests:
+        for pages that are not cached locally.
+    graft_import = "path"
+        Make the first commit of a volume from a plain SQLite file. Requests: 0.
+    graft_dump_header
+        The first 100 bytes of the database in hexadecimal. Requests: for page 1 if it is not
+        cached locally.
+    graft_dump_commit = "log:LSN"
+        The fields of a remote commit; without `log`, of the volume's own. Requests: 0 if the
+        commit is known.
 """
 
 from __future__ import annotations

@@ -129,7 +129,21 @@ def connect(name: str, **arguments: Any) -> apsw.Connection:
 
 
 def uri(tag: str, **parameters: str) -> str:
-    """Return the URI that opens a tag with URI parameters, such as `lsn` or `remote`."""
+    """Return the URI that opens a tag with URI parameters.
+
+    vfs: Use this file system. Example: `file:main?vfs=graft`.
+    remote: If there is no such tag, make it as a clone of a ref or log id; a volume without
+        commits becomes that clone, and one with commits on another log is an error, as is a ref
+        that does not exist, unless the volume's first push creates it. A ref that this machine
+        has seen costs no request. Example: `file:main?vfs=graft&remote=main`.
+    lsn: The remote log at an LSN, read-only. Example: `file:main?vfs=graft&lsn=7`.
+    as_of: The newest remote commit that is not later than a time, read-only: ISO 8601 (UTC if
+        it names no zone; a time without a fraction stands for its whole second, so the times
+        that `graft log` prints give those commits), or a number of seconds, minutes, hours,
+        days or weeks ago. Example: `file:main?vfs=graft&as_of=2 hours ago`.
+    mode: SQLite's own: `ro` reads only, `rw` makes no new tag, `rwc` (default) does. Example:
+        `file:main?vfs=graft&mode=ro`.
+    """
     check_tag(tag)
     query = "".join(f"&{key}={quote(value, safe='')}" for key, value in parameters.items())
     return f"{uri_of(tag, VFS_NAME)}{query}"

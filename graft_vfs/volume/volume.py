@@ -31,7 +31,6 @@ from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume import rotation
 from graft_vfs.volume.current_branch import CurrentBranch
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
-from graft_vfs.volume.switching import remove_unused_files
 from graft_vfs.volume.transaction import FULL, Transaction
 
 _logger = logging.getLogger(__name__)
@@ -242,7 +241,7 @@ class Volume(CurrentBranch):
                 self.refresh()
                 if self.words[head.WRITING]:
                     self._publish_words(self._end)
-                remove_unused_files(self)
+                rotation.remove_unused_files(self)
                 self.give_back()
                 self.reclaim()
             finally:

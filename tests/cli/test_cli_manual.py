@@ -16,10 +16,11 @@ def test_help_without_a_topic_lists_every_topic(cli):
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_topic_is_printed_without_links(cli, topic):
+def test_a_topic_is_printed_without_links_and_comments(cli, topic):
     text = cli.ok("help", topic)
     assert text.startswith("# ")
     assert "](" not in text
+    assert "<!--" not in text
 
 
 def test_a_link_to_a_page_names_its_topic_and_one_to_a_site_its_address(cli):
