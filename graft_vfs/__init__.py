@@ -9,11 +9,15 @@
 results, `Config` is the configuration, and every declared error derives from `GraftError`.
 """
 
-from graft_vfs.engine.config import Config, RemoteConfig
-from graft_vfs.engine.graft import Graft
-from graft_vfs.errors import GraftError
+from typing import TYPE_CHECKING, Any
+
 from graft_vfs.version import __version__
-from graft_vfs.vfs.registry import connect, enable_sqlite3, register, unregister, uri
+
+if TYPE_CHECKING:
+    from graft_vfs.engine.config import Config, RemoteConfig
+    from graft_vfs.engine.graft import Graft
+    from graft_vfs.errors import GraftError
+    from graft_vfs.vfs.registry import connect, enable_sqlite3, register, unregister, uri
 
 __all__ = [
     "Config",
@@ -27,3 +31,33 @@ __all__ = [
     "unregister",
     "uri",
 ]
+
+_HOMES = {
+    "Config": "engine.config",
+    "Graft": "engine.graft",
+    "GraftError": "errors",
+    "RemoteConfig": "engine.config",
+    "connect": "vfs.registry",
+    "enable_sqlite3": "vfs.registry",
+    "register": "vfs.registry",
+    "unregister": "vfs.registry",
+    "uri": "vfs.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that a program which only might use it starts as fast as before.
+
+    The command line is such a program: its help and its version need no engine.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - for start-up, as all of this
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

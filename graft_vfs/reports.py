@@ -12,8 +12,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import apsw
+
+from graft_vfs.format.commit import VERSION as FORMAT_VERSION
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.version import __version__
 
 Progress = Callable[[int, int], None]
 """Called by a verb that takes long with how much is done, and how much there is to do."""
@@ -527,6 +531,11 @@ class Versions:
     format: int
     apsw: str
     sqlite: str
+
+    @classmethod
+    def current(cls) -> Versions:
+        """Return the versions that this process uses."""
+        return cls(__version__, FORMAT_VERSION, apsw.apsw_version(), apsw.sqlite_lib_version())
 
     def __str__(self) -> str:
         return (

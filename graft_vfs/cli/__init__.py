@@ -14,33 +14,60 @@ Results go to standard output; errors, warnings and progress go to standard erro
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
-from graft_vfs.cli import (
-    demo,
-    doctor,
-    history,
-    manual,
-    recovery,
-    settings,
-    shell,
-    sync,
-    transfer,
-    volumes,
-)
 from graft_vfs.cli.group import GraftGroup
 from graft_vfs.cli.output import echo
-from graft_vfs.engine.graft import Graft
+
+_MODULES = {
+    "volumes": "new init switch fork rm tags volumes status info snapshot dump-header gc",
+    "history": "log show diff",
+    "sync": "clone checkout fetch pull push hydrate audit dump-commit remote",
+    "transfer": "import export",
+    "shell": "shell completion",
+    "settings": "config",
+    "doctor": "doctor",
+    "recovery": "adopt fsck",
+    "demo": "demo",
+    "manual": "help",
+}
+"""Where commands are. A module is imported for the command that is asked for, and all of them for
+the help: only the shell needs APSW's, and only few need what the doctor does."""
+
+
+class _Commands(GraftGroup):
+    """The group of all commands, imported as they are needed."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; see click.Group."""
+        for module, names in _MODULES.items():
+            if cmd_name in names.split():
+                self._load(module)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands; see click.Group."""
+        for module in _MODULES:
+            self._load(module)
+        return super().list_commands(ctx)
+
+    def _load(self, module: str) -> None:
+        for found in import_module(f"{__name__}.{module}").COMMANDS:
+            self.add_command(found)
 
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        echo(str(Graft.versions()))
+        from graft_vfs.reports import Versions  # noqa: PLC0415 - for start-up
+
+        echo(str(Versions.current()))
         context.exit()
 
 
 @click.group(
-    cls=GraftGroup,
+    cls=_Commands,
     invoke_without_command=True,
     epilog="\b\nExamples:\n  graft demo\n  graft import shop.db main\n  graft push main",
 )
@@ -62,9 +89,5 @@ def main(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         echo(context.get_help())
 
-
-for _module in (volumes, history, sync, transfer, shell, settings, doctor, recovery, demo, manual):
-    for _command in _module.COMMANDS:
-        main.add_command(_command)
 
 __all__ = ["main"]

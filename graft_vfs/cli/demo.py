@@ -18,16 +18,15 @@ from pathlib import Path
 
 import click
 
+import graft_vfs
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, json_option
 from graft_vfs.cli.sample_data import Sample, find_sample
 from graft_vfs.engine.config import Config, RemoteConfig
-from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
 from graft_vfs.local.files import storage_errors
 from graft_vfs.reports import size_text
 from graft_vfs.store.base import StoreCounts
-from graft_vfs.vfs import registry
 
 Say = Callable[[str], None]
 
@@ -131,14 +130,14 @@ def run_demo(directory: Path, say: Say) -> Demo:
 
 
 @contextlib.contextmanager
-def _machine(directory: Path, name: str) -> Iterator[Graft]:
+def _machine(directory: Path, name: str) -> Iterator[graft_vfs.Graft]:
     """Register the engine of a machine of its own, and take it out again."""
     remote = RemoteConfig(type="fs", root=str(directory / "remote"))
-    engine = registry.register(Config(data_dir=directory / name, remote=remote))
+    engine = graft_vfs.register(Config(data_dir=directory / name, remote=remote))
     try:
         yield engine
     finally:
-        registry.unregister()
+        graft_vfs.unregister()
 
 
 def _publish(directory: Path, sample: Sample, say: Say) -> _Published:
@@ -146,7 +145,7 @@ def _publish(directory: Path, sample: Sample, say: Say) -> _Published:
         say("\nMachine A imports it as the tag main, commits to it with SQL, and pushes.")
         imported = engine.import_(sample.path, _TAG)
         say(f"  {imported}")
-        with contextlib.closing(registry.connect(_TAG)) as connection:
+        with contextlib.closing(graft_vfs.connect(_TAG)) as connection:
             connection.execute("CREATE TABLE visits(id INTEGER PRIMARY KEY, who TEXT)")
             first = _push(engine, say)
             say("  Two of them tested that the remote never creates one key twice.")
@@ -156,7 +155,7 @@ def _publish(directory: Path, sample: Sample, say: Say) -> _Published:
         return _Published(imported.pages, imported.bytes, first, second)
 
 
-def _push(engine: Graft, say: Say) -> Traffic:
+def _push(engine: graft_vfs.Graft, say: Say) -> Traffic:
     before = engine.store.counters.snapshot()
     pushed = engine.push(_TAG)
     traffic = Traffic.of(engine.store.counters.snapshot() - before)
@@ -173,7 +172,7 @@ def _replicate(directory: Path, sample: Sample, say: Say) -> _Replicated:
         clone = Traffic.of(cloned - before)
         say(f"  {moved}\n  {clone}.")
         say(f"It asks: {sample.question}")
-        with contextlib.closing(registry.connect(_TAG)) as connection:
+        with contextlib.closing(graft_vfs.connect(_TAG)) as connection:
             answer = str(connection.execute(sample.query).get)
         query = Traffic.of(engine.store.counters.snapshot() - cloned)
         found = engine.audit(_TAG)

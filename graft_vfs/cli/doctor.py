@@ -12,19 +12,20 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from graft_vfs.cli import check_local, check_remote
 from graft_vfs.cli.check import Check, Level, problem
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import emit, json_option
 from graft_vfs.engine.config import Config, find_file
-from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
+from graft_vfs.reports import Versions
 
 
 def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
     """Yield the results of all checks."""
+    from graft_vfs.cli import check_local, check_remote  # noqa: PLC0415 - for start-up
+
     environment = os.environ if environment is None else environment
-    yield Check("versions", Level.OK, f"Python {platform.python_version()}, {Graft.versions()}")
+    yield Check("versions", Level.OK, f"Python {platform.python_version()}, {Versions.current()}")
     yield from check_local.sqlite_libraries()
     try:
         config = Config.load(environment)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import cast
 
 import click
 
@@ -49,12 +50,12 @@ def help_(context: click.Context, topic: str | None) -> None:
 
     Without TOPIC, list the topics.
     """
-    known = pages()
+    known, topic = pages(), topic or _INDEX
     root = context.find_root()
-    if page := known.get(topic or _INDEX):
+    if page := known.get(topic):
         text = _COMMENT.sub("", page.read_text(encoding="utf-8"))
         echo(_LINK.sub(_plain, text).rstrip("\n"))
-    elif found := root.command.commands.get(topic):  # type: ignore[attr-defined]
+    elif found := cast("click.Group", root.command).get_command(root, topic):
         echo(found.get_help(click.Context(found, parent=root, info_name=topic)))
     else:
         topics = ", ".join(sorted(known.keys() - {_INDEX}))

@@ -11,12 +11,11 @@ from typing import Any
 
 import click
 
+import graft_vfs
 from graft_vfs.cli.group import interruptible
 from graft_vfs.cli.output import echo, without_credentials
 from graft_vfs.engine.config import Config
-from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import AlreadyExistsError, GraftError
-from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.tags import check_tag
 
@@ -27,6 +26,8 @@ TAG = check_tag
 def complete_tags(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the tags that begin so; none if they cannot be read, because Tab has no errors."""
     del context, parameter
+    from graft_vfs.local.catalog.catalog import Catalog  # noqa: PLC0415 - for start-up
+
     try:
         path = Config.load().data_dir.absolute() / "catalog.db"
         if not path.exists():
@@ -46,13 +47,13 @@ force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 
 
 @contextlib.contextmanager
-def opened(*, recovering: bool = False) -> Iterator[Graft]:
+def opened(*, recovering: bool = False) -> Iterator[graft_vfs.Graft]:
     """Yield the engine that the configuration describes, and close it; see Graft."""
     # What goes on in the background is for programs that go on; a command does what it is told.
     config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
     with (
         logged(config.log_file),
-        contextlib.closing(Graft(config, recovering=recovering)) as engine,
+        contextlib.closing(graft_vfs.Graft(config, recovering=recovering)) as engine,
         interruptible(),
     ):
         yield engine
@@ -64,7 +65,7 @@ def declared(error: Exception, where: str) -> GraftError:
     return cause if isinstance(cause, GraftError) else GraftError(f"{where}: {error}")
 
 
-def refuse_existing(engine: Graft, tag: str, *, force: bool) -> None:
+def refuse_existing(engine: graft_vfs.Graft, tag: str, *, force: bool) -> None:
     """Raise AlreadyExistsError if the tag names a volume and `force` is false."""
     volume = engine.catalog.tag_volume(tag)
     if volume is not None and not force:

@@ -12,14 +12,14 @@ import apsw.shell
 import click
 from click.shell_completion import get_completion_class
 
+import graft_vfs
 from graft_vfs.cli.group import command, interruptible
 from graft_vfs.cli.output import echo
 from graft_vfs.cli.session import declared, logged, tag_argument
 from graft_vfs.engine.config import Config
-from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
 from graft_vfs.pager.interrupts import end_on_interrupt
-from graft_vfs.vfs import registry
+from graft_vfs.reports import Versions
 
 _SHELLS = ("bash", "zsh", "fish")
 _INTRO = 'Enter ".help" for instructions; PRAGMA graft_status, graft_push and others work here.\n'
@@ -54,7 +54,7 @@ def shell(
     with logged(config.log_file), _registered(config) as engine:
         engine.open(tag)
         try:
-            connection = registry.connect(registry.uri(tag, **past), flags=flags)
+            connection = graft_vfs.connect(graft_vfs.uri(tag, **past), flags=flags)
         except apsw.Error as error:
             raise declared(error, tag) from error
         with contextlib.closing(connection):
@@ -62,13 +62,13 @@ def shell(
 
 
 @contextlib.contextmanager
-def _registered(config: Config) -> Iterator[Graft]:
+def _registered(config: Config) -> Iterator[graft_vfs.Graft]:
     """Register the VFS for the block, in which a connection is open."""
     try:
         with interruptible():
-            yield registry.register(config)
+            yield graft_vfs.register(config)
     finally:
-        registry.unregister()
+        graft_vfs.unregister()
 
 
 class _Session(apsw.shell.Shell):
@@ -136,7 +136,7 @@ def _run(session: Any, commands: tuple[str, ...]) -> None:
         for where in commands:
             session.process_complete_line(where)
         if not commands:
-            session.cmdloop(f"{Graft.versions()}\n{_INTRO}")
+            session.cmdloop(f"{Versions.current()}\n{_INTRO}")
     except (apsw.Error, apsw.shell.Shell.Error) as error:
         raise declared(error, where or f"line {session.input_line_number}") from error
     finally:

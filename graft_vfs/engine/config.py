@@ -13,17 +13,15 @@ import logging
 import os
 import pwd
 import stat
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import ConfigError
-from graft_vfs.store.base import ObjectStore
-from graft_vfs.store.directory import DirectoryStore
-from graft_vfs.store.memory import MemoryStore
-from graft_vfs.store.none import NoStore
+
+if TYPE_CHECKING:
+    from graft_vfs.store.base import ObjectStore
 
 _logger = logging.getLogger(__name__)
 
@@ -67,8 +65,12 @@ class RemoteConfig:
         those that may hold a directory although they need not create a name only once.
         """
         if self.type == "memory":
+            from graft_vfs.store.memory import MemoryStore  # noqa: PLC0415 - for start-up
+
             return MemoryStore.named(self.root or "")
         if self.type == "fs":
+            from graft_vfs.store.directory import DirectoryStore  # noqa: PLC0415 - for start-up
+
             assert self.root is not None
             return DirectoryStore(
                 _expanded(self.root), create=create, allow_file_systems=allow_file_systems
@@ -86,6 +88,8 @@ class RemoteConfig:
                 total_timeout_seconds=self.total_timeout,
                 configuring=_empty_variables_named,
             )
+        from graft_vfs.store.none import NoStore  # noqa: PLC0415 - for start-up
+
         return NoStore()
 
 
@@ -253,6 +257,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - for start-up: many are configured by variables alone
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

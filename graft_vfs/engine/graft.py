@@ -18,9 +18,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-
-import apsw
+from typing import TYPE_CHECKING, TypeVar
 
 from graft_vfs.engine import signals
 from graft_vfs.engine.autosync import FLUSH_SECONDS, Autosync, Clock, Outcome
@@ -36,9 +34,7 @@ from graft_vfs.errors import (
     StoreError,
     UsageError,
 )
-from graft_vfs.format import commit as commit_format
 from graft_vfs.history import commits as history
-from graft_vfs.history import diff as comparing
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import file_systems
 from graft_vfs.local.catalog import descriptor
@@ -48,12 +44,9 @@ from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.maintenance import adopt as adopting
 from graft_vfs.maintenance import collect as collecting
-from graft_vfs.maintenance import fsck
 from graft_vfs.maintenance.collect import CollectedVolume
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, is_lsn_text
-from graft_vfs.plain import transfer
-from graft_vfs.plain.source import require_file
 from graft_vfs.remote.log import create_ref, list_logs, list_refs
 from graft_vfs.reports import (
     Adopted,
@@ -82,12 +75,15 @@ from graft_vfs.sync.push import Author, Pushed, push
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.tags import check_tag
 from graft_vfs.times import parse_time
-from graft_vfs.version import __version__
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.open_volumes import OpenVolumes
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from graft_vfs.maintenance import fsck
+    from graft_vfs.plain import transfer
 
 _logger = logging.getLogger(__name__)
 
@@ -519,6 +515,8 @@ class Graft:
         the leaves that changed; where the pages do not tell, all pages of both commits; requests
         for those that are not here. Raises NotFoundError, UsageError, and what reading raises.
         """
+        from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
+
         volume = volume or self.open(tag)
         with volume.pinned() as head:
             old_name, old = self._commit_view(volume, head, older or "base")
@@ -555,6 +553,8 @@ class Graft:
 
         No request. `progress` counts pages.
         """
+        from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
+
         volume = volume or self.open(tag)
         with volume.pinned() as snapshot:
             present = total = 0
@@ -568,9 +568,7 @@ class Graft:
     @staticmethod
     def versions() -> Versions:
         """Return the versions of this program and of what it stands on. No request."""
-        return Versions(
-            __version__, commit_format.VERSION, apsw.apsw_version(), apsw.sqlite_lib_version()
-        )
+        return Versions.current()
 
     def refs(self) -> list[tuple[str, LogId]]:
         """Return the remote's refs. One listing, and one request a ref, 16 at a time."""
@@ -621,6 +619,8 @@ class Graft:
         to are verified, and all refs. For the requests see `sync.fsck.check_log`. With `deep` each
         frame is read. Nothing is written without `repair`. Raises NotFoundError.
         """
+        from graft_vfs.maintenance import fsck  # noqa: PLC0415 - for start-up
+
         local, volumes = fsck.check_data(self.catalog, self._volumes)
         if isinstance(self.store, NoStore) and (name is None or self.catalog.tag_volume(name)):
             return fsck.Fsck(volumes, tuple(local), (), ())
@@ -898,6 +898,8 @@ class Graft:
         The file is durable on return. Requests for pages that are not here. Raises
         AlreadyExistsError.
         """
+        from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
+
         volume = volume or self.open(tag)
         with volume.pinned() as snapshot:
             return transfer.export_snapshot(snapshot, path, progress=progress)
@@ -917,11 +919,13 @@ class Graft:
         if the file is not sound, BusyError if another program writes to it, AlreadyExistsError if
         another process made the tag meanwhile.
         """
+        from graft_vfs.plain import source, transfer  # noqa: PLC0415 - for start-up
+
         if volume is None and self.catalog.tag_volume(tag) is not None:
             volume = self.open(tag)
         if volume is not None:
             return transfer.import_file(volume, path, progress=progress)
-        require_file(path)
+        source.require_file(path)
         check_tag(tag)
         made = self._make(None)
         try:
