@@ -59,7 +59,8 @@ class Place(NamedTuple):
 class PageCache:
     """The cached frames of one remote log.
 
-    Owner: the engine, one per log. Thread rule: any thread; processes share the files.
+    Owner: the engine, one per log. Thread rule: any thread; processes share the files. A thread
+    that holds the lock is occupied, because a fetch ends in other threads that wait for it.
     """
 
     def __init__(self, directory: Path, space: CacheSpace | None = None) -> None:
@@ -82,7 +83,7 @@ class PageCache:
 
         `length` is that of the images in bytes: a record that says something else is not believed.
         """
-        with self._lock:
+        with occupied(), self._lock:
             place = self._look(key, length)
             if place is None:
                 self._refresh()
@@ -91,7 +92,7 @@ class PageCache:
 
     def has(self, key: FrameKey) -> bool:
         """Return True if a frame seems to be here, from what this process has seen. No I/O."""
-        with self._lock:
+        with occupied(), self._lock:
             return key in self._frames or self.space.remembered(self.directory, key) is not None
 
     def _look(self, key: FrameKey, length: int) -> Place | None:
@@ -136,7 +137,7 @@ class PageCache:
 
     def present(self) -> set[FrameKey]:
         """Return all cached frames, verified or not."""
-        with self._lock:
+        with occupied(), self._lock:
             self._refresh()
             return {*self._frames, *self.space.remembered_keys(self.directory)}
 
@@ -173,7 +174,7 @@ class PageCache:
 
     def forget_arena(self, number: int) -> int:
         """Forget an arena that was deleted; returns how many bytes of images it had."""
-        with self._lock:
+        with occupied(), self._lock:
             arena = self._arenas.pop(number, None)
             if arena is None:
                 return 0
@@ -190,7 +191,7 @@ class PageCache:
 
     def add(self, key: FrameKey, images: bytes) -> Place:
         """Keep a frame's images if possible, and return where they are in any case."""
-        with self._lock:  # Else other threads could make room for theirs in between.
+        with occupied(), self._lock:  # Else other threads could make room for theirs in between.
             self.add_all(key, [images])
             return self.find(key, len(images)) or Place(memoryview(images), 0)
 
@@ -303,12 +304,12 @@ class PageCache:
 
     def size_bytes(self) -> int:
         """Return how many bytes of images are on the disk, of those this process has seen."""
-        with self._lock:
+        with occupied(), self._lock:
             return sum(arena.tail for arena in self._arenas.values())
 
     def forget_resident(self) -> None:
         """Release mapped pages that were read, and of arenas that another process deleted."""
-        with self._lock:
+        with occupied(), self._lock:
             for number, arena in list(self._arenas.items()):
                 if arena.is_deleted():
                     self.forget_arena(number)
@@ -317,7 +318,7 @@ class PageCache:
 
     def close(self) -> None:
         """Forget the files; mappings live on as long as readers hold them."""
-        with self._lock:
+        with occupied(), self._lock:
             self._arenas.clear()
             self._frames.clear()
 

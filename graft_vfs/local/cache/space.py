@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from graft_vfs.counters import Counters
 from graft_vfs.local.cache.arena import FILE_NAME, FORMER_NAME, FrameKey
+from graft_vfs.reentry import occupied
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ class CacheSpace:
     """The bound and the memory of all page caches of an engine.
 
     Owner: the engine. Thread rule: any thread; `lock` is that of all its caches, so that one can
-    delete arenas of another.
+    delete arenas of another. A thread is `occupied` before it takes the lock: a page that a signal
+    handler wants meanwhile is fetched by other threads, which would wait for this lock for ever.
     """
 
     def __init__(
@@ -112,23 +114,23 @@ class CacheSpace:
 
     def add_cache(self, cache: Tenant) -> None:
         """Count a cache while it is in use."""
-        with self.lock:
+        with occupied(), self.lock:
             self._caches.add(cache)
 
     def add_reader(self, reader: Reader) -> None:
         """Tell a reader when to forget its places, while it is in use."""
-        with self.lock:
+        with occupied(), self.lock:
             self._readers.add(reader)
 
     def forget_located(self) -> None:
         """Have all readers forget their places, so that nothing holds what was deleted."""
-        with self.lock:
+        with occupied(), self.lock:
             for reader in list(self._readers):
                 reader.forget_located()
 
     def forget_resident(self) -> None:
         """Release mapped pages that were read, and arenas that another process deleted."""
-        with self.lock:
+        with occupied(), self.lock:
             for cache in list(self._caches):
                 cache.forget_resident()
 
@@ -138,7 +140,7 @@ class CacheSpace:
         Each has a descriptor, so that readers forget their places when there are too many.
         """
         if isinstance(view.obj, mmap.mmap):
-            with self.lock:
+            with occupied(), self.lock:
                 self._superseded.add(view.obj)
                 if len(self._superseded) > _SUPERSEDED_MAX:
                     self.forget_located()
@@ -152,7 +154,7 @@ class CacheSpace:
         """
         if self.bytes_max is None:
             return True
-        with self.lock:
+        with occupied(), self.lock:
             unseen = self._unseen_bytes + needed
             is_little = unseen <= self.bytes_max // _LOOKS_PER_BOUND
             if is_little and self._seen_bytes + unseen <= self.bytes_max:
@@ -217,7 +219,7 @@ class CacheSpace:
 
     def remember(self, directory: Path, key: FrameKey, images: bytes) -> None:
         """Keep a frame of the cache at `directory` in memory; others may have to go."""
-        with self.lock:
+        with occupied(), self.lock:
             self._memory_bytes += len(images) - len(self._memory.get((directory, key), b""))
             self._memory[directory, key] = images
             bound = min(self.bytes_max or _MEMORY_BYTES_MAX, _MEMORY_BYTES_MAX)
@@ -234,7 +236,7 @@ class CacheSpace:
         """Return a frame that is in memory, and note that it was used."""
         if not self._memory:
             return None
-        with self.lock:
+        with occupied(), self.lock:
             images = self._memory.get((directory, key))
             if images is not None:
                 self._memory.move_to_end((directory, key))
@@ -242,7 +244,7 @@ class CacheSpace:
 
     def remembered_keys(self, directory: Path) -> set[FrameKey]:
         """Return the frames of one cache that are in memory."""
-        with self.lock:
+        with occupied(), self.lock:
             return {key for place, key in self._memory if place == directory}
 
     @property
@@ -252,6 +254,6 @@ class CacheSpace:
 
     def close(self) -> None:
         """Forget what is in memory."""
-        with self.lock:
+        with occupied(), self.lock:
             self._memory.clear()
             self._memory_bytes = 0

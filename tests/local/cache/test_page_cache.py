@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from xxhash import xxh3_64_intdigest
 
+from graft_vfs import reentry
 from graft_vfs.local.cache import arena as arena_module
 from graft_vfs.local.cache import space as cache_space_module
 from graft_vfs.local.cache.arena import HEADER_BYTES, RECORD_BYTES, FrameKey
@@ -51,6 +54,58 @@ def caches(tmp_path: Path) -> Iterator[Callable[..., PageCache]]:
     yield make
     for cache in made:
         cache.close()
+
+
+# Reentry ----------------------------------------------------------------------------------------
+
+
+class JudgedLock:
+    """A reentrant lock that notes the callers that take it while their thread is not occupied."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.taken = 0
+        self.unoccupied: list[str] = []
+
+    def __enter__(self) -> None:
+        self.taken += 1
+        if not reentry.thread.depth:
+            self.unoccupied.append(sys._getframe(1).f_code.co_qualname)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_whatever_takes_the_lock_of_the_caches_refuses_handlers_that_fetch(tmp_path) -> None:
+    """Other threads need the lock to fetch a page that a signal handler waits for."""
+    space = CacheSpace(tmp_path / "cache", bytes_max=4 * FRAME)
+    space.lock = judged = JudgedLock()
+
+    class Reader:
+        def forget_located(self) -> None:
+            pass
+
+    reader, cache = Reader(), PageCache(tmp_path / "cache" / "log", space)
+    space.add_reader(reader)
+    for frame in range(8):
+        cache.add(key(frame), image(frame))
+        cache.find(key(frame), FRAME)
+        cache.has(key(frame))
+    space.remember(cache.directory, key(9), image(9))
+    space.remembered(cache.directory, key(9))
+    with mmap.mmap(-1, FRAME) as mapping:
+        view = memoryview(mapping)
+        space.note_superseded(view)
+        view.release()
+    space.forget_located()
+    space.forget_resident()
+    cache.present()
+    cache.size_bytes()
+    cache.close()
+    space.close()
+    assert judged.taken > 40
+    assert judged.unoccupied == []
 
 
 # Sharing ----------------------------------------------------------------------------------------
