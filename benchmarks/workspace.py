@@ -7,13 +7,17 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
-from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectStore, PutOutcome
+from graft_vfs.store.base import ObjectStore, Verb
+from graft_vfs.testing import WrapperStore
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Options:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class DelayedStore(ObjectStore):
+class DelayedStore(WrapperStore):
     """A store whose every request takes `delay_seconds` longer; counts the longest chain of them.
 
     Owner: the engine, which closes it. Thread rule: any thread. Uploads of several parts are
@@ -51,9 +55,7 @@ class DelayedStore(ObjectStore):
     """
 
     def __init__(self, inner: ObjectStore, delay_seconds: float) -> None:
-        super().__init__()
-        self.counters = inner.counters
-        self._inner = inner
+        super().__init__(inner)
         self._delay_seconds = delay_seconds
         self._lock = threading.Lock()
         self._chain = 0
@@ -89,52 +91,12 @@ class DelayedStore(ObjectStore):
             with self._lock:
                 quiet = 0 if self._running else quiet + 1
 
-    def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
-        """Pass on, later."""
-        with self._request():
-            return self._inner.get(key, limit_bytes=limit_bytes)
-
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Pass on, later."""
-        with self._request():
-            return self._inner.get_range(key, start, length)
-
-    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
-        """Pass on, later."""
-        with self._request():
-            return self._inner.put_if_absent(key, data)
-
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
-        """Pass on, later."""
-        with self._request():
-            self._inner.put(key, data)
-
-    def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        """Pass on, later."""
-        with self._request():
-            return self._inner.replace(key, old, new)
-
-    def list(
-        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> Iterator[str]:
+    def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:  # noqa: ARG002
         """Pass on, later; no listing here has more than one page."""
         with self._request():
-            keys = list(self._inner.list(prefix, start_after=start_after, limit=limit))
-        yield from keys
-
-    def delete(self, key: str) -> None:
-        """Pass on, later."""
-        with self._request():
-            self._inner.delete(key)
-
-    def describe(self) -> str:
-        """Return what the store behind is called."""
-        return self._inner.describe()
-
-    def close(self) -> None:
-        """Close the store behind."""
-        self._inner.close()
-        super().close()
+            answer = send()
+            # A listing sends its request when it is used.
+            return cast("T", iter([*answer])) if isinstance(answer, Iterator) else answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
 from graft_vfs.errors import CommitOutcomeUnknownError, StoreUnavailableError
-from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectStore, PutOutcome
+from graft_vfs.store.base import ObjectStore, Verb
+from graft_vfs.testing import WrapperStore
+
+T = TypeVar("T")
 
 
 class ProcessStopped(BaseException):
@@ -30,15 +34,13 @@ class Fault(enum.Enum):
     STOP_AFTER = "the process stops when it is written"
 
 
-class FaultyStore(ObjectStore):
+class FaultyStore(WrapperStore):
     """Passes everything to another store but for one fault at the n-th effect, counted from 0."""
 
     def __init__(
         self, inner: ObjectStore, *, at: int | None = None, fault: Fault | None = None
     ) -> None:
-        super().__init__()
-        self.inner = inner
-        self.counters = inner.counters
+        super().__init__(inner)
         self.effects: list[str] = []
         self.is_stopped = False
         self.is_cut = False
@@ -47,8 +49,18 @@ class FaultyStore(ObjectStore):
         self._fault = fault
         self._lock = threading.Lock()
 
-    def _effect(self, key: str, write: Callable[[], PutOutcome | None]) -> PutOutcome | None:
-        self._check_running()
+    def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:
+        if self.is_stopped:
+            raise ProcessStopped
+        if self.is_cut:
+            raise StoreUnavailableError("a test cut the line for good")
+        if verb in {"put", "put_if_absent"}:
+            return self._effect(key, send)
+        if verb in {"get", "get_range"} and self.before_read is not None:
+            self.before_read(key)
+        return send()
+
+    def _effect(self, key: str, write: Callable[[], T]) -> T:
         with self._lock:
             number = len(self.effects)
             self.effects.append(key)
@@ -66,51 +78,3 @@ class FaultyStore(ObjectStore):
         if key.startswith("segments/"):
             raise StoreUnavailableError("a test cut the connection of an upload")
         raise CommitOutcomeUnknownError("a test cut the connection after the request")
-
-    def _check_running(self) -> None:
-        if self.is_stopped:
-            raise ProcessStopped
-        if self.is_cut:
-            raise StoreUnavailableError("a test cut the line for good")
-
-    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
-        outcome = self._effect(key, lambda: self.inner.put_if_absent(key, data))
-        assert outcome is not None
-        return outcome
-
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
-        self._effect(key, lambda: self.inner.put(key, data))
-
-    def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        self._check_running()
-        return self.inner.replace(key, old, new)
-
-    def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
-        self._reading(key)
-        return self.inner.get(key, limit_bytes=limit_bytes)
-
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        self._reading(key)
-        return self.inner.get_range(key, start, length)
-
-    def _reading(self, key: str) -> None:
-        self._check_running()
-        if self.before_read is not None:
-            self.before_read(key)
-
-    def list(
-        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> Iterator[str]:
-        self._check_running()
-        return self.inner.list(prefix, start_after=start_after, limit=limit)
-
-    def delete(self, key: str) -> None:
-        self._check_running()
-        self.inner.delete(key)
-
-    def describe(self) -> str:
-        return self.inner.describe()
-
-    def close(self) -> None:
-        super().close()
-        self.inner.close()

@@ -199,7 +199,7 @@ class RemoteLog:
 
         Foreign objects are skipped; if there are many, another listing goes past them.
         """
-        keys = list(self.store.list(commits_prefix(self.log_id), limit=_NEWEST_KEYS))
+        keys = list(self.store.keys(commits_prefix(self.log_id), limit=_NEWEST_KEYS))
         lsns = self._lsns_of(keys)
         newest = next(lsns, NO_LSN)
         if newest or len(keys) < _NEWEST_KEYS:
@@ -211,7 +211,7 @@ class RemoteLog:
 
         Foreign objects are skipped, with one warning.
         """
-        return self._lsns_of(self.store.list(commits_prefix(self.log_id)))
+        return self._lsns_of(self.store.keys(commits_prefix(self.log_id)))
 
     def _lsns_of(self, keys: Iterable[str]) -> Iterator[RemoteLsn]:
         prefix = commits_prefix(self.log_id)
@@ -464,7 +464,7 @@ def list_refs(
     this version reads are skipped, with one warning for all. `damaged` learns which of them were
     refs, and are damaged or copied.
     """
-    keys = list(store.list(REFS_PREFIX))
+    keys = list(store.keys(REFS_PREFIX))
     skipped: list[DamageError] = []
     with ThreadPoolExecutor(_REF_READERS, thread_name_prefix="graft-refs") as executor:
         for found in executor.map(lambda key: _listed_ref(store, key), keys):
@@ -500,7 +500,7 @@ def ref_names(store: ObjectStore) -> Iterator[str]:
 
     One request for each 1000. What a ref names, and whether it is one, only reading it tells.
     """
-    for key in store.list(REFS_PREFIX):
+    for key in store.keys(REFS_PREFIX):
         with contextlib.suppress(CorruptObjectError):
             yield _decode_name(key.removeprefix(REFS_PREFIX), key=key)
 
@@ -509,7 +509,7 @@ def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
     """Yield (log, its newest LSN) of all logs with commits, by id. Two requests a log, and one."""
     after: str | None = None
     while True:
-        key = next(iter(store.list(LOGS_PREFIX, start_after=after, limit=1)), None)
+        key = next(iter(store.keys(LOGS_PREFIX, start_after=after, limit=1)), None)
         if key is None:
             return
         name = key.removeprefix(LOGS_PREFIX).split("/")[0]

@@ -8,6 +8,7 @@ from `graft_vfs.store.s3`, so that it costs start-up only where S3 is the remote
 
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
+    ObjectInfo,
     ObjectStore,
     PutOutcome,
     StoreCounters,
@@ -16,14 +17,17 @@ from graft_vfs.store.base import (
 from graft_vfs.store.directory import DirectoryStore
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.store.probe import check_conditional_writes
+from graft_vfs.store.wrapper import WrapperStore
 
 __all__ = [
     "GET_LIMIT_BYTES",
     "DirectoryStore",
     "MemoryStore",
+    "ObjectInfo",
     "ObjectStore",
     "PutOutcome",
     "StoreCounters",
     "StoreCounts",
+    "WrapperStore",
     "check_conditional_writes",
 ]

@@ -24,10 +24,10 @@ import enum
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Literal, NamedTuple, Self, TypeAlias
 
 from graft_vfs.errors import CorruptObjectError, UsageError
 from graft_vfs.reentry import occupied
@@ -47,6 +47,16 @@ Verb: TypeAlias = Literal["get", "get_range", "put", "put_if_absent", "list", "d
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~%-]+", re.ASCII)
 _TEXT = re.compile(r"[A-Za-z0-9._~%/-]*", re.ASCII)
+
+
+class ObjectInfo(NamedTuple):
+    """What a listing says of an object."""
+
+    key: str
+    bytes: int
+    """Its size."""
+    modified: float | None
+    """When it was written last, in seconds since 1970 by the store's clock; None if not said."""
 
 
 class PutOutcome(enum.Enum):
@@ -309,17 +319,23 @@ class ObjectStore(abc.ABC):
     @abc.abstractmethod
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> Iterator[str]:
-        """Yield the keys that begin with `prefix`, ascending.
+    ) -> Iterator[ObjectInfo]:
+        """Yield the objects whose keys begin with `prefix`, ascending by key.
 
-        Only keys above `start_after` are given, and at most `limit` of them. One request for each
+        Only those above `start_after` are given, and at most `limit` of them. One request for each
         1000 keys, sent when the iteration gets there; a smaller `limit` is all that is asked for.
-        Names that are no keys are foreign to this program and left out. Whether keys that come or
-        go during the iteration are given is not defined.
+        Names that are no keys are foreign to this program and left out. Whether objects that come
+        or go during the iteration are given is not defined.
 
         Raises:
             StoreError: the store did not do its part, or does not list in order.
         """
+
+    def keys(
+        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> Iterator[str]:
+        """Yield the keys alone; see `list`."""
+        return (found.key for found in self.list(prefix, start_after=start_after, limit=limit))
 
     @abc.abstractmethod
     def delete(self, key: str) -> None:
@@ -328,6 +344,17 @@ class ObjectStore(abc.ABC):
         Raises:
             StoreError: the store did not do its part.
         """
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove objects; those that are absent stay absent.
+
+        One request each, retried if it fails; on S3 one for each 1000.
+
+        Raises:
+            StoreError: the store did not do its part; some objects may be removed.
+        """
+        for key in keys:
+            self.delete(key)
 
     def clock_ahead_seconds(self) -> float | None:
         """Return how far this machine's clock is ahead of the store's, as the last answer said.
@@ -368,10 +395,10 @@ class ObjectStore(abc.ABC):
         if self._closed:
             raise UsageError(f"{self.describe()} was closed", next_step="open it again")
 
-    def _counted_pages(self, keys: Iterator[str]) -> Iterator[str]:
-        """Pass keys on, counting one request for each page as a remote store would need."""
+    def _counted_pages(self, objects: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """Pass objects on, counting one request for each page as a remote store would need."""
         self.counters.add("list")
-        for number, key in enumerate(keys):
+        for number, found in enumerate(objects):
             if number and number % LIST_PAGE_KEYS == 0:
                 self.counters.add("list")
-            yield key
+            yield found

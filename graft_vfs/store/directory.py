@@ -53,6 +53,7 @@ from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     KEY_BYTES_MAX,
     Buffer,
+    ObjectInfo,
     ObjectStore,
     PutOutcome,
     check_key,
@@ -218,8 +219,8 @@ class DirectoryStore(ObjectStore):
 
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> Iterator[str]:
-        """Yield keys in order, folder after folder; see ObjectStore.list."""
+    ) -> Iterator[ObjectInfo]:
+        """Yield objects in order, folder after folder; see ObjectStore.list."""
         self._check_open()
         check_prefix(prefix)
         after = check_prefix(start_after or "")
@@ -355,20 +356,21 @@ class DirectoryStore(ObjectStore):
             finally:
                 os.close(descriptor)
 
-    def _walk(self, folder: str, prefix: str, after: str) -> Iterator[str]:
-        """Yield the keys in and below `folder` ("" or text that ends in "/"), in key order."""
+    def _walk(self, folder: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        """Yield the objects in and below `folder` ("" or text that ends in "/"), in key order."""
         # Folders may be nested deeper than calls can be, so what is to come is kept in a list.
-        waiting = [folder]
+        waiting = [*self._entries(folder)]
         while waiting:
-            key = waiting.pop()
-            if key and not key.endswith("/"):
-                if key.startswith(prefix) and key > after and len(key) <= KEY_BYTES_MAX:
-                    yield key
-            elif not key or _may_hold(key, prefix, after):
-                waiting += [key + name for name in reversed(self._names(key))]
+            found = waiting.pop()
+            key = found.key
+            if key.endswith("/"):
+                if _may_hold(key, prefix, after):
+                    waiting += self._entries(key)
+            elif key.startswith(prefix) and key > after and len(key) <= KEY_BYTES_MAX:
+                yield found
 
-    def _names(self, folder: str) -> Sequence[str]:
-        """Return the objects and folders in a folder, sorted as their keys are.
+    def _entries(self, folder: str) -> Sequence[ObjectInfo]:
+        """Return the objects and folders in a folder, sorted as their keys are, the last first.
 
         A folder counts as its name with a slash: `a.b` sorts before `a/b`, although `a` sorts
         before `a.b`.
@@ -380,7 +382,8 @@ class DirectoryStore(ObjectStore):
                 return ()
             try:
                 with os.scandir(descriptor) as entries:
-                    return sorted(filter(None, map(_listed_name, entries)))
+                    found = [_listed(entry, folder) for entry in entries]
+                    return sorted(filter(None, found), reverse=True)
             finally:
                 os.close(descriptor)
 
@@ -401,13 +404,19 @@ def _may_hold(folder: str, prefix: str, after: str) -> bool:
     return is_short and meets_prefix and (folder > after or after.startswith(folder))
 
 
-def _listed_name(entry: os.DirEntry[str]) -> str | None:
-    """Return an object's name, a folder's with a slash, or None for what is neither."""
+def _listed(entry: os.DirEntry[str], folder: str) -> ObjectInfo | None:
+    """Return an object, a folder with a slash behind its key, or None for what is neither."""
     if not is_segment(entry.name):
         return None
     if entry.is_dir(follow_symlinks=False):
-        return f"{entry.name}/"
-    return entry.name if entry.is_file(follow_symlinks=False) else None
+        return ObjectInfo(f"{folder}{entry.name}/", 0, None)
+    if not entry.is_file(follow_symlinks=False):
+        return None
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None  # Removed meanwhile.
+    return ObjectInfo(folder + entry.name, found.st_size, found.st_mtime)
 
 
 def _open_child(parent: int, name: str, *, create: bool) -> int:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 from graft_vfs.errors import ObjectMissingError
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     Buffer,
+    ObjectInfo,
     ObjectStore,
     PutOutcome,
     check_key,
@@ -34,12 +36,18 @@ class MemoryObjects:
     Those of a name live as long as the process; others as long as a handle uses them.
     """
 
-    __slots__ = ("by_key", "lock", "name")
+    __slots__ = ("by_key", "lock", "modified", "name")
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.lock = threading.Lock()
         self.by_key: dict[str, bytes] = {}
+        self.modified: dict[str, float] = {}
+
+    def write(self, key: str, data: bytes) -> None:
+        """Keep an object; the lock is held."""
+        self.by_key[key] = data
+        self.modified[key] = time.time()
 
     @classmethod
     def named(cls, name: str) -> MemoryObjects:
@@ -97,7 +105,7 @@ class MemoryStore(ObjectStore):
         with self._objects.lock:
             if key in self._objects.by_key:
                 return PutOutcome.EXISTS
-            self._objects.by_key[key] = bytes(data)
+            self._objects.write(key, bytes(data))
         return PutOutcome.CREATED
 
     def put(self, key: str, data: Sequence[Buffer]) -> None:
@@ -106,7 +114,7 @@ class MemoryStore(ObjectStore):
         check_key(key)
         joined = b"".join(data)
         with self._objects.lock:
-            self._objects.by_key[key] = joined
+            self._objects.write(key, joined)
         self.counters.add("put", bytes_sent=len(joined))
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
@@ -117,14 +125,14 @@ class MemoryStore(ObjectStore):
         with self._objects.lock:
             is_same = self._objects.by_key.get(key) == old
             if is_same:
-                self._objects.by_key[key] = bytes(new)
+                self._objects.write(key, bytes(new))
         self.counters.add("put", bytes_sent=len(new))
         return is_same
 
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> Iterator[str]:
-        """Yield keys in order, as they were at the first step; see ObjectStore.list."""
+    ) -> Iterator[ObjectInfo]:
+        """Yield objects in order, as they were at the first step; see ObjectStore.list."""
         self._check_open()
         check_prefix(prefix)
         after = check_prefix(start_after or "")
@@ -149,7 +157,12 @@ class MemoryStore(ObjectStore):
         with self._objects.lock:
             return self._objects.by_key.get(key)
 
-    def _sorted(self, prefix: str, after: str) -> Iterator[str]:
-        with self._objects.lock:
-            keys = [key for key in self._objects.by_key if key.startswith(prefix) and key > after]
-        yield from sorted(keys)
+    def _sorted(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        objects = self._objects
+        with objects.lock:
+            found = [
+                ObjectInfo(key, len(data), objects.modified.get(key))
+                for key, data in objects.by_key.items()
+                if key.startswith(prefix) and key > after
+            ]
+        yield from sorted(found)

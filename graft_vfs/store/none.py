@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from graft_vfs.errors import NoRemoteError
-from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectStore, PutOutcome
+from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectInfo, ObjectStore, PutOutcome
 
 
 def _refuse() -> NoReturn:
@@ -45,7 +45,7 @@ class NoStore(ObjectStore):
         *,
         start_after: str | None = None,  # noqa: ARG002
         limit: int | None = None,  # noqa: ARG002
-    ) -> Iterator[str]:
+    ) -> Iterator[ObjectInfo]:
         """Refuse."""
         _refuse()
 

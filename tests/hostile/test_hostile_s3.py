@@ -47,7 +47,7 @@ def endless() -> Iterator[Callable[[bytes], memoryview]]:
 
 
 def page(names: list[str], *, token: str = "", prefix: str = "") -> bytes:
-    keys = "".join(f"<Contents><Key>{name}</Key></Contents>" for name in names)
+    keys = "".join(f"<Contents><Key>{name}</Key><Size>1</Size></Contents>" for name in names)
     more = "<IsTruncated>false</IsTruncated>"
     if token:
         more = "<IsTruncated>true</IsTruncated>"
@@ -120,7 +120,7 @@ def test_listed_names_that_are_no_keys_reach_nobody(server, text) -> None:
     server.script = [page(escaped, prefix="refs/")]
     with server.store(attempts_max=1) as store:
         try:
-            found = list(store.list("refs/"))
+            found = list(store.keys("refs/"))
         except StoreUnavailableError:
             assert "\x01" in text  # XML has no such character, so this is no listing.
         else:
@@ -134,7 +134,7 @@ def test_entities_that_swell_are_not_followed(server) -> None:
     body += b"]><ListBucketResult><Contents><Key>&a11;</Key></Contents></ListBucketResult>"
     server.script = [answer(200, body)]
     with server.store(attempts_max=1) as store:
-        peak = peak_of(lambda: list(store.list("")), StoreUnavailableError)
+        peak = peak_of(lambda: list(store.keys("")), StoreUnavailableError)
     assert peak < 4 * ANSWER_BYTES_MAX
 
 

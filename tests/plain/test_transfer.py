@@ -481,7 +481,7 @@ def test_a_cold_clone_exports_whole_and_damage_stops_it(replicas, tmp_path) -> N
     assert stock_dump(tmp_path / "copy.db") == dump(connection)
 
     store = ours.engine.store
-    (segment,) = store.list("segments/")
+    (segment,) = store.keys("segments/")
     data = bytearray(store.get(segment))
     data[len(data) // 2] ^= 1
     store.put(segment, [bytes(data)])

@@ -18,6 +18,7 @@ from graft_vfs.remote.claim import _EVENTS, Action, ClaimResult, Event, claim, n
 from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.store.memory import MemoryStore
+from graft_vfs.testing import WrapperStore
 from tests.format.commit_samples import LOG, commit
 
 # The classifier -------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def no_sleep(seconds: float) -> None:
     """Wait for nothing."""
 
 
-class FaultyStore(MemoryStore):
+class FaultyStore(WrapperStore):
     """A store whose conditional writes and reads fail as a script says; then all is fine.
 
     A stateful stand-in for the network: faults happen before or after the effect.
@@ -129,8 +130,7 @@ class FaultyStore(MemoryStore):
         *,
         shared: MemoryStore | None = None,
     ) -> None:
-        super().__init__()
-        self.inner = shared or MemoryStore()
+        super().__init__(shared or MemoryStore())
         self.requests = 0
         self._puts = iter(puts)
         self._reads = iter(reads)

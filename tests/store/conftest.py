@@ -11,7 +11,7 @@ from tests import servers
 
 from .scripted import ScriptedServer
 
-pytest.register_assert_rewrite("store.contract", "store.races")
+pytest.register_assert_rewrite("tests.store.races", "graft_vfs.testing.store_contract")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,8 +6,8 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 
-from graft_vfs.errors import GraftError
 from graft_vfs.store import ObjectStore, PutOutcome
+from graft_vfs.testing.store_contract import PATIENCE_SECONDS, race_for_a_key
 
 PROCESSES = 4
 THREADS = 4
@@ -17,18 +17,6 @@ ANSWER_SECONDS = 60
 SeaweedFS, when it is slow, lets one of those that wait for a key through each second: the last of
 16 has its answer after 15 s, which is as long as a store waits by default.
 """
-PATIENCE_SECONDS = 2 * ANSWER_SECONDS
-
-
-def race_for_a_key(store: ObjectStore, number: int, racer: int) -> str:
-    """Try to create the key of a round; returns the outcome's name, or what went wrong.
-
-    An error is judged with the outcomes: a racer that ended here would only stall the others.
-    """
-    try:
-        return store.put_if_absent(f"race/{number}", b"%d" % racer).name
-    except GraftError as error:
-        return str(error)
 
 
 def _racer(open_store: Callable[[], ObjectStore], rounds: int, barrier, results, process: int):

@@ -23,8 +23,8 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.store import DirectoryStore, PutOutcome
+from graft_vfs.testing.store_contract import StoreContract, ThreadRaces
 
-from .contract import StoreContract, ThreadRaces
 from .races import check_process_race
 
 
@@ -87,7 +87,7 @@ def test_foreign_names_are_not_listed(store, root):
     (root / "b c").mkdir()
     (root / "b c" / "k").write_bytes(b"x")
     os.mkfifo(root / "a" / "pipe")
-    assert list(store.list("")) == ["a/k"]
+    assert list(store.keys("")) == ["a/k"]
 
 
 def test_a_pipe_is_no_object_and_does_not_block(store, root):
@@ -104,8 +104,8 @@ def test_symbolic_links_are_not_followed(store, root, tmp_path):
     (outside / "secret").write_bytes(b"secret")
     (root / "folder").symlink_to(outside)
     (root / "file").symlink_to(outside / "secret")
-    assert list(store.list("")) == []
-    assert list(store.list("folder/")) == []
+    assert list(store.keys("")) == []
+    assert list(store.keys("folder/")) == []
     with pytest.raises(ObjectMissingError):
         store.get("folder/secret")
     with pytest.raises(StoreError, match="symbolic link"):
@@ -125,7 +125,7 @@ def test_the_root_itself_may_be_a_link(root, tmp_path):
     store = DirectoryStore(root)
     store.put("a/b", [b"x"])
     assert store.get("a/b") == b"x"
-    assert list(store.list("")) == ["a/b"]
+    assert list(store.keys("")) == ["a/b"]
 
 
 def test_a_root_that_is_a_file_is_a_mistake_of_the_configuration(root):
@@ -143,7 +143,7 @@ def test_a_root_that_went_away_is_not_an_empty_store(store, root):
         lambda: store.put("k", []),
         lambda: store.put_if_absent("k", b""),
         lambda: store.delete("k"),
-        lambda: list(store.list("")),
+        lambda: list(store.keys("")),
     ):
         with pytest.raises(BucketMissingError, match="is absent"):
             call()
@@ -159,7 +159,7 @@ def test_a_file_where_a_folder_must_be(store):
         store.put_if_absent("c", b"x")
     with pytest.raises(StoreError):
         store.put("c", [b"x"])
-    assert list(store.list("")) == ["a", "c/d"]
+    assert list(store.keys("")) == ["a", "c/d"]
 
 
 def test_names_too_long_for_the_file_system(store):
@@ -250,10 +250,10 @@ def test_a_writer_killed_before_the_link_leaves_nothing_that_counts(store, root)
     killed = subprocess.run([sys.executable, "-c", program, str(root)], check=False)
     assert killed.returncode == -9
     assert [path.name[0] for path in (root / "k").iterdir()] == ["#"]
-    assert list(store.list("")) == []
+    assert list(store.keys("")) == []
     assert store.put_if_absent("k/claim", b"next") is PutOutcome.CREATED
     assert store.get("k/claim") == b"next"
-    assert list(store.list("")) == ["k/claim"]
+    assert list(store.keys("")) == ["k/claim"]
 
 
 def test_folders_nested_deeper_than_calls_are_listed_as_far_as_keys_reach(store, root):
@@ -266,7 +266,7 @@ def test_folders_nested_deeper_than_calls_are_listed_as_far_as_keys_reach(store,
         descriptor = below
     os.close(descriptor)
     try:
-        assert list(store.list("")) == ["a/deep"]
+        assert list(store.keys("")) == ["a/deep"]
     finally:
         # What removes temporary directories goes only as deep as calls do.
         subprocess.run(["rm", "-rf", str(root / "a")], check=True)
@@ -284,7 +284,7 @@ def test_an_empty_directory_is_no_remote_unless_it_is_made_one(root):
         lambda: store.get_range("k", 0, 1),
         lambda: store.put_if_absent("logs/k", b"x"),
         lambda: store.put("k", [b"x"]),
-        lambda: list(store.list("")),
+        lambda: list(store.keys("")),
         lambda: store.delete("k"),
     ):
         with pytest.raises(BucketMissingError, match=r"not mounted.*graft remote init"):
@@ -297,11 +297,11 @@ def test_an_empty_directory_is_no_remote_unless_it_is_made_one(root):
 def test_a_remote_of_an_earlier_version_is_one(root):
     (root / "logs").mkdir(parents=True)
     store = DirectoryStore(root, create=False)
-    assert list(store.list("")) == []
+    assert list(store.keys("")) == []
     store.put("logs/k", [b"x"])
     DirectoryStore(root)
     shutil.rmtree(root / "logs")
-    assert list(store.list("")) == []
+    assert list(store.keys("")) == []
 
 
 def test_a_mount_that_goes_away_under_a_store_is_no_empty_store(store, root, tmp_path):

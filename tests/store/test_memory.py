@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from graft_vfs.store import MemoryStore
-
-from .contract import StoreContract, ThreadRaces
+from graft_vfs.testing.store_contract import StoreContract, ThreadRaces
 
 
 class TestMemoryStore(StoreContract, ThreadRaces):
@@ -20,7 +19,7 @@ class TestMemoryStore(StoreContract, ThreadRaces):
 def test_anonymous_stores_share_nothing():
     first, second = MemoryStore(), MemoryStore()
     first.put("k", [b"x"])
-    assert list(second.list("")) == []
+    assert list(second.keys("")) == []
 
 
 def test_stores_of_one_name_share_objects_but_not_counts():

@@ -45,7 +45,7 @@ def test_a_safe_store_costs_the_first_client_two_requests_and_all_others_one():
     store = MemoryStore.named("a safe store")
     assert check(store) == 2
     assert check(MemoryStore.named("a safe store")) == 1
-    assert list(store.list("")) == [PROBE_KEY]
+    assert list(store.keys("")) == [PROBE_KEY]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_store_that_throttles_is_asked_when_it_said():
 def test_servers_that_honour_the_condition_pass(request, server):
     with request.getfixturevalue(server).store(prefix="p") as store:
         check_conditional_writes(store)
-        assert list(store.list("")) == [PROBE_KEY]
+        assert list(store.keys("")) == [PROBE_KEY]
         before = store.counters.snapshot()
         check_conditional_writes(store)
         assert (store.counters.snapshot() - before).requests == 1

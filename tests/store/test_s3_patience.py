@@ -46,7 +46,7 @@ VERBS: dict[str, Callable[[S3Store], object]] = {
     "get_range": lambda store: store.get_range("k", 0, 1000),
     "put_if_absent": lambda store: store.put_if_absent("k", b"data"),
     "put": lambda store: store.put("k", [b"data"]),
-    "list": lambda store: list(store.list("")),
+    "list": lambda store: list(store.keys("")),
     "delete": lambda store: store.delete("k"),
 }
 

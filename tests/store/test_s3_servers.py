@@ -22,9 +22,9 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.store.s3 import S3Store
+from graft_vfs.testing.store_contract import StoreContract, ThreadRaces
 from tests.servers import S3Endpoint
 
-from .contract import StoreContract, ThreadRaces
 from .races import ANSWER_SECONDS, check_process_race
 
 
@@ -92,8 +92,8 @@ class S3Contract(StoreContract):
             endpoint.store(bucket, prefix="a/pre") as other,
         ):
             store.put("k", [b"x"])
-            assert list(whole.list("")) == ["a/prefix/k"]
-            assert list(other.list("")) == []
+            assert list(whole.keys("")) == ["a/prefix/k"]
+            assert list(other.keys("")) == []
             assert whole.describe() == f"s3://{bucket} at {endpoint.url}"
             assert store.describe() == f"s3://{bucket}/a/prefix at {endpoint.url}"
 
@@ -102,8 +102,8 @@ class S3Contract(StoreContract):
         with endpoint.client() as client:
             for name in ("with space", "ä", "z#"):
                 client.put_object(Bucket=bucket, Key=f"{prefix}/d/{name}", Body=b"foreign")
-        assert list(store.list("d/")) == ["d/k"]
-        assert list(store.list("d/", limit=1)) == ["d/k"]
+        assert list(store.keys("d/")) == ["d/k"]
+        assert list(store.keys("d/", limit=1)) == ["d/k"]
 
     def test_large_objects_are_counted_by_parts(self, store):
         store.put("large", [b"x" * (8 * 1024 * 1024)])
@@ -129,7 +129,7 @@ class S3Contract(StoreContract):
             with pytest.raises(BucketMissingError, match="absent-bucket"):
                 store.get("k")
             with pytest.raises(BucketMissingError):
-                list(store.list(""))
+                list(store.keys(""))
 
 
 class TestMoto(S3Contract):
@@ -182,7 +182,7 @@ class TestSeaweedFS(RacingS3Contract):
         for key in ("a.b/c", "a/b"):
             store.put(key, [b"x"])
         with pytest.raises(StoreError, match="does not list keys in order"):
-            list(store.list(""))
+            list(store.keys(""))
 
     def test_wrong_credentials_are_denied(self, seaweedfs, bucket):
         for access_key, secret_key in [
@@ -195,7 +195,7 @@ class TestSeaweedFS(RacingS3Contract):
                     lambda store=store: store.get("k"),
                     lambda store=store: store.put_if_absent("k", b"x"),
                     lambda store=store: store.put("k", [b"x"]),
-                    lambda store=store: list(store.list("")),
+                    lambda store=store: list(store.keys("")),
                     lambda store=store: store.delete("k"),
                 ):
                     with pytest.raises(StoreDeniedError) as caught:

@@ -106,7 +106,9 @@ _ANSWER_OF_CODE = {
     "AuthorizationHeaderMalformed": Answer.WRONG_REGION,
     "IllegalLocationConstraintException": Answer.WRONG_REGION,
     "NotImplemented": Answer.UNSUPPORTED,
+    "InternalError": Answer.UNAVAILABLE,
     "RequestTimeout": Answer.UNAVAILABLE,
+    "ServiceUnavailable": Answer.UNAVAILABLE,
     "SlowDown": Answer.THROTTLED,
     "SlowDownRead": Answer.THROTTLED,
     "SlowDownWrite": Answer.THROTTLED,
@@ -219,6 +221,13 @@ def proves_object(status: int, tag: str) -> bool:
     weak ones, which begin with `W/`.
     """
     return status in {200, 206} and is_tag(tag) and not tag.startswith("W/")
+
+
+def is_of_a_store(parsed: Mapping[str, Any]) -> bool:
+    """Return True if an answer, as boto3 parsed it, has what those of proxies and portals lack."""
+    code = str(parsed.get("Error", {}).get("Code", ""))
+    known = ("ETag", "IsTruncated", "UploadId", "Deleted")
+    return _CODE.fullmatch(code) is not None or any(name in parsed for name in known)
 
 
 def is_tag(tag: str) -> bool:

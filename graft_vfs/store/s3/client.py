@@ -19,6 +19,7 @@ from graft_vfs.errors import ConfigError, StoreDeniedError
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.store.s3.answers import Failure, classify_failure
 from graft_vfs.store.s3.exchange import Stage, current
+from graft_vfs.store.s3.upload import md5_header
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -149,11 +150,15 @@ def credentials_source() -> str | None:
 
 
 def prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> None:
-    """Change two of boto3's habits, just before it makes a request of a call."""
+    """Change three of boto3's habits, just before it makes a request of a call."""
     if model.name == "PutObject":
         # With this header a client waits for the server's consent before it sends the body, which
         # costs a round trip for each push, and a second where a server does not answer it.
         params["headers"].pop("Expect", None)
+    elif model.name == "DeleteObjects":
+        # boto3 would send a checksum that older servers do not know; all know the MD5.
+        params["context"].pop("checksum", None)
+        params["headers"]["Content-MD5"] = md5_header(params["body"])
     # When an answer names another region, boto3 asks for the bucket's and repeats the request. That
     # is more than the one request of a claim, and a server that always answers so makes it recurse
     # until the stack ends. A request that counts as redirected already is left alone.

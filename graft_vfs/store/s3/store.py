@@ -21,13 +21,14 @@ What it does not do: detect bytes damaged on the way here; readers carry checksu
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ from graft_vfs.store.base import (
     KEY_BYTES_MAX,
     LIST_PAGE_KEYS,
     Buffer,
+    ObjectInfo,
     ObjectStore,
     PutOutcome,
     Verb,
@@ -59,6 +61,8 @@ from graft_vfs.store.s3.answers import (
     PAGE_NEXT_STEP,
     Answer,
     Reply,
+    answer_error,
+    is_of_a_store,
     proves_landing,
     proves_object,
     unproven_error,
@@ -307,14 +311,14 @@ class S3Store(ObjectStore):
 
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
-    ) -> Iterator[str]:
-        """Yield keys in order; see ObjectStore.list."""
+    ) -> Iterator[ObjectInfo]:
+        """Yield objects in order; see ObjectStore.list."""
         self._check_open()
         check_prefix(prefix)
         after = check_prefix(start_after or "")
         if check_limit(limit) == 0:
             return iter(())
-        return itertools.islice(self._keys(prefix, after, limit), limit)
+        return itertools.islice(self._objects(prefix, after, limit), limit)
 
     def delete(self, key: str) -> None:
         """Remove an object; see ObjectStore.delete."""
@@ -335,6 +339,31 @@ class S3Store(ObjectStore):
                 raise unproven_error(self.describe(), status, "delete", key)
 
         self._caller.repeat("delete", key, attempt)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Remove objects, 1000 with each request; see ObjectStore.delete_many."""
+        waiting = iter(keys)
+        while batch := {self._name(key): key for key in itertools.islice(waiting, LIST_PAGE_KEYS)}:
+            self._caller.repeat(
+                "delete", next(iter(batch.values())), functools.partial(self._delete_batch, batch)
+            )
+
+    def _delete_batch(self, keys: dict[str, str]) -> None:
+        """Remove up to 1000 objects, given as name → key; raises unless the answer proves it."""
+        done = self._client.delete_objects(
+            Bucket=self._bucket, Delete={"Objects": [{"Key": name} for name in keys]}
+        )
+        deleted = {item.get("Key", "") for item in done.get("Deleted", ())}
+        errors = {item.get("Key", ""): item for item in done.get("Errors", ())}
+        for name, key in keys.items():
+            if name in deleted:
+                continue
+            if name not in errors:
+                status = done["ResponseMetadata"]["HTTPStatusCode"]
+                raise unproven_error(self.describe(), status, "delete", key)
+            reply = Reply.of({"Error": errors[name], **done})
+            if reply.answer is not Answer.OBJECT_MISSING:
+                raise answer_error(self.describe(), reply, "delete", key)
 
     def describe(self) -> str:
         """Return `s3://<bucket>[/<prefix>] at <endpoint>`.
@@ -362,9 +391,9 @@ class S3Store(ObjectStore):
             return None  # The server's text, which no other code needs.
 
     def _note_date(self, parsed: dict[str, Any], **_: object) -> None:
-        """Keep the Date header of any answer, errors included; it is parsed when it is needed."""
+        """Keep the Date header of a store's answer, also an error; it is read when asked for."""
         date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-        if date is not None:
+        if date is not None and is_of_a_store(parsed):
             self._answered = uptime_seconds(), date
 
     def close(self) -> None:
@@ -387,6 +416,7 @@ class S3Store(ObjectStore):
             "AbortMultipartUpload": "put",
             "ListObjectsV2": "list",
             "DeleteObject": "delete",
+            "DeleteObjects": "delete",
         }
 
         def count_and_send(request: AWSPreparedRequest, event_name: str, **_: object) -> Any:
@@ -497,20 +527,24 @@ class S3Store(ObjectStore):
 
     # Listing
 
-    def _keys(self, prefix: str, after: str, limit: int | None) -> Iterator[str]:
-        """Yield keys page by page; a page asks for no more keys than are still wanted."""
+    def _objects(self, prefix: str, after: str, limit: int | None) -> Iterator[ObjectInfo]:
+        """Yield objects page by page; a page asks for no more than are still wanted."""
         previous = self._prefix + after if after else ""
         found = empty_pages = 0
         page = self._page(prefix, limit, start_after=previous)
         while True:
             found_before = found
-            for name in [item["Key"] for item in page.get("Contents", ())]:
-                self._check_order(name, previous, prefix)
-                previous = name
-                key = name[len(self._prefix) :]
+            for item in page.get("Contents", ()):
+                self._check_order(item["Key"], previous, prefix)
+                previous = item["Key"]
+                key = previous[len(self._prefix) :]
                 if is_key(key):
                     found += 1
-                    yield key
+                    modified = item.get("LastModified")
+                    if "Size" not in item:
+                        raise self._broken("lists objects without their size")
+                    seconds = None if modified is None else modified.timestamp()
+                    yield ObjectInfo(key, item["Size"], seconds)
             # Short pages are legal, and so are empty ones and those of foreign names, but a listing
             # must come to its end.
             empty_pages = 0 if found > found_before else empty_pages + 1

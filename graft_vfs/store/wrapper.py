@@ -1,0 +1,98 @@
+"""A store that passes everything to another one, as the base of stores that change one thing.
+
+    class CountingStore(WrapperStore):
+        def request(self, verb, key, send):
+            print(verb, key)
+            return send()
+
+Tests and benchmarks fail, delay or record requests so, and a program may do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from graft_vfs.store.base import (
+    GET_LIMIT_BYTES,
+    Buffer,
+    ObjectInfo,
+    ObjectStore,
+    PutOutcome,
+    Verb,
+)
+
+T = TypeVar("T")
+
+
+class WrapperStore(ObjectStore):
+    """Passes each call to `inner`, which it owns and closes; both have the same counts.
+
+    A subclass overrides `request`, which every call goes through, or single methods.
+    """
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__()
+        self.inner = inner
+        self.counters = inner.counters
+
+    def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:  # noqa: ARG002
+        """Carry out one call; `send` passes it to the inner store and returns its answer.
+
+        `key` is that of the object, the prefix of a listing, or "" for several objects. The answer
+        of a listing is an iterator, whose requests are sent as it is used. `replace` is a "put".
+        """
+        return send()
+
+    def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
+        """Pass on; see ObjectStore.get."""
+        return self.request("get", key, lambda: self.inner.get(key, limit_bytes=limit_bytes))
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Pass on; see ObjectStore.get_range."""
+        return self.request("get_range", key, lambda: self.inner.get_range(key, start, length))
+
+    def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
+        """Pass on; see ObjectStore.put_if_absent."""
+        return self.request("put_if_absent", key, lambda: self.inner.put_if_absent(key, data))
+
+    def put(self, key: str, data: Sequence[Buffer]) -> None:
+        """Pass on; see ObjectStore.put."""
+        self.request("put", key, lambda: self.inner.put(key, data))
+
+    def replace(self, key: str, old: bytes, new: bytes) -> bool:
+        """Pass on; see ObjectStore.replace."""
+        return self.request("put", key, lambda: self.inner.replace(key, old, new))
+
+    def list(
+        self, prefix: str, *, start_after: str | None = None, limit: int | None = None
+    ) -> Iterator[ObjectInfo]:
+        """Pass on; see ObjectStore.list."""
+        return self.request(
+            "list", prefix, lambda: self.inner.list(prefix, start_after=start_after, limit=limit)
+        )
+
+    def delete(self, key: str) -> None:
+        """Pass on; see ObjectStore.delete."""
+        self.request("delete", key, lambda: self.inner.delete(key))
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Pass on; see ObjectStore.delete_many."""
+        self.request("delete", "", lambda: self.inner.delete_many(keys))
+
+    def clock_ahead_seconds(self) -> float | None:
+        """Return what the inner store says."""
+        return self.inner.clock_ahead_seconds()
+
+    def describe(self) -> str:
+        """Return what the inner store is called."""
+        return self.inner.describe()
+
+    def __str__(self) -> str:
+        """Return what the inner store is called without work."""
+        return str(self.inner)
+
+    def close(self) -> None:
+        """Close the inner store, too."""
+        super().close()
+        self.inner.close()
