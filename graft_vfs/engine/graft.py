@@ -240,7 +240,7 @@ class Graft:
         return volume
 
     def lost_volumes(self) -> list[LostVolume]:
-        """Return the volumes that the catalog does not know, or knows as they were. No request."""
+        """Return the volumes that the catalog lacks, or has in an older state. No request."""
         return adopting.lost_volumes(self.catalog, self._volumes.directory)
 
     def adopt(
@@ -549,7 +549,7 @@ class Graft:
     def audit(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
     ) -> Audit:
-        """Count the remote pages that are here; if all are, prove and checksum the content.
+        """Count the cached remote pages; if all are cached, verify and checksum the content.
 
         No request. `progress` counts pages.
         """
@@ -613,7 +613,7 @@ class Graft:
         repair: bool = False,
         progress: Progress | None = None,
     ) -> fsck.Fsck:
-        """Verify the data directory and remote logs, and with `repair` mend what can be.
+        """Verify the data directory and remote logs, and repair them with `repair`.
 
         `name` is a tag, a log id or a ref; without one, all logs that volumes here stand on or push
         to are verified, and all refs. For the requests see `sync.fsck.check_log`. With `deep` each
@@ -641,7 +641,7 @@ class Graft:
         return fsck.Fsck(volumes, tuple(local), tuple(checked), tuple(refs))
 
     def dump_header(self, volume: Volume) -> str:
-        """Return the first 100 bytes of the database, for people who look for a fault.
+        """Return the first 100 bytes of the database, to look for a fault.
 
         No request, or one if page 1 is not here.
         """
@@ -877,7 +877,7 @@ class Graft:
     def hydrate(
         self, tag: str, volume: Volume | None = None, *, progress: Progress | None = None
     ) -> int:
-        """Fetch all pages that are not here, with range requests; returns how many."""
+        """Fetch all pages that are not cached, with range requests; returns how many."""
         volume = volume or self.open(tag)
         with self._syncing(volume), volume.pinned() as snapshot:
             view = snapshot.remote
