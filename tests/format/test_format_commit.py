@@ -311,10 +311,10 @@ def test_refuses_half_a_parent() -> None:
     refuse(patched(encoded, 88, b"\1"), "half a parent")
 
 
-def test_refuses_a_parent_behind_lsn_1() -> None:
+def test_refuses_a_parent_after_lsn_1() -> None:
     encoded = commit(lsn=2, previous_hash=b"x" * 32)[0].encode()
     with_parent = patched(encoded, 72, OTHER_LOG.raw + (3).to_bytes(8, "little"))
-    refuse(with_parent, "behind LSN 1")
+    refuse(with_parent, "after LSN 1")
 
 
 def test_refuses_a_log_that_is_its_own_parent() -> None:
