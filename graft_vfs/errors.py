@@ -47,8 +47,8 @@ _RESTORE_OBJECT = "try again; if it stays, restore the object from a replica or 
 class GraftError(Exception):
     """Root of all declared errors. `str()` gives the cause, then the next step.
 
-    How to see it: any of those below.
-    Next step: handle one of those below.
+    How to see it: its subclasses say what happened.
+    Next step: handle the subclass.
     """
 
     def __init__(self, message: str, *, next_step: str | None = None) -> None:
@@ -64,12 +64,12 @@ class UsageError(GraftError):
     """The call is wrong.
 
     How to see it: the text quotes the call.
-    Next step: change it; the text says how.
+    Next step: change the call as the text says.
     """
 
 
 class InvalidIdError(UsageError):
-    """Text or bytes that are no id.
+    """The text or the bytes are not an id.
 
     How to see it: the text quotes the id.
     Next step: copy the id from `graft volumes` or `graft remote ls`.
@@ -77,7 +77,7 @@ class InvalidIdError(UsageError):
 
 
 class InvalidTagError(UsageError):
-    """A tag that is empty, too long, or has NUL.
+    """The tag is empty, too long, or contains NUL.
 
     How to see it: the text says which rule is broken.
     Next step: use 1 to 512 characters.
@@ -154,7 +154,7 @@ class WriterBusyError(BusyError):
     """Another connection writes to the volume.
 
     How to see it: `SQLITE_BUSY`; a connection inside a transaction that wrote.
-    Next step: the same.
+    Next step: try again, or set a busy timeout.
     """
 
 
@@ -180,8 +180,8 @@ class ReentryError(BusyError):
 class ConflictError(GraftError):
     """Another client was first; nothing is lost.
 
-    How to see it: its subclass.
-    Next step: see the next three.
+    How to see it: the subclass says who was first.
+    Next step: see `DivergedError` and `HistoryMismatchError`.
     """
 
 
@@ -225,12 +225,12 @@ class StoreError(GraftError):
     """The remote store did not do its part.
 
     How to see it: `graft doctor`; the text has the request and the error code.
-    Next step: the text says what.
+    Next step: do what the text says.
     """
 
 
 class StoreUnavailableError(StoreError):
-    """Unreachable, timed out, or a server error.
+    """The store is unreachable, timed out, or answered with a server error.
 
     How to see it: `graft doctor`.
     Next step: check the endpoint and the network; try again.
@@ -272,7 +272,7 @@ class ObjectMissingError(StoreError):
 
 
 class UnsafeStoreError(StoreError):
-    """The store ignores or does not know create-only writes.
+    """The store ignores or does not support create-only writes.
 
     How to see it: `graft doctor` runs the same probe.
     Next step: use another store; pushing to this one could lose commits.
@@ -280,10 +280,11 @@ class UnsafeStoreError(StoreError):
 
 
 class DamageError(GraftError):
-    """Bytes are not what they must be; they are never served.
+    """Bytes fail verification; they are never returned as pages.
 
     How to see it: `graft audit TAG`, `PRAGMA integrity_check`.
-    Next step: see the next four.
+    Next step: see `CorruptObjectError`, `CorruptLogError`, `CorruptCatalogError` and
+    `FutureVersionError`.
     """
 
 
@@ -332,7 +333,8 @@ class LocalStorageError(GraftError):
     """The local disk refused.
 
     How to see it: the text has the system's reason; `ulimit -n`.
-    Next step: see the next three; what was committed is not lost.
+    Next step: see `DiskFullError`, `AccessDeniedError` and `MovedError`; what was committed is
+    not lost.
     """
 
 

@@ -84,7 +84,8 @@ def main(context: click.Context) -> None:
     """SQLite databases that commit locally and synchronise with object storage.
 
     A tag names a database on this machine. It is configured by graft.toml or GRAFT_… variables;
-    without either, databases are local. `graft doctor` checks the set-up.
+    without either, databases are local. `graft doctor` checks the set-up, and `graft help` lists
+    the pages of the manual.
     """
     if context.invoked_subcommand is None:
         echo(context.get_help())

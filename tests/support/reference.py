@@ -231,11 +231,11 @@ def _error(kind: type[GraftError]) -> str:
     assert seen, kind
     assert step, kind
     code = exit_codes.exit_code(kind.__new__(kind))
-    base = f", a {kind.__base__.__name__}" if kind is not GraftError else ""
+    base = f" A kind of `{kind.__base__.__name__}`." if kind is not GraftError else ""
     lines = [
         f"### `{kind.__name__}`",
         "",
-        _wrapped(f"{' '.join(what.split())} Exit code {code}{base}."),
+        _wrapped(f"{' '.join(what.split())} Exit code {code}.{base}"),
         "",
     ]
     lines += [_item("How to see it", " ".join(seen.split()))]
