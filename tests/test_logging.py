@@ -47,7 +47,7 @@ def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
     two.engine.clone("main", "copy")
     fetched, cloned = logged()
     assert fetched.endswith(": 1 new commits, now at LSN 1")
-    assert cloned.startswith("engine.graft: tag 'copy': Cloned to volume")
+    assert cloned.startswith("engine.moving: tag 'copy': Cloned to volume")
     connection.execute("INSERT INTO t VALUES(2)")
     one.engine.push("main")
     logged()
@@ -64,7 +64,7 @@ def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
 
 def test_the_log_tells_which_data_directory_has_which_remote(tmp_path, logged):
     Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(tmp_path / "remote"))).close()
-    assert logged() == [f"engine.graft: opened {tmp_path}/data with file://{tmp_path}/remote"]
+    assert logged() == [f"engine.context: opened {tmp_path}/data with file://{tmp_path}/remote"]
 
 
 def test_commits_and_reads_write_no_log_whatever_its_level(machines, caplog):
@@ -82,14 +82,14 @@ def test_commits_and_reads_write_no_log_whatever_its_level(machines, caplog):
 def test_the_log_tells_of_a_commit_that_a_killed_process_left(tmp_path, logged):
     program = """
         import os, signal
-        from graft_vfs.volume import volume
+        from graft_vfs.local.branch_log import BranchLog
         connection = graft_vfs.connect("main")
         connection.execute("CREATE TABLE t(k)")
-        append = volume.BranchLog.append
+        append = BranchLog.append
         def append_and_die(*arguments):
             append(*arguments)
             os.kill(os.getpid(), signal.SIGKILL)
-        volume.BranchLog.append = append_and_die
+        BranchLog.append = append_and_die
         connection.execute("INSERT INTO t VALUES(1)")
     """
     with child(tmp_path / "data", program) as killed:

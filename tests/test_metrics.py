@@ -140,8 +140,9 @@ def test_commits_are_counted_also_those_of_volumes_that_were_closed(machine):
     connection.execute("BEGIN; INSERT INTO t VALUES(9); ROLLBACK")
     connection.close()
     assert machine.engine.metrics().commits == 4
-    machine.engine._volumes._kept.clear()
-    machine.engine._volumes._open.clear()
+    for volume in machine.engine.context.volumes.all():
+        machine.engine.context.volumes.keep_no_longer(volume.id)
+    del volume
     assert machine.engine.metrics().volumes == ()
     connection = machine.connect()
     connection.execute("INSERT INTO t VALUES(4)")

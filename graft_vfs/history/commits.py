@@ -12,8 +12,10 @@ from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn, is_lsn_text
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.fetch import require_commits
+from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.context import Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -33,6 +35,12 @@ def parse_commit(spec: str, own: LogId | None) -> tuple[LogId, RemoteLsn]:
     if own is None:
         raise UsageError(f"{spec!r} names no log", next_step="write it as log:LSN")
     return own, RemoteLsn(int(lsn_text))
+
+
+def commit_named(logs: Logs, spec: str, volume: Volume | None) -> tuple[LogId, RemoteLsn]:
+    """Return what `spec` names; an LSN alone is one of the log that the volume pushes to."""
+    own = None if volume is None else logs.catalog.volume(volume.id).remote
+    return parse_commit(spec, own)
 
 
 def header_of(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitHeader:
@@ -89,6 +97,16 @@ def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
         f"log {log} had no commit at that time",
         next_step="see `graft log TAG` (PRAGMA graft_log) for its times",
     )
+
+
+def snapshot_at(volume: Volume, logs: Logs, lsn: int | None, as_of: str | None) -> Snapshot:
+    """Return the log that a volume pushes to as it was at an LSN, or else at a time."""
+    log = logs.catalog.volume(volume.id).remote
+    if lsn is None:
+        found = lsn_as_of(logs, log, parse_time(as_of or ""))
+    else:
+        found = require_commits(logs, log, RemoteLsn(lsn))
+    return snapshot_of(volume, logs, log, found)
 
 
 # Reports ----------------------------------------------------------------------------------------
@@ -170,6 +188,22 @@ def local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
         stored_bytes=_image_bytes(chunks),
         segment=None,
     )
+
+
+def show(opened: Opened, logs: Logs, spec: str | None) -> CommitReport:
+    """Describe the commit that `spec` names, or the newest one of a volume."""
+    tag, volume = opened
+    snapshot = volume.begin()
+    branch = snapshot.branch.row
+    if spec is None:
+        if not branch.base and not snapshot.local_commits:
+            raise NotFoundError(f"{tag!r} has no commit yet", next_step="commit something")
+        is_local = snapshot.local_commits > 0
+        spec = f"local:{snapshot.lsn}" if is_local else f"{branch.log}:{branch.base}"
+    where, _, lsn_text = spec.rpartition(":")
+    if where == "local" and is_lsn_text(lsn_text):
+        return local_commit(volume, LocalLsn(int(lsn_text)))
+    return remote_commit(logs, *commit_named(logs, spec, volume))
 
 
 def remote_commit(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitReport:

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 
 import apsw
 
+from graft_vfs.history import commits
 from graft_vfs.history.key_ranges import KEY_MAX, KEY_MIN, ChangedKeys, KeyRange
 from graft_vfs.pager.snapshots import connected, unreadable
-from graft_vfs.reports import Change, Progress, SchemaDiff, TableDiff
+from graft_vfs.reports import Change, Diff, Progress, SchemaDiff, TableDiff
+from graft_vfs.sync.fetch import require_commits
+from graft_vfs.view.logs import Logs
+from graft_vfs.volume.context import Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -84,6 +88,44 @@ def compare(
             return _Comparison(connection, older, newer).run(progress)
         except apsw.Error as error:
             raise unreadable(error) from error
+
+
+def diff(
+    opened: Opened,
+    logs: Logs,
+    older: str | None,
+    newer: str | None,
+    *,
+    progress: Progress | None = None,
+) -> Diff:
+    """Compare two commits of a volume by their names, by default `base` and `head`."""
+    volume = opened.volume
+    with volume.pinned() as head:
+        old_name, old = _commit_view(volume, logs, head, older or "base")
+        new_name, new = _commit_view(volume, logs, head, newer or "head")
+        found = compare(volume, old, new, progress=progress)
+    return Diff(
+        tag=opened.tag,
+        older=old_name,
+        newer=new_name,
+        schema=found.schema,
+        tables=found.tables,
+        pages_changed=found.pages_changed,
+        page_count=max(old.page_count, new.page_count),
+        by_pages=found.by_pages,
+    )
+
+
+def _commit_view(volume: Volume, logs: Logs, head: Snapshot, spec: str) -> tuple[str, Snapshot]:
+    """Return the full name of `head`, `base` or a commit, and its view."""
+    if spec == "head":
+        return "head", head
+    if spec == "base":
+        log, lsn = head.branch.row.log, head.branch.row.base
+    else:
+        log, lsn = commits.commit_named(logs, spec, volume)
+        require_commits(logs, log, lsn)
+    return (f"{log}:{lsn}" if lsn else "nothing"), commits.snapshot_of(volume, logs, log, lsn)
 
 
 class _Comparison:

@@ -41,6 +41,7 @@ from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import forget_history
 from graft_vfs.view.logs import Logs
+from graft_vfs.volume.context import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -146,9 +147,7 @@ def _newer(catalog: Catalog, directory: Path, volume: VolumeId) -> Descriptor | 
 
 
 def adopt(
-    catalog: Catalog,
-    logs: Logs,
-    volumes_directory: Path,
+    context: Context,
     volume: VolumeId,
     *,
     tag: str | None,
@@ -161,8 +160,8 @@ def adopt(
     catalog knows the volume as it is, NotFoundError, CorruptLogError, HistoryMismatchError if the
     remote has another commit there, UsageError if its files do not say what it stands on.
     """
+    catalog, logs, directory = context.catalog, context.logs, context.directory_of(volume)
     catalog.require_writable()
-    directory = volumes_directory / str(volume)
     if not directory.is_dir():
         raise NotFoundError(
             f"there is no directory {directory}", next_step="see `graft adopt` for what there is"

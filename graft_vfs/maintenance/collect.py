@@ -23,7 +23,7 @@ from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.reports import commits_text, size_text
-from graft_vfs.volume.open_volumes import OpenVolumes
+from graft_vfs.volume.context import Context
 
 _BLOCK_BYTES = 512
 _HEAD_BYTES = 64
@@ -50,11 +50,7 @@ class CollectedVolume:
 
 
 def collect(
-    catalog: Catalog,
-    volumes: OpenVolumes,
-    *,
-    dry_run: bool = False,
-    force: Collection[VolumeId] = (),
+    context: Context, *, dry_run: bool = False, force: Collection[VolumeId] = ()
 ) -> list[CollectedVolume]:
     """Remove the volumes that no tag names; returns each of them, oldest first. No request.
 
@@ -62,6 +58,7 @@ def collect(
     `dry_run` nothing is removed. Raises NotFoundError if there is no volume of such a name,
     UsageError if a tag names it.
     """
+    catalog = context.catalog
     if not dry_run:
         catalog.require_writable()
     tagged = {volume for _, volume in catalog.tags()}
@@ -75,26 +72,26 @@ def collect(
                 f"tag {tag!r} names volume {volume}", next_step="remove it with `graft rm` first"
             )
     return [
-        _collect_one(catalog, volumes, volume, dry_run=dry_run, forced=volume in force)
+        _collect_one(context, volume, dry_run=dry_run, forced=volume in force)
         for volume in known
         if volume not in tagged
     ]
 
 
 def _collect_one(
-    catalog: Catalog, volumes: OpenVolumes, volume: VolumeId, *, dry_run: bool, forced: bool
+    context: Context, volume: VolumeId, *, dry_run: bool, forced: bool
 ) -> CollectedVolume:
-    directory = volumes.directory / str(volume)
+    directory = context.directory_of(volume)
     size = _disk_bytes(directory)
-    reason, seen = (None, None) if forced else _look(catalog, volumes, volume)
+    reason, seen = (None, None) if forced else _look(context, volume)
     if reason is None:
-        volumes.keep_no_longer(volume)
+        context.volumes.keep_no_longer(volume)
         with _alone(directory) as is_alone:
             if not is_alone:
                 reason = "a process has it open"
             elif seen is not None and _head(directory) != seen:
                 reason = "a process wrote to it just now"
-            elif not dry_run and not delete(catalog, directory, volume):
+            elif not dry_run and not delete(context.catalog, directory, volume):
                 reason = "a tag names it now"
     return CollectedVolume(volume, reason is None and not dry_run, dry_run, size, reason)
 
@@ -112,18 +109,16 @@ def delete(catalog: Catalog, directory: Path, volume: VolumeId) -> bool:
     return True
 
 
-def _look(
-    catalog: Catalog, volumes: OpenVolumes, volume: VolumeId
-) -> tuple[str | None, bytes | None]:
+def _look(context: Context, volume: VolumeId) -> tuple[str | None, bytes | None]:
     """Return why a volume is to be kept, None if its remote has all of it, and its head then."""
     try:
-        opened = volumes.look(volume)
+        opened = context.volumes.look(volume)
         # Ordering: the head first, so that a commit in between changes it, or is seen.
         seen = _head(opened.directory)
         snapshot = opened.begin()
         if snapshot.local_commits:
             return f"it holds {commits_text(snapshot.local_commits)} never pushed", seen
-        if catalog.pending_push(volume) is not None:
+        if context.catalog.pending_push(volume) is not None:
             return "a push of it has not been settled", seen
     except GraftError as error:
         return f"it cannot be read ({error.message})", None

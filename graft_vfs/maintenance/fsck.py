@@ -44,9 +44,10 @@ from graft_vfs.remote.claim import claim
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
 from graft_vfs.reports import Progress, commits_text
+from graft_vfs.store.none import NoStore
 from graft_vfs.view.log_view import CommitSource
 from graft_vfs.view.logs import Logs
-from graft_vfs.volume.open_volumes import OpenVolumes
+from graft_vfs.volume.context import Context
 
 _READERS = 32
 _DEEP_FRAMES = 16
@@ -474,14 +475,43 @@ def _frames(source: CommitSource) -> Iterator[bytes]:
         yield data
 
 
+def check_all(
+    context: Context,
+    name: str | None,
+    *,
+    deep: bool,
+    repair: bool,
+    progress: Progress | None,
+) -> Fsck:
+    """Verify the data directory, and the log that `name` names or all logs and refs."""
+    local, volumes = check_data(context)
+    catalog, logs = context.catalog, context.logs
+    if isinstance(context.store, NoStore) and (name is None or catalog.tag_volume(name)):
+        return Fsck(volumes, tuple(local), (), ())
+    checked = tuple(
+        check_log(
+            logs,
+            log,
+            deep=deep,
+            repair=repair,
+            scratch=context.volumes.directory,
+            progress=progress,
+        )
+        for log in (logs_of(catalog, logs) if name is None else [log_named(logs, name)])
+    )
+    refs = tuple(check_refs(logs)) if name is None else ()
+    return Fsck(volumes, tuple(local), checked, refs)
+
+
 # The data directory -----------------------------------------------------------------------------
 
 
-def check_data(catalog: Catalog, volumes: OpenVolumes) -> tuple[list[Finding], int]:
+def check_data(context: Context) -> tuple[list[Finding], int]:
     """Return what is wrong in the data directory, and how many volumes it has. No request.
 
     Every page of local commits is read and verified.
     """
+    catalog, volumes = context.catalog, context.volumes
     step = "move catalog.db and its -wal away, then run `graft adopt`"
     found = [Finding("catalog", text, next_step=step) for text in catalog.problems()]
     for lost in lost_volumes(catalog, volumes.directory):

@@ -44,6 +44,7 @@ from graft_vfs.pager.tagged import Tagged
 from graft_vfs.pager.unread import empty_once
 from graft_vfs.pages import PAGE_SIZES
 from graft_vfs.view.remote_view import Located
+from graft_vfs.volume.context import Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.transaction import FULL, OFF, Transaction, page_format
 from graft_vfs.volume.volume import Volume
@@ -243,6 +244,11 @@ class VolumeFile:
     def tag(self) -> str:
         """The tag that the connection was opened under."""
         return self._tagged.tag
+
+    @property
+    def opened(self) -> Opened:
+        """The volume that the connection shows, with its tag: what a verb is done to."""
+        return Opened(self.tag, self.volume)
 
     def follow_tag(self) -> None:
         """Show the volume that the tag names now; nothing inside a transaction."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from graft_vfs.errors import (
@@ -19,7 +20,7 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import descriptor
-from graft_vfs.local.catalog.catalog import Announce, Catalog
+from graft_vfs.local.catalog.catalog import Announce
 from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
 from graft_vfs.local.files import fsync_directory, make_directories, storage_errors
 from graft_vfs.local.head import new_epoch
@@ -29,58 +30,66 @@ from graft_vfs.remote.log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history
+from graft_vfs.tags import check_tag
 from graft_vfs.view.logs import Logs
+from graft_vfs.volume.context import Context
 
 _logger = logging.getLogger(__name__)
 
 FIRST_FILE = "0001.log"
 
 
+@dataclass(frozen=True, slots=True)
+class NewVolume:
+    """A volume to be made on `base` (log, LSN) that pushes to `remote`, by default the base's log.
+
+    An id that is left out is a new one. `synced` records the making as a sync with the remote,
+    which a clone is and a fork is not.
+    """
+
+    base: tuple[LogId, RemoteLsn] | None = None
+    remote: LogId | None = None
+    volume: VolumeId | None = None
+    branch: LogId | None = None
+    synced: bool = False
+
+
 def make_volume(
-    catalog: Catalog,
-    volumes_directory: Path,
-    *,
-    tag: str | None,
-    replacing: Announce | None = None,
-    remote: LogId | None = None,
-    base: tuple[LogId, RemoteLsn] | None = None,
-    volume: VolumeId | None = None,
-    branch: LogId | None = None,
-    synced: bool = False,
+    context: Context, new: NewVolume, tag: str | None = None, *, replacing: Announce | None = None
 ) -> VolumeId:
-    """Make a volume on `base` (log, LSN) that pushes to `remote`, and point `tag` at it.
+    """Make a volume, and point `tag` at it.
 
     Returns the volume that the tag names then: an existing one if `replacing` is None and the tag
     is taken; see `tag_moves` for what it is. Durable on return. Raises AlreadyExistsError if the
-    directory of `volume` holds files of a volume. `synced` records the making as a sync with the
-    remote, which a clone is and a fork is not. Crash here: a directory that no catalog row names is
-    left, without commits.
+    directory of the volume holds files of one, InvalidTagError. Crash here: a directory that no
+    catalog row names is left, without commits.
     """
-    volume = volume or VolumeId.new()
-    branch = branch or LogId.new()
-    remote = remote or LogId.new()
-    log_id, lsn = base or (remote, NO_LSN)
-    directory = volumes_directory / str(volume)
+    context.catalog.require_writable()
+    if tag is not None:
+        check_tag(tag)
+    volume = new.volume or VolumeId.new()
+    log_id, lsn = new.base or (new.remote or LogId.new(), NO_LSN)
+    directory = context.directory_of(volume)
     with storage_errors(directory):
         make_directories(directory)
         if any(directory.iterdir()):
             raise _is_in_use(volume, directory)
         # Ordering: the names of the directories, then what is in them, then the catalog's row.
-        fsync_directory(volumes_directory.parent)
-        fsync_directory(volumes_directory)
+        fsync_directory(directory.parent.parent)
+        fsync_directory(directory.parent)
     log = BranchLog.create(directory / FIRST_FILE, volume=volume)
     log.close()
-    now = time.time_ns() // 1_000_000
+    branch, now = new.branch or LogId.new(), time.time_ns() // 1_000_000
     row = VolumeRow(
         id=volume,
         created_ms=now,
-        remote=remote,
+        remote=new.remote or log_id,
         attached=lsn > 0,
         branch=branch,
         epoch=new_epoch(),
-        synced_local=LocalLsn(0) if synced else None,
-        synced_remote=lsn if synced else None,
-        synced_ms=now if synced else None,
+        synced_local=LocalLsn(0) if new.synced else None,
+        synced_remote=lsn if new.synced else None,
+        synced_ms=now if new.synced else None,
         last_error=None,
     )
     first = BranchRow(
@@ -95,12 +104,12 @@ def make_volume(
         created_ms=now,
     )
     try:
-        named = catalog.add_volume(row, first, tag=tag, replacing=replacing)
+        named = context.catalog.add_volume(row, first, tag=tag, replacing=replacing)
     except NamesAnotherError:  # It was not added, and will be made again.
         (directory / FIRST_FILE).unlink()
         raise
     try:
-        catalog.describe(volume, lambda wanted: descriptor.keep(directory, wanted))
+        context.catalog.describe(volume, lambda wanted: descriptor.keep(directory, wanted))
     except NotFoundError:
         pass  # The tag was taken, so that this volume was not added.
     except LocalStorageError as error:

@@ -17,15 +17,19 @@ import logging
 from pathlib import Path
 
 from graft_vfs.errors import (
+    AlreadyExistsError,
     CommitOutcomeUnknownError,
     DamageError,
+    NotFoundError,
     StoreError,
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
 from graft_vfs.local.files import storage_errors
 from graft_vfs.remote.log import create_ref
+from graft_vfs.tags import check_tag
 from graft_vfs.view.logs import Logs
+from graft_vfs.volume.context import Context
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -75,6 +79,27 @@ def is_to_be_named(volume: Volume) -> bool:
     A push that is not settled yet names its log, too.
     """
     return _mark(volume).exists() or volume.catalog.pending_push(volume.id) is not None
+
+
+def name_by_hand(context: Context, log: LogId, name: str) -> None:
+    """Make a ref for a log that has commits. Two requests, three if the name is taken.
+
+    Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names another.
+    """
+    check_tag(name)
+    if not context.logs.log(log).newest_lsn():
+        raise NotFoundError(
+            f"the remote ({context.store.describe()}) has no log {log}",
+            next_step="see `graft remote ls --logs`",
+        )
+    winner = create_ref(context.store, name, log)
+    if winner != log:
+        raise AlreadyExistsError(
+            f"ref {name!r} names log {winner}", next_step="choose another name"
+        )
+    for row in context.catalog.volumes():
+        if row.remote == log:
+            forget_warning(context.directory_of(row.id))
 
 
 def _mark(volume: Volume) -> Path:

@@ -51,6 +51,7 @@ from graft_vfs.sync.proof import prove
 from graft_vfs.times import CLOCK_TOLERANCE_SECONDS, corrected_ms
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume import rotation
+from graft_vfs.volume.context import Author
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -63,14 +64,6 @@ INLINE_BYTES_MAX = 1 << 20
 _ROTATE_PATIENCE_SECONDS = 0.5
 _PAGES_RESIDENT_MAX = 8192
 _FRAMES_RESIDENT_MAX = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Author:
-    """Who pushes: an id for this data directory, and a name for people."""
-
-    writer: bytes
-    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from graft_vfs.pager.sqlite_errors import to_sqlite
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.pages import is_lsn_text
 from graft_vfs.vfs import names, pragmas
+from graft_vfs.volume.context import Opened
 
 _NAME_BYTES_MAX = 8192
 # Looked up once, because SQLite asks twice in each read, and APSW's module is slow at it.
@@ -129,7 +130,7 @@ class FileSystem(apsw.VFS):
         volume = self.engine.open(tag, create=create, remote=remote)
         if lsn is not None or as_of is not None:
             number = None if lsn is None else _parse_lsn(lsn)
-            fixed = self.engine.snapshot_at(tag, lsn=number, as_of=as_of, volume=volume)
+            fixed = self.engine.snapshot_at(Opened(tag, volume), lsn=number, as_of=as_of)
         file = VolumeFile(
             tag,
             volume,

@@ -182,13 +182,13 @@ def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
             next_step="use graft_pull without a value, and graft_fork or graft_export to keep "
             "local commits",
         )
-    return str(engine.pull(file.tag, file.volume))
+    return str(engine.pull(file.opened))
 
 
 def _import(engine: Graft, file: VolumeFile, value: str | None) -> str:
     _refuse_read_only(file)
     _refuse_inside_write(file)
-    return str(engine.import_(Path(_needed(value, "a path")), file.tag, file.volume))
+    return str(engine.import_(Path(_needed(value, "a path")), file.opened))
 
 
 def _clone(engine: Graft, file: VolumeFile, value: str | None) -> Moved:
@@ -203,11 +203,11 @@ def _lines(items: list[object]) -> str:
 _HANDLERS: dict[str, _Handler] = {
     "graft_tags": lambda engine, file, _: _lines([*engine.tags(file.tag)]),
     "graft_volumes": lambda engine, _, __: _lines([*engine.volumes()]),
-    "graft_info": lambda engine, file, _: str(engine.info(file.tag, file.volume)),
-    "graft_status": lambda engine, file, _: str(engine.status(file.tag, file.volume)),
-    "graft_snapshot": lambda engine, file, _: engine.info(file.tag, file.volume).snapshot,
+    "graft_info": lambda engine, file, _: str(engine.info(file.opened)),
+    "graft_status": lambda engine, file, _: str(engine.status(file.opened)),
+    "graft_snapshot": lambda engine, file, _: engine.info(file.opened).snapshot,
     "graft_version": lambda engine, _, __: str(engine.versions()),
-    "graft_log": lambda engine, file, _: _lines([*engine.log(file.tag, file.volume)]),
+    "graft_log": lambda engine, file, _: _lines([*engine.log(file.opened)]),
     "graft_new": _moves(lambda engine, file, _: engine.new(file.tag)),
     "graft_switch": _moves(
         lambda engine, file, value: engine.switch(
@@ -215,20 +215,18 @@ _HANDLERS: dict[str, _Handler] = {
         )
     ),
     "graft_clone": _moves(_clone),
-    "graft_fork": _moves(lambda engine, file, _: engine.fork(file.tag, file.volume)),
+    "graft_fork": _moves(lambda engine, file, _: engine.fork(file.opened)),
     "graft_checkout": _moves(
-        lambda engine, file, value: engine.checkout(
-            file.tag, _needed(value, "[log:]LSN"), file.volume
-        )
+        lambda engine, file, value: engine.checkout(file.opened, _needed(value, "[log:]LSN"))
     ),
-    "graft_fetch": lambda engine, file, _: str(engine.fetch(file.tag, file.volume)),
+    "graft_fetch": lambda engine, file, _: str(engine.fetch(file.opened)),
     "graft_pull": _pull,
     "graft_prepare": lambda _, file, __: file.prepare(),
-    "graft_push": lambda engine, file, _: str(engine.push(file.tag, file.volume)),
-    "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.tag, file.volume))),
-    "graft_audit": lambda engine, file, _: str(engine.audit(file.tag, file.volume)),
+    "graft_push": lambda engine, file, _: str(engine.push(file.opened)),
+    "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.opened))),
+    "graft_audit": lambda engine, file, _: str(engine.audit(file.opened)),
     "graft_export": lambda engine, file, value: str(
-        engine.export(file.tag, Path(_needed(value, "a path")), file.volume)
+        engine.export(file.opened, Path(_needed(value, "a path")))
     ),
     "graft_import": _import,
     "graft_dump_header": lambda engine, file, _: engine.dump_header(file.volume),

@@ -10,6 +10,7 @@
     rotation       replacing the file of a branch by a shorter one
     incoherent     a volume on a file system where the mapped head may show an old state
     open_volumes   the volumes that an engine has open
+    context        the parts of an engine that verbs receive together, and an open volume by its tag
 
 A snapshot never changes, and every commit is one append to the branch log. Nothing here knows
 SQLite's locks or the verbs of synchronisation.

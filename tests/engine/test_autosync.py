@@ -15,12 +15,13 @@ from pathlib import Path
 import apsw
 import pytest
 
-from graft_vfs.engine import autosync
+from graft_vfs.engine import autosync, syncing
 from graft_vfs.engine.autosync import BACKOFF_SECONDS_MAX, backoff_seconds
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
 from graft_vfs.reports import AutosyncRole
 from graft_vfs.store.base import ObjectStore, StoreCounts
+from graft_vfs.volume.context import Opened
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
 from tests.faults import Fault, FaultyStore
 from tests.replicas import Replica
@@ -193,7 +194,7 @@ def test_a_volume_without_a_tag_is_left_alone(synced):
     volume = ours.engine.open("main")
     ours.engine.remove_tag("main")
     assert ours.tick().requests == 0
-    assert ours.engine.status("gone", volume).autosync is None
+    assert ours.engine.status(Opened("gone", volume)).autosync is None
 
 
 def test_a_volume_that_was_closed_is_pushed_once_more_and_then_left_alone(synced):
@@ -206,11 +207,11 @@ def test_a_volume_that_was_closed_is_pushed_once_more_and_then_left_alone(synced
         ours.engine.open(f"other {number}", create=True)
     ours.clock.settle()
     volume = ours.engine.catalog.tag_volume("first")
-    assert volume not in ours.engine._volumes._kept
+    assert not ours.engine.context.volumes.is_open(volume)
     ours.tick()
     assert "first" in {name for name, _ in ours.engine.refs()}
     assert ours.engine._autosync.report(volume) is None
-    assert volume not in ours.engine._volumes._open
+    assert not ours.engine.context.volumes.is_open(volume)
     assert ours.tick().requests == VOLUMES_KEPT_MAX
     assert ours.engine.status("first").ahead == 0
 
@@ -307,7 +308,7 @@ def test_a_diverged_volume_costs_nothing_and_its_status_says_so(synced, other, c
     assert status.autosync.diverged
     assert "Autosync: waits until the divergence is resolved." in str(status)
     # Not even a push that is refused here: noting its error would write to the catalog each time.
-    monkeypatch.setattr(ours.engine, "push", lambda *_: pytest.fail("it was pushed"))
+    monkeypatch.setattr(syncing, "push", lambda *_, **__: pytest.fail("it was pushed"))
     for _ in range(5):
         assert ours.tick().requests == 0
     assert ours.engine.status("main").autosync.diverged
@@ -392,7 +393,7 @@ def test_an_error_of_the_program_does_not_end_the_syncs(synced, monkeypatch, cap
     ours.clock.settle()
     insert(connection, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(ours.engine, "push", lambda *_, **__: 1 // 0)
+        patch.setattr(syncing, "push", lambda *_, **__: 1 // 0)
         ours.tick()
     assert "division" in ours.engine.status("main").autosync.last_error
     assert "ZeroDivisionError" in caplog.text

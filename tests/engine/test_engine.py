@@ -598,7 +598,7 @@ def hydrating(machines, tmp_path) -> Config:
 def test_a_background_hydrate_brings_everything(hydrating) -> None:
     engine = Graft(hydrating)
     volume = engine.open("main", create=True, remote="main")
-    for thread in engine._volumes._hydrating:
+    for thread in engine.context.volumes._hydrating:
         thread.join()
     present, total = volume.begin().remote.pages_present()
     assert present == total > 500
@@ -627,13 +627,13 @@ def test_an_engine_that_closes_ends_its_background_hydrate(hydrating, monkeypatc
     engine = Graft(hydrating, executor=ThreadPoolExecutor(1))
     engine.open("main", create=True, remote="main")
     assert is_fetching.wait(20)
-    (thread,) = engine._volumes._hydrating
+    (thread,) = engine.context.volumes._hydrating
     engine.close()
     assert not thread.is_alive()
     monkeypatch.undo()
     again = Graft(hydrating)
     again.open("main")
-    for thread in again._volumes._hydrating:
+    for thread in again.context.volumes._hydrating:
         thread.join()
     assert again.audit("main").checksum
     again.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
+from graft_vfs.engine.syncing import sync_one
 from graft_vfs.errors import DivergedError
 from graft_vfs.format import body
 from tests.replicas import Replica, rows
@@ -127,5 +128,5 @@ def test_autosync_recognises_them_too(tmp_path, remote) -> None:
     with Replica(backup, remote) as replica:
         replica.engine.fetch("main")
         volume = replica.engine.open("main")
-        replica.engine._sync_one(volume.id, is_last=False)
+        sync_one(replica.engine.context, volume.id, is_last=False)
         assert replica.engine.status("main").diverged is False

@@ -1,0 +1,124 @@
+"""Making volumes, and pointing tags at them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from graft_vfs.errors import UsageError
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.local.catalog.catalog import Announce
+from graft_vfs.local.tag_moves import move_tag
+from graft_vfs.maintenance import collect
+from graft_vfs.pages import NO_LSN
+from graft_vfs.reports import Moved, Progress
+from graft_vfs.sync.clone import NewVolume, make_volume
+from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.tags import check_tag
+from graft_vfs.volume.context import Context, Opened
+
+if TYPE_CHECKING:
+    from graft_vfs.plain.transfer import Transferred
+
+_logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+def change_tag(
+    context: Context, tag: str, change: Callable[[Announce], _T], *, to: VolumeId | None = None
+) -> _T:
+    """Move a tag by `change`; raises WriterBusyError if what it names is being written to."""
+    context.catalog.require_writable()
+    return move_tag(context.catalog, context.volumes.directory, check_tag(tag), change, to=to)
+
+
+def point(context: Context, tag: str, volume: VolumeId) -> None:
+    """Point a tag at a volume that exists."""
+    set_tag = functools.partial(context.catalog.set_tag, tag, volume)
+    change_tag(context, tag, set_tag, to=volume)
+
+
+def replace(context: Context, tag: str, new: NewVolume) -> VolumeId:
+    """Make a volume, and point the tag at it whatever it named before."""
+    make = functools.partial(make_volume, context, new, tag)
+    return change_tag(context, tag, lambda replacing: make(replacing=replacing))
+
+
+def moved(context: Context, tag: str, volume: VolumeId, verb: str) -> Moved:
+    """Report that a verb has pointed the tag at a volume."""
+    row, branch = context.catalog.current(volume)
+    lsn = branch.base if branch.log == row.remote else NO_LSN
+    _logger.info("tag %r: %s %s on log %s at LSN %d", tag, verb, volume, row.remote, lsn)
+    return Moved(tag, volume, row.remote, lsn, verb)
+
+
+def switch(context: Context, tag: str, spec: str) -> VolumeId:
+    """Point the tag at `volume[:local[:remote]]`, which is made if it is absent."""
+    parts = spec.split(":")
+    if not 1 <= len(parts) <= 3:
+        raise UsageError(f"{spec!r} is not volume[:local[:remote]]")
+    volume = VolumeId.parse(parts[0])
+    branch = LogId.parse(parts[1]) if len(parts) > 1 and parts[1] else None
+    remote = LogId.parse(parts[2]) if len(parts) > 2 and parts[2] else None
+    rows = {row.id: row for row in context.catalog.volumes()}
+    if volume in rows:
+        if remote is not None and rows[volume].remote != remote:
+            raise UsageError(
+                f"volume {volume} is attached to remote log {rows[volume].remote}",
+                next_step="leave the remote out, or clone that log",
+            )
+        point(context, tag, volume)
+    else:
+        newest = fetch_log(context.logs, remote).newest if remote else NO_LSN
+        base = (remote, newest) if remote and newest else None
+        replace(context, tag, NewVolume(base=base, remote=remote, volume=volume, branch=branch))
+    return volume
+
+
+def fork(context: Context, source: Opened) -> VolumeId:
+    """Make a volume with the same content and a log of its own; no tag names it yet."""
+    with source.volume.pinned() as snapshot:
+        row = snapshot.branch.row
+        base = (row.log, row.base) if row.base else None
+        made = make_volume(context, NewVolume(base=base, remote=LogId.new()))
+        if snapshot.local_commits:
+            target = context.volumes.use(made)
+            pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
+            with target.writing() as empty:
+                target.write_pages(
+                    empty,
+                    ((page, snapshot.read(page)) for page in pages),
+                    page_count=snapshot.page_count,
+                )
+    return made
+
+
+def import_new(
+    context: Context, path: Path, tag: str, progress: Progress | None
+) -> tuple[VolumeId, Transferred]:
+    """Make a volume from a plain SQLite file, and a tag for it when all is in it.
+
+    A failure leaves no volume.
+    """
+    from graft_vfs.plain import source, transfer  # noqa: PLC0415 - for start-up
+
+    source.require_file(path)
+    check_tag(tag)
+    made = make_volume(context, NewVolume())
+    directory = context.directory_of(made)
+    try:
+        done = transfer.import_file(context.volumes.use(made), path, progress=progress)
+        context.catalog.add_tag(tag, made)
+        # Again, now with its tag.
+        context.catalog.describe(made, lambda wanted: descriptor.write(directory, wanted))
+    except BaseException:
+        # A volume without a tag, and with nothing in it that is not in the file.
+        context.volumes.let_go(made)
+        collect.delete(context.catalog, directory, made)
+        raise
+    return made, done

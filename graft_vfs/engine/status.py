@@ -1,0 +1,156 @@
+"""What an engine says about its volumes, from what is known here: none of it sends a request."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from graft_vfs.engine.autosync import Autosync
+from graft_vfs.errors import GraftError
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog.rows import PendingPush, VolumeRow
+from graft_vfs.metrics import Metrics, VolumeMetrics
+from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.reports import Info, Status, VolumeReport
+from graft_vfs.sync.naming import warning_of
+from graft_vfs.volume.context import Context, Opened
+from graft_vfs.volume.snapshot import Snapshot
+
+
+def status_of(context: Context, opened: Opened, autosync: Autosync | None = None) -> Status:
+    """Return how a volume stands to its remote."""
+    tag, volume = opened
+    catalog = context.catalog
+    snapshot = volume.begin()
+    row, branch = catalog.volume(volume.id), snapshot.branch.row
+    base = branch.base if branch.log == row.remote else NO_LSN
+    ahead, is_fork = snapshot.local_commits, branch.log != row.remote and branch.base > 0
+    pending = catalog.pending_push(volume.id)
+    claimed = base
+    if pending is not None and _is_known(context, pending):
+        # Our own commit must not look like a rival's until the next sync settles it.
+        claimed, is_fork = pending.lsn, False
+        ahead = snapshot.lsn - pending.through_lsn
+    return Status(
+        tag=tag,
+        volume=volume.id,
+        branch=branch.id,
+        remote=row.remote,
+        local_lsn=snapshot.lsn,
+        base_lsn=base,
+        ahead=ahead,
+        behind=max(0, catalog.newest_commit(row.remote)[0] - claimed),
+        attached=base > 0,
+        pending_push=pending is not None,
+        last_sync_ms=row.synced_ms,
+        last_error=row.last_error,
+        behind_since_ms=_behind_since(context, row.remote, claimed),
+        autosync=None if autosync is None else autosync.report(volume.id),
+        warning=_moved_warning(context, tag, volume.id) or warning_of(volume.directory),
+        unpublished_fork=is_fork,
+    )
+
+
+def _moved_warning(context: Context, tag: str, volume: VolumeId) -> str | None:
+    """Return what to know of a connection that is still at a volume without its tag."""
+    named = context.catalog.tag_volume(tag)
+    if named == volume:
+        return None
+    if named is None:
+        return (
+            f"the tag was removed, and this connection can only read volume {volume}; run "
+            f"`graft switch {shlex.quote(tag)} {volume}` to name it again"
+        )
+    return f"the tag names volume {named} now, where the next transaction will be"
+
+
+def _is_known(context: Context, push: PendingPush) -> bool:
+    """Return True if a push is known to have its LSN."""
+    found = context.catalog.commits(push.log, push.lsn, push.lsn)
+    return bool(found) and found[0].hash == push.hash
+
+
+def _behind_since(context: Context, log: LogId, base: RemoteLsn) -> int | None:
+    """Return when the oldest known commit above `base` was made."""
+    header = context.logs.header(log, RemoteLsn(base + 1))
+    return None if header is None else header.time_ms
+
+
+def info_of(context: Context, opened: Opened) -> Info:
+    """Describe a volume and its newest snapshot."""
+    snapshot = opened.volume.begin()
+    row = context.catalog.volume(opened.volume.id)
+    return Info(
+        tag=opened.tag,
+        volume=opened.volume.id,
+        branch=snapshot.branch.row.id,
+        remote=row.remote,
+        synced_local=row.synced_local,
+        synced_remote=row.synced_remote,
+        synced_ms=row.synced_ms,
+        snapshot=_snapshot_text(snapshot),
+        pages=snapshot.page_count,
+        page_size=snapshot.page_size,
+    )
+
+
+def _snapshot_text(snapshot: Snapshot) -> str:
+    """Return a snapshot as `log[1..base] + branch[first..lsn]`, without what is empty."""
+    branch = snapshot.branch.row
+    parts = []
+    if branch.base:
+        parts.append(f"{branch.log}[1..{branch.base}]")
+    if snapshot.local_commits:
+        parts.append(f"{branch.id}[{branch.first_lsn}..{snapshot.lsn}]")
+    return " + ".join(parts) or "empty"
+
+
+def examined(context: Context) -> Iterator[tuple[VolumeRow, Snapshot | GraftError]]:
+    """Open each volume, oldest first, and yield its newest snapshot, or why there is none.
+
+    None of them stays open longer than its snapshot.
+    """
+    for row in context.catalog.volumes():
+        try:
+            yield row, context.volumes.look(row.id).begin()
+        except GraftError as error:
+            yield row, error
+
+
+def volume_reports(context: Context) -> list[VolumeReport]:
+    """Return all volumes, oldest first; one that cannot be opened is a row that says why."""
+    tags: dict[VolumeId, list[str]] = {}
+    for tag, volume in context.catalog.tags():
+        tags.setdefault(volume, []).append(tag)
+    reports = []
+    for row, found in examined(context):
+        names = tuple(tags.get(row.id, ()))
+        if isinstance(found, GraftError):
+            reports.append(
+                VolumeReport(row.id, row.branch, row.remote, None, None, names, str(found))
+            )
+            continue
+        branch = found.branch.row
+        base = branch.base if branch.log == row.remote else NO_LSN
+        reports.append(VolumeReport(row.id, branch.id, row.remote, found.lsn, base, names))
+    return reports
+
+
+def metrics_of(context: Context, autosync: Autosync | None) -> Metrics:
+    """Count what an engine did since it was opened; volumes as they stand now."""
+    counts = context.volumes.commit_counts()
+    return Metrics(
+        store=context.store.counters.snapshot(),
+        latencies=context.store.counters.latencies(),
+        counts=context.logs.counters.snapshot(),
+        commits=sum(each.commits for each in counts),
+        spilled_transactions=sum(each.spilled for each in counts),
+        cache_bytes=context.logs.cache_bytes(),
+        volumes=tuple(
+            VolumeMetrics.of(
+                context.catalog.volume_tags(volume.id),
+                status_of(context, Opened("", volume), autosync),
+            )
+            for volume in context.volumes.all()
+        ),
+    )

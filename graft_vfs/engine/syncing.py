@@ -1,0 +1,115 @@
+"""Syncs as the engine does them: how one ended is noted, and autosync decides what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
+
+from graft_vfs.engine.autosync import FLUSH_SECONDS, Outcome
+from graft_vfs.engine.status import status_of
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    DivergedError,
+    GraftError,
+    NoRemoteError,
+    StoreError,
+)
+from graft_vfs.ids import VolumeId
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.reports import Progress, Status
+from graft_vfs.store.none import NoStore
+from graft_vfs.sync import pull as pulling
+from graft_vfs.sync import push as pushing
+from graft_vfs.sync.recognise import recognise
+from graft_vfs.volume.context import Context, Opened
+from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def syncing(context: Context, volume: Volume) -> Iterator[None]:
+    """Keep the error of a sync for the volume's status, and clear it after a good one."""
+    if isinstance(context.store, NoStore):
+        raise NoRemoteError(
+            "no remote is configured",
+            next_step="add a [remote] table to graft.toml, or set GRAFT_REMOTE_TYPE and its "
+            "companions",
+        )
+    try:
+        yield
+    except GraftError as error:
+        if isinstance(error, StoreError | CommitOutcomeUnknownError):
+            context.logs.forget_proofs()
+        _note_error(context, volume, error)
+        raise
+    if context.catalog.volume(volume.id).last_error is not None:
+        _note_error(context, volume, None)
+
+
+def _note_error(context: Context, volume: Volume, error: GraftError | None) -> None:
+    """Note how a sync ended; on a full disk the end counts, and not that it was not noted."""
+    if not context.writable:
+        return
+    try:
+        context.catalog.note_sync_error(volume.id, error)
+    except GraftError as failure:
+        _logger.warning("how the sync of volume %s ended is not noted: %s", volume.id, failure)
+
+
+def pull(context: Context, opened: Opened, progress: Progress | None = None) -> pulling.Pulled:
+    """Fetch and fast-forward; see `sync.pull`."""
+    with syncing(context, opened.volume):
+        return pulling.pull(opened.volume, context.logs, name=opened.tag, progress=progress)
+
+
+def push(
+    context: Context, opened: Opened, *, progress: Progress | None = None, wait_seconds: float
+) -> pushing.Pushed:
+    """Push; local commits that the log holds already are recognised first. See `sync.push`."""
+    again = functools.partial(
+        pushing.push,
+        opened.volume,
+        context.logs,
+        context.author,
+        name=opened.tag,
+        progress=progress,
+        wait_seconds=wait_seconds,
+    )
+    with syncing(context, opened.volume):
+        try:
+            return again()
+        except DivergedError:
+            if not recognise(opened.volume, context.logs):
+                raise
+        return again()
+
+
+def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome:
+    """Do one run of autosync: push if there are local commits, else pull.
+
+    One request if they are few, or if nothing is new. A volume that was closed is only pushed.
+    """
+    tags = context.catalog.volume_tags(volume_id)
+    if not tags:
+        return Outcome.CLOSED
+    is_open = context.volumes.is_open(volume_id)
+    opened = Opened(tags[0], context.volumes.look(volume_id))
+    status = status_of(context, opened)
+    if status.diverged and not status.pending_push and not recognise(opened.volume, context.logs):
+        return Outcome.DIVERGED if is_open else Outcome.CLOSED
+    if status.ahead or status.unpublished_fork or status.pending_push:
+        # Another push here is as good as this one, but for commits that come when it ends.
+        push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
+    elif is_open and not is_last and _may_have_news(context, status):
+        pull(context, opened)
+    return Outcome.SYNCED if is_open else Outcome.CLOSED
+
+
+def _may_have_news(context: Context, status: Status) -> bool:
+    """Return True if a pull may find something; a log without commits is not listed for that."""
+    if context.catalog.newest_commit(status.remote)[0]:
+        return True
+    return context.logs.log(status.remote).read_header(RemoteLsn(1)) is not None
