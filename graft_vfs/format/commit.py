@@ -141,79 +141,39 @@ class FrameTable:
         return self.offsets[-1]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class CommitHeader:
     """One commit of a remote log; see the module's byte table for each field.
 
-    Make one to push with `build`, one from bytes with `decode_header`. Headers are equal only to
-    themselves; compare their hashes. Thread rule: any thread may read it.
+    One to push is `sealed` with its hash; one from bytes comes from `decode_header`. Headers are
+    equal only to themselves; compare their hashes. Thread rule: any thread may read it.
     """
 
     log: LogId
     lsn: RemoteLsn
     previous_hash: bytes
-    parent_log: LogId | None
-    parent_lsn: RemoteLsn
+    parent_log: LogId | None = None
+    parent_lsn: RemoteLsn = NO_LSN
     page_size: int
     page_count: int
     change_counter: int
     local_commits: int
-    segment: SegmentId | None
+    segment: SegmentId | None = None
     writer: bytes
     attempt: bytes
     time_ms: int
-    checkpoint_lsn: RemoteLsn
-    author: str
+    checkpoint_lsn: RemoteLsn = NO_LSN
+    author: str = ""
     pages: BitMap
     frames: FrameTable
     hash: bytes = b""
 
-    @classmethod
-    def build(
-        cls,
-        *,
-        log: LogId,
-        lsn: RemoteLsn,
-        previous_hash: bytes,
-        page_size: int,
-        page_count: int,
-        change_counter: int,
-        local_commits: int,
-        writer: bytes,
-        attempt: bytes,
-        time_ms: int,
-        pages: BitMap,
-        frames: FrameTable,
-        segment: SegmentId | None = None,
-        checkpoint_lsn: RemoteLsn = NO_LSN,
-        author: str = "",
-        parent_log: LogId | None = None,
-        parent_lsn: RemoteLsn = NO_LSN,
-    ) -> CommitHeader:
-        """Return a header with its hash.
+    def sealed(self) -> CommitHeader:
+        """Return the header with its hash.
 
         Raises ValueError for facts that no reader would accept, UsageError if it gets too large.
         """
-        header = cls(
-            log=log,
-            lsn=lsn,
-            previous_hash=previous_hash,
-            parent_log=parent_log,
-            parent_lsn=parent_lsn,
-            page_size=page_size,
-            page_count=page_count,
-            change_counter=change_counter,
-            local_commits=local_commits,
-            segment=segment,
-            writer=writer,
-            attempt=attempt,
-            time_ms=time_ms,
-            checkpoint_lsn=checkpoint_lsn,
-            author=author,
-            pages=pages,
-            frames=frames,
-        )
-        return replace(header, hash=header.encode()[-HASH_BYTES:])
+        return replace(self, hash=self.encode()[-HASH_BYTES:])
 
     def pages_in_frame(self, frame: int) -> int:
         """Return how many pages a frame holds; only the last may have fewer."""

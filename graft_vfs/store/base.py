@@ -179,11 +179,6 @@ class Latencies:
     buckets: tuple[int, ...]
     sum_seconds: float
 
-    @property
-    def count(self) -> int:
-        """Number of requests that were timed."""
-        return sum(self.buckets)
-
 
 class StoreCounters:
     """The running counts of one store handle.

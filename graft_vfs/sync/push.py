@@ -263,7 +263,7 @@ def _build(
         with spooled(volume.directory, itertools.chain(small, rest)) as parts:
             logs.log(plan.log).write_segment(segment, parts)
         small = []
-    header = CommitHeader.build(
+    header = CommitHeader(
         log=plan.log,
         lsn=plan.lsn,
         previous_hash=plan.previous_hash,
@@ -277,11 +277,10 @@ def _build(
         writer=author.writer,
         attempt=secrets.token_bytes(16),
         time_ms=_time_ms(logs.store, plan.previous_ms),
-        checkpoint_lsn=NO_LSN,
         author=author.name,
         pages=builder.pages,
         frames=builder.table,
-    )
+    ).sealed()
     encoded = header.encode()
     pending = PendingPush(
         volume=volume.id,

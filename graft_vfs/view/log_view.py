@@ -56,11 +56,6 @@ class CommitSource:
         """The commit's remote LSN."""
         return self.header.lsn
 
-    def pages_in_frame(self, frame: int) -> int:
-        """Return how many pages a frame holds; only the last may be shorter."""
-        frame_pages = self.header.frames.frame_pages
-        return min(frame_pages, len(self.header.pages) - frame * frame_pages)
-
     def cached(self, frame: int) -> bytes | None:
         """Return the images of a frame if they are on this machine. No request."""
         place = self.find(frame)
@@ -78,7 +73,7 @@ class CommitSource:
 
     def frame_bytes(self, frame: int) -> int:
         """Return the length of a frame's images in bytes."""
-        return self.pages_in_frame(frame) * self.header.page_size
+        return self.header.pages_in_frame(frame) * self.header.page_size
 
     def fetch(self, first: int, end: int) -> list[bytes]:
         """Fetch frames first..end (half-open), keep them and return them. One range read."""
@@ -141,7 +136,6 @@ class LogView:
         self.page_size = newest.page_size
         self.page_count = newest.page_count
         self.change_counter = newest.change_counter
-        self.time_ms = newest.time_ms
         self.table = table
         self.located: dict[int, Located] = {}
         self.looked_at = 0.0

@@ -45,7 +45,7 @@ def header_of(pages: BitMap, frames: FrameTable, **changes: Any) -> CommitHeader
         "time_ms": TIME_MS,
         "author": "Zoë",
     }
-    return CommitHeader.build(pages=pages, frames=frames, **facts | changes)
+    return CommitHeader(pages=pages, frames=frames, **facts | changes).sealed()
 
 
 def commit(

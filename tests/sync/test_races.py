@@ -49,7 +49,7 @@ def a_commit(log: LogId, lsn: int, previous: bytes, client: int) -> tuple[Commit
     builder.add(1, bytes(512))
     frame = builder.finish()
     assert frame is not None
-    header = CommitHeader.build(
+    header = CommitHeader(
         log=log,
         lsn=lsn,
         previous_hash=previous,
@@ -62,7 +62,7 @@ def a_commit(log: LogId, lsn: int, previous: bytes, client: int) -> tuple[Commit
         time_ms=lsn,
         pages=BitMap([1]),
         frames=builder.table,
-    )
+    ).sealed()
     return header, header.encode() + frame
 
 
