@@ -20,9 +20,9 @@ for step in (Step.IMPORT, Step.REGISTRY, Step.CATALOG):
             in_child=note(f"child {step.name}"))
 at_fork(Step.FILES, before=fail, in_parent=fail, in_child=fail)
 child = os.fork()
-print(*calls, sep=", ", flush=True)
 if child:
-    os.waitpid(child, 0)
+    os.waitpid(child, 0)  # Else the two lines may be mixed.
+print(*calls, sep=", ", flush=True)
 """
 
 
