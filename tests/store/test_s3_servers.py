@@ -124,6 +124,20 @@ class S3Contract(StoreContract):
         assert store.put_if_absent("k", b"x" * 100_000) is PutOutcome.CREATED
         assert store.get("k") == b"x" * 100_000
 
+    def test_a_change_between_the_read_and_the_write_of_a_repair_stays(self, store, monkeypatch):
+        store.put_if_absent("k", b"damaged")
+        fetch = store._fetch
+
+        def fetch_early(*arguments):
+            found = fetch(*arguments)
+            monkeypatch.undo()
+            store.put("k", [b"theirs"])
+            return found
+
+        monkeypatch.setattr(store, "_fetch", fetch_early)
+        assert not store.replace("k", b"damaged", b"the true bytes")
+        assert store.get("k") == b"theirs"
+
     def test_the_bucket_must_exist(self, endpoint):
         with endpoint.store("absent-bucket") as store:
             with pytest.raises(BucketMissingError, match="absent-bucket"):

@@ -22,7 +22,7 @@ from graft_vfs.errors import (
     StoreDeniedError,
     StoreUnavailableError,
 )
-from graft_vfs.remote.log import RemoteLog
+from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import StoreCounts
 from graft_vfs.store.s3 import PART_BYTES
 from tests.replicas import Replica, rows
@@ -313,3 +313,28 @@ def test_a_commit_from_the_future_does_not_date_those_after_it(
     for entry in (newest, first):
         found = right.engine.snapshot_at("main", as_of=str(entry).split()[2])
         assert found.remote.lsn == entry.lsn
+
+
+# Repairs ----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_commit_and_a_hole_are_repaired_over_http(machines) -> None:
+    ours = machines("ours")
+    connection = ours.connect()
+    connection.execute("CREATE TABLE t(v)")
+    for value in range(3):
+        connection.execute("INSERT INTO t VALUES(?)", (value,))
+        log = ours.engine.push("main").log
+    store = ours.engine.store
+    keys = [commit_key(log, lsn) for lsn in (1, 2, 3)]
+    true = [store.get(key) for key in keys]
+    store.delete(keys[0])
+    store.put(keys[1], [true[1][:100] + b"damaged" + true[1][107:]])
+    before = ours.counts()
+    found = ours.engine.fsck("main", repair=True)
+    assert found.is_sound, str(found)
+    counts = ours.counts() - before
+    assert (counts.put, counts.put_if_absent) == (1, 1)
+    assert [store.get(key) for key in keys] == true
+    theirs = machines("theirs").connect(remote="main")
+    assert rows(theirs) == [(0,), (1,), (2,)]
