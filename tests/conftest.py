@@ -1,4 +1,7 @@
-"""Fixtures of the whole suite: S3 servers, started when a test first asks for one, and replicas."""
+"""What the whole suite shares: S3 servers, started when a test first asks for one, and settings.
+
+Property tests draw the same examples in every run; `--hypothesis-profile=random` draws others.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,18 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from tests import servers
 from tests.replicas import Replica
 from tests.support.extras import absence
+
+# No deadline: how long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("fixed")
 
 _NEEDED = {"integrations": "integrations", "test_s3_forward_proxies.py": "servers"}
 """Extras whose packages the modules of a folder, or a module, import."""

@@ -18,6 +18,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import graft_vfs
@@ -186,6 +187,12 @@ def test_every_dependency_names_the_lowest_version_that_was_tried():
 def test_the_extra_for_tests_installs_every_other_extra():
     extras = dict(PROJECT["optional-dependencies"])
     assert extras.pop("test") == [f"graft-vfs[{','.join(extras)}]"]
+
+
+def test_property_tests_draw_the_same_examples_unless_a_run_asks_for_others(request):
+    chosen = request.config.getoption("--hypothesis-profile")
+    assert hypothesis.settings.default.derandomize == (chosen != "random")
+    assert not hypothesis.settings.get_profile("random").derandomize
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ def explore_deeply(
 
     The figures stand in the report of a run with `-s`.
     """
-    seen = _run(machine, settings(_COMMON, print_blob=True), int(examples * DEEP_SCALE), steps)
+    fresh = settings(_COMMON, derandomize=False, print_blob=True)
+    seen = _run(machine, fresh, int(examples * DEEP_SCALE), steps)
     print(f"\n{machine.__name__}: {dict(sorted(seen.items()))}")
     return seen
 
