@@ -1,0 +1,64 @@
+"""The workflows run commands that exist and all deep tests; third-party actions are pinned."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+yaml = pytest.importorskip("yaml", reason="the extra [lint] is not installed")
+
+ROOT = Path(__file__).parents[1]
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
+COMMANDS = {
+    *("echo", "ls", "mkdir", "pip", "pytest", "python", "rm", "sudo", "tar", "test", "twine"),
+    *("lint-imports", "mypy", "ruff", "$RUNNER_TEMP/fresh/bin/pip"),
+    *("$RUNNER_TEMP/fresh/bin/graft", "$RUNNER_TEMP/fresh/bin/pytest"),
+}
+
+
+def steps(path: Path) -> list[dict]:
+    """Return the steps of all jobs of a workflow, and the jobs that call another workflow."""
+    jobs = yaml.safe_load(path.read_text("utf-8"))["jobs"].values()
+    return [step for job in jobs for step in job.get("steps", [job])]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_every_action_is_pinned_to_a_commit_beside_its_version(path):
+    used = re.findall(r"^.*\buses: *(.*)$", path.read_text("utf-8"), re.MULTILINE)
+    assert used
+    assert len(used) == sum("uses" in step for step in steps(path))
+    for use in used:
+        if use.startswith("./"):
+            assert (ROOT / use).is_file()
+        else:
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use), use
+
+
+def test_one_action_is_pinned_to_one_commit_in_all_workflows():
+    text = "\n".join(path.read_text("utf-8") for path in WORKFLOWS)
+    pins = set(re.findall(r"uses: *([\w./-]+)@([0-9a-f]{40})", text))
+    assert len(pins) == len({action for action, _ in pins})
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_commands_extras_modules_and_files_of_a_workflow_exist(path):
+    text = path.read_text("utf-8")
+    runs = "\n".join(step["run"] for step in steps(path) if "run" in step)
+    program = re.sub(r"<<'(\w+)'\n.*?\n\1$", "", runs, flags=re.MULTILINE | re.DOTALL)
+    for line in filter(None, map(str.strip, program.splitlines())):
+        command = line.split()[0].strip("\"'")
+        assert command in COMMANDS or re.match(r"\w+=", command), line
+    for extra in re.findall(r"\[(\w+)\]['\"]", runs):
+        assert extra in EXTRAS
+    for module in re.findall(r"python -m ([\w.]+)", runs):
+        assert module in {"build", "venv"} or importlib.util.find_spec(module), module
+    for name in re.findall(r"(?:tests|benchmarks|\.ci)/[\w./]*", text):
+        assert (ROOT / name).exists(), name
