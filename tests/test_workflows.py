@@ -62,3 +62,17 @@ def test_commands_extras_modules_and_files_of_a_workflow_exist(path):
         assert module in {"build", "venv"} or importlib.util.find_spec(module), module
     for name in re.findall(r"(?:tests|benchmarks|\.ci)/[\w./]*", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_nightly_workflow_runs_every_deep_test():
+    nightly = yaml.safe_load((GITHUB / "workflows" / "nightly.yml").read_text("utf-8"))
+    parts = nightly["jobs"]["deep"]["strategy"]["matrix"]["include"]
+    covered = [ROOT / name for part in parts for name in part["tests"].split()]
+    deep = [
+        path
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "pytest.mark." + "deep" in path.read_text("utf-8")
+    ]
+    assert deep
+    for path in deep:
+        assert any(path.is_relative_to(part) for part in covered), path
