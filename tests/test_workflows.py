@@ -76,3 +76,18 @@ def test_the_nightly_workflow_runs_every_deep_test():
     assert deep
     for path in deep:
         assert any(path.is_relative_to(part) for part in covered), path
+
+
+def test_only_a_tagged_version_that_passed_all_checks_is_published():
+    release = yaml.safe_load((GITHUB / "workflows" / "release.yml").read_text("utf-8"))
+    assert release[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads the key `on` as true.
+    jobs = release["jobs"]
+    assert jobs["ci"] == {"uses": "./.github/workflows/ci.yml"}
+    assert jobs["publish"]["needs"] == "ci"
+    done = [step.get("uses", step.get("run")).split("@")[0] for step in jobs["publish"]["steps"]]
+    assert [step for step in done if "/" in step and "\n" not in step] == [
+        "actions/download-artifact",
+        "actions/attest-build-provenance",
+        "pypa/gh-action-pypi-publish",
+    ]
+    assert "GITHUB_REF_NAME#v" in done[1]
