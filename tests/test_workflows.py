@@ -91,3 +91,10 @@ def test_only_a_tagged_version_that_passed_all_checks_is_published():
         "pypa/gh-action-pypi-publish",
     ]
     assert "GITHUB_REF_NAME#v" in done[1]
+
+
+def test_the_issue_form_asks_for_what_the_doctor_reports():
+    form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "bug.yml").read_text("utf-8"))
+    (doctor,) = (field for field in form["body"] if field.get("id") == "doctor")
+    assert "`graft doctor --json`" in doctor["attributes"]["label"]
+    assert doctor["validations"]["required"]
