@@ -313,7 +313,7 @@ class CorruptLogError(DamageError):
 
 
 class CorruptCatalogError(DamageError):
-    """The local catalog is damaged, missing beside volumes, or older than they are.
+    """The local catalog is damaged, missing although volumes exist, or older than they are.
 
     How to see it: `graft doctor`, `graft adopt`.
     Next step: put `catalog.db` back together with its `-wal`, or run `graft adopt`: no commit

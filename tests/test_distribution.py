@@ -147,7 +147,7 @@ def test_the_version_stands_in_one_place():
     assert newest[1] == graft_vfs.__version__
 
 
-def test_the_installed_command_tells_four_versions_and_shows_the_demo(built):
+def test_the_installed_command_has_versions_manual_and_demo(built):
     where = built.run("-c", "import graft_vfs; print(graft_vfs.__file__)").strip()
     assert Path(where).is_relative_to(built.installed)
     command = str(built.installed / "bin" / "graft")
@@ -157,6 +157,7 @@ def test_the_installed_command_tells_four_versions_and_shows_the_demo(built):
         rf"graft-vfs {number}, format \d+, apsw {number}, SQLite {number}\n", versions
     )
     assert graft_vfs.__version__ in versions
+    assert built.run(command, "help", "limits").startswith("# Limits\n")
     assert built.run(command, "demo").endswith("\n  graft clone main\n")
 
 

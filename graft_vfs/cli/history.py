@@ -51,12 +51,12 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
 def diff(tag: str, older: str | None, newer: str | None, as_json: bool) -> None:
     """Say what changed from commit A to commit B: tables, and rows of each.
 
-    Each is an LSN of the remote log, LOG:LSN, or `head`, the volume with its local commits. Without
-    B, `head`; without both, what a push would publish.
+    A and B are each an LSN of the remote log, LOG:LSN, or `head`, which is the volume with its
+    local commits. B defaults to `head`. Without both, show what a push would publish.
 
-    Only pages that changed are read, and the interior pages of tables; all rows are compared if
-    that does not tell, such as for long rows that were overwritten in place. Pages that are not
-    here are fetched.
+    Only changed pages and the interior pages of tables are read. If these do not say which rows
+    changed, as after long rows were overwritten in place, all rows are compared. Pages that are not
+    cached are fetched. `graft help history` says more about the costs.
     """
     with opened() as engine:
         with progress("Comparing key ranges") as show_progress:

@@ -284,7 +284,7 @@ class Graft:
 
     @staticmethod
     def versions() -> Versions:
-        """Return the versions of this program and of what it stands on. No request."""
+        """Return the versions of this program and of the libraries it uses. No request."""
         return Versions.current()
 
     def refs(self) -> list[tuple[str, LogId]]:
