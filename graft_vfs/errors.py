@@ -41,23 +41,45 @@ Messages say what happened; `next_step` says what to do; neither ever carries a 
 
 from __future__ import annotations
 
+from graft_vfs.advice import Audience, Hint, Worded, words
+
 _RESTORE_OBJECT = "try again; if it stays, restore the object from a replica or a backup"
 
 
-class GraftError(Exception):
+class GraftError(Worded, Exception):
     """Root of all declared errors. `str()` gives the cause, then the next step.
 
     How to see it: its subclasses say what happened.
     Next step: handle the subclass.
     """
 
-    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+    def __init__(self, message: str, *, next_step: str | Hint | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.next_step = next_step
+        self.hint = next_step
 
-    def __str__(self) -> str:
-        return f"{self.message}; {self.next_step}" if self.next_step else self.message
+    @property
+    def next_step(self) -> str | None:
+        """What to do next, as Python says it."""
+        return self.next_step_for(Audience.PYTHON)
+
+    def next_step_for(self, audience: Audience) -> str | None:
+        """Return what to do next in the words of an audience."""
+        return None if self.hint is None else words(self.hint, audience)
+
+    def words(self, audience: Audience) -> str:
+        """Return the cause, then the next step in the words of an audience."""
+        step = self.next_step_for(audience)
+        return f"{self.message}; {step}" if step else self.message
+
+
+def summary(error: Exception) -> str:
+    """Return a text to keep: the cause, and the next step if it reads the same for everyone."""
+    return (
+        error.message
+        if isinstance(error, GraftError) and isinstance(error.hint, Hint)
+        else str(error)
+    )
 
 
 class UsageError(GraftError):
@@ -266,7 +288,7 @@ class ObjectMissingError(StoreError):
     Next step: restore it from a replica or a backup.
     """
 
-    def __init__(self, key: str, *, next_step: str | None = None) -> None:
+    def __init__(self, key: str, *, next_step: str | Hint | None = None) -> None:
         super().__init__(f"the remote has no object {key!r}", next_step=next_step)
         self.key = key
 
@@ -298,7 +320,7 @@ class CorruptObjectError(DamageError):
     """
 
     def __init__(
-        self, message: str, *, next_step: str = _RESTORE_OBJECT, is_foreign: bool = False
+        self, message: str, *, next_step: str | Hint = _RESTORE_OBJECT, is_foreign: bool = False
     ) -> None:
         super().__init__(message, next_step=next_step)
         self.is_foreign = is_foreign

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from graft_vfs.advice import Advice, Audience, Hint, Step, Worded
 from graft_vfs.format.commit import VERSION as FORMAT_VERSION
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.pages import LocalLsn, RemoteLsn
@@ -140,7 +141,7 @@ class LostVolume:
 
 
 @dataclass(frozen=True, slots=True)
-class Adopted:
+class Adopted(Worded):
     """An adopted volume: its tags, and the commit it is based on; `local_commits` are unpushed."""
 
     volume: VolumeId
@@ -149,11 +150,14 @@ class Adopted:
     base_lsn: RemoteLsn
     local_commits: int
 
-    def __str__(self) -> str:
-        named = f"tag {', '.join(self.tags)}" if self.tags else "no tag (see `graft switch`)"
+    def words(self, audience: Audience) -> str:
+        """Return the report for one audience."""
+        named = f"tag {', '.join(self.tags)}" if self.tags else "no tag"
+        name = Advice.SWITCH(VOLUME=str(self.volume)).words(audience)
+        step = "" if self.tags else f"\n  (use {name} to name it)"
         return (
             f"Adopted volume {self.volume} with {named}: {commits_text(self.local_commits)} over "
-            f"LSN {self.base_lsn} of log {self.remote}."
+            f"LSN {self.base_lsn} of log {self.remote}.{step}"
         )
 
 
@@ -206,12 +210,13 @@ class AutosyncReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class Status(Worded):
     """How a volume stands to its remote log.
 
     `ahead` counts local commits, as a push does; `behind` counts remote commits known here that the
     branch does not stand on; the oldest of these was pushed at `behind_since_ms`. `autosync` is
-    None if this process does not sync the volume by itself. `warning` says why the log has no ref.
+    None if this process does not sync the volume by itself. `warning` says why the log has no ref,
+    and `advice` what to do about that.
     `unpublished_fork` is true until a fork is pushed, with local commits or without.
     """
 
@@ -231,13 +236,16 @@ class Status:
     autosync: AutosyncReport | None = None
     warning: str | None = None
     unpublished_fork: bool = False
+    advice: Hint | None = None
 
     @property
     def diverged(self) -> bool:
         """Return True if both sides have commits that the other lacks."""
         return (self.ahead > 0 or self.unpublished_fork) and self.behind > 0
 
-    def __str__(self) -> str:
+    def words(self, audience: Audience) -> str:
+        """Return the report for one audience."""
+        text, *steps = self._position()
         lines = [
             f"On tag {self.tag}",
             (
@@ -245,7 +253,8 @@ class Status:
                 f"at LSN {self.base_lsn}."
             ),
             "",
-            *self._position(),
+            text,
+            *(f"  ({step.words(audience)})" for step in steps),
         ]
         if self.behind_since_ms is not None:
             lines.append(f"Behind since {_moment_text(self.behind_since_ms)}.")
@@ -258,38 +267,35 @@ class Status:
             lines.append(f"The last sync failed: {self.last_error}")
         if self.warning:
             lines.append(f"Warning: {self.warning}.")
+        if self.advice is not None:
+            lines.append(f"  ({self.advice.words(audience)})")
         if self.autosync is not None:
             lines.append(str(self.autosync))
         return "\n".join(lines)
 
-    def _position(self) -> list[str]:
+    def _position(self) -> tuple[str, *tuple[Hint, ...]]:
+        """Return where the volume stands, and what leads on."""
         if self.diverged:
-            return [
-                "The Volume and the remote have diverged,",
-                f"and have {commits_text(self.ahead)} and {commits_text(self.behind)} each.",
-                '  (use "PRAGMA graft_export" or "PRAGMA graft_fork" to keep the local commits)',
-            ]
+            each = f"{commits_text(self.ahead)} and {commits_text(self.behind)} each"
+            text = f"The Volume and the remote have diverged,\nand have {each}."
+            export, fork = self._use(Advice.EXPORT), self._use(Advice.FORK)
+            return text, Hint("use ", export, " or ", fork, " to keep the local commits")
         if self.ahead:
-            return [
-                f"The Volume is ahead of the remote by {commits_text(self.ahead)}.",
-                '  (use "PRAGMA graft_push" to publish them)',
-            ]
+            text = f"The Volume is ahead of the remote by {commits_text(self.ahead)}."
+            return text, Hint("use ", self._use(Advice.PUSH), " to publish them")
         if self.unpublished_fork:
-            return [
-                "The Volume is a fork that the remote does not have yet.",
-                '  (use "PRAGMA graft_push" to publish it)',
-            ]
+            text = "The Volume is a fork that the remote does not have yet."
+            return text, Hint("use ", self._use(Advice.PUSH), " to publish it")
         if self.behind:
-            return [
-                f"The Volume is behind the remote by {commits_text(self.behind)}.",
-                '  (use "PRAGMA graft_pull" to get them)',
-            ]
+            text = f"The Volume is behind the remote by {commits_text(self.behind)}."
+            return text, Hint("use ", self._use(Advice.PULL), " to get them")
         if not self.attached:
-            return [
-                "The Volume has no commits yet, and the remote none of it.",
-                '  (commit something, then use "PRAGMA graft_push")',
-            ]
-        return ["The Volume is up to date with the remote."]
+            text = "The Volume has no commits yet, and the remote none of it."
+            return text, Hint("commit something, then use ", self._use(Advice.PUSH))
+        return ("The Volume is up to date with the remote.",)
+
+    def _use(self, advice: Advice) -> Step:
+        return advice(TAG=self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,18 +490,21 @@ class Diff:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(Worded):
     """How much of the remote part of a snapshot is on this machine: `present` of `total` pages."""
 
     present: int
     total: int
     checksum: str | None
+    tag: str = ""
 
-    def __str__(self) -> str:
+    def words(self, audience: Audience) -> str:
+        """Return the report for one audience."""
         share = 100.0 * self.present / self.total if self.total else 100.0
         text = f"Cached {self.present} of {self.total} pages ({share:.2f}%) from the remote Log."
         if self.checksum is None:
-            return f'{text}\n  (use "PRAGMA graft_hydrate" to fetch the rest)'
+            step = Advice.HYDRATE(TAG=self.tag) if self.tag else Advice.HYDRATE
+            return f"{text}\n  (use {step.words(audience)} to fetch the rest)"
         return f"{text}\nChecksum: {self.checksum}"
 
 

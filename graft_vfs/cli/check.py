@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from graft_vfs.advice import Audience
 from graft_vfs.cli.output import without_credentials
 from graft_vfs.errors import GraftError
 
@@ -33,4 +34,6 @@ class Check:
 
 def problem(name: str, error: GraftError) -> Check:
     """Return the check that a declared error is."""
-    return Check(name, Level.PROBLEM, without_credentials(error.message), error.next_step)
+    return Check(
+        name, Level.PROBLEM, without_credentials(error.message), error.next_step_for(Audience.CLI)
+    )

@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ from typing import Any, TextIO
 
 import click
 
+from graft_vfs.advice import Audience, Hint, words
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import Id
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_END = re.compile(r"\s*\n\s*")
-_PRAGMA = re.compile(r'"PRAGMA graft_(\w+)"')
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
 
 json_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
@@ -61,19 +60,9 @@ def _one_line(text: str) -> str:
     return without_credentials(_LINE_END.sub(" ", text))
 
 
-def with_commands(text: str, tag: str) -> str:
-    """Return a report in which the pragmas to run next are commands on a tag."""
-
-    def command(found: re.Match[str]) -> str:
-        path = " FILE" if found[1] == "export" else ""
-        return f'"graft {found[1]} {shlex.quote(tag)}{path}"'
-
-    return _PRAGMA.sub(command, text)
-
-
 def echo_graft_error(error: GraftError) -> None:
     """Print a declared error."""
-    echo_error(error.message, error.next_step)
+    echo_error(error.message, error.next_step_for(Audience.CLI))
 
 
 def emit(result: object, *, as_json: bool) -> None:
@@ -82,9 +71,9 @@ def emit(result: object, *, as_json: bool) -> None:
         echo(json.dumps(to_json(result), indent=2))
     elif isinstance(result, list | tuple):
         for item in result:
-            echo(str(item))
+            echo(words(item, Audience.CLI))
     else:
-        echo(str(result))
+        echo(words(result, Audience.CLI))
 
 
 def emit_list(items: Sequence[object], *, as_json: bool, if_empty: str) -> None:
@@ -98,7 +87,7 @@ def emit_list(items: Sequence[object], *, as_json: bool, if_empty: str) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """Return what JSON can hold: ids and paths as text, enums as their value, bytes as hex.
+    """Return what JSON can hold: ids, paths and hints as text, enums as their value, bytes as hex.
 
     A dataclass becomes an object with its fields and its properties; their names are the keys.
     """
@@ -108,8 +97,8 @@ def to_json(value: Any) -> Any:
         return {name: to_json(getattr(value, name)) for name in names}
     if isinstance(value, enum.Enum):
         value = value.value
-    if isinstance(value, Id | Path):
-        return str(value)
+    if isinstance(value, Hint | Id | Path):
+        return words(value, Audience.CLI)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Mapping):

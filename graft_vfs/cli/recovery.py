@@ -54,7 +54,7 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
     if not lost:
         return "The catalog knows every volume as it is."
     tag = "" if lost[0].is_known or lost[0].tags else " TAG"
-    return f'  (use "graft adopt {lost[0].volume}{tag}" to adopt the first)'
+    return f"  (use `graft adopt {lost[0].volume}{tag}` to adopt the first)"
 
 
 @command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 import graft_vfs
+from graft_vfs.advice import Audience, words
 from graft_vfs.cli.group import interruptible
 from graft_vfs.cli.output import echo, without_credentials
 from graft_vfs.engine.config import Config
@@ -81,7 +82,13 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        echo(f"{record.levelname.lower()}: {without_credentials(record.getMessage())}", err=True)
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        shown = tuple(
+            words(each, Audience.CLI) if isinstance(each, GraftError) else each
+            for each in arguments
+        )
+        text = record.msg % shown if shown else record.getMessage()
+        echo(f"{record.levelname.lower()}: {without_credentials(text)}", err=True)
 
 
 @contextlib.contextmanager

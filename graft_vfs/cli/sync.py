@@ -12,7 +12,6 @@ from graft_vfs.cli.output import (
     emit,
     emit_list,
     json_option,
-    with_commands,
     without_credentials,
 )
 from graft_vfs.cli.progress import progress
@@ -132,7 +131,7 @@ def audit(tag: str, as_json: bool) -> None:
     with opened() as engine:
         with progress("Checking pages") as show:
             found = engine.audit(tag, progress=show)
-        emit(found if as_json else with_commands(str(found), tag), as_json=as_json)
+        emit(found, as_json=as_json)
 
 
 @command("dump-commit", "graft dump-commit 74ggc1B6R4-2kkvcy9fi4CHJ:7")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import click
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, emit_list, json_option, with_commands
+from graft_vfs.cli.output import echo, emit, emit_list, json_option
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
@@ -101,7 +102,9 @@ def rm(tag: str, as_json: bool) -> None:
     with opened() as engine:
         volume = engine.catalog.tag_volume(tag)
         if volume is None:
-            raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+            raise NotFoundError(
+                f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
+            )
         engine.remove_tag(tag)
         emit(_Removed(tag, volume), as_json=as_json)
 
@@ -129,7 +132,7 @@ def status(tag: str, as_json: bool) -> None:
     """Say how a volume stands to its remote log, as far as it was fetched."""
     with opened() as engine:
         found = engine.status(tag)
-        emit(found if as_json else with_commands(str(found), tag), as_json=as_json)
+        emit(found, as_json=as_json)
 
 
 @command("info", "graft info main")

@@ -7,6 +7,7 @@ from django.core.management.base import CommandError
 from django.db.backends.base.client import BaseDatabaseClient
 
 import graft_vfs
+from graft_vfs.advice import Audience, words
 
 
 class DatabaseClient(BaseDatabaseClient):
@@ -36,6 +37,6 @@ class DatabaseClient(BaseDatabaseClient):
             for line in parameters:
                 shell.process_complete_line(line)
         except apsw.Error as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(words(error, Audience.CLI)) from error
         finally:
             connection.close()

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Protocol
 
 from graft_vfs.counters import Counters
-from graft_vfs.errors import BusyError, DivergedError, GraftError
+from graft_vfs.errors import BusyError, DivergedError, GraftError, summary
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.local.locks import FileLock
@@ -255,13 +255,13 @@ class Autosync:
                 task.failures = 0
             if task.role is AutosyncRole.LEADER:
                 task.last_run_ms = self._clock.time_ms()
-            task.last_error = None if error is None else str(error)
+            task.last_error = None if error is None else summary(error)
             had_diverged, task.has_diverged = task.has_diverged, outcome is Outcome.DIVERGED
             task.due = self._clock.seconds() + pause
         if task.has_diverged and not had_diverged:
             _logger.warning(
                 "volume %s has diverged from its log; autosync leaves it alone until that is "
-                "resolved, see graft_status",
+                "resolved",
                 task.volume,
             )
         if is_failure:
@@ -313,7 +313,7 @@ class Autosync:
                 with self._lock:
                     task.is_flushed = True
                     if error is not None:
-                        self._unpushed[task.volume] = str(error)
+                        self._unpushed[task.volume] = summary(error)
                     elif outcome is Outcome.DIVERGED:
                         self._unpushed[task.volume] = "it has diverged"
             _release(task)

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine import moving, signals, syncing
 from graft_vfs.engine.autosync import Autosync, Clock
 from graft_vfs.engine.config import Config
@@ -157,7 +158,9 @@ class Graft:
             adopting.refuse_lost(self.catalog, self._lost, tag, is_new=found is None)
         if found is None:
             if not create:
-                raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+                raise NotFoundError(
+                    f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
+                )
             base = clone_base(self.logs, remote) if remote else None
             found = make_volume(self.context, NewVolume(base, synced=base is not None), tag)
         volume = self.volume(found)
@@ -273,14 +276,15 @@ class Graft:
         """
         from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
-        with self._opened(tag).volume.pinned() as snapshot:
+        opened = self._opened(tag)
+        with opened.volume.pinned() as snapshot:
             present = total = 0
             if isinstance(snapshot.remote, LogView):
                 present, total = snapshot.remote.pages_present()
             checksum = None
             if present == total:
                 checksum = transfer.checksum(snapshot, progress)
-            return Audit(present, total, checksum)
+            return Audit(present, total, checksum, opened.tag)
 
     @staticmethod
     def versions() -> Versions:

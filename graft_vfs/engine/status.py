@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine.autosync import Autosync
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId, VolumeId
@@ -15,6 +15,7 @@ from graft_vfs.reports import Info, Status, VolumeReport
 from graft_vfs.sync.naming import warning_of
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
 
 
 def status_of(context: Context, opened: Opened, autosync: Autosync | None = None) -> Status:
@@ -31,6 +32,7 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
         # Our own commit must not look like a rival's until the next sync settles it.
         claimed, is_fork = pending.lsn, False
         ahead = snapshot.lsn - pending.through_lsn
+    warning, advice = _warning(context, tag, volume, row.remote)
     return Status(
         tag=tag,
         volume=volume.id,
@@ -46,22 +48,26 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
         last_error=row.last_error,
         behind_since_ms=_behind_since(context, row.remote, claimed),
         autosync=None if autosync is None else autosync.report(volume.id),
-        warning=_moved_warning(context, tag, volume.id) or warning_of(volume.directory),
+        warning=warning,
+        advice=advice,
         unpublished_fork=is_fork,
     )
 
 
-def _moved_warning(context: Context, tag: str, volume: VolumeId) -> str | None:
-    """Return what to know of a connection that is still at a volume without its tag."""
+def _warning(
+    context: Context, tag: str, volume: Volume, log: LogId
+) -> tuple[str | None, Hint | None]:
+    """Return what to know of a volume without its tag or without a ref, and what to do."""
     named = context.catalog.tag_volume(tag)
-    if named == volume:
-        return None
     if named is None:
         return (
-            f"the tag was removed, and this connection can only read volume {volume}; run "
-            f"`graft switch {shlex.quote(tag)} {volume}` to name it again"
+            f"the tag was removed, and this connection can only read volume {volume.id}",
+            Hint("use ", Advice.SWITCH(TAG=tag, VOLUME=str(volume.id)), " to name it again"),
         )
-    return f"the tag names volume {named} now, where the next transaction will be"
+    if named != volume.id:
+        return f"the tag names volume {named} now, where the next transaction will be", None
+    no_ref = warning_of(volume.directory)
+    return no_ref, Hint("use ", Advice.NAME_LOG(LOG=log), " to give it one") if no_ref else None
 
 
 def _is_known(context: Context, push: PendingPush) -> bool:

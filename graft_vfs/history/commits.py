@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.format.commit import TIME_END, CommitHeader, time_ms_of
 from graft_vfs.ids import LogId
@@ -95,7 +96,7 @@ def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
         last = RemoteLsn(first - 1)
     raise NotFoundError(
         f"log {log} had no commit at that time",
-        next_step="see `graft log TAG` (PRAGMA graft_log) for its times",
+        next_step=Hint("see ", Advice.LIST_COMMITS, " for its times"),
     )
 
 
@@ -169,7 +170,8 @@ def local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
             )
     else:
         raise NotFoundError(
-            f"the local branch {branch.id} has no commit {lsn}", next_step="see `graft log`"
+            f"the local branch {branch.id} has no commit {lsn}",
+            next_step=Hint("see ", Advice.LIST_COMMITS),
         )
     parent = f"{branch.log}:{branch.base}" if branch.base else None
     return CommitReport(

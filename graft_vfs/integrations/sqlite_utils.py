@@ -19,6 +19,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined] # the modul
 
 import graft_vfs
 from graft_vfs import Graft
+from graft_vfs.advice import Audience, words
 from graft_vfs.errors import GraftError
 from graft_vfs.tags import check_tag
 
@@ -52,7 +53,7 @@ def register_commands(cli: click.Group) -> None:
             # The default VFS, because the commands open plain names and not URIs.
             engine = graft_vfs.enable_sqlite3(sqlite3, make_default=True)
         except GraftError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(words(error, Audience.CLI)) from error
         try:
             _with_tags(found, engine).main(
                 list(arguments), prog_name=f"{context.command_path} {command}"
@@ -83,7 +84,7 @@ def _check_tag(
         if exists:
             engine.open(tag)
     except GraftError as error:
-        raise click.BadParameter(str(error), context, parameter) from error
+        raise click.BadParameter(words(error, Audience.CLI), context, parameter) from error
     return tag
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     AlreadyExistsError,
     CorruptCatalogError,
@@ -45,9 +46,10 @@ from graft_vfs.volume.context import Context
 
 _logger = logging.getLogger(__name__)
 
-_RESTORE_STEP = (
-    "put back catalog.db together with its catalog.db-wal, or see `graft adopt`, which adopts "
-    "such volumes; move away those that you do not want"
+_RESTORE_STEP = Hint(
+    "put back catalog.db together with its catalog.db-wal, or see ",
+    Advice.LIST_LOST,
+    " for what can be adopted; move away the volumes that you do not want",
 )
 _LOCK_SECONDS = 10.0
 _COUNTER_MAX = 0xFFFF_FFFF
@@ -76,7 +78,7 @@ def open_catalog(
         LostVolume(volume, False, descriptor.tags_of(volumes / str(volume))) for volume in unknown
     ]
     for each in lost if not recovering else ():
-        _logger.warning("the catalog does not know volume %s; see `graft adopt`", each.volume)
+        _logger.warning("the catalog does not know volume %s, which can be adopted", each.volume)
     return catalog, lost
 
 
@@ -164,7 +166,8 @@ def adopt(
     catalog.require_writable()
     if not directory.is_dir():
         raise NotFoundError(
-            f"there is no directory {directory}", next_step="see `graft adopt` for what there is"
+            f"there is no directory {directory}",
+            next_step=Hint("see ", Advice.LIST_LOST, " for what there is"),
         )
     _require_lost(catalog, directory, volume)
     with held(directory, timeout_seconds=_LOCK_SECONDS):
@@ -190,7 +193,7 @@ def _require_lost(catalog: Catalog, directory: Path, volume: VolumeId) -> None:
     if volume in known and _newer(catalog, directory, volume) is None:
         raise AlreadyExistsError(
             f"the catalog knows volume {volume} as it is",
-            next_step=f"to name it, run `graft switch TAG {volume}`",
+            next_step=Hint("to name it, run ", Advice.SWITCH(VOLUME=str(volume))),
         )
 
 
@@ -409,6 +412,11 @@ def _check_alone(
 def _unnamed_base(volume: VolumeId, why: str) -> UsageError:
     return UsageError(
         f"volume {volume} lies on a remote commit that its files do not name: {why}",
-        next_step=f"find its log with `graft remote ls --logs`, then run "
-        f"`graft adopt {volume} TAG --base LOG:LSN`, and `PRAGMA integrity_check` afterwards",
+        next_step=Hint(
+            "find its log with ",
+            Advice.LIST_LOGS,
+            ", then run ",
+            Advice.ADOPT_ON(VOLUME=volume),
+            " with LOG:LSN as its commit, and check the integrity of the database afterwards",
+        ),
     )

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import GraftError, NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog.catalog import Catalog
@@ -65,11 +66,14 @@ def collect(
     known = [row.id for row in catalog.volumes()]
     for volume in force:
         if volume not in known:
-            raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+            raise NotFoundError(
+                f"there is no volume {volume}", next_step=Hint("see ", Advice.LIST_VOLUMES)
+            )
         if volume in tagged:
             tag = catalog.volume_tags(volume)[0]
             raise UsageError(
-                f"tag {tag!r} names volume {volume}", next_step="remove it with `graft rm` first"
+                f"tag {tag!r} names volume {volume}",
+                next_step=Hint("first run ", Advice.REMOVE_TAG(TAG=tag)),
             )
     return [
         _collect_one(context, volume, dry_run=dry_run, forced=volume in force)

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Audience, Hint, Worded, words
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     CorruptObjectError,
@@ -56,17 +57,18 @@ _GAP_COMMITS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Worded):
     """One thing that is wrong: where, what, what `--repair` would do or did, else what to do."""
 
     where: str
     problem: str
     repair: str | None = None
     is_repaired: bool = False
-    next_step: str | None = None
+    next_step: str | Hint | None = None
 
-    def __str__(self) -> str:
-        step = f"; next: {self.next_step}" if self.next_step else ""
+    def words(self, audience: Audience) -> str:
+        """Return the line for one audience."""
+        step = f"; next: {words(self.next_step, audience)}" if self.next_step else ""
         if self.is_repaired:
             return f"repaired {self.where}: {self.problem}; {self.repair}"
         plan = f"; --repair {self.repair}" if self.repair else step
@@ -74,7 +76,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class LogCheck:
+class LogCheck(Worded):
     """One remote log: its newest LSN there, what was verified, and what was found."""
 
     log: LogId
@@ -83,18 +85,19 @@ class LogCheck:
     segments: int
     findings: tuple[Finding, ...]
 
-    def __str__(self) -> str:
+    def words(self, audience: Audience) -> str:
+        """Return the lines for one audience."""
         bad = sum(not each.is_repaired for each in self.findings)
         what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
         head = (
             f"log      {self.log}: {commits_text(self.commits)} up to LSN {self.newest_lsn}, "
             f"{self.segments} segment{'s' * (self.segments != 1)}: {what}"
         )
-        return "\n".join([head, *map(str, self.findings)])
+        return "\n".join([head, *(each.words(audience) for each in self.findings)])
 
 
 @dataclass(frozen=True, slots=True)
-class Fsck:
+class Fsck(Worded):
     """What was verified: the data directory, the remote's logs, its refs."""
 
     volumes: int
@@ -108,15 +111,13 @@ class Fsck:
         found = [*self.local, *self.refs, *(each for log in self.logs for each in log.findings)]
         return all(each.is_repaired for each in found)
 
-    def __str__(self) -> str:
+    def words(self, audience: Audience) -> str:
+        """Return the lines for one audience."""
         bad = len(self.local)
         what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
-        lines = [
-            f"local    {self.volumes} volume{'s' * (self.volumes != 1)}: {what}",
-            *map(str, self.local),
-        ]
-        lines += [*map(str, self.logs), *map(str, self.refs)]
-        return "\n".join(lines)
+        head = f"local    {self.volumes} volume{'s' * (self.volumes != 1)}: {what}"
+        found = *self.local, *self.logs, *self.refs
+        return "\n".join([head, *(each.words(audience) for each in found)])
 
 
 # One log ----------------------------------------------------------------------------------------
@@ -267,9 +268,9 @@ class _LogCheck:
         """Yield what is wrong with one commit; those before it were judged."""
         where = _place(self._remote.log_id, lsn)
         if seen.error is not None:
-            step = (
-                "keep a copy of the object elsewhere, delete it, and run "
-                f"`graft fsck {self._remote.log_id} --repair`"
+            step = Hint(
+                "keep a copy of the object elsewhere, delete it, and run ",
+                Advice.REPAIR(LOG=str(self._remote.log_id)),
             )
             # What a later version wrote is whole.
             is_damaged = isinstance(seen.error, CorruptObjectError)
@@ -294,7 +295,11 @@ class _LogCheck:
             yield Finding(
                 where,
                 "this machine knows another commit here: the history was replaced",
-                next_step="find out which is wanted; `graft clone` takes the remote's",
+                next_step=Hint(
+                    "find out which is wanted; ",
+                    Advice.CLONE(LOG=str(self._remote.log_id)),
+                    " takes the remote's",
+                ),
             )
         before = self.links.get(RemoteLsn(lsn - 1))
         if before is not None and header.previous_hash != before.hash:
@@ -319,7 +324,11 @@ class _LogCheck:
             yield Finding(
                 where,
                 f"it was forked from {parent}, which {what}",
-                next_step=f"run `graft fsck {header.parent_log}` on a machine that has the parent",
+                next_step=Hint(
+                    "run ",
+                    Advice.FSCK(LOG=str(header.parent_log)),
+                    " on a machine that has the parent",
+                ),
             )
 
 
@@ -363,7 +372,9 @@ class _Mender:
         except (StoreUnavailableError, CommitOutcomeUnknownError):
             raise
         except GraftError as error:
-            step = f"the repair failed: {error}; or {fault.finding.next_step}"
+            step = Hint(
+                "the repair failed: ", error, "; or ", fault.finding.next_step or "restore it"
+            )
             return dataclasses.replace(fault.finding, next_step=step)
         return dataclasses.replace(
             fault.finding, problem=plan.was, repair=plan.done, is_repaired=True
@@ -512,10 +523,10 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
     Every page of local commits is read and verified.
     """
     catalog, volumes = context.catalog, context.volumes
-    step = "move catalog.db and its -wal away, then run `graft adopt`"
+    step = Hint("move catalog.db and its -wal away, then see ", Advice.LIST_LOST)
     found = [Finding("catalog", text, next_step=step) for text in catalog.problems()]
     for lost in lost_volumes(catalog, volumes.directory):
-        step = f"run `graft adopt {lost.volume}`"
+        step = Hint("run ", Advice.ADOPT(VOLUME=lost.volume))
         found.append(Finding(f"volume {lost.volume}", str(lost), next_step=step))
     rows = catalog.volumes()
     for row in rows:
@@ -526,7 +537,7 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
                     snapshot.branch.offset_of(page, end)
         except GraftError as error:
             where = f"volume {row.id}"
-            found.append(Finding(where, error.message, next_step=error.next_step))
+            found.append(Finding(where, error.message, next_step=error.hint))
     return found, len(rows)
 
 
@@ -552,8 +563,13 @@ def log_named(logs: Logs, name: str) -> LogId:
     raise NotFoundError(
         f"{name!r} is neither a tag of this machine, nor a ref of the remote ({store.describe()}),"
         " nor the id of a log there",
-        next_step=f"{f'did you mean {near}? ' if near else ''}`graft tags` lists tags,"
-        " `graft remote ls --logs` refs and logs",
+        next_step=Hint(
+            f"did you mean {near}? " if near else "",
+            Advice.LIST_TAGS,
+            " lists tags, ",
+            Advice.LIST_LOGS,
+            " refs and logs",
+        ),
     )
 
 
@@ -577,14 +593,18 @@ def check_refs(logs: Logs) -> list[Finding]:
     there = dict(list_refs(logs.store, damaged))
     for name, log in there.items():
         if not logs.log(log).newest_lsn():
-            step = f"run `graft fsck {log} --repair` on a machine that has it"
+            step = Hint("run ", Advice.REPAIR(LOG=str(log)), " on a machine that has it")
             problem = f"it names log {log}, which has no commit there"
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
-    again = "keep a copy of the object elsewhere, delete it, and run `graft remote name REF LOG`"
+    again = Hint("keep a copy of the object elsewhere, delete it, and run ", Advice.NAME_LOG)
     found += [Finding("refs", error.message, next_step=again) for error in damaged]
     for name, log in logs.catalog.known_refs(logs.store.describe()):
         if name not in there:
             problem = f"it named log {log}, and is missing or is no ref any more"
-            step = f"run `graft remote name {name} {log}`; if an object is in its place, move that"
+            step = Hint(
+                "run ",
+                Advice.NAME_LOG(REF=name, LOG=log),
+                "; if an object is in its place, move that",
+            )
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
     return found

@@ -8,6 +8,7 @@ from typing import Any, cast
 import apsw
 
 from graft_vfs import errors
+from graft_vfs.advice import Audience, words
 
 CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
     errors.StaleSnapshotError: (apsw.BusyError, apsw.SQLITE_BUSY_SNAPSHOT),
@@ -29,14 +30,15 @@ CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
 def to_sqlite(error: errors.GraftError, *, at_open: bool = False) -> apsw.Error:
     """Return the APSW exception that makes SQLite report the right result code.
 
-    A file that cannot be opened for a reason without a code of its own gives SQLITE_CANTOPEN.
+    A file that cannot be opened for a reason without a code of its own gives SQLITE_CANTOPEN; its
+    text names commands, because there is no connection yet on which a pragma could be run.
     """
     for declared in type(error).__mro__:
         if declared in CODES:
             kind, code = CODES[declared]
             if at_open and code == apsw.SQLITE_ERROR:
                 kind, code = apsw.CantOpenError, apsw.SQLITE_CANTOPEN
-            translated: Any = kind(str(error))
+            translated: Any = kind(error.words(Audience.CLI if at_open else Audience.SQL))
             translated.result = code & 0xFF
             translated.extendedresult = code
             return cast("apsw.Error", translated)
@@ -67,7 +69,7 @@ def as_io_error(error: BaseException) -> apsw.IOError:
     After SQLITE_ERROR, which any other exception of Python becomes, a rollback that failed leaves
     pages in the cache that were never committed; SQLite goes on to show them and to build on them.
     """
-    text = str(error) or type(error).__name__
+    text = words(error, Audience.SQL) or type(error).__name__
     if isinstance(error, (errors.GraftError, apsw.Error)):
         return apsw.IOError(text)
     kind = _interrupted_as(cast("Any", type(error)))

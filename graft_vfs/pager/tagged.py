@@ -7,9 +7,9 @@ finds one that it has not seen.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import StaleSnapshotError, TagRemovedError
 from graft_vfs.ids import VolumeId
 from graft_vfs.volume.branch import Branch
@@ -69,6 +69,9 @@ class Tagged:
         raise TagRemovedError(
             f"tag {self.tag!r} was removed while this connection was open: a commit to volume "
             f"{volume.id} would be in a volume without a name",
-            next_step=f"run `graft switch {shlex.quote(self.tag)} {volume.id}`, or close the "
-            "connection and open another tag",
+            next_step=Hint(
+                "run ",
+                Advice.SWITCH(TAG=self.tag, VOLUME=str(volume.id)),
+                ", or close the connection and open another tag",
+            ),
         )

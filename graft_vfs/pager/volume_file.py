@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import apsw
 
+from graft_vfs.advice import Audience
 from graft_vfs.errors import (
     ForkedProcessError,
     GraftError,
@@ -295,7 +296,7 @@ class VolumeFile:
         """Show an empty file until the next unlock; only before anything was read. See `unread`."""
         if self._reads_left < _READS_RESIDENT_MAX or self.in_transaction:
             raise UsageError(
-                "graft_prepare is for a connection that has read nothing yet",
+                "preparing is for a connection that has read nothing yet",
                 next_step="leave it out, or run it first after opening",
             )
         self._use(empty_once(self, self._fixed))
@@ -806,7 +807,7 @@ class VolumeFile:
             answer = self.answer(call.name, call.value)
         except GraftError as error:
             # SQLite hands this text to every binding as the error's message.
-            call.result = str(error)
+            call.result = error.words(Audience.SQL)
             raise to_sqlite(error) from error
         if answer is None:
             return False

@@ -16,6 +16,7 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import IO, cast
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import BusyError, DamageError, GraftError, LocalStorageError, UsageError
 from graft_vfs.local.files import storage_errors
 
@@ -67,7 +68,9 @@ class PlainSource:
             return _declared(self._path, str(report.get("kind")), str(report.get("text")))
         return LocalStorageError(
             f"{self._path}: the process that reads it ended early: {last or 'it was killed'}",
-            next_step="try again; if it stays, import the file with `graft import`",
+            next_step=Hint(
+                "try again; if it stays, run ", Advice.IMPORT_ELSEWHERE(FILE=self._path)
+            ),
         )
 
 
@@ -181,6 +184,9 @@ def _python() -> str:
                 return candidate
     raise UsageError(
         f"this program ({chosen or 'unnamed'}) has no Python interpreter to read a file with",
-        next_step="import the file with the command `graft import`, or name an interpreter with "
-        "multiprocessing.set_executable",
+        next_step=Hint(
+            "run ",
+            Advice.IMPORT_ELSEWHERE,
+            ", or name an interpreter with multiprocessing.set_executable",
+        ),
     )

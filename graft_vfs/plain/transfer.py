@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xxhash import xxh3_128
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import AlreadyExistsError, UsageError
 from graft_vfs.local.files import storage_errors
 from graft_vfs.pages import lock_page
@@ -96,7 +97,7 @@ def import_file(volume: Volume, path: Path, *, progress: Progress | None = None)
         if snapshot.page_count:
             raise UsageError(
                 f"the volume has {snapshot.page_count} pages already",
-                next_step="import into a new tag, or run `graft new TAG --force` first",
+                next_step=Hint("import into a new tag, or first run ", Advice.NEW),
             )
         volume.write_pages(snapshot, _pages(source, progress), page_count=source.pages)
     return Transferred(str(path), source.pages, source.page_size, "Imported")

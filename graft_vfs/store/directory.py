@@ -35,6 +35,7 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     BucketMissingError,
     CommitOutcomeUnknownError,
@@ -287,8 +288,10 @@ class DirectoryStore(ObjectStore):
             what = "has no remote" if _is_there(self._root) else "is absent"
             raise BucketMissingError(
                 f"the directory {self._root} {what}, as if its disk were not mounted",
-                next_step="mount it, or correct remote.root; if a new remote is to be made there, "
-                "run `graft remote init`",
+                next_step=Hint(
+                    "mount it, or correct remote.root; if a new remote is to be made there, run ",
+                    Advice.MAKE_REMOTE,
+                ),
             )
 
     def _path(self, key: str) -> str:

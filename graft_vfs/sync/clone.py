@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     AlreadyExistsError,
     LocalStorageError,
@@ -122,7 +123,7 @@ def _is_in_use(volume: VolumeId, directory: Path) -> AlreadyExistsError:
     """Return the error for a directory that may hold the only copy of commits."""
     return AlreadyExistsError(
         f"{directory} holds files of volume {volume}, which the catalog does not know",
-        next_step=f"run `graft adopt {volume} TAG`, which adopts its files",
+        next_step=Hint("run ", Advice.ADOPT_AS(VOLUME=volume), ", which adopts its files"),
     )
 
 
@@ -137,7 +138,7 @@ def resolve_log(logs: Logs, name: str) -> LogId:
     if log is None:
         raise NotFoundError(
             f"the remote ({logs.store.describe()}) has no ref {name!r}",
-            next_step="see `graft remote ls` for its refs",
+            next_step=Hint("see ", Advice.LIST_REFS, " for its refs"),
         )
     logs.catalog.keep_ref(logs.store.describe(), name, log)
     return log

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey, history_of
@@ -142,6 +143,8 @@ def require_commits(
             f"log {log} has no commit {wanted}, its newest is {known}"
             if known
             else f"the remote has no log {log}",
-            next_step="see `graft remote ls` for its logs, and `graft log TAG` for their LSNs",
+            next_step=Hint(
+                "see ", Advice.LIST_LOGS, " for its logs, and ", Advice.LIST_COMMITS, " for LSNs"
+            ),
         )
     return wanted

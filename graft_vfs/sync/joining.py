@@ -11,8 +11,8 @@ Crash here: an empty volume that pushes to the log, which the next open makes a 
 from __future__ import annotations
 
 import logging
-import shlex
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import AlreadyExistsError, NoRemoteError, NotFoundError, StoreError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import descriptor
@@ -54,8 +54,13 @@ def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
             return
         raise NotFoundError(
             f"tag {tag!r} names volume {volume.id} on log {remote}, and {error.message}",
-            next_step=f"see `graft remote ls` for its refs, open it without remote=, or run "
-            f"`graft remote name {shlex.quote(name)} {remote}` if that is its log",
+            next_step=Hint(
+                "see ",
+                Advice.LIST_REFS,
+                " for its refs, open it without remote=, or run ",
+                Advice.NAME_LOG(REF=name, LOG=remote),
+                " if that is its log",
+            ),
         ) from None
     if known is not None and known != remote:
         raise AlreadyExistsError(

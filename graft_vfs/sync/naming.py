@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     AlreadyExistsError,
     CommitOutcomeUnknownError,
@@ -61,8 +62,8 @@ def name_log(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
     if winner != log:
         return _warned(
             volume,
-            f"ref {name!r} names log {winner} already, so that this volume's log {log} has no ref; "
-            f"clone it by its id, or run `graft remote name REF {log}`",
+            f"ref {name!r} names log {winner} already, so that this volume's log {log} has no ref "
+            "and is cloned by its id",
         )
     forget_warning(volume.directory)
     return None
@@ -90,7 +91,7 @@ def name_by_hand(context: Context, log: LogId, name: str) -> None:
     if not context.logs.log(log).newest_lsn():
         raise NotFoundError(
             f"the remote ({context.store.describe()}) has no log {log}",
-            next_step="see `graft remote ls --logs`",
+            next_step=Hint("see ", Advice.LIST_LOGS),
         )
     winner = create_ref(context.store, name, log)
     if winner != log:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import CorruptObjectError, HistoryMismatchError
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
@@ -35,7 +35,7 @@ class Standing(enum.Enum):
 class LogMismatchError(HistoryMismatchError):
     """The error with its log: a fork fails because of one that it stands on."""
 
-    def __init__(self, state: LogState, message: str, *, next_step: str) -> None:
+    def __init__(self, state: LogState, message: str, *, next_step: Hint) -> None:
         super().__init__(message, next_step=next_step)
         self.log = state.log
         self.standing = state.standing
@@ -93,22 +93,25 @@ def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
     where = f"the remote ({logs.store.describe()})"
     known = f"this machine knows LSN {state.known} of log {state.log}"
     check = "check the [remote] table of graft.toml, and that its disk is mounted"
-    repair = f"`graft fsck {state.log} --repair` puts back the commits that this machine has"
+    repair = Hint(Advice.REPAIR(LOG=str(state.log)), " puts back the commits that this machine has")
     if state.standing is Standing.ABSENT:
-        text, step = f"{where} has nothing of it", f"{check}; if the remote was lost, {repair}"
+        text = f"{where} has nothing of it"
+        step = Hint(f"{check}; if the remote was lost, ", repair)
     elif state.standing is Standing.SHORTER:
         text = f"{where} is at LSN {state.newest}, as if restored from a backup"
-        step = (
-            f"{check}; {repair}; to take the remote as it is, use another data directory "
-            "(GRAFT_DATA_DIR)"
+        step = Hint(
+            f"{check}; ",
+            repair,
+            "; to take the remote as it is, use another data directory (GRAFT_DATA_DIR)",
         )
     elif state.standing is Standing.HOLE:
         text = f"{where} lacks that commit, though it has LSN {state.newest}"
-        step = f"{check}; {repair}"
+        step = Hint(f"{check}; ", repair)
     else:
         text = f"{where} has another commit at LSN {state.newest}: its history was replaced"
-        step = (
-            f"{check}; if the new history is wanted, clone it anew: `graft clone {state.log} TAG`"
+        step = Hint(
+            f"{check}; if the new history is wanted, clone it anew: ",
+            Advice.CLONE(LOG=str(state.log)),
         )
     return LogMismatchError(state, f"{known}, but {text}", next_step=step)
 
@@ -138,14 +141,22 @@ def forget_history(logs: Logs, log: LogId) -> None:
     if standing:
         volume = standing[0]
         tags = logs.catalog.volume_tags(volume)
-        tag = shlex.quote(tags[0]) if tags else None
-        keep = f"keep its content with `graft export {tag} FILE`, " if tag else ""
-        remove = f"`graft rm {tag}` and " if tag else ""
+        keep, remove = Hint(), Hint()
+        if tags:
+            keep = Hint("keep its content with ", Advice.EXPORT(TAG=tags[0]), ", ")
+            remove = Hint(Advice.REMOVE_TAG(TAG=tags[0]), " and ")
         raise HistoryMismatchError(
             f"volume {volume} is based on a history of log {log} that the remote no longer has; "
             f"the remote's history cannot be cloned while that volume exists",
-            next_step=f"if commits of the remote were lost, `graft fsck {log} --repair` puts them "
-            f"back; if its new history is wanted, {keep}remove the volume with "
-            f"{remove}`graft gc --local --force {volume}`, and clone again",
+            next_step=Hint(
+                "if commits of the remote were lost, ",
+                Advice.REPAIR(LOG=str(log)),
+                " puts them back; if its new history is wanted, ",
+                keep,
+                "remove the volume with ",
+                remove,
+                Advice.COLLECT(VOLUME=volume),
+                ", and clone again",
+            ),
         )
     logs.forget(log)

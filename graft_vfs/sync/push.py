@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     AlreadyExistsError,
     BusyError,
@@ -242,8 +243,13 @@ def diverged(log: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError:
     return DivergedError(
         f"the volume has local commits on remote LSN {base}, but log {log} is at {newest}: "
         "they have diverged; nothing was moved and nothing is lost",
-        next_step="run `graft fork TAG` (PRAGMA graft_fork) to keep the local commits on a log of "
-        "their own, or `graft export TAG FILE` to keep the content; then clone the log again",
+        next_step=Hint(
+            "run ",
+            Advice.FORK,
+            " to keep the local commits on a log of their own, or ",
+            Advice.EXPORT,
+            " to keep the content; then clone the log again",
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from time import sleep
 
 import apsw
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.local.fork import Step, at_fork
@@ -196,6 +197,7 @@ def _is_journal_of_a_volume(name: str) -> bool:
 def _parse_lsn(text: str) -> int:
     if not is_lsn_text(text):
         raise UsageError(
-            f"lsn={text[:64]} is no LSN", next_step="write a number from 1; see PRAGMA graft_log"
+            f"lsn={text[:64]} is no LSN",
+            next_step=Hint("write a number from 1; see ", Advice.LIST_COMMITS),
         )
     return int(text)

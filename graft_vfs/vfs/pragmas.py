@@ -70,6 +70,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from graft_vfs.advice import Audience, words
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
 from graft_vfs.pager.volume_file import VolumeFile
@@ -196,6 +197,10 @@ def _clone(engine: Graft, file: VolumeFile, value: str | None) -> Moved:
     return engine.clone(name, file.tag)
 
 
+def _text(report: object) -> str:
+    return words(report, Audience.SQL)
+
+
 def _lines(items: list[object]) -> str:
     return "\n".join(str(item) for item in items)
 
@@ -204,7 +209,7 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_tags": lambda engine, file, _: _lines([*engine.tags(file.tag)]),
     "graft_volumes": lambda engine, _, __: _lines([*engine.volumes()]),
     "graft_info": lambda engine, file, _: str(engine.info(file.opened)),
-    "graft_status": lambda engine, file, _: str(engine.status(file.opened)),
+    "graft_status": lambda engine, file, _: _text(engine.status(file.opened)),
     "graft_snapshot": lambda engine, file, _: engine.info(file.opened).snapshot,
     "graft_version": lambda engine, _, __: str(engine.versions()),
     "graft_log": lambda engine, file, _: _lines([*engine.log(file.opened)]),
@@ -224,7 +229,7 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_prepare": lambda _, file, __: file.prepare(),
     "graft_push": lambda engine, file, _: str(engine.push(file.opened)),
     "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.opened))),
-    "graft_audit": lambda engine, file, _: str(engine.audit(file.opened)),
+    "graft_audit": lambda engine, file, _: _text(engine.audit(file.opened)),
     "graft_export": lambda engine, file, value: str(
         engine.export(file.opened, Path(_needed(value, "a path")))
     ),

@@ -32,6 +32,7 @@ from typing import Any
 import apsw
 import cffi
 
+from graft_vfs.advice import Audience
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.pager.interrupts import raise_behind
 from graft_vfs.pager.journal import Journal
@@ -371,7 +372,7 @@ class Bridge:
         try:
             answer = file.answer(_text(texts[1]), value)
         except GraftError as error:
-            texts[0] = self._allocated(str(error).encode())
+            texts[0] = self._allocated(error.words(Audience.SQL).encode())
             return _result_code(to_sqlite(error))
         if answer is None:
             return apsw.SQLITE_NOTFOUND

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.counters import Counters
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
@@ -252,4 +253,4 @@ def _decoded(log: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
 
 
 def _damaged(message: str) -> CorruptCatalogError:
-    return CorruptCatalogError(message, next_step="run `graft fetch TAG`, or clone it again")
+    return CorruptCatalogError(message, next_step=Hint("run ", Advice.FETCH, ", or clone it again"))

@@ -233,10 +233,10 @@ def test_status_ahead_up_to_date_and_behind(pushed):
 
 def test_reports_name_the_command_to_run_next(pushed):
     pushed.ok("fork", "main", "two words")
-    assert "(use \"graft push 'two words'\" to publish it)" in pushed.ok("status", "two words")
+    assert "(use `graft push 'two words'` to publish it)" in pushed.ok("status", "two words")
     pushed.machine("b")
     pushed.ok("clone", "main")
-    assert '(use "graft hydrate main" to fetch the rest)' in pushed.ok("audit", "main")
+    assert "(use `graft hydrate main` to fetch the rest)" in pushed.ok("audit", "main")
     assert "PRAGMA" not in pushed.ok("status", "main") + pushed.ok("audit", "main")
     assert "PRAGMA graft_hydrate" in pushed.sql("main", "PRAGMA graft_audit")[0][0]
 

@@ -38,12 +38,12 @@ def test_the_list_of_lost_volumes_ends_with_what_to_type(cli):
     volume = cli.json("tags")[0]["volume"]
     lose_catalog(cli)
     step = cli.ok("adopt").splitlines()[-1]
-    assert step == f'  (use "graft adopt {volume}" to adopt the first)'
-    cli.ok(*step.split('"')[1].split()[1:])
+    assert step == f"  (use `graft adopt {volume}` to adopt the first)"
+    cli.ok(*step.split("`")[1].split()[1:])
     fork = cli.ok("fork", "main", "fork").split()[3]  # Its own files remember no tag.
     lose_catalog(cli)
     cli.ok("adopt", volume)
-    assert f'  (use "graft adopt {fork} TAG" to adopt the first)' in cli.ok("adopt")
+    assert f"  (use `graft adopt {fork} TAG` to adopt the first)" in cli.ok("adopt")
 
 
 def test_an_adopted_volume_does_not_claim_a_sync(pushed):
@@ -95,7 +95,9 @@ def test_a_log_without_a_ref_is_listed_and_named(cli):
         assert result.exit_code == 0
         logs[machine] = json.loads(cli.ok("status", "main", "--json"))["remote"]
     assert f"names log {logs['a']} already" in result.stderr
-    assert f"graft remote name REF {logs['b']}" in cli.json("status", "main")["warning"]
+    advice = f"use `graft remote name REF {logs['b']}` to give it one"
+    assert cli.json("status", "main")["advice"] == advice
+    assert f"\n  ({advice})\n" in cli.ok("status", "main")
     assert "Warning: ref 'main' names log" in cli.ok("status", "main")
     assert cli.json("remote", "ls") == [{"ref": "main", "log": logs["a"]}]
     found = {row["log"]: row for row in cli.json("remote", "ls", "--logs")}

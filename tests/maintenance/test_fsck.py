@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from graft_vfs.advice import Audience, words
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import HistoryMismatchError, NoRemoteError, NotFoundError, StoreDeniedError
 from graft_vfs.format import frame
@@ -92,7 +93,7 @@ def test_a_name_that_names_nothing_is_an_error_with_names_like_it(replica) -> No
     replica.connect("accounts")
     replica.engine.name_log("published", log_of(replica))
     accepted = r"'{}' is neither a tag .*, nor a ref of the remote .*, nor the id of a log there"
-    lists = r"`graft tags` lists tags, `graft remote ls --logs` refs and logs"
+    lists = r"`engine\.tags\(\)` lists tags, `engine\.remote_logs\(\)` refs and logs"
     for name, near in (
         ("acounts", "did you mean 'accounts'\\? "),
         ("publish", "did you mean 'published'\\? "),
@@ -197,7 +198,7 @@ def test_a_remote_restored_from_an_older_backup_gets_its_commits_back(
     config = RemoteConfig(type="fs", root=str(remote))
     replica.close()
     with Replica(tmp_path / "data", config) as again:
-        with pytest.raises(HistoryMismatchError, match=f"fsck {log} --repair"):
+        with pytest.raises(HistoryMismatchError, match=rf"engine\.fsck\('{log}', repair=True"):
             again.engine.pull("main")
         assert problems(again.engine.fsck(str(log), repair=True)) == []
         assert again.engine.pull("main").lsn == 4
@@ -262,7 +263,8 @@ def test_damage_is_never_overwritten_by_a_machine_without_the_bytes(
     replica.close()
     with Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(remote))) as again:
         (text,) = problems(again.engine.fsck(repair=True))
-    assert f"keep a copy of the object elsewhere, delete it, and run `graft fsck {log}" in text
+    step = f"delete it, and run `engine.fsck('{log}', repair=True)`"
+    assert f"keep a copy of the object elsewhere, {step}" in text
     assert objects(remote) == before
 
 
@@ -398,7 +400,7 @@ def test_what_is_wrong_here_is_found_too(replica, tmp_path) -> None:
     config = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
     with Replica(tmp_path / "data", config) as again:
         found = again.engine.fsck()
-        assert any("graft adopt" in str(each) for each in found.local)
+        assert any("engine.adopt(" in str(each) for each in found.local)
         assert all(log.findings == () for log in found.logs)
 
 
@@ -429,7 +431,9 @@ def test_refs_that_are_damaged_or_gone_are_found(replica, tmp_path, remote, dama
         copied.write_bytes(changed[damage])
     found = replica.engine.fsck()
     assert not found.is_sound
-    assert all("graft remote name" in (each.next_step or "") for each in all_findings(found))
+    assert all(
+        "graft remote name" in words(each.next_step, Audience.CLI) for each in all_findings(found)
+    )
     path.unlink(missing_ok=True)
     path.with_name("copy").unlink(missing_ok=True)
     replica.engine.name_log("main", log_of(replica))

@@ -332,7 +332,7 @@ def test_a_volume_with_commits_takes_no_import(replicas, tmp_path) -> None:
     connection = replica.connect()
     connection.execute("CREATE TABLE mine(x)")
     before = replica.engine.open("main").begin()
-    with pytest.raises(UsageError, match="`graft new TAG --force` first"):
+    with pytest.raises(UsageError, match=r"or first run `engine\.new\(tag\)`"):
         replica.engine.import_(source, "main")
     assert replica.engine.open("main").begin() is before
     assert rows(connection, "SELECT name FROM sqlite_schema") == [("mine",)]

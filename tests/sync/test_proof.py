@@ -106,7 +106,9 @@ def test_a_replaced_history_is_told_from_a_damaged_object(tmp_path, right, more)
         rival.engine.push("main")
     with Replica(tmp_path / "data", fs(other)) as replica:
         for verb in (replica.engine.pull, replica.engine.fetch):
-            with pytest.raises(HistoryMismatchError, match=r"history was replaced.*graft clone"):
+            with pytest.raises(
+                HistoryMismatchError, match=r"history was replaced.*engine\.clone\("
+            ):
                 verb("main")
         replica.connect().execute("INSERT INTO t VALUES('new')")
         with pytest.raises(HistoryMismatchError, match="history was replaced"):
@@ -133,7 +135,8 @@ def test_a_replaced_history_can_be_cloned_anew_into_the_same_data_directory(
     with Replica(tmp_path / "data", fs(other)) as replica:
         for _ in range(2):
             with pytest.raises(
-                HistoryMismatchError, match=f"volume {volume} is based on.*graft fsck .*graft gc"
+                HistoryMismatchError,
+                match=rf"volume {volume} is based on.*engine\.fsck.*engine\.collect_local\(",
             ):
                 replica.engine.clone(str(log), "main")
         connection = replica.connect()
@@ -148,7 +151,7 @@ def test_a_replaced_history_can_be_cloned_anew_into_the_same_data_directory(
 
 
 def remove(replica: Replica, tag: str) -> None:
-    """Do what the error says: `graft rm TAG`, then `graft gc --local --force VOLUME`."""
+    """Do what the error says: remove the tag, then collect the volume by force."""
     volume = replica.engine.catalog.tag_volume(tag)
     assert volume is not None
     replica.engine.remove_tag(tag)
@@ -177,12 +180,14 @@ def test_a_clone_of_a_log_that_lost_commits_forgets_none_that_this_machine_has(
         before = files(right)
         for lsn in (2, 3):
             (right / commit_key(log, lsn)).unlink()
-    shorter = r"is at LSN 1, .*graft fsck .* --repair` .*another data directory \(GRAFT_DATA_DIR"
+    shorter = r"is at LSN 1, .*{} puts back .*another data directory \(GRAFT_DATA_DIR"
+    in_python = shorter.format(rf"`engine\.fsck\('{log}', repair=True\)`")
+    typed = shorter.format(f"`graft fsck {log} --repair`")
     for _ in range(2):
         with Replica(tmp_path / "data", fs(right)) as replica:
-            with pytest.raises(HistoryMismatchError, match=shorter):
+            with pytest.raises(HistoryMismatchError, match=in_python):
                 replica.engine.clone(str(log), "main")
-            with pytest.raises(apsw.CantOpenError, match=shorter):
+            with pytest.raises(apsw.CantOpenError, match=typed):
                 replica.connect("other", remote=str(log))
             assert replica.engine.catalog.newest_commit(log)[0] == 3
     with Replica(tmp_path / "elsewhere", fs(right)) as replica:
@@ -248,7 +253,7 @@ def test_a_fork_of_a_replaced_history_is_refused_where_a_volume_stands_on_the_ol
         volume = replica.engine.open("old").id
         for _ in range(2):
             with pytest.raises(
-                HistoryMismatchError, match=f"volume {volume} is based on.*graft gc"
+                HistoryMismatchError, match=rf"volume {volume} is based on.*engine\.collect_local\("
             ):
                 replica.engine.clone("new", "new")
         assert rows(replica.connect("old"), "SELECT v FROM t")[-1] == ("old",)

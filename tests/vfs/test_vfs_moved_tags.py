@@ -138,12 +138,14 @@ def test_a_connection_whose_tag_was_removed_reads_and_does_not_write(client, eng
     answer = client.run("INSERT INTO former VALUES(3)")
     if answer.startswith("ReadOnlyError"):
         assert "tag 'main' was removed while this connection was open" in answer
-        assert f"graft switch main {former}" in answer
+        assert f"`PRAGMA graft_switch = '{former}'`" in answer
     else:  # Python's sqlite3 has SQLite's text for the code; ours goes to the standard error.
         assert answer == "OperationalError: attempt to write a readonly database"
-    assert "the tag was removed" in client.run("PRAGMA graft_status")[0][0]
+    status = client.run("PRAGMA graft_status")[0][0]
+    assert "the tag was removed" in status
     assert client.run("SELECT x FROM former") == [(1,), (2,)]
-    engine.switch("main", str(former))
+    client.run(f"PRAGMA graft_switch = '{former}'")
+    assert f"(use `PRAGMA graft_switch = '{former}'` to name it again)" in status
     assert client.run("INSERT INTO former VALUES(3)") == []
     engine.remove_tag("main")
     assert client.run("SELECT count(*) FROM former") == [(3,)]

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import apsw
 
-from graft_vfs.errors import AlreadyExistsError, GraftError, NotFoundError
+from graft_vfs.advice import Advice, Hint
+from graft_vfs.errors import AlreadyExistsError, GraftError, NotFoundError, summary
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.file import CatalogFile
@@ -97,7 +98,9 @@ class Catalog:
                 (tag, volume.raw),
             )
             if not connection.changes():
-                raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+                raise NotFoundError(
+                    f"there is no volume {volume}", next_step=Hint("see ", Advice.LIST_VOLUMES)
+                )
 
     def add_tag(self, tag: str, volume: VolumeId) -> None:
         """Point a new tag at a volume; raises AlreadyExistsError if it names another."""
@@ -114,7 +117,9 @@ class Catalog:
         """Remove a tag; its volume stays. Raises NotFoundError."""
         with self._file.transaction() as connection:
             if self.tag_volume(tag) is None:
-                raise NotFoundError(f"there is no tag {tag!r}", next_step="see `graft tags`")
+                raise NotFoundError(
+                    f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
+                )
             self._leave(connection, tag, None, announce)
             connection.execute("DELETE FROM tags WHERE tag = ?", (tag,))
 
@@ -143,7 +148,9 @@ class Catalog:
         """Return one volume; raises NotFoundError."""
         rows = self._file.rows("SELECT * FROM volumes WHERE id = ?", volume.raw)
         if not rows:
-            raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+            raise NotFoundError(
+                f"there is no volume {volume}", next_step=Hint("see ", Advice.LIST_VOLUMES)
+            )
         return volume_row(rows[0])
 
     def add_volume(
@@ -192,7 +199,9 @@ class Catalog:
             volume.raw,
         )
         if not rows:
-            raise NotFoundError(f"there is no volume {volume}", next_step="see `graft volumes`")
+            raise NotFoundError(
+                f"there is no volume {volume}", next_step=Hint("see ", Advice.LIST_VOLUMES)
+            )
         row = rows[0]
         return volume_row(row[:10]), branch_row(row[10:])
 
@@ -303,7 +312,7 @@ class Catalog:
 
     def note_sync_error(self, volume: VolumeId, error: GraftError | None) -> None:
         """Keep the text of the last sync error for `graft_status`; None clears it."""
-        text = None if error is None else str(error)
+        text = None if error is None else summary(error)
         self._file.write("UPDATE volumes SET last_error = ? WHERE id = ?", text, volume.raw)
 
     # Remote commits ---------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from typing import Any
 
 from xxhash import xxh3_64_hexdigest
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     CorruptCatalogError,
     CorruptLogError,
@@ -220,8 +221,11 @@ def older_catalog(found: Descriptor, known: BranchRow) -> CorruptCatalogError:
         f"{known.start.offset} of {known.file} on LSN {known.base}, and the volume's own "
         f"{FILE_NAME} at byte {found.branch.start.offset} of {found.branch.file} on LSN "
         f"{found.branch.base}; catalog.db was restored, or its catalog.db-wal is missing",
-        next_step=f"put back catalog.db together with its catalog.db-wal, or run "
-        f"`graft adopt {known.volume}`, which takes the volume as it is",
+        next_step=Hint(
+            "put back catalog.db together with its catalog.db-wal, or run ",
+            Advice.ADOPT(VOLUME=known.volume),
+            ", which takes the volume as it is",
+        ),
     )
 
 

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import CorruptCatalogError, InvalidIdError
 from graft_vfs.ids import Id, LogId, VolumeId
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES
 from graft_vfs.local.chunk import Position
 from graft_vfs.pages import LocalLsn, RemoteLsn
 
-DAMAGE_STEP = (
-    "move it away with its -wal, then take the volumes up again with `graft adopt`, which lists "
-    "them; no commit is lost"
+DAMAGE_STEP = Hint(
+    "move it away with its -wal, then adopt the volumes again, which ",
+    Advice.LIST_LOST,
+    " lists; no commit is lost",
 )
 HASH_BYTES = 32
 INTEGER_MAX = (1 << 63) - 1

@@ -1,0 +1,134 @@
+"""What to do next, as values that each audience reads in its own words.
+
+An error or a report names the verb that leads on, and not how it is typed: SQL reads a pragma, the
+command line a command, Python a method of the engine. Here is the one table of these words.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_ARGUMENT = re.compile(r"\b[A-Z]{3,}\b")
+
+
+class Audience(enum.Enum):
+    """Who reads a text."""
+
+    SQL = "sql"
+    CLI = "cli"
+    PYTHON = "python"
+
+
+class Worded:
+    """What reads differently for each audience; `str()` is for Python."""
+
+    __slots__ = ()
+
+    def words(self, audience: Audience) -> str:
+        """Return the text for one audience."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.words(Audience.PYTHON)
+
+
+class Advice(enum.Enum):
+    """A verb as (pragma, command, method of the engine); capital words are its arguments.
+
+    Where there is no pragma, SQL reads the command, which is all that can be typed then.
+    """
+
+    ADOPT = None, "adopt VOLUME", "adopt(VOLUME)"
+    ADOPT_AS = None, "adopt VOLUME TAG", "adopt(VOLUME, TAG)"
+    ADOPT_ON = None, "adopt VOLUME TAG --base COMMIT", "adopt(VOLUME, TAG, base=COMMIT)"
+    CLONE = "graft_clone = LOG", "clone LOG TAG", "clone(LOG, TAG)"
+    COLLECT = None, "gc --local --force VOLUME", "collect_local(force=[VOLUME])"
+    EXPORT = "graft_export = FILE", "export TAG FILE", "export(TAG, FILE)"
+    FETCH = "graft_fetch", "fetch TAG", "fetch(TAG)"
+    FORK = "graft_fork", "fork TAG", "fork(TAG)"
+    FSCK = None, "fsck LOG", "fsck(LOG)"
+    IMPORT_ELSEWHERE = None, "import FILE TAG", None
+    HYDRATE = "graft_hydrate", "hydrate TAG", "hydrate(TAG)"
+    LIST_COMMITS = "graft_log", "log TAG", "log(TAG)"
+    LIST_LOGS = None, "remote ls --logs", "remote_logs()"
+    LIST_LOST = None, "adopt", "lost_volumes()"
+    LIST_REFS = None, "remote ls", "refs()"
+    LIST_TAGS = "graft_tags", "tags", "tags()"
+    LIST_VOLUMES = "graft_volumes", "volumes", "volumes()"
+    MAKE_REMOTE = None, "remote init", None
+    NAME_LOG = None, "remote name REF LOG", "name_log(REF, LOG)"
+    NEW = "graft_new", "new TAG --force", "new(TAG)"
+    PULL = "graft_pull", "pull TAG", "pull(TAG)"
+    PUSH = "graft_push", "push TAG", "push(TAG)"
+    REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
+    REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
+    SWITCH = "graft_switch = VOLUME", "switch TAG VOLUME", "switch(TAG, VOLUME)"
+
+    def __call__(self, **arguments: object) -> Step:
+        """Return the verb with some of its arguments, by their names."""
+        return Step(self, tuple(arguments.items()))
+
+    def words(self, audience: Audience) -> str:
+        """Return how it is typed, in backticks."""
+        return Step(self, ()).words(audience)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A verb with arguments; those that are not given are shown by their names."""
+
+    advice: Advice
+    arguments: tuple[tuple[str, object], ...]
+
+    def words(self, audience: Audience) -> str:
+        """Return how it is typed, in backticks."""
+        pragma, command, method = self.advice.value
+        if audience is Audience.SQL and pragma is not None:
+            return f"`PRAGMA {self._filled(pragma, _literal)}`"
+        if audience is Audience.PYTHON and method is not None:
+            return f"`engine.{self._filled(method, _expression, unnamed=str.lower)}`"
+        return f"`graft {self._filled(command, lambda value: shlex.quote(str(value)))}`"
+
+    def _filled(
+        self, text: str, quoted: Callable[[object], str], unnamed: Callable[[str], str] = str
+    ) -> str:
+        given = dict(self.arguments)
+
+        def value(found: re.Match[str]) -> str:
+            name = found[0]
+            return quoted(given[name]) if name in given else unnamed(name)
+
+        return _ARGUMENT.sub(value, text)
+
+
+def _literal(value: object) -> str:
+    text = str(value).replace("'", "''")
+    return f"'{text}'"
+
+
+def _expression(value: object) -> str:
+    if isinstance(value, str):
+        return repr(value)
+    return f"{type(value).__name__}.parse({str(value)!r})"
+
+
+class Hint(Worded):
+    """A text with steps in it."""
+
+    def __init__(self, *parts: str | Advice | Step | Worded) -> None:
+        self._parts = parts
+
+    def words(self, audience: Audience) -> str:
+        """Return the text for one audience."""
+        return "".join(
+            part if isinstance(part, str) else part.words(audience) for part in self._parts
+        )
+
+
+def words(thing: object, audience: Audience) -> str:
+    """Return what an audience reads of anything: its words if it has any, else its text."""
+    return thing.words(audience) if isinstance(thing, Worded) else str(thing)
