@@ -53,6 +53,10 @@ from graft_vfs.volume.volume import Volume
 if TYPE_CHECKING:
     from graft_vfs.local.branch_file import WriterLock
 
+# A connection that is still open at the interpreter's end is closed by the last garbage collection.
+# That may free APSW first, and SQLite would then call methods here by names that are gone: a crash.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(apsw))
+
 _logger = logging.getLogger(__name__)
 
 _NONE = apsw.SQLITE_LOCK_NONE
