@@ -1,6 +1,8 @@
 """Floor 6: one database as SQLite's pager sees it.
 
-    volume_file     the methods that SQLite calls on a volume
+    snapshot_file   the methods that SQLite calls on a snapshot, to read it
+    tagged_file     the same on the newest snapshot of the volume that a tag names
+    volume_file     the same with write transactions: the states of a connection
     journal         the rollback journal, synthesised from the pages of the transaction
     tagged          the tag of a connection, and the volume that it names now
     unread          a connection that has not read a page yet

@@ -35,8 +35,8 @@ class Database(Protocol):
 
     journal: Journal | None
 
-    def finish_commit(self) -> bool:
-        """Commit a transaction whose commit was interrupted, before the next one begins."""
+    def end_synced(self) -> None:
+        """Commit or drop a transaction that SQLite has synced, before the next one begins."""
         ...
 
     def raise_later(self, error: BaseException) -> None:
@@ -102,7 +102,7 @@ class Journal:
         database = self._database
         if database is not None:
             if database.journal is not None:
-                database.finish_commit()
+                database.end_synced()
             database.journal = self
         self.is_played = False
         if self._recent:

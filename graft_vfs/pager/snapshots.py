@@ -14,7 +14,7 @@ import apsw
 from graft_vfs.errors import CorruptObjectError, GraftError
 from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.pager.scratch import BUILTIN_VFS, Scratch, ScratchFile, TemporaryFile
-from graft_vfs.pager.volume_file import VolumeFile
+from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -44,7 +44,7 @@ class _SnapshotFiles(apsw.VFS):
 
     def xOpen(  # type: ignore[override]
         self, name: str | apsw.URIFilename | None, flags: list[int]
-    ) -> VolumeFile | apsw.VFSFile:
+    ) -> SnapshotFile | apsw.VFSFile:
         """Open a snapshot, or a temporary file of the built-in VFS."""
         if name is None:
             return apsw.VFSFile(BUILTIN_VFS, name, flags)
@@ -56,13 +56,13 @@ class _SnapshotFiles(apsw.VFS):
             raise apsw.CantOpenError(f"there is no snapshot {schema!r} in this connection")
         return self._open(schema, flags)
 
-    def _open(self, schema: str, flags: list[int]) -> VolumeFile | apsw.VFSFile:
+    def _open(self, schema: str, flags: list[int]) -> SnapshotFile | apsw.VFSFile:
         flags[1] &= ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
         flags[1] |= apsw.SQLITE_OPEN_READONLY
-        return VolumeFile(
+        return SnapshotFile(
             schema,
             self._volume,
-            fixed=self._snapshots[schema],
+            self._snapshots[schema],
             on_pragma=_answer,
             on_close=lambda _: None,
         )
@@ -73,14 +73,14 @@ class _ScratchFiles(_SnapshotFiles):
 
     scratch: ScratchFile
 
-    def _open(self, schema: str, flags: list[int]) -> VolumeFile | apsw.VFSFile:
+    def _open(self, schema: str, flags: list[int]) -> SnapshotFile | apsw.VFSFile:
         if schema != "main":
             return super()._open(schema, flags)
         self.scratch = ScratchFile(self._volume, self._snapshots[schema])
         return self.scratch
 
 
-def _answer(file: VolumeFile, name: str, _: str | None) -> str | None:
+def _answer(file: SnapshotFile, name: str, _: str | None) -> str | None:
     """Answer what each new connection asks for, so that opening reads no page here either."""
     return file.prepare() if name == "graft_prepare" else None
 

@@ -12,7 +12,7 @@ there. The statements in order:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from graft_vfs.errors import UsageError
 from graft_vfs.local.chunk import Position
@@ -20,9 +20,6 @@ from graft_vfs.pages import LocalLsn
 from graft_vfs.view.remote_view import EmptyRemoteView
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
-
-if TYPE_CHECKING:
-    from graft_vfs.pager.volume_file import VolumeFile
 
 SET_UP = (
     "PRAGMA graft_prepare",
@@ -36,15 +33,26 @@ transaction. It changes nothing about what a crash leaves.
 """
 
 
+class Shown(Protocol):
+    """A file that shows a snapshot of a volume."""
+
+    volume: Volume
+    snapshot: Snapshot
+
+    def show(self, volume: Volume, snapshot: Snapshot) -> None:
+        """Show them again."""
+        ...
+
+
 class _EmptyOnce:
     """Stands for a volume without pages, as its file uses one, until the file is unlocked.
 
     So no other connection pays for looking whether its file is to be shown empty.
     """
 
-    def __init__(self, file: VolumeFile, fixed: Snapshot | None) -> None:
+    def __init__(self, file: Shown) -> None:
         self._volume = file.volume
-        self._fixed = fixed
+        self._former = file.snapshot
         branch = file.snapshot.branch
         self._snapshot = Snapshot(branch, EmptyRemoteView(), Position(0, 0), LocalLsn(0), 0, 0, 0)
 
@@ -53,12 +61,12 @@ class _EmptyOnce:
         """What counts open snapshots: it, which learns of the unlock so."""
         return self
 
-    def add(self, _: VolumeFile) -> None:
+    def add(self, _: Shown) -> None:
         """Nothing can be forgotten that has no page."""
 
-    def discard(self, file: VolumeFile) -> None:
+    def discard(self, file: Shown) -> None:
         """Put the volume back."""
-        file.show(self._volume, self._fixed)
+        file.show(self._volume, self._former)
 
     def begin(self) -> Snapshot:
         """Return a snapshot without pages."""
@@ -76,6 +84,6 @@ class _EmptyOnce:
         return getattr(self._volume, name)
 
 
-def empty_once(file: VolumeFile, fixed: Snapshot | None) -> Volume:
-    """Return what stands for the volume of a file, or for the snapshot that it always shows."""
-    return cast("Volume", _EmptyOnce(file, fixed))
+def empty_once(file: Shown) -> Volume:
+    """Return what stands for the volume of a file."""
+    return cast("Volume", _EmptyOnce(file))

@@ -18,7 +18,9 @@ from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager.journal import Journal, SuperJournal
 from graft_vfs.pager.scratch import BUILTIN_VFS
+from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.pager.sqlite_errors import to_sqlite
+from graft_vfs.pager.tagged_file import TaggedFile
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.pages import is_lsn_text
 from graft_vfs.vfs import names, pragmas
@@ -43,7 +45,7 @@ class FileSystem(apsw.VFS):
         self.name = name
         # Changed by single calls of set and never under a lock: the garbage collector may close a
         # connection in the middle of any call here, in the same thread.
-        self._files: set[VolumeFile] = set()
+        self._files: set[SnapshotFile] = set()
         _file_systems.add(self)
         super().__init__(name, BUILTIN_VFS, makedefault=make_default, maxpathname=_NAME_BYTES_MAX)
 
@@ -80,7 +82,7 @@ class FileSystem(apsw.VFS):
 
     def xOpen(  # type: ignore[override]
         self, name: str | apsw.URIFilename | None, flags: list[int]
-    ) -> VolumeFile | Journal | SuperJournal | apsw.VFSFile:
+    ) -> SnapshotFile | Journal | SuperJournal | apsw.VFSFile:
         """Open a volume, a journal, or a temporary file of the built-in VFS."""
         if name is not None:
             if isinstance(name, apsw.URIFilename):
@@ -94,7 +96,7 @@ class FileSystem(apsw.VFS):
         flags: list[int],
         uri_parameter: Callable[[str], str | None],
         is_default: Callable[[], bool],
-    ) -> VolumeFile | Journal | SuperJournal:
+    ) -> SnapshotFile | Journal | SuperJournal:
         """Open a volume or a journal; `flags` are SQLite's: asked for, and in the end given.
 
         `is_default` tells whether this is the default VFS of the library that asks.
@@ -122,25 +124,28 @@ class FileSystem(apsw.VFS):
 
     def _open_volume(
         self, tag: str, flags: list[int], uri_parameter: Callable[[str], str | None]
-    ) -> VolumeFile:
+    ) -> SnapshotFile:
         self.engine.check_process()
         remote, lsn, as_of = (uri_parameter(key) for key in ("remote", "lsn", "as_of"))
         create = bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and self.engine.writable
         read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
-        fixed = None
         volume = self.engine.open(tag, create=create, remote=remote)
+        file: SnapshotFile
         if lsn is not None or as_of is not None:
             number = None if lsn is None else _parse_lsn(lsn)
             fixed = self.engine.snapshot_at(Opened(tag, volume), lsn=number, as_of=as_of)
-        file = VolumeFile(
-            tag,
-            volume,
-            read_only=read_only,
-            fixed=fixed,
-            find=self.engine.volume,
-            on_pragma=self._answer,
-            on_close=self._files.discard,
-        )
+            file = SnapshotFile(
+                tag, volume, fixed, on_pragma=self._answer, on_close=self._files.discard
+            )
+        else:
+            kind = TaggedFile if read_only or not volume.writable else VolumeFile
+            file = kind(
+                tag,
+                volume,
+                find=self.engine.volume,
+                on_pragma=self._answer,
+                on_close=self._files.discard,
+            )
         flags[1] = flags[0]
         if file.read_only:
             flags[1] &= ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
@@ -172,11 +177,13 @@ class FileSystem(apsw.VFS):
         """Return the file with this journal's name that has a transaction, if just one has."""
         tag = journal.removesuffix(_JOURNAL_SUFFIX)
         writing = [
-            file for file in list(self._files) if file.transaction is not None and file.tag == tag
+            file
+            for file in list(self._files)
+            if isinstance(file, VolumeFile) and file.transaction is not None and file.tag == tag
         ]
         return writing[0] if len(writing) == 1 else None
 
-    def _answer(self, file: VolumeFile, name: str, value: str | None) -> str | None:
+    def _answer(self, file: SnapshotFile, name: str, value: str | None) -> str | None:
         return pragmas.answer(self.engine, file, name, value)
 
 

@@ -73,11 +73,11 @@ from pathlib import Path
 from graft_vfs.advice import Audience, words
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
-from graft_vfs.pager.volume_file import VolumeFile
+from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.reports import Hydrated, Moved
 from graft_vfs.volume.transaction import Durability
 
-_Handler = Callable[[Graft, VolumeFile, "str | None"], str]
+_Handler = Callable[[Graft, SnapshotFile, "str | None"], str]
 
 _SYNCHRONOUS_WORDS = {
     **dict.fromkeys(("off", "no", "false"), Durability.OFF),
@@ -88,7 +88,7 @@ _JOURNAL_MODES = ("delete", "persist", "off", "truncate", "memory", "wal")
 _REFUSED_JOURNAL_MODES = ("wal", "off")
 
 
-def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str | None:
+def answer(engine: Graft, file: SnapshotFile, name: str, value: str | None) -> str | None:
     """Return the answer to a pragma, or None for one that is SQLite's business."""
     name = name.lower()
     if name == "synchronous" and value is not None:
@@ -112,7 +112,7 @@ def answer(engine: Graft, file: VolumeFile, name: str, value: str | None) -> str
     return handler(engine, file, value)
 
 
-def _note_synchronous(file: VolumeFile, value: str) -> None:
+def _note_synchronous(file: SnapshotFile, value: str) -> None:
     """Learn the durability that is asked for, reading the value as SQLite does."""
     digits = re.match("[0-9]+", value)
     if digits:
@@ -125,7 +125,7 @@ def _note_synchronous(file: VolumeFile, value: str) -> None:
         file.durability = level
 
 
-def _journal_mode(file: VolumeFile, value: str) -> str | None:
+def _journal_mode(file: SnapshotFile, value: str) -> str | None:
     """Answer for WAL and OFF with the mode that stays; the others are SQLite's business."""
     # SQLite takes any beginning of a name for the first mode that it fits.
     mode = next((mode for mode in _JOURNAL_MODES if mode.startswith(value.lower())), None)
@@ -136,10 +136,10 @@ def _journal_mode(file: VolumeFile, value: str) -> str | None:
     return None
 
 
-def _moves(verb: Callable[[Graft, VolumeFile, str | None], Moved]) -> _Handler:
+def _moves(verb: Callable[[Graft, SnapshotFile, str | None], Moved]) -> _Handler:
     """Make a handler of a verb after which the connection shows another volume."""
 
-    def handler(engine: Graft, file: VolumeFile, value: str | None) -> str:
+    def handler(engine: Graft, file: SnapshotFile, value: str | None) -> str:
         if file.in_transaction:
             raise UsageError(
                 "the connection is inside a transaction", next_step="COMMIT or ROLLBACK it first"
@@ -158,7 +158,7 @@ def _needed(value: str | None, what: str) -> str:
     return value
 
 
-def _refuse_read_only(file: VolumeFile) -> None:
+def _refuse_read_only(file: SnapshotFile) -> None:
     file.volume.catalog.require_writable()
     if file.read_only:
         raise UsageError(
@@ -166,7 +166,7 @@ def _refuse_read_only(file: VolumeFile) -> None:
         )
 
 
-def _refuse_inside_write(file: VolumeFile) -> None:
+def _refuse_inside_write(file: SnapshotFile) -> None:
     """Refuse what needs the writer lock while this very connection holds it."""
     if file.holds_writer_lock:
         raise UsageError(
@@ -175,7 +175,7 @@ def _refuse_inside_write(file: VolumeFile) -> None:
         )
 
 
-def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
+def _pull(engine: Graft, file: SnapshotFile, value: str | None) -> str:
     _refuse_inside_write(file)
     if value:
         raise UsageError(
@@ -186,13 +186,13 @@ def _pull(engine: Graft, file: VolumeFile, value: str | None) -> str:
     return str(engine.pull(file.opened))
 
 
-def _import(engine: Graft, file: VolumeFile, value: str | None) -> str:
+def _import(engine: Graft, file: SnapshotFile, value: str | None) -> str:
     _refuse_read_only(file)
     _refuse_inside_write(file)
     return str(engine.import_(Path(_needed(value, "a path")), file.opened))
 
 
-def _clone(engine: Graft, file: VolumeFile, value: str | None) -> Moved:
+def _clone(engine: Graft, file: SnapshotFile, value: str | None) -> Moved:
     name = value or str(engine.catalog.volume(file.volume.id).remote)
     return engine.clone(name, file.tag)
 

@@ -15,6 +15,8 @@ from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import ForkedProcessError
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager import unread
+from graft_vfs.pager.snapshot_file import SnapshotFile
+from graft_vfs.pager.tagged_file import TaggedFile
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.tags import check_tag
 from graft_vfs.vfs.file_system import FileSystem
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from graft_vfs.vfs.sqlite3_bridge import Bridge
 
 VFS_NAME = "graft"
-_NAMES_OF_OURS = (f"{VolumeFile.__module__}.{VolumeFile.__qualname__}", VFS_NAME)
+_NAMES_OF_OURS = {
+    f"{kind.__module__}.{kind.__qualname__}" for kind in (SnapshotFile, TaggedFile, VolumeFile)
+} | {VFS_NAME}
 """What a file of ours is called by APSW, and by the bridge if both use one library."""
 _lock = threading.Lock()
 _registered: FileSystem | None = None

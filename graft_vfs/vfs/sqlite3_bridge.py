@@ -37,8 +37,8 @@ from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.pager.interrupts import raise_behind
 from graft_vfs.pager.journal import Journal
 from graft_vfs.pager.scratch import BUILTIN_VFS
+from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.pager.sqlite_errors import Interrupted, to_sqlite
-from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.vfs.file_system import FileSystem
 
 _log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Bridge:
         """
         self.library = _library_of(module)
         self._file_system = file_system
-        self._files: dict[int, VolumeFile | Journal] = {}
+        self._files: dict[int, SnapshotFile | Journal] = {}
         self._failures = threading.local()
         self._name = name.encode()
         self._builtin = self.library.sqlite3_vfs_find(BUILTIN_VFS.encode())
@@ -214,7 +214,7 @@ class Bridge:
         original = error.original if isinstance(error, Interrupted) else error
         if not isinstance(original, Exception):
             opened = self._files.get(traceback.tb_frame.f_locals.get("file", 0))
-            is_reading = isinstance(opened, VolumeFile) and not opened.holds_writer_lock
+            is_reading = isinstance(opened, SnapshotFile) and not opened.holds_writer_lock
             raise_behind(original)
             # Else it may be a rollback that was interrupted: see `as_io_error`.
             return apsw.SQLITE_INTERRUPT if is_reading else apsw.SQLITE_IOERR
@@ -358,7 +358,7 @@ class Bridge:
 
     def _file_control(self, file: int, op: int, argument: Any) -> int:
         opened = self._files[file]
-        if op == _PRAGMA and isinstance(opened, VolumeFile):
+        if op == _PRAGMA and isinstance(opened, SnapshotFile):
             return self._pragma(opened, _ffi.cast("char **", argument))
         if op == _VFS_NAME:
             _ffi.cast("char **", argument)[0] = self._allocated(self._name)
@@ -366,7 +366,7 @@ class Bridge:
         pointer = int(_ffi.cast("uintptr_t", argument))
         return _OK if opened.xFileControl(op, pointer) else _NOT_FOUND
 
-    def _pragma(self, file: VolumeFile, texts: Any) -> int:
+    def _pragma(self, file: SnapshotFile, texts: Any) -> int:
         """Answer FCNTL_PRAGMA; `texts` are the answer, the name and the value."""
         value = None if texts[2] == _ffi.NULL else _text(texts[2])
         try:

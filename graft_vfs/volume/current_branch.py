@@ -39,7 +39,7 @@ from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk, Position
-from graft_vfs.local.head import HeadFile, new_epoch
+from graft_vfs.local.head import BOOT, END, EPOCH, WRITING, HeadFile, new_epoch
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume.branch import Branch
@@ -131,7 +131,7 @@ class CurrentBranch:
         if monotonic() >= self._look_at:
             self._look()
         words = self.words
-        if words[0] != self._end or words[1] != self._epoch or self._is_changing:
+        if words[END] != self._end or words[EPOCH] != self._epoch or self._is_changing:
             self.refresh()
         return self.snapshot
 
@@ -156,8 +156,8 @@ class CurrentBranch:
     def refresh(self) -> None:
         """Take in what other processes committed or switched."""
         with self.mutex:
-            published_end = self.words[head.END]
-            if self.words[head.EPOCH] != self._epoch or not self.is_coherent:
+            published_end = self.words[END]
+            if self.words[EPOCH] != self._epoch or not self.is_coherent:
                 row, branch = self.catalog.current(self.id)
                 while row.epoch != self._epoch:
                     try:
@@ -178,7 +178,7 @@ class CurrentBranch:
                 self.description.check()
             while True:
                 row, branch_row = self.catalog.current(self.id)
-                published_end = self.words[head.END]
+                published_end = self.words[END]
                 try:
                     self.log = self._open_log(branch_row)
                 except LocalStorageError:
@@ -196,12 +196,12 @@ class CurrentBranch:
             except BaseException:
                 self.log.close()
                 raise
-            if self.writable and not self.words[head.EPOCH]:
+            if self.writable and not self.words[EPOCH]:
                 self.catalog.announce_epoch(self.id, self._announce_first)
 
     def _announce_first(self, epoch: int) -> None:
-        if not self.words[head.EPOCH]:
-            self.words[head.EPOCH] = epoch
+        if not self.words[EPOCH]:
+            self.words[EPOCH] = epoch
 
     def _open_log(self, branch: BranchRow) -> BranchLog:
         path = self.directory / branch.file
@@ -271,9 +271,9 @@ class CurrentBranch:
         if (
             published_end > self._end
             and self._boot
-            and self.words[head.BOOT] == self._boot
-            and self.words[head.EPOCH] == self._epoch
-            and self.words[head.END] == published_end
+            and self.words[BOOT] == self._boot
+            and self.words[EPOCH] == self._epoch
+            and self.words[END] == published_end
         ):
             if self.writable:
                 self._check_paths()
@@ -380,7 +380,7 @@ class CurrentBranch:
 
         Raises MovedError if the end of the log is not what this process knows.
         """
-        is_interrupted = self.words[head.WRITING]
+        is_interrupted = self.words[WRITING]
         self.refresh()
         if not lock.is_current:
             return False
@@ -397,7 +397,7 @@ class CurrentBranch:
         if is_interrupted:
             # A process died between writing a commit and publishing it: only the log knows.
             _logger.info("volume %s: recovered up to LSN %d", self.id, self.snapshot.lsn)
-        if is_interrupted or self.words[head.END] != end.offset:
+        if is_interrupted or self.words[END] != end.offset:
             self._publish_words(end.offset)
         return True
 
@@ -464,8 +464,8 @@ class CurrentBranch:
             nonlocal reserved
             if row.file != self.log.path.name:
                 reserved = self._locks.reserve(self.directory / row.file)
-                self.words[head.END] = 0
-            self.words[head.EPOCH] = epoch
+                self.words[END] = 0
+            self.words[EPOCH] = epoch
 
         with self.mutex:
             if not self.catalog.switch_branch(
@@ -525,6 +525,6 @@ class CurrentBranch:
         )
 
     def _publish_words(self, end: int) -> None:
-        self.words[head.BOOT] = self._boot
-        self.words[head.END] = end
-        self.words[head.WRITING] = 0
+        self.words[BOOT] = self._boot
+        self.words[END] = end
+        self.words[WRITING] = 0

@@ -21,11 +21,11 @@ from graft_vfs.errors import (
     WriterBusyError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import head
 from graft_vfs.local.branch_file import CHECK_MASK, WriterLock
 from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
+from graft_vfs.local.head import BOOT, END, EPOCH, WRITING
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume import rotation
@@ -81,9 +81,9 @@ class Volume(CurrentBranch):
                 )
             try:
                 if (
-                    words[4]
-                    or words[0] != self._end
-                    or words[1] != self._epoch
+                    words[WRITING]
+                    or words[END] != self._end
+                    or words[EPOCH] != self._epoch
                     or lock.held is not lock.current
                 ) and not self._catch_up(lock):
                     lock.release()
@@ -125,7 +125,7 @@ class Volume(CurrentBranch):
             if not (is_sure or transaction.is_written):
                 self.check_mark(lsn)
             try:
-                words[4] = 1
+                words[WRITING] = 1
                 full = durability >= FULL
                 first_image, end = log.append(
                     begin, lsn, staged, staged.values(), page_size, (page_count, counter), full
@@ -152,15 +152,15 @@ class Volume(CurrentBranch):
                 self._last_chunk = begin
                 self.snapshot = snapshot
                 self._end = end_offset
-                if words[3] != self._boot:  # A load costs half as much as a store.
-                    words[3] = self._boot
+                if words[BOOT] != self._boot:  # A load costs half as much as a store.
+                    words[BOOT] = self._boot
                 self._is_changing = False
-                words[0] = end_offset
-                words[4] = 0
+                words[END] = end_offset
+                words[WRITING] = 0
             except LocalStorageError:
                 # The caller will report a failed transaction, so nobody may find it in the log.
                 log.erase(begin)
-                words[4] = 0
+                words[WRITING] = 0
                 self.give_back()
                 raise
             except BaseException:
@@ -182,7 +182,7 @@ class Volume(CurrentBranch):
             if not is_committed:
                 if self.log.read_chunk(transaction.end) is not None:
                     self.log.erase(transaction.end)
-                self.words[head.WRITING] = 0
+                self.words[WRITING] = 0
             else:
                 self._publish(self.snapshot)
                 self._is_changing = False
@@ -239,7 +239,7 @@ class Volume(CurrentBranch):
             try:
                 # A process that was killed may have committed and not said so.
                 self.refresh()
-                if self.words[head.WRITING]:
+                if self.words[WRITING]:
                     self._publish_words(self._end)
                 rotation.remove_unused_files(self)
                 self.give_back()

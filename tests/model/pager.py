@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 import apsw
 
+from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.transaction import page_format
@@ -57,8 +58,11 @@ class Pager:
     def __init__(
         self, volume: Volume, page_size: int, *, fixed: Snapshot | None = None, tag: str = "main"
     ) -> None:
-        self.file = VolumeFile(
-            tag, volume, fixed=fixed, on_pragma=lambda *_: None, on_close=lambda _: None
+        hooks = {"on_pragma": lambda *_: None, "on_close": lambda _: None}
+        self.file = (
+            VolumeFile(tag, volume, **hooks)
+            if fixed is None
+            else SnapshotFile(tag, volume, fixed, **hooks)
         )
         self.page_size = page_size
         self.is_writing = False
