@@ -418,7 +418,7 @@ def test_the_policy_grants_what_the_store_asks_for_and_no_more():
     for statement in policy["Statement"]:
         actions = statement["Action"]
         granted |= {actions} if isinstance(actions, str) else set(actions)
-    source = "".join(inspect.getsource(module) for module in (s3.store, s3.upload))
+    source = "".join(inspect.getsource(module) for module in (s3.store, s3.reading, s3.upload))
     asked = set(re.findall(r"_client\.([a-z]+_\w+)\(", source))
     # The store can delete, and nothing has it do so but the tests that ship.
     assert not [

@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 from graft_vfs.errors import (
     ConfigError,
     ObjectMissingError,
-    StoreError,
     StoreUnavailableError,
     UsageError,
 )
@@ -54,17 +53,13 @@ from graft_vfs.store.base import (
     check_prefix,
     check_range,
     is_key,
-    oversized,
 )
 from graft_vfs.store.s3.answers import (
-    LOST_NEXT_STEP,
-    PAGE_NEXT_STEP,
     Answer,
     Reply,
     answer_error,
     is_of_a_store,
     proves_landing,
-    proves_object,
     unproven_error,
 )
 from graft_vfs.store.s3.calls import Caller
@@ -78,25 +73,20 @@ from graft_vfs.store.s3.client import (
     prepare_call,
 )
 from graft_vfs.store.s3.exchange import Clock, Limits
+from graft_vfs.store.s3.reading import Reader
 from graft_vfs.store.s3.upload import PART_BYTES, JoinedBuffers, Place, Upload, md5_header
 from graft_vfs.times import parse_http_date, uptime_seconds
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
-    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 _log = logging.getLogger("graft_vfs.store.s3")
 
 _POOL_CONNECTIONS = 32
-_READ_CHUNK_BYTES = 4 * 1024 * 1024
 _TAIL_BYTES = 16 * 1024
 """How much of an object's end is compared to prove that it is ours; its frames are compressed, so
 that no two objects end alike."""
-_EMPTY_PAGES_MAX = 16
-_LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})", re.ASCII)
 
 _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
 
@@ -112,6 +102,7 @@ class S3Store(ObjectStore):
 
     _client: S3Client
     _caller: Caller
+    _reader: Reader
 
     def __init__(
         self,
@@ -158,7 +149,6 @@ class S3Store(ObjectStore):
         self._making = threading.RLock()
         self._is_made = False
         self._answered: tuple[float, str] | None = None
-        self._bodies = Bodies()
 
     def _check_open(self) -> None:
         """Make the client if this is the first use; raises UsageError, and what making it raises.
@@ -183,11 +173,21 @@ class S3Store(ObjectStore):
             attempts_max=self._attempts_max,
             clock=self._clock,
         )
+        bodies = Bodies()
+        self._reader = Reader(
+            self._client,
+            self._caller,
+            bodies,
+            self._check_open,
+            store=self.describe(),
+            bucket=self._bucket,
+            prefix=self._prefix,
+        )
         events = self._client.meta.events
         events.register("before-call.s3", prepare_call)
         events.register("after-call.s3", self._note_date)
         events.register_last("request-created.s3", note_signed)
-        events.register("before-send.s3", self._counting_sender())
+        events.register("before-send.s3", self._counting_sender(bodies))
         self._is_made = True
         if self._closed:
             self._client.close()
@@ -318,7 +318,7 @@ class S3Store(ObjectStore):
         after = check_prefix(start_after or "")
         if check_limit(limit) == 0:
             return iter(())
-        return itertools.islice(self._objects(prefix, after, limit), limit)
+        return itertools.islice(self._reader.objects(prefix, after, limit), limit)
 
     def delete(self, key: str) -> None:
         """Remove an object; see ObjectStore.delete."""
@@ -405,9 +405,9 @@ class S3Store(ObjectStore):
 
     # Counting
 
-    def _counting_sender(self) -> Callable[..., Any]:
+    def _counting_sender(self, bodies: Bodies) -> Callable[..., Any]:
         """Return a handler that counts, sends and times the client's requests."""
-        send = bounded_sender(self._client, self._bodies)
+        send = bounded_sender(self._client, bodies)
         verbs: dict[str, Verb] = {
             "PutObject": "put",
             "CreateMultipartUpload": "put",
@@ -445,159 +445,9 @@ class S3Store(ObjectStore):
         Beyond its end both are empty.
         """
         name = self._name(key)
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
-
-        def attempt() -> tuple[bytes, str]:
-            try:
-                answer = self._request_object(name, start, limit_bytes)
-            except ClientError as error:
-                if Reply.of(error.response).answer is Answer.BEYOND_END and start is not None:
-                    return b"", ""
-                raise
-            # Closing a body that was read to its end returns its connection to the pool; closing
-            # it earlier ends the connection, which discards what was not read.
-            with contextlib.closing(answer["Body"]):
-                return self._read_body(key, start, limit_bytes, answer), answer["ETag"]
-
-        data, tag = self._caller.repeat(verb, key, attempt)
+        data, tag = self._reader.fetch(verb, key, name, start, limit_bytes)
         self.counters.add(verb, requests=0, bytes_received=len(data))
         return data, tag
-
-    def _request_object(
-        self, name: str, start: int | None, limit_bytes: int
-    ) -> GetObjectOutputTypeDef:
-        try:
-            if start is None:
-                return self._client.get_object(Bucket=self._bucket, Key=name)
-            wanted = f"bytes={start}-{start + limit_bytes - 1}"
-            return self._client.get_object(Bucket=self._bucket, Key=name, Range=wanted)
-        except BaseException:
-            # boto3 leaves the body open of an answer whose head it cannot read.
-            if self._bodies.newest is not None:
-                self._bodies.newest.close()
-            raise
-        finally:
-            self._bodies.newest = None
-
-    def _read_body(
-        self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
-    ) -> bytes:
-        """Read a body, whose length a server may lie about, within its limit."""
-        from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - see invariant 5
-
-        body, status = answer["Body"], answer["ResponseMetadata"]["HTTPStatusCode"]
-        if not _LENGTH_HEADERS & answer["ResponseMetadata"]["HTTPHeaders"].keys():
-            # Such a body ends wherever its connection does, and the head may have been cut too.
-            raise IncompleteReadError(actual_bytes=0, expected_bytes=limit_bytes)
-        is_object = proves_object(status, answer.get("ETag", ""))
-        if is_object and start is None and answer.get("ContentLength", 0) > limit_bytes:
-            raise oversized(key, self.describe(), limit_bytes)
-        # Read first: an answer that was cut in its head may lack the tag, or half of a range.
-        data = _read_up_to(body, limit_bytes + 1 if is_object else _TAIL_BYTES)
-        if not is_object:
-            raise StoreUnavailableError(
-                f"{self.describe()} answered a read of {key!r} with HTTP {status} and no object",
-                next_step=PAGE_NEXT_STEP,
-            )
-        if start is None:
-            if len(data) > limit_bytes:
-                raise oversized(key, self.describe(), limit_bytes)
-        elif status == 206:
-            self._check_range(answer.get("ContentRange", ""), start, limit_bytes, len(data))
-        elif start == 0:
-            # Some servers answer a range that covers the whole object as if none was asked for,
-            # and some know no ranges; the first bytes are the right ones if they start at 0.
-            return data[:limit_bytes]
-        else:
-            raise self._broken("ignores range requests")
-        return data
-
-    def _check_range(self, shown: str, start: int, wanted: int, got: int) -> None:
-        """Raise StoreError unless a Content-Range says that the bytes are those asked for.
-
-        They are fewer only where the object ends.
-        """
-        match = _CONTENT_RANGE.fullmatch(shown)
-        if match is None or int(match[1]) != start:
-            raise self._broken("answers another range than the one it was asked for")
-        if got > wanted:
-            raise self._broken("answers more bytes than it was asked for")
-        if got < wanted and int(match[2]) != start + got:
-            raise self._broken("answers fewer bytes than it was asked for and the object has")
-
-    # Listing
-
-    def _objects(self, prefix: str, after: str, limit: int | None) -> Iterator[ObjectInfo]:
-        """Yield objects page by page; a page asks for no more than are still wanted."""
-        previous = self._prefix + after if after else ""
-        found = empty_pages = 0
-        page = self._page(prefix, limit, start_after=previous)
-        while True:
-            found_before = found
-            for item in page.get("Contents", ()):
-                self._check_order(item["Key"], previous, prefix)
-                previous = item["Key"]
-                key = previous[len(self._prefix) :]
-                if is_key(key):
-                    found += 1
-                    modified = item.get("LastModified")
-                    if "Size" not in item:
-                        raise self._broken("lists objects without their size")
-                    seconds = None if modified is None else modified.timestamp()
-                    yield ObjectInfo(key, item["Size"], seconds)
-            # Short pages are legal, and so are empty ones and those of foreign names, but a listing
-            # must come to its end.
-            empty_pages = 0 if found > found_before else empty_pages + 1
-            if not page.get("IsTruncated") or found == limit:
-                return
-            token = page.get("NextContinuationToken")
-            if not token or empty_pages > _EMPTY_PAGES_MAX:
-                raise self._broken("lists pages without an end")
-            # Many foreign names may follow, so full pages are requested from here on.
-            wanted = None if empty_pages else limit and limit - found
-            page = self._page(prefix, wanted, token=token)
-
-    def _page(
-        self, prefix: str, wanted: int | None, *, start_after: str = "", token: str = ""
-    ) -> ListObjectsV2OutputTypeDef:
-        """Ask for one page; one request."""
-        self._check_open()
-        asked: dict[str, Any] = {
-            "Bucket": self._bucket,
-            "Prefix": self._prefix + prefix,
-            "MaxKeys": min(wanted or LIST_PAGE_KEYS, LIST_PAGE_KEYS),
-        }
-        if token:
-            asked["ContinuationToken"] = token
-        elif start_after:
-            asked["StartAfter"] = start_after
-
-        def attempt() -> ListObjectsV2OutputTypeDef:
-            page = self._client.list_objects_v2(**asked)
-            if "IsTruncated" not in page:
-                # boto3 reads an answer that ends in its head as a listing of nothing.
-                raise StoreUnavailableError(
-                    f"{self.describe()} did not answer in full (list of {prefix!r})",
-                    next_step=LOST_NEXT_STEP,
-                )
-            if page.get("Prefix", "") != asked["Prefix"]:
-                # Such as a cache that knows pages by their path alone.
-                raise StoreUnavailableError(
-                    f"{self.describe()} answered a list of {prefix!r} with another listing",
-                    next_step=PAGE_NEXT_STEP,
-                )
-            return page
-
-        return self._caller.repeat("list", prefix, attempt)
-
-    def _check_order(self, name: str, previous: str, prefix: str) -> None:
-        """Refuse a listing that a reader of logs would be misled by."""
-        if not name.startswith(self._prefix + prefix):
-            raise self._broken("lists keys that it was not asked for")
-        if name <= previous:
-            raise self._broken("does not list keys in order")
-
-    # Errors
 
     def _name(self, key: str) -> str:
         """Return the name of a key in the bucket."""
@@ -608,14 +458,6 @@ class S3Store(ObjectStore):
                 f"{name!r} is too long for S3", next_step="use a shorter prefix or name"
             )
         return name
-
-    def _broken(self, what: str) -> StoreError:
-        """Make the error for a server that does not keep S3's promises."""
-        return StoreError(
-            f"{self.describe()} {what}",
-            next_step="use a store that does as Amazon S3 does (general purpose buckets; not"
-            " directory buckets of S3 Express)",
-        )
 
 
 def _checked_bucket(bucket: str) -> str:
@@ -637,12 +479,3 @@ def _checked_prefix(prefix: str) -> str:
             f"{prefix!r} is no prefix for keys", next_step="use A-Z a-z 0-9 . _ ~ % - and '/'"
         )
     return f"{bare}/"
-
-
-def _read_up_to(body: StreamingBody, length: int) -> bytes:
-    """Read a body to its end or up to `length` bytes; raises if it ends before its end."""
-    parts = []
-    while length > 0 and (part := body.read(min(length, _READ_CHUNK_BYTES))):
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)

@@ -1,0 +1,238 @@
+"""What a bucket holds: objects, parts of them and listings, proved and read.
+
+A server may lie in any of its answers, so that each is held against what was asked: a body has a
+length and stays within its limit, a range is the right one, a listing is the one asked for, in
+order, and comes to its end. What breaks S3's promises raises StoreError; what may be a page of a
+portal, or was cut on its way, raises StoreUnavailableError and is asked for again.
+
+What it does not do: see that the bytes are those that were written; readers carry checksums.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from graft_vfs.errors import StoreError, StoreUnavailableError
+from graft_vfs.store.base import LIST_PAGE_KEYS, ObjectInfo, Verb, is_key, oversized
+from graft_vfs.store.s3.answers import (
+    LOST_NEXT_STEP,
+    PAGE_NEXT_STEP,
+    Answer,
+    Reply,
+    proves_object,
+)
+from graft_vfs.store.s3.calls import Caller
+from graft_vfs.store.s3.client import Bodies
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef, ListObjectsV2OutputTypeDef
+
+_READ_CHUNK_BYTES = 4 * 1024 * 1024
+_NO_OBJECT_BYTES = 16 * 1024
+"""How much is read of a body that is no object, to see whether it was cut."""
+_EMPTY_PAGES_MAX = 16
+_LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})", re.ASCII)
+
+
+class Reader:
+    """Reads the objects of one store. Owner: the store. Thread rule: any thread."""
+
+    def __init__(
+        self,
+        client: S3Client,
+        caller: Caller,
+        bodies: Bodies,
+        check_open: Callable[[], None],
+        *,
+        store: str,
+        bucket: str,
+        prefix: str,
+    ) -> None:
+        """`store` is for people; `check_open` raises once the store is closed."""
+        self._client = client
+        self._caller = caller
+        self._bodies = bodies
+        self._check_open = check_open
+        self._store = store
+        self._bucket = bucket
+        self._prefix = prefix
+
+    def fetch(
+        self, verb: Verb, key: str, name: str, start: int | None, limit_bytes: int
+    ) -> tuple[bytes, str]:
+        """Return an object, or up to `limit_bytes` from `start`, and its ETag.
+
+        Beyond its end both are empty. `name` is its key in the bucket.
+        """
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - only S3 needs boto3
+
+        def attempt() -> tuple[bytes, str]:
+            try:
+                answer = self._request_object(name, start, limit_bytes)
+            except ClientError as error:
+                if Reply.of(error.response).answer is Answer.BEYOND_END and start is not None:
+                    return b"", ""
+                raise
+            # Closing a body that was read to its end returns its connection to the pool; closing
+            # it earlier ends the connection, which discards what was not read.
+            with contextlib.closing(answer["Body"]):
+                return self._read_body(key, start, limit_bytes, answer), answer["ETag"]
+
+        return self._caller.repeat(verb, key, attempt)
+
+    def _request_object(
+        self, name: str, start: int | None, limit_bytes: int
+    ) -> GetObjectOutputTypeDef:
+        try:
+            if start is None:
+                return self._client.get_object(Bucket=self._bucket, Key=name)
+            wanted = f"bytes={start}-{start + limit_bytes - 1}"
+            return self._client.get_object(Bucket=self._bucket, Key=name, Range=wanted)
+        except BaseException:
+            # boto3 leaves the body open of an answer whose head it cannot read.
+            if self._bodies.newest is not None:
+                self._bodies.newest.close()
+            raise
+        finally:
+            self._bodies.newest = None
+
+    def _read_body(
+        self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
+    ) -> bytes:
+        """Read a body, whose length a server may lie about, within its limit."""
+        from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - only S3 needs boto3
+
+        body, status = answer["Body"], answer["ResponseMetadata"]["HTTPStatusCode"]
+        if not _LENGTH_HEADERS & answer["ResponseMetadata"]["HTTPHeaders"].keys():
+            # Such a body ends wherever its connection does, and the head may have been cut too.
+            raise IncompleteReadError(actual_bytes=0, expected_bytes=limit_bytes)
+        is_object = proves_object(status, answer.get("ETag", ""))
+        if is_object and start is None and answer.get("ContentLength", 0) > limit_bytes:
+            raise oversized(key, self._store, limit_bytes)
+        # Read first: an answer that was cut in its head may lack the tag, or half of a range.
+        data = _read_up_to(body, limit_bytes + 1 if is_object else _NO_OBJECT_BYTES)
+        if not is_object:
+            raise StoreUnavailableError(
+                f"{self._store} answered a read of {key!r} with HTTP {status} and no object",
+                next_step=PAGE_NEXT_STEP,
+            )
+        if start is None:
+            if len(data) > limit_bytes:
+                raise oversized(key, self._store, limit_bytes)
+        elif status == 206:
+            self._check_range(answer.get("ContentRange", ""), start, limit_bytes, len(data))
+        elif start == 0:
+            # Some servers answer a range that covers the whole object as if none was asked for,
+            # and some know no ranges; the first bytes are the right ones if they start at 0.
+            return data[:limit_bytes]
+        else:
+            raise self._broken("ignores range requests")
+        return data
+
+    def _check_range(self, shown: str, start: int, wanted: int, got: int) -> None:
+        """Raise StoreError unless a Content-Range says that the bytes are those asked for.
+
+        They are fewer only where the object ends.
+        """
+        match = _CONTENT_RANGE.fullmatch(shown)
+        if match is None or int(match[1]) != start:
+            raise self._broken("answers another range than the one it was asked for")
+        if got > wanted:
+            raise self._broken("answers more bytes than it was asked for")
+        if got < wanted and int(match[2]) != start + got:
+            raise self._broken("answers fewer bytes than it was asked for and the object has")
+
+    # Listing --------------------------------------------------------------------------------------
+
+    def objects(self, prefix: str, after: str, limit: int | None) -> Iterator[ObjectInfo]:
+        """Yield objects in order, page by page; a page asks for no more than are still wanted."""
+        previous = self._prefix + after if after else ""
+        found = empty_pages = 0
+        page = self._page(prefix, limit, start_after=previous)
+        while True:
+            found_before = found
+            for item in page.get("Contents", ()):
+                self._check_order(item["Key"], previous, prefix)
+                previous = item["Key"]
+                key = previous[len(self._prefix) :]
+                if is_key(key):
+                    found += 1
+                    modified = item.get("LastModified")
+                    if "Size" not in item:
+                        raise self._broken("lists objects without their size")
+                    seconds = None if modified is None else modified.timestamp()
+                    yield ObjectInfo(key, item["Size"], seconds)
+            # Short pages are legal, and so are empty ones and those of foreign names, but a listing
+            # must come to its end.
+            empty_pages = 0 if found > found_before else empty_pages + 1
+            if not page.get("IsTruncated") or found == limit:
+                return
+            token = page.get("NextContinuationToken")
+            if not token or empty_pages > _EMPTY_PAGES_MAX:
+                raise self._broken("lists pages without an end")
+            # Many foreign names may follow, so full pages are requested from here on.
+            wanted = None if empty_pages else limit and limit - found
+            page = self._page(prefix, wanted, token=token)
+
+    def _page(
+        self, prefix: str, wanted: int | None, *, start_after: str = "", token: str = ""
+    ) -> ListObjectsV2OutputTypeDef:
+        """Ask for one page; one request."""
+        self._check_open()
+        asked: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Prefix": self._prefix + prefix,
+            "MaxKeys": min(wanted or LIST_PAGE_KEYS, LIST_PAGE_KEYS),
+        }
+        if token:
+            asked["ContinuationToken"] = token
+        elif start_after:
+            asked["StartAfter"] = start_after
+
+        def attempt() -> ListObjectsV2OutputTypeDef:
+            page = self._client.list_objects_v2(**asked)
+            if "IsTruncated" not in page:
+                # boto3 reads an answer that ends in its head as a listing of nothing.
+                raise StoreUnavailableError(
+                    f"{self._store} did not answer in full (list of {prefix!r})",
+                    next_step=LOST_NEXT_STEP,
+                )
+            if page.get("Prefix", "") != asked["Prefix"]:
+                # Such as a cache that knows pages by their path alone.
+                raise StoreUnavailableError(
+                    f"{self._store} answered a list of {prefix!r} with another listing",
+                    next_step=PAGE_NEXT_STEP,
+                )
+            return page
+
+        return self._caller.repeat("list", prefix, attempt)
+
+    def _check_order(self, name: str, previous: str, prefix: str) -> None:
+        """Refuse a listing that a reader of logs would be misled by."""
+        if not name.startswith(self._prefix + prefix):
+            raise self._broken("lists keys that it was not asked for")
+        if name <= previous:
+            raise self._broken("does not list keys in order")
+
+    def _broken(self, what: str) -> StoreError:
+        """Make the error for a server that does not keep S3's promises."""
+        return StoreError(
+            f"{self._store} {what}",
+            next_step="use a store that does as Amazon S3 does (general purpose buckets; not"
+            " directory buckets of S3 Express)",
+        )
+
+
+def _read_up_to(body: StreamingBody, length: int) -> bytes:
+    """Read a body to its end or up to `length` bytes; raises if it ends before its end."""
+    parts = []
+    while length > 0 and (part := body.read(min(length, _READ_CHUNK_BYTES))):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
