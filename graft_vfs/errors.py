@@ -240,7 +240,7 @@ class CommitOutcomeUnknownError(GraftError):
     """Whether there was an answer, which proves nothing: reading the key tells more."""
     late_share = 0.0
     """Which share of the time that the store has for a verb went by, if no answer came in time.
-    Whoever asks again does so until the shares make 1."""
+    A caller that asks again does so until the shares make 1."""
 
 
 class StoreError(GraftError):

@@ -129,7 +129,7 @@ def volumes(as_json: bool) -> None:
 @tag_argument
 @json_option
 def status(tag: str, as_json: bool) -> None:
-    """Say how a volume stands to its remote log, as far as it was fetched."""
+    """Report how a volume relates to its remote log, as of the last fetch."""
     with opened() as engine:
         found = engine.status(tag)
         emit(found, as_json=as_json)

@@ -71,7 +71,7 @@ class VolumeDatabase(Database):
                 query = sql.removeprefix("select count(*)")
                 sql = f"select count(*) from (select 1 {query} limit {self.ds.page_size})"  # noqa: S608 - Datasette's SQL
             elif sql.startswith(_COUNT) or custom_time_limit == self._suggestion_ms:
-                raise QueryInterrupted("not all pages are here", sql, params)
+                raise QueryInterrupted("not all pages are cached", sql, params)
         return await super().execute(sql, params, truncate, custom_time_limit, **others)
 
     def _snapshot(self) -> Snapshot:

@@ -84,7 +84,7 @@ def _declared(path: Path, kind: str, text: str) -> GraftError:
         )
     if kind == "not a database":
         return DamageError(
-            f"{path} is not a sound SQLite database: {text}",
+            f"{path} is not a valid SQLite database: {text}",
             next_step="check the path; an encrypted database has to be decrypted first",
         )
     if kind == "damage":

@@ -408,7 +408,7 @@ def _may_hold(folder: str, prefix: str, after: str) -> bool:
 
 
 def _listed(entry: os.DirEntry[str], folder: str) -> ObjectInfo | None:
-    """Return an object, a folder with a slash behind its key, or None for what is neither."""
+    """Return an object, a folder with a slash after its key, or None for what is neither."""
     if not is_segment(entry.name):
         return None
     if entry.is_dir(follow_symlinks=False):

@@ -28,7 +28,7 @@ _SOURCES_MIN = 64
 
 Source = TypeVar("Source")
 Run = tuple[int, int, int]
-"""(first page, page behind the last, location of the first page)."""
+"""(first page, page after the last, location of the first page)."""
 
 
 class PageTable(Generic[Source]):
@@ -120,7 +120,7 @@ class PageTable(Generic[Source]):
         self._firsts, self._ends, self._locations = firsts, ends, locations
 
     def runs(self) -> Iterator[tuple[int, int, Source, int]]:
-        """Yield (first page, page behind the last, source, slot of the first), ascending."""
+        """Yield (first page, page after the last, source, slot of the first), ascending."""
         recent = _runs_of_locations(sorted(self._recent.items()))
         older = zip(self._firsts, self._ends, self._locations, strict=True)
         for first, end, location in _overlaid(older, recent):

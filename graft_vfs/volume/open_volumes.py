@@ -20,7 +20,7 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 VOLUMES_KEPT_MAX = 32
-"""So many volumes stay open that nobody uses, because opening one costs more than a query."""
+"""This many unused volumes stay open, because opening one costs more than a query."""
 
 
 class _Gate:
@@ -33,7 +33,7 @@ class _Gate:
 
 
 class OpenVolumes:
-    """Opens volumes and lets go of them. With `hydrates`, all pages of one are fetched behind it.
+    """Opens volumes and releases them. With `hydrates`, their pages are fetched in the background.
 
     Owner: the engine. Thread rule: any thread; one that opens a volume makes only those wait who
     want the same one.
@@ -59,7 +59,7 @@ class OpenVolumes:
         self._volume_class = Volume if is_local else IncoherentVolume
         self._is_closed = False
         self._lock = threading.RLock()
-        # All that are open, and those that stay open though nobody may use them.
+        # All open volumes, and those that are kept open although they may be unused.
         self._open: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
         self._opening: weakref.WeakValueDictionary[VolumeId, _Gate] = weakref.WeakValueDictionary()
         self._kept: dict[VolumeId, Volume] = {}
@@ -67,7 +67,7 @@ class OpenVolumes:
         self._hydrating: list[threading.Thread] = []
 
     def use(self, volume_id: VolumeId) -> Volume:
-        """Return a volume for somebody who will use it, and keep it open for the next one.
+        """Return a volume to a caller who will use it, and keep it open for the next one.
 
         Raises NotFoundError, CorruptLogError.
         """
@@ -110,19 +110,19 @@ class OpenVolumes:
             return volume, True
 
     def is_open(self, volume_id: VolumeId) -> bool:
-        """Tell whether a volume is open now."""
+        """Return True if a volume is open now."""
         with self._lock:
             return volume_id in self._open
 
     def keep_no_longer(self, volume_id: VolumeId) -> None:
-        """Close a volume now if nobody uses it, and otherwise with its last use."""
+        """Close a volume now if it is unused, and otherwise with its last use."""
         with self._lock:
             volume = self._kept.pop(volume_id, None)
             if volume is not None:
                 volume.sync()
 
     def let_go(self, volume_id: VolumeId) -> None:
-        """Close a volume that nobody uses any more, so that it can be removed."""
+        """Close an unused volume, so that it can be removed."""
         with self._lock:
             self._kept.pop(volume_id, None)
             volume = self._open.pop(volume_id, None)
@@ -141,9 +141,9 @@ class OpenVolumes:
             return list(self._commit_counts.values())
 
     def _keep(self, volume: Volume) -> None:
-        """Keep a volume open, and let go of others that nobody uses, the longest unused first.
+        """Keep a volume open, and release unused ones, the longest unused first.
 
-        A volume is closed by its last reference going, and so never under somebody's hands.
+        A volume closes when its last reference goes, and so never while it is in use.
         """
         self._kept.pop(volume.id, None)
         self._kept[volume.id] = volume
@@ -177,9 +177,9 @@ class OpenVolumes:
         self._is_closed = True
 
     def close(self, *, but: VolumeId | None) -> None:
-        """Make all volumes durable and close them, but one that somebody is still at.
+        """Make all volumes durable and close them, except those still in use.
 
-        Waits for what is fetched in the background; whoever closes makes it fail before.
+        Waits for background fetches; the caller has made these fail before.
         """
         for thread in self._hydrating:
             thread.join()

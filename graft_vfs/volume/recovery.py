@@ -89,6 +89,6 @@ def _by_durability(transactions: Iterable[list[Chunk]]) -> Iterator[tuple[list[C
 
 
 def _follows(log: BranchLog, position: Position, lsn: LocalLsn) -> bool:
-    """Tell whether a sound transaction stands at `position` by now: another process wrote it."""
+    """Return True if a valid transaction stands at `position` now: another process wrote it."""
     chunks = next(log.transactions(position, lsn), None)
     return chunks is not None and all(log.images_are_sound(chunk) for chunk in chunks)

@@ -1,7 +1,7 @@
 """A snapshot: an immutable view of a volume, `local(first..lsn)` over `remote(1..base)`.
 
 All reads go through one. The newest local image wins, then the remote one, then zeros (a page that
-nobody ever wrote: the lock page).
+was never written: the lock page).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FirstPage:
         self._head, self._between, self._tail = image[:24], image[28:92], image[96:]
 
     def is_same(self, image: bytes) -> bool:
-        """Tell whether `image` is this page but for change counter and version-valid-for.
+        """Return True if `image` is this page but for change counter and version-valid-for.
 
         The long part is compared in place, because a slice would copy the page at each commit; for
         the short ones a slice costs less.
@@ -38,7 +38,7 @@ class FirstPage:
 
 
 class Snapshot:
-    """One view. Owner: whoever reads; it keeps its files alive. Thread rule: any thread.
+    """One view. Owner: its reader; it keeps its files alive. Thread rule: any thread.
 
     `counter` is what SQLite reads as the change counter. It identifies the content: two snapshots
     of a volume have equal counters exactly if they show the same database.
@@ -112,8 +112,8 @@ class Snapshot:
         """Return the page's image as it was written.
 
         Zeros for the lock page and for what lies beyond the end. Raises CorruptObjectError, or
-        CorruptLogError without a remote part, if another page has no image: whoever makes a
-        database larger writes all of its new pages.
+        CorruptLogError without a remote part, if another page has no image: a
+        transaction that enlarges a database writes all of its new pages.
         """
         located = self.locate(page)
         if located is None:

@@ -135,11 +135,11 @@ class Transaction:
         return b"".join((first_page[:16], kept, first_page[20:]))
 
     def has(self, page: int) -> bool:
-        """Tell whether this transaction wrote the page."""
+        """Return True if this transaction wrote the page."""
         return page in self.staged or page in self.spilled
 
     def is_empty(self) -> bool:
-        """Tell whether a commit would change nothing."""
+        """Return True if a commit would change nothing."""
         is_resized = self.page_count != self.snapshot.page_count
         return not (self.staged or self.spilled or is_resized)
 
