@@ -26,6 +26,7 @@ from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.vfs.file_system import FileSystem
+from graft_vfs.volume.context import Opened
 from tests.hostile.memory import forget_peak, peak_bytes
 from tests.hostile.remotes import SCENARIOS
 
@@ -152,7 +153,10 @@ class Client:
             attempt(
                 f"{tag} dump {lsn}", lambda lsn=lsn: engine.dump_commit(str(lsn), engine.open(tag))
             )
-        attempt(f"{tag} checkout", lambda: engine.checkout(f"{tag}-out", "1", engine.open(tag)))
+        attempt(
+            f"{tag} checkout",
+            lambda: engine.checkout(Opened(f"{tag}-out", engine.open(tag)), "1"),
+        )
         attempt(f"{tag} fork", lambda: engine.fork(tag, new_tag=f"{tag}-fork"))
         attempt(f"{tag} read fork", lambda: self.query(f"{tag}-fork"))
         attempt(f"{tag} push fork", lambda: engine.push(f"{tag}-fork"))
