@@ -23,7 +23,8 @@ from pyroaring import BitMap
 
 from graft_vfs.ids import LogId
 from graft_vfs.pages import lock_page
-from graft_vfs.view.log_view import CommitSource, LogView
+from graft_vfs.view.log_view import LogView
+from graft_vfs.view.source import FrameSource
 from graft_vfs.volume.snapshot import Snapshot
 
 KEY_MIN = -(1 << 63)
@@ -32,7 +33,7 @@ KEY_MAX = (1 << 63) - 1
 KeyRange = tuple[int, int]
 """First and last rowid, both inclusive."""
 
-_Run = tuple[int, int, CommitSource]
+_Run = tuple[int, int, FrameSource]
 """First page, page after the last, and the commit that has their images."""
 
 _INTERIOR_INDEX, _INTERIOR_TABLE, _LEAF_INDEX, _LEAF_TABLE = 2, 5, 10, 13
@@ -151,7 +152,7 @@ def _runs(snapshot: Snapshot) -> Iterator[_Run]:
 
 
 def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
-    """Return the pages that both page tables find in one commit, which has one image of each."""
+    """Return the pages that both page tables find in one source, which has one image of each."""
     same = BitMap()
     old, new = next(older, None), next(newer, None)
     while old is not None and new is not None:
@@ -165,8 +166,8 @@ def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
     return same
 
 
-def _origin(run: _Run) -> tuple[LogId, int]:
-    return run[2].log.log_id, run[2].lsn
+def _origin(run: _Run) -> tuple[LogId, bytes]:
+    return run[2].log, run[2].id
 
 
 # B-trees ----------------------------------------------------------------------------------------

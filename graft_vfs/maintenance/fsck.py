@@ -46,8 +46,8 @@ from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.store.none import NoStore
-from graft_vfs.view.log_view import CommitSource
 from graft_vfs.view.logs import Logs
+from graft_vfs.view.source import FrameSource
 from graft_vfs.volume.context import Context
 
 _READERS = 32
@@ -393,10 +393,8 @@ class _Mender:
                 "the push that was not settled was sent",
                 lambda: self._fill(lsn, push.data, push.hash),
             )
-        source = self._logs.source(self._remote.log_id, lsn)
-        if source is None or not (
-            self._is_named_after(lsn, source.header.hash) and _is_cached(source)
-        ):
+        found = self._logs.commit(self._remote.log_id, lsn)
+        if found is None or not (self._is_named_after(lsn, found[0].hash) and _is_cached(found[1])):
             return None
         run, plan, was = {
             _Kind.HOLE: (self._put_back, "puts it back", "the commit was missing"),
@@ -407,7 +405,7 @@ class _Mender:
             f"{plan} from cached pages",
             was,
             "written again from cached pages",
-            lambda: run(source),
+            lambda: run(*found),
         )
 
     def _is_named_after(self, lsn: RemoteLsn, digest: bytes) -> bool:
@@ -415,38 +413,36 @@ class _Mender:
         after = self._links.get(RemoteLsn(lsn + 1))
         return after is None or after.previous_hash == digest
 
-    def _put_back(self, source: CommitSource) -> None:
-        if source.header.segment is not None:
-            self._put_segment(source)
-        self._fill(source.lsn, self._encoded(source), source.header.hash)
+    def _put_back(self, header: CommitHeader, source: FrameSource) -> None:
+        if header.segment is not None:
+            self._put_segment(header, source)
+        self._fill(header.lsn, self._encoded(header, source), header.hash)
 
-    def _encoded(self, source: CommitSource) -> bytes:
+    def _encoded(self, header: CommitHeader, source: FrameSource) -> bytes:
         """Return the commit object as it was pushed; raises CorruptObjectError if it differs."""
-        header = source.header
         row = self._logs.catalog.commits(header.log, header.lsn, header.lsn)[0]
         return (
             row.header if header.segment is not None else b"".join((row.header, *_frames(source)))
         )
 
-    def _put_segment(self, source: CommitSource) -> None:
-        segment = source.header.segment
-        assert segment is not None
+    def _put_segment(self, header: CommitHeader, source: FrameSource) -> None:
+        assert header.segment is not None
         with spooled(self._scratch, _frames(source)) as parts:
-            self._remote.write_segment(segment, parts)
+            self._remote.write_segment(header.segment, parts)
 
     def _fill(self, lsn: RemoteLsn, data: bytes, digest: bytes) -> None:
         decode_header(data, key=f"LSN {lsn} as it is put back")
         if not claim(self._remote, lsn, data, digest, counters=self._logs.counters).won:
             raise _is_another(lsn)
 
-    def _overwrite(self, source: CommitSource) -> None:
+    def _overwrite(self, header: CommitHeader, source: FrameSource) -> None:
         """Write a commit over its damaged object, unless that is another commit."""
-        key, store = commit_key(self._remote.log_id, source.lsn), self._remote.store
-        whole = self._encoded(source)
+        key, store = commit_key(self._remote.log_id, header.lsn), self._remote.store
+        whole = self._encoded(header, source)
         held = store.get(key)
         # A bit that flipped on the way here looks like damage, too.
-        if _is_commit_other_than(source.header, held, key):
-            raise _is_another(source.lsn)
+        if _is_commit_other_than(header, held, key):
+            raise _is_another(header.lsn)
         if not store.replace(key, held, whole):
             raise CorruptObjectError(
                 f"{key} was changed by another client meanwhile", next_step="run fsck again"
@@ -469,18 +465,18 @@ def _is_commit_other_than(wanted: CommitHeader, data: bytes, key: str) -> bool:
     return (found.log, found.lsn) == (wanted.log, wanted.lsn) and found.hash != wanted.hash
 
 
-def _is_cached(source: CommitSource) -> bool:
-    return all(source.cached(frame) is not None for frame in range(len(source.header.frames)))
+def _is_cached(source: FrameSource) -> bool:
+    return all(source.cached(frame) is not None for frame in range(len(source.body.frames)))
 
 
-def _frames(source: CommitSource) -> Iterator[bytes]:
+def _frames(source: FrameSource) -> Iterator[bytes]:
     """Yield the compressed frames of a commit from cached pages; raises CorruptObjectError."""
-    for frame in range(len(source.header.frames)):
+    for frame in range(len(source.body.frames)):
         images = source.cached(frame)
         data = None if images is None else encode_frame([images])
-        if data is None or checksum_of(data) != source.header.frames.checksum(frame):
+        if data is None or checksum_of(data) != source.body.frames.checksum(frame):
             raise CorruptObjectError(
-                f"frame {frame} of LSN {source.lsn} is not cached here as it was pushed",
+                f"frame {frame} of {source.body.name} is not cached here as it was pushed",
                 next_step=_OTHER_MACHINE,
             )
         yield data

@@ -1,6 +1,7 @@
 """Floor 3: how objects make a log.
 
     log             the commits, segments and refs of one remote log, and their keys
+    body            the frames of a commit in its object, read and verified
     commit_reader   reads commits ahead, in bounded memory
     claim           the conditional write that makes a commit the next one, and its outcome
 

@@ -59,10 +59,10 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.format.commit import CommitHeader
-from graft_vfs.format.frame import decode_frame
 from graft_vfs.format.segment import segment_header
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
+from graft_vfs.remote.body import Body
 from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commit, read_commits
 from graft_vfs.store.base import ObjectStore, PutOutcome
 
@@ -313,26 +313,22 @@ class RemoteLog:
 
     # Frames -----------------------------------------------------------------------------------
 
+    def body(self, header: CommitHeader, header_length: int) -> Body:
+        """Return where the frames of a commit are. No request."""
+        return Body(
+            name=f"LSN {header.lsn}",
+            key=self.body_key(header),
+            offset=header.body_offset(header_length),
+            frames=header.frames,
+            slots=len(header.pages),
+            page_size=header.page_size,
+        )
+
     def read_frames(
         self, header: CommitHeader, header_length: int, first: int, end: int
     ) -> list[bytes]:
-        """Return the page images of frames first..end (half-open), one run of pages for each.
-
-        One range read. Raises CorruptObjectError if a frame is not what the header says, or
-        ObjectMissingError if the object is gone.
-        """
-        if first == end:
-            return []
-        key = self.body_key(header)
-        start, length = header.frames.byte_range(first, end)
-        body = self.store.get_range(key, header.body_offset(header_length) + start, length)
-        if len(body) != length:
-            raise CorruptObjectError(
-                f"{key}: truncated, {len(body)} bytes where frames {first} to {end - 1} have "
-                f"{length}",
-                next_step="restore the object from a replica or a backup",
-            )
-        return list(_decoded(header, memoryview(body), first, end, key=key))
+        """Return the page images of frames first..end (half-open); see `Body.read`."""
+        return self.body(header, header_length).read(self.store, first, end)
 
     def frames_behind(self, record: CommitRecord) -> Iterator[bytes]:
         """Yield the page images of the first frames, those that came whole with the header.
@@ -344,9 +340,9 @@ class RemoteLog:
             return
         whole = bisect.bisect_right(header.frames.offsets, len(record.behind)) - 1
         whole = min(whole, _BEHIND_BYTES_MAX // (header.page_size * header.frames.frame_pages))
-        key = self.body_key(header)
+        body = self.body(header, record.header_length)
         with contextlib.suppress(CorruptObjectError):
-            yield from _decoded(header, memoryview(record.behind), 0, whole, key=key)
+            yield from body.decoded(memoryview(record.behind), 0, whole)
 
     def body_key(self, header: CommitHeader) -> str:
         """Return the key of the object that holds a commit's frames."""
@@ -372,21 +368,6 @@ def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> No
             f"{key}: LSN {header.lsn} does not stand on the commit known as the one before it; "
             f"it names {header.previous_hash.hex()[:16]}, known is {expected.hex()[:16]}",
             next_step="the history of this log was replaced: clone it anew, or restore the remote",
-        )
-
-
-def _decoded(
-    header: CommitHeader, body: memoryview, first: int, end: int, *, key: str
-) -> Iterator[bytes]:
-    base, _ = header.frames.byte_range(first, end)
-    for frame in range(first, end):
-        start, length = header.frames.byte_range(frame, frame + 1)
-        yield decode_frame(
-            body[start - base : start - base + length],
-            page_size=header.page_size,
-            page_count=header.pages_in_frame(frame),
-            checksum=header.frames.checksum(frame),
-            name=f"{key} frame {frame} of LSN {header.lsn}",
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId
-from graft_vfs.local.cache.arena import FrameKey, history_of
+from graft_vfs.local.cache.arena import FrameKey, commit_source
 from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
@@ -107,7 +107,7 @@ def _keeping_frames(
     """Put the frames that came with the headers into the page cache: a follower reads them next."""
     for record in records:
         header = record.header
-        first = FrameKey(header.lsn, history_of(header.hash), 0)
+        first = FrameKey(commit_source(header.lsn, header.hash), 0)
         logs.cache(header.log).add_all(first, remote.frames_behind(record))
         yield record
 

@@ -37,7 +37,7 @@ from graft_vfs.errors import (
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
-from graft_vfs.local.cache.arena import FrameKey, history_of
+from graft_vfs.local.cache.arena import FrameKey, commit_source
 from graft_vfs.local.catalog.rows import BranchRow, CommitRow, PendingPush
 from graft_vfs.local.locks import FileLock
 from graft_vfs.local.mapping import spooled
@@ -510,7 +510,7 @@ def keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
     for first in range(0, len(header.frames), _FRAMES_RESIDENT_MAX):
         end = min(first + _FRAMES_RESIDENT_MAX, len(header.frames))
         cache.add_all(
-            FrameKey(header.lsn, history_of(header.hash), first),
+            FrameKey(commit_source(header.lsn, header.hash), first),
             (
                 b"".join(map(snapshot.read, ordered[frame * step : (frame + 1) * step]))
                 for frame in range(first, end)

@@ -17,17 +17,16 @@ from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 from time import monotonic
 
-from graft_vfs.errors import CorruptObjectError, LocalStorageError, UsageError
-from graft_vfs.format.commit import CommitHeader
+from graft_vfs.errors import CorruptObjectError, UsageError
 from graft_vfs.ids import LogId
-from graft_vfs.local.cache.arena import Arena, FrameKey, history_of
+from graft_vfs.local.cache.arena import Arena, FrameKey
 from graft_vfs.local.cache.page_cache import PageCache, Place
 from graft_vfs.local.cache.space import CacheSpace
 from graft_vfs.pages import RemoteLsn, lock_page
 from graft_vfs.reentry import occupied, refuse_reentry, thread
-from graft_vfs.remote.log import RemoteLog
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.remote_view import Located
+from graft_vfs.view.source import FrameSource
 
 _logger = logging.getLogger(__name__)
 
@@ -42,69 +41,20 @@ _GUESS_FRAMES = 2
 _LOCATED_MAX = 262_144
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CommitSource:
-    """A remote commit as a source of frames: where to fetch them, and where they are kept."""
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """The newest commit of a view: what of it is asked for, whatever it was read from."""
 
-    log: RemoteLog
-    cache: PageCache
-    header: CommitHeader
-    header_length: int
-
-    @property
-    def lsn(self) -> RemoteLsn:
-        """The commit's remote LSN."""
-        return self.header.lsn
-
-    def cached(self, frame: int) -> bytes | None:
-        """Return the images of a frame if they are on this machine. No request."""
-        place = self.find(frame)
-        if place is None:
-            return None
-        return bytes(place.view[place.offset : place.offset + self.frame_bytes(frame)])
-
-    def key(self, frame: int) -> FrameKey:
-        """Return what the page cache calls a frame."""
-        return FrameKey(self.header.lsn, history_of(self.header.hash), frame)
-
-    def find(self, frame: int) -> Place | None:
-        """Return where a frame is on this machine, or None. No request."""
-        return self.cache.find(self.key(frame), self.frame_bytes(frame))
-
-    def frame_bytes(self, frame: int) -> int:
-        """Return the length of a frame's images in bytes."""
-        return self.header.pages_in_frame(frame) * self.header.page_size
-
-    def fetch(self, first: int, end: int) -> list[bytes]:
-        """Fetch frames first..end (half-open), keep them and return them. One range read."""
-        return self._fetch(first, end)[0]
-
-    def fetch_one(self, frame: int) -> Place:
-        """Fetch one frame and return where it is; others cannot take its room before that."""
-        (images,) = frames = self.log.read_frames(self.header, self.header_length, frame, frame + 1)
-        self._count(frames)
-        return self.cache.add(self.key(frame), images)
-
-    def keep(self, first: int, end: int) -> LocalStorageError | None:
-        """Fetch frames and return what keeps them from being on the disk, if anything does."""
-        return self._fetch(first, end)[1]
-
-    def _fetch(self, first: int, end: int) -> tuple[list[bytes], LocalStorageError | None]:
-        with occupied():
-            frames = self.log.read_frames(self.header, self.header_length, first, end)
-            failure = self.cache.add_all(self.key(first), frames)
-            self._count(frames)
-        return frames, failure
-
-    def _count(self, frames: list[bytes]) -> None:
-        counters = self.cache.counters
-        counters.add("frames_fetched", len(frames))
-        counters.add("pages_fetched", sum(map(len, frames)) // self.header.page_size)
+    lsn: RemoteLsn
+    hash: bytes
+    page_size: int
+    page_count: int
+    change_counter: int
+    time_ms: int
 
 
-FrameRange = tuple[CommitSource, int, int]
-_SourceFrame = tuple[CommitSource, int]
-_InFlightKey = tuple[LogId, RemoteLsn, int]
+FrameRange = tuple[FrameSource, int, int]
+_SourceFrame = tuple[FrameSource, int]
 
 
 @dataclass(slots=True)
@@ -125,17 +75,17 @@ class LogView:
     def __init__(
         self,
         log: LogId,
-        newest: CommitHeader,
-        table: PageTable[CommitSource],
+        tip: Tip,
+        table: PageTable[FrameSource],
         space: CacheSpace,
         executor: Callable[[], Executor],
     ) -> None:
         self.log = log
-        self.lsn = newest.lsn
-        self.hash = newest.hash
-        self.page_size = newest.page_size
-        self.page_count = newest.page_count
-        self.change_counter = newest.change_counter
+        self.lsn = tip.lsn
+        self.hash = tip.hash
+        self.page_size = tip.page_size
+        self.page_count = tip.page_count
+        self.change_counter = tip.change_counter
         self.table = table
         self.located: dict[int, Located] = {}
         self.looked_at = 0.0
@@ -148,7 +98,7 @@ class LogView:
         self._arenas: tuple[Arena, ...] = ()
         self._lock = threading.Lock()
         # Requested frames: the range that brings them, and its first frame.
-        self._in_flight: dict[_InFlightKey, tuple[Future[list[bytes]], int]] = {}
+        self._in_flight: dict[_SourceFrame, tuple[Future[list[bytes]], int]] = {}
         self._streams: list[_Stream] = []
         space.add_reader(self)
 
@@ -164,7 +114,7 @@ class LogView:
         if found is None:
             return None
         source, slot = found
-        frame_pages = source.header.frames.frame_pages
+        frame_pages = source.body.frames.frame_pages
         frame = slot // frame_pages
         epoch = self._forgotten
         place = self._places.get((source, frame))
@@ -194,7 +144,7 @@ class LogView:
                 self.forget_located()
         return located
 
-    def _find_frame(self, page: int, source: CommitSource, frame: int) -> tuple[Place, bool]:
+    def _find_frame(self, page: int, source: FrameSource, frame: int) -> tuple[Place, bool]:
         """Return where a frame is, fetching it if need be, and whether that lasts; see `_fetch`."""
         refuse_reentry()
         thread.depth += 1  # Not `occupied`, which costs more than to find a frame that is here.
@@ -234,12 +184,12 @@ class LogView:
 
     # Fetching ---------------------------------------------------------------------------------
 
-    def _fetch(self, page: int, source: CommitSource, frame: int) -> tuple[Place, bool]:
+    def _fetch(self, page: int, source: FrameSource, frame: int) -> tuple[Place, bool]:
         """Fetch one frame, and what follows it if pages are read in order.
 
         Returns where it is, and whether that lasts: what no cache keeps must not be kept by us.
         """
-        key = (source.log.log_id, source.lsn, frame)
+        key = source, frame
         with self._lock:
             requested = self._in_flight.get(key)
             if requested is None or requested[0].done():
@@ -282,13 +232,13 @@ class LogView:
     def _extend(self, stream: _Stream) -> Iterator[FrameRange]:
         stream.window_frames = min(WINDOW_FRAMES_MAX, max(1, stream.window_frames * 2))
         first = stream.ahead
-        frames: dict[tuple[CommitSource, int], None] = {}
+        frames: dict[tuple[FrameSource, int], None] = {}
         page = first
         while page <= self.page_count and len(frames) < stream.window_frames:
             found = self.table.find(page)
             if found is not None:
                 source, slot = found
-                frame = source.header.frames.frame_of(slot)
+                frame = source.body.frames.frame_of(slot)
                 frames.setdefault((source, frame))
             elif page != lock_page(self.page_size):
                 break  # A page without an image is damage; there may be billions of them.
@@ -299,7 +249,7 @@ class LogView:
             if found is None:
                 break
             source, slot = found
-            if (source, source.header.frames.frame_of(slot)) not in frames:
+            if (source, source.body.frames.frame_of(slot)) not in frames:
                 break
             page += 1
         if stream.window_frames <= _GUESS_FRAMES:
@@ -309,9 +259,9 @@ class LogView:
         stream.trigger = first + (page - first) // 2
         return ranges_of_frames(key for key in frames if self._is_missing(*key))
 
-    def _is_missing(self, source: CommitSource, frame: int) -> bool:
+    def _is_missing(self, source: FrameSource, frame: int) -> bool:
         """Tell whether a frame is neither here nor on its way; the caller holds the lock."""
-        requested = self._in_flight.get((source.log.log_id, source.lsn, frame))
+        requested = self._in_flight.get((source, frame))
         # One that is done and still listed has failed, or its frame is in the cache.
         is_on_its_way = requested is not None and not requested[0].done()
         # The miss that led here has just looked at the files.
@@ -320,13 +270,13 @@ class LogView:
     def _request(self, ranges: Iterable[FrameRange]) -> None:
         """Start fetching ranges of frames; the caller holds the lock."""
         for source, first, end in ranges:
-            keys = [(source.log.log_id, source.lsn, frame) for frame in range(first, end)]
+            keys = [(source, frame) for frame in range(first, end)]
             future = self._executor().submit(source.fetch, first, end)
             for key in keys:
                 self._in_flight[key] = future, first
             future.add_done_callback(functools.partial(self._landed, keys))
 
-    def _landed(self, keys: list[_InFlightKey], future: Future[list[bytes]]) -> None:
+    def _landed(self, keys: list[_SourceFrame], future: Future[list[bytes]]) -> None:
         for key in keys:
             requested = self._in_flight.get(key)
             if requested is not None and requested[0] is future:
@@ -339,11 +289,11 @@ class LogView:
 
     # Whole logs -------------------------------------------------------------------------------
 
-    def frames(self) -> dict[tuple[CommitSource, int], int]:
+    def frames(self) -> dict[tuple[FrameSource, int], int]:
         """Return every (source, frame) that holds a live page, with the number of such pages."""
-        counts: dict[tuple[CommitSource, int], int] = {}
+        counts: dict[tuple[FrameSource, int], int] = {}
         for first, end, source, slot in self.table.runs():
-            frame_pages = source.header.frames.frame_pages
+            frame_pages = source.body.frames.frame_pages
             page, last = first, min(end, self.page_count + 1)
             while page < last:
                 at = slot + page - first
@@ -405,9 +355,9 @@ class LogView:
         return total - sum(counts[key] for key in self._absent(counts)), total
 
 
-def _joined(frames: Iterable[tuple[CommitSource, int]]) -> dict[tuple[CommitSource, int], None]:
+def _joined(frames: Iterable[tuple[FrameSource, int]]) -> dict[tuple[FrameSource, int], None]:
     """Return the first frame and those that one range read of its commit brings with it."""
-    taken: dict[tuple[CommitSource, int], None] = {}
+    taken: dict[tuple[FrameSource, int], None] = {}
     for source, frame in frames:
         if taken and (source, frame - 1) not in taken:
             break
@@ -415,14 +365,14 @@ def _joined(frames: Iterable[tuple[CommitSource, int]]) -> dict[tuple[CommitSour
     return taken
 
 
-def ranges_of_frames(frames: Iterable[tuple[CommitSource, int]]) -> Iterator[FrameRange]:
+def ranges_of_frames(frames: Iterable[tuple[FrameSource, int]]) -> Iterator[FrameRange]:
     """Join neighbouring frames of one source into half-open ranges of at most 16 frames, 8 MiB."""
-    by_source: dict[CommitSource, list[int]] = {}
+    by_source: dict[FrameSource, list[int]] = {}
     for source, frame in frames:
         by_source.setdefault(source, []).append(frame)
     for source, numbers in by_source.items():
         numbers.sort()
-        frame_bytes = source.header.page_size * source.header.frames.frame_pages
+        frame_bytes = source.body.page_size * source.body.frames.frame_pages
         longest = max(1, min(RANGE_FRAMES_MAX, RANGE_BYTES_MAX // frame_bytes))
         first = end = numbers[0]
         for frame in numbers:

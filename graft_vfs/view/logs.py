@@ -18,6 +18,7 @@ from graft_vfs.counters import Counters
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
 from graft_vfs.ids import LogId
+from graft_vfs.local.cache.arena import commit_source
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.cache.space import CacheSpace
 from graft_vfs.local.catalog.catalog import Catalog
@@ -26,9 +27,10 @@ from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reentry import living
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.base import ObjectStore
-from graft_vfs.view.log_view import CommitSource, LogView
+from graft_vfs.view.log_view import LogView, Tip
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.remote_view import EmptyRemoteView, RemoteView
+from graft_vfs.view.source import FrameSource
 
 _BUILD_STEP_COMMITS = 512
 _BUILD_STEP_BYTES = 16 << 20
@@ -172,7 +174,7 @@ class Logs:
     def _build(self, log: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
         """Make a view from an older one of the log, or from that of the log it was forked from."""
         first = RemoteLsn(base.lsn + 1 if base is not None and base.log == log else 1)
-        table = PageTable[CommitSource]()
+        table = PageTable[FrameSource]()
         page_sizes, previous_hash = set(), NO_HASH
         if base is not None:
             page_sizes, previous_hash = {base.page_size}, base.hash
@@ -182,10 +184,10 @@ class Logs:
         while first <= lsn:
             near = RemoteLsn(min(lsn, first + _BUILD_STEP_COMMITS - 1))
             last = self.catalog.last_within(log, first, near, _BUILD_STEP_BYTES)
-            sources = self._sources(log, first, last, previous_hash)
-            page_sizes.update(source.header.page_size for source in sources)
-            table = table.advance((source, source.header.pages) for source in sources)
-            newest = sources[-1].header
+            commits = self._commits(log, first, last, previous_hash)
+            page_sizes.update(header.page_size for header, _ in commits)
+            table = table.advance((self._source(*each), each[0].pages) for each in commits)
+            newest = commits[-1][0]
             previous_hash = newest.hash
             first = RemoteLsn(last + 1)
         if len(page_sizes) > 1:
@@ -194,31 +196,47 @@ class Logs:
                 next_step="open an older LSN, or restore the log from a replica",
             )
         assert newest is not None
-        return LogView(log, newest, table, self.space, self._executor)
+        tip = Tip(
+            newest.lsn,
+            newest.hash,
+            newest.page_size,
+            newest.page_count,
+            newest.change_counter,
+            newest.time_ms,
+        )
+        return LogView(log, tip, table, self.space, self._executor)
 
-    def _sources(
+    def _commits(
         self, log: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
-    ) -> list[CommitSource]:
-        """Return the commits first..last, both inclusive, proved to follow one on the other."""
+    ) -> list[tuple[CommitHeader, int]]:
+        """Return (header, its length) of commits first..last (inclusive), proved to be a chain."""
         rows = self.catalog.commits(log, first, last)
         if [row.lsn for row in rows] != list(range(first, last + 1)):
             raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {last}")
-        sources = [self._source(log, row) for row in rows]
+        commits = [_decoded(log, row) for row in rows]
         hashes = [previous_hash, *(row.hash for row in rows)]
-        if any(source.header.previous_hash != hashes[at] for at, source in enumerate(sources)):
+        if any(header.previous_hash != hashes[at] for at, (header, _) in enumerate(commits)):
             raise _damaged(
                 f"the catalog's commits of log {log} up to LSN {last} are of two histories"
             )
-        return sources
+        return commits
 
-    def _source(self, log: LogId, row: CommitRow) -> CommitSource:
-        header, length = _decoded(log, row)
-        return CommitSource(self.log(log), self.cache(log), header, length)
+    def _source(self, header: CommitHeader, header_length: int) -> FrameSource:
+        return FrameSource(
+            header.log,
+            commit_source(header.lsn, header.hash),
+            self.log(header.log).body(header, header_length),
+            self.store,
+            self.cache(header.log),
+        )
 
-    def source(self, log: LogId, lsn: RemoteLsn) -> CommitSource | None:
-        """Return a known commit as a source of frames, or None. No request."""
+    def commit(self, log: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
+        """Return a known commit, and it as a source of frames, or None. No request."""
         rows = self.catalog.commits(log, lsn, lsn)
-        return self._source(log, rows[0]) if rows else None
+        if not rows:
+            return None
+        header, length = _decoded(log, rows[0])
+        return header, self._source(header, length)
 
     def header(self, log: LogId, lsn: RemoteLsn) -> CommitHeader | None:
         """Return a known commit's header, or None."""

@@ -11,7 +11,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.ids import LogId
 from graft_vfs.local import head
-from graft_vfs.local.cache.arena import history_of
+from graft_vfs.local.cache.arena import commit_source
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
@@ -117,9 +117,10 @@ def cached_frames_are_those_of_the_remote(replica: Replica) -> None:
         log = LogId.parse(directory.name)
         cache, remote = engine.logs.cache(log), RemoteLog(engine.store, log)
         for key in cache.present():
-            record = remote.read_header(RemoteLsn(key.lsn))
+            lsn = RemoteLsn(int.from_bytes(key.source[:8], "little"))
+            record = remote.read_header(lsn)
             assert record is not None
-            assert history_of(record.header.hash) == key.history
+            assert commit_source(lsn, record.header.hash) == key.source
             (images,) = remote.read_frames(
                 record.header, record.header_length, key.frame, key.frame + 1
             )

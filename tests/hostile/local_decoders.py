@@ -46,6 +46,7 @@ BRANCH = LogId.parse("74ggc1B6R4-2kkvcy9fi4CHJ")
 REMOTE = LogId.parse("74ggc1B6jg-2udz14pbDayZC")
 EPOCH = 11
 SIZE = 512
+_SOURCE, _OTHER_SOURCE = bytes(15) + b"\1", bytes(15) + b"\2"
 PAGES_READ_MAX = 9
 
 
@@ -380,7 +381,7 @@ class PageCaches:
     def __init__(self, scratch: Path) -> None:
         self.directory = scratch
         cache = PageCache(scratch)
-        cache.add_all(FrameKey(1, 7, 0), [bytes([frame]) * SIZE * 4 for frame in range(4)])
+        cache.add_all(FrameKey(_SOURCE, 0), [bytes([frame]) * SIZE * 4 for frame in range(4)])
         cache.close()
         self.index = (scratch / "0001.index").read_bytes()
         self.images = (scratch / "0001.images").read_bytes()[: 4 * SIZE * 4]
@@ -402,11 +403,11 @@ class PageCaches:
         cache = PageCache(self.directory)
         try:
             for frame in range(4):
-                place = cache.find(FrameKey(1, 7, frame), SIZE * 4)
+                place = cache.find(FrameKey(_SOURCE, frame), SIZE * 4)
                 if place is not None:
                     images = place.view[place.offset : place.offset + SIZE * 4]
                     assert bytes(images) == bytes([images[0]]) * SIZE * 4
-            view, offset, _ = cache.add(FrameKey(2, 7, 0), b"new" * SIZE)
+            view, offset, _ = cache.add(FrameKey(_OTHER_SOURCE, 0), b"new" * SIZE)
             assert bytes(view[offset : offset + 3]) == b"new"
         finally:
             cache.close()

@@ -342,13 +342,13 @@ def test_a_store_that_denies_the_repair_leaves_a_problem_with_a_next_step(
 def test_a_segment_is_repaired_by_reading_one_known_commit(replica, remote, monkeypatch) -> None:
     (remote / segment_of(replica)).unlink()
     read: list[int] = []
-    source = replica.engine.logs.source
+    commit = replica.engine.logs.commit
 
     def counted(log: LogId, lsn: int) -> object:
         read.append(lsn)
-        return source(log, lsn)
+        return commit(log, lsn)
 
-    monkeypatch.setattr(replica.engine.logs, "source", counted)
+    monkeypatch.setattr(replica.engine.logs, "commit", counted)
     assert replica.engine.fsck("main", repair=True).is_sound
     assert read == [3]
 

@@ -459,14 +459,14 @@ def test_a_view_is_built_in_steps_of_bounded_bytes(replicas, monkeypatch) -> Non
     fetch_log(logs, log)
     size = len(logs.catalog.commits(log, 1, 1)[0].header)
     steps: list[int] = []
-    sources = Logs._sources
+    commits = Logs._commits
 
     def noted(self, *arguments):
-        found = sources(self, *arguments)
+        found = commits(self, *arguments)
         steps.append(len(found))
         return found
 
-    monkeypatch.setattr(Logs, "_sources", noted)
+    monkeypatch.setattr(Logs, "_commits", noted)
     monkeypatch.setattr(logs_module, "_BUILD_STEP_BYTES", 3 * size)
     located = logs.log_view(log, 30).locate(9)
     assert bytes(located[0][located[1] :][:512]) == image(9, salt=27)

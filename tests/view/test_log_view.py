@@ -28,7 +28,8 @@ from graft_vfs.format.commit import FrameTable
 from graft_vfs.format.frame import FRAME_PAGES, checksum_of
 from graft_vfs.remote.log import commit_key
 from graft_vfs.store.memory import MemoryObjects
-from graft_vfs.view.log_view import CommitSource, LogView, ranges_of_frames
+from graft_vfs.view.log_view import LogView, ranges_of_frames
+from graft_vfs.view.source import FrameSource
 from tests.format.commit_samples import LOG, OTHER_LOG, commit, header_of, image, patched
 from tests.replicas import Replica, rows
 
@@ -98,10 +99,10 @@ def cold_view(machine: Replica, monkeypatch, log=LOG) -> Reading:
     store = machine.engine.store
     get_range = store.get_range
     lock = threading.Lock()
-    offsets = source.header.frames.offsets
+    offsets = source.body.frames.offsets
 
     def noted(key: str, start: int, length: int) -> bytes:
-        start_in_body = start - source.header.body_offset(source.header_length)
+        start_in_body = start - source.body.offset
         first = offsets.index(start_in_body)
         end = offsets.index(start_in_body + length)
         with lock:
@@ -198,7 +199,7 @@ class Source:
 
     def __init__(self, page_size: int, frame_pages: int = FRAME_PAGES) -> None:
         frames = SimpleNamespace(frame_pages=frame_pages)
-        self.header = SimpleNamespace(page_size=page_size, frames=frames)
+        self.body = SimpleNamespace(page_size=page_size, frames=frames)
 
 
 def test_ranges_join_neighbours_of_one_source_only() -> None:
@@ -225,14 +226,14 @@ def test_a_frame_whose_room_in_the_cache_goes_to_others_at_once_is_read(
     machine = remote.machine("cold")
     machine.engine.logs._cache_bytes_max = 1
     reading = cold_view(machine, monkeypatch)
-    fetch = CommitSource.fetch
+    fetch = FrameSource.fetch
 
-    def fetch_before_somebody_else(self: CommitSource, first: int, end: int) -> list[bytes]:
+    def fetch_before_somebody_else(self: FrameSource, first: int, end: int) -> list[bytes]:
         images = fetch(self, first, end)
         self.cache.add(self.key(FRAMES - 1), b"the frame of another reader")
         return images
 
-    monkeypatch.setattr(CommitSource, "fetch", fetch_before_somebody_else)
+    monkeypatch.setattr(FrameSource, "fetch", fetch_before_somebody_else)
     for page in (1, 2, FRAME_PAGES + 1, 1):
         assert reading.read(page) == image(page)
 

@@ -3,7 +3,7 @@
     NNNN.images  page images, frame after frame
     NNNN.index   header of 16 bytes: magic `GRAFTCCH`, format version (2 bytes, 2), 6 reserved
                  then one record of 48 bytes a frame, little-endian:
-                  0 8 remote LSN of the commit    8 8 first bytes of the commit's hash
+                  0 16 source: of a commit its LSN (8) and the first 8 bytes of its hash
                  16 4 frame number               20 4 length in bytes
                  24 8 offset in NNNN.images      32 8 XXH3-64 of the images
                  40 8 XXH3-64 of the 40 bytes before
@@ -55,7 +55,7 @@ INDEX_NAME = re.compile(r"([0-9]{4,9})\.index", re.ASCII)
 FILE_NAME = re.compile(r"[0-9]{4,9}\.(index|images|frames|pages)", re.ASCII)
 FORMER_NAME = re.compile(r"[0-9]{4,9}\.(frames|pages)", re.ASCII)
 _HEADER = struct.Struct("<8sH6x")
-_RECORD = struct.Struct("<QQIIQQQ")
+_RECORD = struct.Struct("<16sIIQQQ")
 _SUMMED_BYTES = 40
 _MAGIC = b"GRAFTCCH"
 _TOUCH_SECONDS = 60.0
@@ -67,10 +67,9 @@ assert _RECORD.size == RECORD_BYTES
 
 
 class FrameKey(NamedTuple):
-    """What a frame is: the commit's LSN, the first bytes of its hash, the number of the frame."""
+    """What a frame is: the 16 bytes that name its source in its log, and its number there."""
 
-    lsn: int
-    history: int
+    source: bytes
     frame: int
 
 
@@ -83,9 +82,9 @@ class Record(NamedTuple):
     checksum: int
 
 
-def history_of(commit_hash: bytes) -> int:
-    """Return the part of a commit's hash that records keep."""
-    return int.from_bytes(commit_hash[:8], "little")
+def commit_source(lsn: int, commit_hash: bytes) -> bytes:
+    """Return what names a commit as a source of frames: its place, and of which history it is."""
+    return lsn.to_bytes(8, "little") + commit_hash[:8]
 
 
 class Arena:
@@ -299,7 +298,7 @@ def _check_index(path: Path) -> None:
 
 def _packed(record: Record) -> bytes:
     key = record.key
-    summed = struct.pack("<QQIIQQ", *key, record.length, record.offset, record.checksum)
+    summed = struct.pack("<16sIIQQ", *key, record.length, record.offset, record.checksum)
     return summed + xxh3_64_intdigest(summed).to_bytes(8, "little")
 
 
@@ -307,6 +306,6 @@ def _records(data: bytes) -> Iterator[Record]:
     """Yield the records in `data`, without those that a power cut has torn."""
     view = memoryview(data)
     for at in range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
-        lsn, history, frame, length, offset, checksum, own_sum = _RECORD.unpack_from(data, at)
+        source, frame, length, offset, checksum, own_sum = _RECORD.unpack_from(data, at)
         if xxh3_64_intdigest(view[at : at + _SUMMED_BYTES]) == own_sum:
-            yield Record(FrameKey(lsn, history, frame), length, offset, checksum)
+            yield Record(FrameKey(source, frame), length, offset, checksum)

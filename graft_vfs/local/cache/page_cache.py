@@ -4,8 +4,9 @@ The cache of a log is a row of arenas (`arena`) in a folder of its own; the cach
 a bound (`cache_space`).
 
 Invariants:
- 1. A frame is known by its commit's LSN, part of that commit's hash, and its number. So pages of a
-    history that was abandoned are never shown, whatever was restored from a backup.
+ 1. A frame is known by the name of its source and its number there. The name of a commit has part
+    of its hash, so pages of a history that was abandoned are never shown, whatever was restored
+    from a backup.
  2. A frame counts as present only after its images were verified against its record: when this
     process wrote them, or once at first use. So a power cut that kept the record and lost the
     images costs a fetch, never a wrong page, and nothing here is ever synced.

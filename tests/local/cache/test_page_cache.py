@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 from graft_vfs import reentry
 from graft_vfs.local.cache import arena as arena_module
 from graft_vfs.local.cache import space as cache_space_module
-from graft_vfs.local.cache.arena import HEADER_BYTES, RECORD_BYTES, FrameKey
+from graft_vfs.local.cache.arena import HEADER_BYTES, RECORD_BYTES, FrameKey, commit_source
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.cache.space import CacheSpace
 
@@ -25,7 +25,7 @@ FRAME = 4096
 
 
 def key(frame: int, *, lsn: int = 1, history: int = 7) -> FrameKey:
-    return FrameKey(lsn, history, frame)
+    return FrameKey(commit_source(lsn, history.to_bytes(8, "little")), frame)
 
 
 def content(cache: PageCache, frame: FrameKey, length: int = FRAME) -> bytes | None:
@@ -122,6 +122,13 @@ def test_what_was_added_is_found_again_by_another_process(caches) -> None:
     assert cache.present() == {key(3), key(0, lsn=8)}
 
 
+def test_a_record_begins_with_the_commit_s_lsn_and_hash_as_it_always_did(caches) -> None:
+    cache = caches()
+    cache.add(key(3, lsn=5, history=0x0102030405060708), image(1))
+    record = (cache.directory / "0001.index").read_bytes()[HEADER_BYTES:]
+    assert record[:24] == struct.pack("<QQII", 5, 0x0102030405060708, 3, FRAME)
+
+
 def test_frames_of_another_history_are_not_found(caches) -> None:
     cache = caches()
     cache.add(key(0, history=1), image(1))
@@ -215,7 +222,7 @@ def test_a_record_of_images_beyond_all_files_is_not_believed_and_not_in_the_way(
     cache = caches()
     cache.add(key(0), image(1))
     cache.close()
-    record = struct.pack("<QQIIQQ", *key(1), FRAME, 1 << 63, 0)
+    record = struct.pack("<16sIIQQ", *key(1), FRAME, 1 << 63, 0)
     record += xxh3_64_intdigest(record).to_bytes(8, "little")
     with (cache.directory / "0001.index").open("ab") as file:
         file.write(record)

@@ -1,0 +1,65 @@
+"""The part of an object that holds page images: the frames of a commit, inline or in a segment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graft_vfs.errors import CorruptObjectError
+from graft_vfs.format.commit import FrameTable
+from graft_vfs.format.frame import decode_frame
+from graft_vfs.store.base import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """Frames one after the other in the object `key`, the first at byte `offset`.
+
+    They hold `slots` pages in all; only the last frame may have fewer than the others. `name` is
+    what errors call the owner of the frames. Thread rule: any thread.
+    """
+
+    name: str
+    key: str
+    offset: int
+    frames: FrameTable
+    slots: int
+    page_size: int
+
+    def pages_in_frame(self, frame: int) -> int:
+        """Return how many pages a frame holds."""
+        return min(self.frames.frame_pages, self.slots - frame * self.frames.frame_pages)
+
+    def read(self, store: ObjectStore, first: int, end: int) -> list[bytes]:
+        """Return the page images of frames first..end (half-open), one run of pages for each.
+
+        One range read. Raises CorruptObjectError if a frame is not what the table says, or
+        ObjectMissingError if the object is gone.
+        """
+        if first == end:
+            return []
+        start, length = self.frames.byte_range(first, end)
+        data = store.get_range(self.key, self.offset + start, length)
+        if len(data) != length:
+            raise CorruptObjectError(
+                f"{self.key}: truncated, {len(data)} bytes where frames {first} to {end - 1} have "
+                f"{length}",
+                next_step="restore the object from a replica or a backup",
+            )
+        return list(self.decoded(memoryview(data), first, end))
+
+    def decoded(self, data: memoryview, first: int, end: int) -> Iterator[bytes]:
+        """Yield the page images of frames first..end (half-open), whose bytes `data` begins with.
+
+        Raises CorruptObjectError if a frame is not what the table says.
+        """
+        base, _ = self.frames.byte_range(first, end)
+        for frame in range(first, end):
+            start, length = self.frames.byte_range(frame, frame + 1)
+            yield decode_frame(
+                data[start - base : start - base + length],
+                page_size=self.page_size,
+                page_count=self.pages_in_frame(frame),
+                checksum=self.frames.checksum(frame),
+                name=f"{self.key} frame {frame} of {self.name}",
+            )
