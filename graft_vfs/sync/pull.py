@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 
 from graft_vfs.errors import (
@@ -13,14 +12,14 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog.rows import BranchRow
-from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -120,15 +119,12 @@ def move(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> None:
             f"log {log} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",
             next_step="clone the log under another tag",
         )
-    row = BranchRow(
-        id=LogId.new(),
-        volume=volume.id,
+    candidate = prepare(
+        snapshot.branch.row,
         log=log,
         base=lsn,
         counter=(snapshot.counter + 1) & _COUNTER_MAX,
-        first_lsn=LocalLsn(snapshot.lsn + 1),
-        file=volume.log.path.name,
-        start=snapshot.end,
-        created_ms=time.time_ns() // 1_000_000,
+        through=snapshot.lsn,
+        end=snapshot.end,
     )
-    volume.switch_branch(row, expected=snapshot.branch.row.id, synced=(snapshot.lsn, lsn))
+    switch(volume, candidate, synced=True)

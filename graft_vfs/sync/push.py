@@ -38,10 +38,10 @@ from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.local.cache.arena import FrameKey, commit_source
-from graft_vfs.local.catalog.rows import BranchRow, CommitRow, PendingPush
+from graft_vfs.local.catalog.rows import CommitRow, PendingPush
 from graft_vfs.local.locks import FileLock
 from graft_vfs.local.mapping import spooled
-from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.claim import claim
 from graft_vfs.reports import Progress, commits_text, pages_text, size_text, time_text
 from graft_vfs.store.base import ObjectStore
@@ -54,6 +54,7 @@ from graft_vfs.view.logs import Logs
 from graft_vfs.volume import rotation
 from graft_vfs.volume.context import Author
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -476,27 +477,17 @@ def _settle(
         if current.log == pending.log and current.base >= pending.lsn:
             # Another process found the record and settled it while the claim was under way.
             return
-        file, start = current.file, pending.through
-        first_lsn = LocalLsn(pending.through_lsn + 1)
-        if lock is not None and start.offset > rotation.ROTATE_BYTES:
-            file, start = rotation.rotated(volume, file, start, first_lsn)
-        branch = BranchRow(
-            id=LogId.new(),
-            volume=volume.id,
+        candidate = prepare(
+            current,
             log=pending.log,
             base=pending.lsn,
             counter=pending.counter,
-            first_lsn=first_lsn,
-            file=file,
-            start=start,
-            created_ms=time.time_ns() // 1_000_000,
+            through=pending.through_lsn,
+            end=pending.through,
         )
-        volume.switch_branch(
-            branch,
-            expected=current.id,
-            synced=(pending.through_lsn, pending.lsn),
-            settled_push=True,
-        )
+        if lock is not None and pending.through.offset > rotation.ROTATE_BYTES:
+            candidate = rotation.rotated(volume, candidate)
+        switch(volume, candidate, synced=True, settled_push=True)
     finally:
         if lock is not None:
             lock.close()

@@ -12,19 +12,18 @@ A remote commit that holds more than the branch has proves nothing about the res
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import CommitHeader
-from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
-from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.sync.push import keep_pages
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -55,19 +54,16 @@ def _recognise_next(volume: Volume, logs: Logs) -> bool:
     covered = _covered(volume, snapshot, header)
     if covered is None or not _is_same(covered, header, logs):
         return False
-    row = BranchRow(
-        id=LogId.new(),
-        volume=volume.id,
+    candidate = prepare(
+        branch,
         log=remote,
         base=lsn,
         counter=header.change_counter,
-        first_lsn=LocalLsn(covered.lsn + 1),
-        file=branch.file,
-        start=covered.end,
-        created_ms=time.time_ns() // 1_000_000,
+        through=covered.lsn,
+        end=covered.end,
     )
     keep_pages(logs, header, covered)
-    moved = volume.switch_branch(row, expected=branch.id, synced=(covered.lsn, lsn))
+    moved = switch(volume, candidate, synced=True)
     if moved:
         _logger.info("volume %s: LSN %d of log %s is its own commit", volume.id, lsn, remote)
     return moved

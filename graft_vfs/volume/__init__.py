@@ -7,6 +7,7 @@
     branch         page to newest offset in the branch log, with history for open snapshots
     snapshot       an immutable view: local images over remote ones
     transaction    the pages that one writer has staged or spilled
+    switching      prepare, write, switch: the only way to another current branch
     rotation       replacing the file of a branch by a shorter one
     incoherent     a volume on a file system where the mapped head may show an old state
     open_volumes   the volumes that an engine has open

@@ -12,18 +12,14 @@ removes.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import time
 
 from graft_vfs.errors import GraftError
-from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.chunk import Position
-from graft_vfs.local.files import storage_errors
 from graft_vfs.pages import LocalLsn
 from graft_vfs.volume.current_branch import CurrentBranch
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.switching import Candidate, new_file, prepare, switch
 
 _logger = logging.getLogger(__name__)
 
@@ -35,40 +31,20 @@ _RUN_BYTES = 256 << 10
 _RUNS_RESIDENT_MAX = 128
 
 
-def rotated(
-    volume: CurrentBranch, file: str, start: Position, first_lsn: LocalLsn
-) -> tuple[str, Position]:
-    """Begin a new log file with what was committed after `start`; returns where a branch begins.
+def rotated(volume: CurrentBranch, candidate: Candidate) -> Candidate:
+    """Return a candidate with its commits copied to a new log file, durable there.
 
-    The same place is returned if the rest is not much smaller than what is pushed, so that copying
-    it would gain little, or if it is damaged: a copy would vouch for it. The caller holds the
-    writer lock.
+    The same candidate is returned if its commits are not much less than what comes before them, so
+    that copying them would gain little, or if they are damaged: a copy would vouch for them. The
+    caller holds the writer lock.
     """
-    end = volume.begin().end
+    end, start = volume.begin().end, candidate.row.start
     if end.offset - start.offset > start.offset // 2:
-        return file, start
-    remove_unused_files(volume)
-    log = volume.new_log_file()
-    _logger.debug("volume %s: log file %s follows %s", volume.id, log.path.name, file)
-    try:
-        if log.copy_from(volume.log, start, first_lsn) != end:
-            return file, start
-        return log.path.name, log.start
-    finally:
-        log.close()
-
-
-def remove_unused_files(volume: CurrentBranch) -> None:
-    """Remove log files that no branch names: a process was killed before it switched to them.
-
-    The caller holds the writer lock, without which none is made.
-    """
-    volume.description.require()
-    named = {branch.file for branch in volume.catalog.branches(volume.id)}
-    with storage_errors(volume.directory):
-        for path in list(volume.directory.glob("[0-9]*.log")):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
+        return candidate
+    with new_file(volume) as log:
+        _logger.debug("volume %s: log file %s follows", volume.id, log.path.name)
+        is_whole = log.copy_from(volume.log, start, candidate.row.first_lsn) == end
+        return candidate.moved_to(log) if is_whole else candidate
 
 
 # Compaction -------------------------------------------------------------------------------------
@@ -110,29 +86,21 @@ def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> boo
     row = snapshot.branch.row
     if volume.catalog.pending_push(volume.id) is not None:
         return False
-    remove_unused_files(volume)
     # Without local commits there is nothing that a run could stand for.
     has_commits = snapshot.lsn >= row.first_lsn
-    log = volume.new_log_file(folded=has_commits)
-    try:
+    candidate = prepare(
+        row,
+        log=row.log,
+        base=row.base,
+        counter=row.counter,
+        through=LocalLsn(row.first_lsn - 1),
+        end=row.start,
+    )
+    with new_file(volume, folded=has_commits) as log:
         if has_commits:
             _write_live(log, snapshot, pages)
-        new = dataclasses.replace(
-            row,
-            id=LogId.new(),
-            file=log.path.name,
-            start=log.start,
-            created_ms=time.time_ns() // 1_000_000,
-        )
-    except BaseException:
-        log.path.unlink(missing_ok=True)
-        raise
-    finally:
-        log.close()
-    # An error from here on says nothing of which file the catalog names.
-    is_current = volume.switch_branch(new, expected=row.id, synced=None, unless_pending=True)
-    if not is_current:
-        log.path.unlink(missing_ok=True)
+        candidate = candidate.moved_to(log)
+    is_current = switch(volume, candidate, unless_pending=True)
     if is_current:
         _logger.info(
             "volume %s: compacted the branch file from %d to %d bytes",

@@ -31,6 +31,7 @@ from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume import rotation
 from graft_vfs.volume.current_branch import CurrentBranch
 from graft_vfs.volume.snapshot import FirstPage, Snapshot
+from graft_vfs.volume.switching import remove_unused_files
 from graft_vfs.volume.transaction import FULL, Transaction
 
 _logger = logging.getLogger(__name__)
@@ -241,7 +242,7 @@ class Volume(CurrentBranch):
                 self.refresh()
                 if self.words[WRITING]:
                     self._publish_words(self._end)
-                rotation.remove_unused_files(self)
+                remove_unused_files(self)
                 self.give_back()
                 self.reclaim()
             finally:

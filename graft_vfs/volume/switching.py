@@ -1,0 +1,128 @@
+"""Changing which branch of a volume is current: prepare, write, switch. No other code does.
+
+    prepare   a branch that may follow the current one: what it stands on, and where it begins
+    write     its commits, into a log file of its own, before another process can see them
+    switch    make it current, if the branch that it was prepared to follow still is
+
+The caller holds the writer lock if content or file change. A branch that only stands on what was
+pushed has the same content, and begins in the file of the former one.
+
+Crash here: a log file that no branch names is left, which the next `new_file` or the next opening
+removes. The switch itself is one transaction of the catalog; see `CurrentBranch.switch_branch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from graft_vfs.ids import LogId
+from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import Position
+from graft_vfs.local.files import storage_errors
+from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.volume.current_branch import CurrentBranch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A branch that may become current, and the one that it follows then."""
+
+    row: BranchRow
+    former: BranchRow
+
+    def moved_to(self, log: BranchLog) -> Candidate:
+        """Return the same branch as the content of a log file of its own."""
+        row = dataclasses.replace(self.row, file=log.path.name, start=log.start)
+        return dataclasses.replace(self, row=row)
+
+
+def prepare(
+    former: BranchRow,
+    *,
+    log: LogId,
+    base: RemoteLsn,
+    counter: int,
+    through: LocalLsn,
+    end: Position,
+) -> Candidate:
+    """Return a branch on `log` 1..`base` with the local commits after `through`; writes nothing.
+
+    `end` is where the commit `through` ends in the file of the former branch. `counter` is the
+    change counter of the view without those commits.
+    """
+    row = BranchRow(
+        id=LogId.new(),
+        volume=former.volume,
+        log=log,
+        base=base,
+        counter=counter,
+        first_lsn=LocalLsn(through + 1),
+        file=former.file,
+        start=end,
+        created_ms=time.time_ns() // 1_000_000,
+    )
+    return Candidate(row, former)
+
+
+@contextlib.contextmanager
+def new_file(volume: CurrentBranch, *, folded: bool = False) -> Iterator[BranchLog]:
+    """Yield the next log file of a volume, empty, to write the commits of a candidate into.
+
+    `folded` if it is to begin with a folded run. It is closed after the block, and removed after an
+    error. The caller holds the writer lock, and makes durable what it writes.
+    """
+    remove_unused_files(volume)
+    log = volume.new_log_file(folded=folded)
+    try:
+        yield log
+    except Exception:
+        log.path.unlink(missing_ok=True)
+        raise
+    finally:
+        log.close()
+
+
+def switch(
+    volume: CurrentBranch,
+    candidate: Candidate,
+    *,
+    synced: bool = False,
+    settled_push: bool = False,
+    unless_pending: bool = False,
+) -> bool:
+    """Make a candidate current if the branch that it follows still is; durable on return.
+
+    False if it is not, or with `unless_pending` if a push waits to be settled; a log file that was
+    made for the candidate is removed then. `synced` says that a sync is the cause: its base and
+    what comes before its first commit are noted as synced. With `settled_push` the pending push
+    goes in the same transaction.
+    """
+    row, former = candidate.row, candidate.former
+    # Ordering: an error from here on says nothing of which file the catalog names.
+    is_current = volume.switch_branch(
+        row,
+        expected=former.id,
+        synced=(row.first_lsn - 1, row.base) if synced else None,
+        settled_push=settled_push,
+        unless_pending=unless_pending,
+    )
+    if not is_current and row.file != former.file:
+        (volume.directory / row.file).unlink(missing_ok=True)
+    return is_current
+
+
+def remove_unused_files(volume: CurrentBranch) -> None:
+    """Remove log files that no branch names: a process was killed before it switched to them.
+
+    The caller holds the writer lock, without which none is made.
+    """
+    volume.description.require()
+    named = {branch.file for branch in volume.catalog.branches(volume.id)}
+    with storage_errors(volume.directory):
+        for path in list(volume.directory.glob("[0-9]*.log")):
+            if path.name not in named:
+                path.unlink(missing_ok=True)
