@@ -59,7 +59,7 @@ def doctor(context: click.Context, as_json: bool) -> None:
     Checks the configuration, both SQLite libraries, the disk, the catalog, volumes and leftovers of
     crashes. On the remote it checks credentials, create-only writes, the clock, and whether the
     remote has the history that is known here. Writes one small object there, which stays, if it
-    does not exist yet. Exits with 1 if there is a problem; a warning is none.
+    does not exist yet. Exits with 1 if there is a problem; a warning does not count.
     """
     found = []
     for check in run_checks():

@@ -14,7 +14,7 @@ from graft_vfs.cli.session import opened, tag_argument
 
 @command("log", "graft log main", "graft log main --limit 10")
 @tag_argument
-@click.option("--limit", type=click.IntRange(min=1), help="Show at most so many commits.")
+@click.option("--limit", type=click.IntRange(min=1), help="Show at most this many commits.")
 @json_option
 def log(tag: str, limit: int | None, as_json: bool) -> None:
     """List commits, newest first: local ones, then those of the remote log.

@@ -107,7 +107,7 @@ def _endpoint(
 def config(template: bool, as_json: bool) -> None:
     """Show every setting, its value and where that comes from.
 
-    Credentials are no settings: `graft doctor` says where they are found.
+    Credentials are not settings: `graft doctor` says where they are found.
     """
     if template:
         echo(TEMPLATE.rstrip("\n"))

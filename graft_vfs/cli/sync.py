@@ -80,7 +80,7 @@ def checkout(tag: str, lsn: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def fetch(tag: str, as_json: bool) -> None:
-    """Learn what the remote log has; the volume does not move."""
+    """Find the remote log's new commits; the volume does not move."""
     with opened() as engine:
         with progress("Reading commits") as show:
             done = engine.fetch(tag, progress=show)

@@ -52,7 +52,7 @@ def new(tag: str, force: bool, as_json: bool) -> None:
 @force_option
 @json_option
 def init(tag: str, force: bool, as_json: bool) -> None:
-    """Do the same as `graft new`, for fingers that know git.
+    """Do the same as `graft new`, under the name that git users expect.
 
     There is nothing to set up before; `graft config --template` prints a graft.toml to start from.
     """

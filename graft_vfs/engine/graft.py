@@ -223,7 +223,7 @@ class Graft:
         return examined(self.context)
 
     def status(self, tag: str | Opened) -> Status:
-        """Say how a volume stands to its remote, from what is known here. No request."""
+        """Compare a volume with its remote, as of the last fetch. No request."""
         return status_of(self.context, self._opened(tag), self._autosync)
 
     def metrics(self) -> Metrics:
@@ -426,7 +426,7 @@ class Graft:
     # Sync -------------------------------------------------------------------------------------
 
     def fetch(self, tag: str | Opened, *, progress: Progress | None = None) -> Fetched:
-        """Learn what the remote log has; moves nothing. One request if nothing is new."""
+        """Fetch the remote log's new commits; moves nothing. One request if nothing is new."""
         volume = self._opened(tag).volume
         with syncing.syncing(self.context, volume):
             remote = self.catalog.volume(volume.id).remote
