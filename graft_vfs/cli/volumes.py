@@ -12,6 +12,7 @@ from graft_vfs.cli.output import echo, emit, emit_list, json_option
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
+from graft_vfs.sqlite_format.header import HEADER_BYTES
 
 _MAKE = "make one with `graft new TAG`, `graft import FILE TAG` or `graft clone REF`"
 
@@ -161,7 +162,7 @@ def dump_header(tag: str, as_json: bool) -> None:
     with opened() as engine:
         volume = engine.open(tag)
         if as_json:
-            image = volume.begin().read(1)[:100] if volume.begin().page_count else b""
+            image = volume.begin().read(1)[:HEADER_BYTES] if volume.begin().page_count else b""
             emit({"tag": tag, "header": image}, as_json=True)
         else:
             echo(engine.dump_header(volume))

@@ -45,6 +45,7 @@ from graft_vfs.reports import (
     Versions,
     VolumeReport,
 )
+from graft_vfs.sqlite_format.header import HEADER_BYTES
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import joining, naming
@@ -336,7 +337,7 @@ class Graft:
 
         No request, or one if page 1 is not here.
         """
-        image = volume.begin().read(1)[:100]
+        image = volume.begin().read(1)[:HEADER_BYTES]
         return "\n".join(
             f"{at:02x}: {image[at : at + 16].hex(' ')}" for at in range(0, len(image), 16)
         )

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import apsw
 
 from graft_vfs.history import commits
-from graft_vfs.history.key_ranges import KEY_MAX, KEY_MIN, ChangedKeys, KeyRange
+from graft_vfs.history.key_ranges import ChangedKeys, KeyRange
 from graft_vfs.pager.snapshots import connected, unreadable
 from graft_vfs.reports import Change, Diff, Progress, SchemaDiff, TableDiff
+from graft_vfs.sqlite_format.btree import KEY_MAX, KEY_MIN
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Opened

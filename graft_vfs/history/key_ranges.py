@@ -14,7 +14,6 @@ Invariants:
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,27 +22,17 @@ from pyroaring import BitMap
 
 from graft_vfs.ids import LogId
 from graft_vfs.pages import lock_page
+from graft_vfs.sqlite_format import btree, header
+from graft_vfs.sqlite_format.btree import KEY_MAX, KEY_MIN, NoTreeError
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.source import FrameSource
 from graft_vfs.volume.snapshot import Snapshot
-
-KEY_MIN = -(1 << 63)
-KEY_MAX = (1 << 63) - 1
 
 KeyRange = tuple[int, int]
 """First and last rowid, both inclusive."""
 
 _Run = tuple[int, int, FrameSource]
 """First page, page after the last, and the commit that has their images."""
-
-_INTERIOR_INDEX, _INTERIOR_TABLE, _LEAF_INDEX, _LEAF_TABLE = 2, 5, 10, 13
-_LEAVES = (_LEAF_INDEX, _LEAF_TABLE)
-_DATABASE_HEADER_BYTES = 100
-_INTERIOR_HEADER_BYTES = 12
-
-
-class _NoTreeError(Exception):
-    """A page is not what a b-tree has there; comparing rows will say what is wrong."""
 
 
 @dataclass(slots=True)
@@ -86,7 +75,7 @@ class ChangedKeys:
             if self.is_known:
                 self._older, self._newer = _trees(older, older_roots), _trees(newer, newer_roots)
                 self.is_known = not self._may_have_overflow(older, newer)
-        except _NoTreeError:
+        except NoTreeError:
             self.is_known = False
 
     def _may_have_overflow(self, older: Snapshot, newer: Snapshot) -> bool:
@@ -186,75 +175,40 @@ def _walk(snapshot: Snapshot, root: int, seen: BitMap) -> _Tree:
         level = BitMap(pages)
         is_sound = len(level) == len(pages) and not level & seen
         if not is_sound or level.min() < 1 or level.max() > snapshot.page_count:
-            raise _NoTreeError
+            raise NoTreeError
         seen |= level
         tree.pages |= level
         # All leaves of a b-tree are equally deep, so one page tells for its level.
-        kind = _kind(snapshot.stored(pages[0]), pages[0])
-        if kind in _LEAVES:
-            tree.leaves, tree.last_keys, tree.is_table = pages, last_keys, kind == _LEAF_TABLE
+        kind = btree.kind(snapshot.stored(pages[0]), pages[0])
+        if kind in btree.LEAVES:
+            tree.leaves, tree.last_keys, tree.is_table = pages, last_keys, kind == btree.LEAF_TABLE
             return tree
         below, below_keys = array("I"), array("q")
         for page, last in zip(pages, last_keys, strict=True):
-            for child, key in _children(snapshot.stored(page), page, kind):
+            for child, key in btree.children(snapshot.stored(page), page, kind):
                 below.append(child)
                 below_keys.append(last if key is None else key)
         pages, last_keys = below, below_keys
 
 
-def _kind(image: bytes, page: int) -> int:
-    return image[_DATABASE_HEADER_BYTES if page == 1 else 0]
-
-
-def _children(image: bytes, page: int, kind: int) -> Iterator[tuple[int, int | None]]:
-    """Yield the children of an interior page with their last keys; None for the rightmost."""
-    start = _DATABASE_HEADER_BYTES if page == 1 else 0
-    if kind not in (_INTERIOR_TABLE, _INTERIOR_INDEX) or image[start] != kind:
-        raise _NoTreeError
-    try:
-        count, right = struct.unpack_from(">3xH3xI", image, start)
-        pointers = struct.unpack_from(f">{count}H", image, start + _INTERIOR_HEADER_BYTES)
-        for cell in pointers:
-            (child,) = struct.unpack_from(">I", image, cell)
-            yield child, _varint(image, cell + 4) if kind == _INTERIOR_TABLE else None
-    except (struct.error, IndexError) as error:
-        raise _NoTreeError from error
-    yield right, None
-
-
-def _varint(image: bytes, at: int) -> int:
-    """Return SQLite's variable-length integer of 64 bits with a sign."""
-    value = 0
-    for byte in range(8):
-        value = value << 7 | image[at + byte] & 0x7F
-        if image[at + byte] < 0x80:
-            return value
-    value = value << 8 | image[at + 8]
-    return value - (1 << 64) if value > KEY_MAX else value
-
-
 def _freelist(snapshot: Snapshot) -> BitMap:
-    """Return the pages that a database has no use for; raises _NoTreeError for what is no list."""
+    """Return the pages that a database has no use for; raises NoTreeError for what is no list."""
     pages = BitMap()
-    (trunk,) = struct.unpack_from(">I", snapshot.stored(1), 32)
+    trunk = int.from_bytes(snapshot.stored(1)[header.FIRST_FREELIST_TRUNK], "big")
     while trunk:
         if trunk in pages or trunk > snapshot.page_count:
-            raise _NoTreeError
-        following, count, *leaves = struct.unpack(
-            f">{snapshot.page_size // 4}I", snapshot.stored(trunk)
-        )
+            raise NoTreeError
         pages.add(trunk)
-        pages.update(leaves[:count])
-        trunk = following
+        trunk, leaves = btree.freelist_trunk(snapshot.stored(trunk))
+        pages.update(leaves)
     return pages
 
 
 def _pointer_maps(snapshot: Snapshot) -> BitMap:
     """Return the pages in which an auto_vacuum database keeps the parents of the others."""
-    header = snapshot.stored(1)
-    (largest_root,) = struct.unpack_from(">I", header, 52)
-    if not largest_root:
+    first_page = snapshot.stored(1)
+    if not any(first_page[header.LARGEST_ROOT]):
         return BitMap()
-    step = (snapshot.page_size - header[20]) // 5 + 1
+    step = (snapshot.page_size - first_page[header.RESERVED_BYTES]) // 5 + 1
     omitted = lock_page(snapshot.page_size)
     return BitMap(page + (page == omitted) for page in range(2, snapshot.page_count + 1, step))

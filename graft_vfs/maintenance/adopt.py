@@ -39,6 +39,7 @@ from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
+from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import forget_history
 from graft_vfs.view.logs import Logs
@@ -52,7 +53,6 @@ _RESTORE_STEP = Hint(
     " for what can be adopted; move away the volumes that you do not want",
 )
 _LOCK_SECONDS = 10.0
-_COUNTER_MAX = 0xFFFF_FFFF
 
 
 def open_catalog(
@@ -353,7 +353,7 @@ def _from_log(
     counter = (
         content.transactions[first - 1][-1].change_counter
         if first
-        else (content.transactions[0][-1].change_counter - 1) & _COUNTER_MAX
+        else (content.transactions[0][-1].change_counter - 1) & COUNTER_MAX
     )
     _check_alone(volume, kept, counter, header)
     log, lsn = base or (LogId.new(), NO_LSN)
@@ -397,7 +397,7 @@ def _check_alone(
     page_size = 0 if header is None else header.page_size
     for chunks in transactions:
         last = chunks[-1]
-        if last.change_counter != (counter + 1) & _COUNTER_MAX:
+        if last.change_counter != (counter + 1) & COUNTER_MAX:
             raise _unnamed_base(volume, f"something was pulled before its LSN {last.lsn}")
         counter, page_count, page_size = last.change_counter, last.page_count, last.page_size
         present.update(page for chunk in chunks for page in chunk.pages)

@@ -5,21 +5,18 @@ Two volumes may well carry equal cookies and different schemas, so a connection 
 sees every cookie shifted by a random number, and what it writes is shifted back.
 
 A volume without pages has no page 1 to carry a cookie. Such a connection sees an empty database of
-one page instead, which is what SQLite itself would write first. Layouts:
-https://www.sqlite.org/fileformat2.html.
+one page instead, which is what SQLite itself would write first.
 """
 
 from __future__ import annotations
 
 import secrets
-import struct
 
-_COOKIE = slice(40, 44)
+from graft_vfs.sqlite_format import btree, header
+
 _MASK = 0xFFFF_FFFF
-_FORMAT_VERSION = struct.pack(">BBBBBB", 1, 1, 0, 64, 32, 32)
 _SCHEMA_FORMAT = 4
 _UTF_8 = 1
-_TABLE_LEAF = 13
 DEFAULT_PAGE_SIZE = 4096
 
 
@@ -30,22 +27,20 @@ def new_shift() -> int:
 
 def shifted(first_page: bytes, shift: int) -> bytes:
     """Return page 1 with its schema cookie shifted; a negative shift goes back."""
-    cookie = (int.from_bytes(first_page[_COOKIE], "big") + shift) & _MASK
-    return b"".join((first_page[:40], cookie.to_bytes(4, "big"), first_page[44:]))
+    page = bytearray(first_page)
+    cookie = (int.from_bytes(page[header.SCHEMA_COOKIE], "big") + shift) & _MASK
+    page[header.SCHEMA_COOKIE] = cookie.to_bytes(4, "big")
+    return bytes(page)
 
 
 def empty_first_page(page_size: int, counter: int) -> bytes:
     """Return page 1 of a database without tables."""
-    number = counter.to_bytes(4, "big")
     page = bytearray(page_size)
-    page[0:16] = b"SQLite format 3\0"
-    page[16:18] = (1 if page_size == 65536 else page_size).to_bytes(2, "big")
-    page[18:24] = _FORMAT_VERSION
-    page[24:28] = number
-    page[28:32] = (1).to_bytes(4, "big")
-    page[44:48] = _SCHEMA_FORMAT.to_bytes(4, "big")
-    page[56:60] = _UTF_8.to_bytes(4, "big")
-    page[92:96] = number
-    page[100] = _TABLE_LEAF
-    page[105:107] = (page_size & 0xFFFF).to_bytes(2, "big")
-    return bytes(page)
+    page[header.MAGIC] = header.MAGIC_VALUE
+    page[header.PAGE_FORMAT] = header.page_format(page_size)
+    page[header.PAYLOAD_FRACTIONS] = header.PAYLOAD_FRACTIONS_VALUE
+    page[header.PAGE_COUNT] = (1).to_bytes(4, "big")
+    page[header.SCHEMA_FORMAT] = _SCHEMA_FORMAT.to_bytes(4, "big")
+    page[header.TEXT_ENCODING] = _UTF_8.to_bytes(4, "big")
+    page[btree.FIRST_PAGE_HEAD] = btree.empty_table(page_size)
+    return header.with_counter(bytes(page), counter)

@@ -15,8 +15,8 @@ from pyroaring import BitMap
 from graft_vfs.errors import GraftError, PageSizeError, UsageError
 from graft_vfs.pager.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.pages import check_page_size, lock_page
+from graft_vfs.sqlite_format.header import JOURNAL_MODES, ROLLBACK_JOURNAL, claimed_page_size
 from graft_vfs.volume.snapshot import Snapshot
-from graft_vfs.volume.transaction import page_format
 from graft_vfs.volume.volume import Volume
 
 BUILTIN_VFS = "unix"
@@ -106,14 +106,14 @@ class ScratchFile(TemporaryFile):
 
     def _check(self, page: int, data: bytes) -> None:
         """Refuse what a volume could not hold: another page size, and WAL mode."""
-        kept = page_format(self.page_size)
-        if len(data) != self.page_size or (page == 1 and data[16:18] != kept[:2]):
+        size = claimed_page_size(data) if page == 1 else len(data)
+        if not self.page_size == len(data) == size:
             raise PageSizeError(
                 f"the snapshot has pages of {self.page_size} bytes, and a scratch database over it "
                 "keeps them",
                 next_step=f"run PRAGMA page_size={self.page_size} before VACUUM",
             )
-        if page == 1 and data[18:20] != kept[2:]:
+        if page == 1 and data[JOURNAL_MODES] != ROLLBACK_JOURNAL:
             raise UsageError(
                 "a scratch database cannot be in WAL mode",
                 next_step="run PRAGMA journal_mode=DELETE on the database that is copied here",

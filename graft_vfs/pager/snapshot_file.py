@@ -23,10 +23,18 @@ from graft_vfs.local.mapping import View, forget_resident
 from graft_vfs.pager.sqlite_errors import to_sqlite
 from graft_vfs.pager.unread import empty_once
 from graft_vfs.pages import PAGE_SIZES
+from graft_vfs.sqlite_format.header import (
+    HEADER_BYTES,
+    PAGE_FORMAT,
+    PROBE_BYTES,
+    PROBE_OFFSET,
+    PROBED,
+    page_format,
+)
 from graft_vfs.view.remote_view import Located
 from graft_vfs.volume.context import Opened
 from graft_vfs.volume.snapshot import Snapshot
-from graft_vfs.volume.transaction import FULL, Transaction, page_format
+from graft_vfs.volume.transaction import FULL, Transaction
 from graft_vfs.volume.volume import Volume
 
 # A connection that is still open at the interpreter's end is closed by the last garbage collection.
@@ -40,7 +48,6 @@ _MMAP_SIZE = apsw.SQLITE_FCNTL_MMAP_SIZE
 PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 
 _HEADER_BYTES_MAX = 65536
-_FILE_HEADER_BYTES = 100
 _READS_RESIDENT_MAX = 8192
 """After this many reads the mapped pages are released, so that a scan does not fill memory."""
 _CHARACTERISTICS = (
@@ -54,7 +61,7 @@ _CHARACTERISTICS = (
 )
 
 FORMATS = {size: page_format(size) for size in PAGE_SIZES}
-"""Bytes 16..19 of page 1, by page size."""
+"""What PAGE_FORMAT is in page 1, by page size."""
 
 
 def _refuse_in_child(*_: object) -> NoReturn:
@@ -204,7 +211,12 @@ class SnapshotFile:
                         return self._view[at : at + size]
                 except GraftError as error:  # A view that is not mapped reads by calls.
                     raise to_sqlite(error) from error
-        elif offset == 24 and amount == 16 and self._level == SHARED and self._is_plain:
+        elif (
+            offset == PROBE_OFFSET
+            and amount == PROBE_BYTES
+            and self._level == SHARED
+            and self._is_plain
+        ):
             try:
                 return self.snapshot.probe()
             except GraftError as error:
@@ -218,9 +230,9 @@ class SnapshotFile:
                 self.snapshot.forget_resident()
                 forget_resident(self.volume.log.view)
             self._follow()
-            if amount == _FILE_HEADER_BYTES and not offset and self._level == NONE:
+            if amount == HEADER_BYTES and not offset and self._level == NONE:
                 return self._file_header()
-            if (amount, offset) == (16, 24):
+            if (amount, offset) == (PROBE_BYTES, PROBE_OFFSET):
                 return self._probe()
             page, start = divmod(offset, self._page_size or self._empty_page_size)
             image = self._image(page + 1)
@@ -239,11 +251,13 @@ class SnapshotFile:
         """
         if not self.snapshot.page_count:
             return b""
-        return bytes(16) + FORMATS[self._page_size] + bytes(_FILE_HEADER_BYTES - 20)
+        header = bytearray(HEADER_BYTES)
+        header[PAGE_FORMAT] = FORMATS[self._page_size]
+        return bytes(header)
 
     def _probe(self) -> bytes:
         """Return the bytes by which SQLite decides whether its cache is valid."""
-        return self._image(1)[24:40]
+        return self._image(1)[PROBED]
 
     def _image(self, page: int) -> bytes:
         """Return a page as this connection is to see it now; empty past the end."""

@@ -72,6 +72,7 @@ from graft_vfs.pager.journal import Journal
 from graft_vfs.pager.snapshot_file import FORMATS, NONE, PRAGMA, RESERVED, SHARED, SnapshotFile
 from graft_vfs.pager.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.pager.tagged_file import TaggedFile
+from graft_vfs.sqlite_format.header import PAGE_FORMAT, PROBE_BYTES
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.transaction import FULL, OFF, Transaction
 from graft_vfs.volume.volume import Volume
@@ -162,7 +163,7 @@ class VolumeFile(TaggedFile):
         if self._is_cache_doubtful:
             # A version of the file that SQLite has never seen, this once.
             self._is_cache_doubtful, self._is_plain = False, not self._shift
-            return bytes(byte ^ 0xFF for byte in probe.ljust(16, b"\0"))
+            return bytes(byte ^ 0xFF for byte in probe.ljust(PROBE_BYTES, b"\0"))
         return probe
 
     def _doubt_cache(self) -> None:
@@ -377,7 +378,7 @@ class VolumeFile(TaggedFile):
             if size != self._page_size:
                 transaction.set_page_size(size)
                 self._page_size = size
-            if not offset and data[16:20] != FORMATS[size]:
+            if not offset and data[PAGE_FORMAT] != FORMATS[size]:
                 data = transaction.as_kept(data)
             page = offset // size + 1
             if not offset and self._shift:

@@ -17,6 +17,14 @@ from graft_vfs.pages import lock_page
 from graft_vfs.plain.publish import publish
 from graft_vfs.plain.source import PlainSource, reading
 from graft_vfs.reports import Progress, pages_text, size_text
+from graft_vfs.sqlite_format.header import (
+    CHANGE_COUNTER,
+    JOURNAL_MODES,
+    PAGE_COUNT,
+    ROLLBACK_JOURNAL,
+    VERSION_VALID_FOR,
+    with_counter,
+)
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -117,9 +125,9 @@ def _pages(source: PlainSource, progress: Progress | None) -> Iterator[tuple[int
 def _as_rollback_mode(first_page: bytes, count: int) -> bytes:
     """Return page 1 with WAL mode switched off and with a size that SQLite believes."""
     image = bytearray(first_page)
-    image[18:20] = b"\1\1"
-    image[28:32] = count.to_bytes(4, "big")
-    image[92:96] = image[24:28]
+    image[JOURNAL_MODES] = ROLLBACK_JOURNAL
+    image[PAGE_COUNT] = count.to_bytes(4, "big")
+    image[VERSION_VALID_FOR] = image[CHANGE_COUNTER]
     return bytes(image)
 
 
@@ -132,7 +140,7 @@ def checksum(snapshot: Snapshot, progress: Progress | None = None) -> str:
     for page in range(1, snapshot.page_count + 1):
         image = snapshot.stored(page)
         if page == 1:
-            image = b"".join((image[:24], bytes(4), image[28:92], bytes(4), image[96:]))
+            image = with_counter(image, 0)
         digest.update(image)
         if page % _PAGES_RESIDENT_MAX == 0:
             snapshot.forget_resident()

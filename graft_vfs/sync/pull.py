@@ -14,6 +14,7 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, commits_text
+from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
 from graft_vfs.sync.recognise import recognise
@@ -23,8 +24,6 @@ from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
-
-_COUNTER_MAX = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def move(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> None:
         snapshot.branch.row,
         log=log,
         base=lsn,
-        counter=(snapshot.counter + 1) & _COUNTER_MAX,
+        counter=(snapshot.counter + 1) & COUNTER_MAX,
         through=snapshot.lsn,
         end=snapshot.end,
     )

@@ -10,31 +10,9 @@ from graft_vfs.errors import CorruptLogError, CorruptObjectError
 from graft_vfs.local.chunk import Position
 from graft_vfs.local.mapping import forget_resident
 from graft_vfs.pages import LocalLsn, lock_page
+from graft_vfs.sqlite_format.header import FirstPage, with_counter
 from graft_vfs.view.remote_view import Located, RemoteView
 from graft_vfs.volume.branch import Branch
-
-
-class FirstPage:
-    """Page 1 as it was written, taken apart once for the questions of every transaction."""
-
-    __slots__ = ("_between", "_head", "_tail", "image", "probed")
-
-    def __init__(self, image: bytes) -> None:
-        self.image = image
-        self.probed = image[28:40]
-        self._head, self._between, self._tail = image[:24], image[28:92], image[96:]
-
-    def is_same(self, image: bytes) -> bool:
-        """Return True if `image` is this page but for change counter and version-valid-for.
-
-        The long part is compared in place, because a slice would copy the page at each commit; for
-        the short ones a slice costs less.
-        """
-        return (
-            image.endswith(self._tail)
-            and image[28:92] == self._between
-            and image[:24] == self._head
-        )
 
 
 class Snapshot:
@@ -154,13 +132,3 @@ class Snapshot:
         """Release mapped pages that were read; they are mapped again when they are needed."""
         forget_resident(self.view)
         self.remote.forget_resident()
-
-
-def with_counter(first_page: bytes, counter: int) -> bytes:
-    """Return page 1 with `counter` as change counter and as version-valid-for.
-
-    SQLite believes the size at offset 28 only if both are equal, and drops its page cache when the
-    first differs from what it knew.
-    """
-    number = counter.to_bytes(4, "big")
-    return b"".join((first_page[:24], number, first_page[28:92], number, first_page[96:]))

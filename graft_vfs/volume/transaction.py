@@ -16,14 +16,20 @@ from graft_vfs.ids import VolumeId
 from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES, BranchLog
 from graft_vfs.local.chunk import CHUNK_HEAD_BYTES, SMALL_PAGES_MAX
 from graft_vfs.pages import LocalLsn, check_page_size, lock_page
-from graft_vfs.volume.snapshot import FirstPage, Snapshot
+from graft_vfs.sqlite_format.header import (
+    COUNTER_MAX,
+    PAGE_COUNT,
+    FirstPage,
+    claimed_page_size,
+    with_page_format,
+)
+from graft_vfs.volume.snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
 
 STAGED_BYTES_MAX = 16 << 20
 """SQLite spills its cache of 2 MB page by page, the same pages again and again. Staging this much
 before anything goes to the log keeps most of those images out of it."""
-_COUNTER_MAX = 0xFFFF_FFFF
 
 
 class Durability(enum.IntEnum):
@@ -38,11 +44,6 @@ class Durability(enum.IntEnum):
 # Comparing plain integers costs a fraction of comparing members.
 OFF = int(Durability.OFF)
 FULL = int(Durability.FULL)
-
-
-def page_format(page_size: int) -> bytes:
-    """Return bytes 16..19 of a database header: the page size, and no WAL mode."""
-    return (1 if page_size == 65536 else page_size).to_bytes(2, "big") + b"\1\1"
 
 
 class Writer(Protocol):
@@ -127,12 +128,11 @@ class Transaction:
         VACUUM and a backup build a database of another page size from pages of this one, which
         only page 1 tells: that is refused with PageSizeError.
         """
-        kept = page_format(self.page_size)
-        if first_page[16:18] != kept[:2]:
-            claimed = int.from_bytes(first_page[16:18], "big")
-            self.set_page_size(65536 if claimed == 1 else claimed)
+        claimed = claimed_page_size(first_page)
+        if claimed != self.page_size:
+            self.set_page_size(claimed)
         self.reformatted = True
-        return b"".join((first_page[:16], kept, first_page[20:]))
+        return with_page_format(first_page, self.page_size)
 
     def has(self, page: int) -> bool:
         """Return True if this transaction wrote the page."""
@@ -180,7 +180,7 @@ class Transaction:
     def cut_to_header(self) -> None:
         """Drop the pages that the database's header, if it was written, does not count."""
         header = self.read(1)
-        page_count = int.from_bytes(header[28:32], "big") if header else 0
+        page_count = int.from_bytes(header[PAGE_COUNT], "big") if header else 0
         if 0 < page_count < self.page_count:
             self.truncate(page_count)
 
@@ -269,7 +269,7 @@ class Transaction:
         if self.page_count > snapshot.page_count and not self.is_written:
             self._fill_gap()
         # SQLite counts by one; where page 1 is not what it wrote, it must not trust its cache.
-        counter = (snapshot.counter + (2 if self.reformatted else 1)) & _COUNTER_MAX
+        counter = (snapshot.counter + (2 if self.reformatted else 1)) & COUNTER_MAX
         return self.volume.commit(self, counter, first_page, durability)
 
     def _fill_gap(self) -> None:

@@ -27,10 +27,11 @@ from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.head import BOOT, END, EPOCH, WRITING
 from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.sqlite_format.header import FirstPage
 from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume import rotation
 from graft_vfs.volume.current_branch import CurrentBranch
-from graft_vfs.volume.snapshot import FirstPage, Snapshot
+from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.switching import remove_unused_files
 from graft_vfs.volume.transaction import FULL, Transaction
 

@@ -11,7 +11,6 @@ import pytest
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
 from graft_vfs.errors import CorruptObjectError, NotFoundError, UsageError
-from graft_vfs.history import key_ranges
 from graft_vfs.reports import Change, Diff
 
 
@@ -382,15 +381,3 @@ def test_a_freelist_that_bites_its_tail_is_no_hang(database):
     assert trunk
     overwrite(database, trunk, 0, trunk.to_bytes(4, "big"))
     assert not database.diff().by_pages
-
-
-def test_varints_are_those_of_sqlite():
-    connection = apsw.Connection(":memory:")
-    connection.execute("CREATE TABLE t(id INTEGER PRIMARY KEY)")
-    for key in (0, 127, 128, 16_383, 16_384, 1 << 55, 1 << 56, key_ranges.KEY_MAX, -1, -(1 << 63)):
-        connection.execute("DELETE FROM t")
-        connection.execute("INSERT INTO t VALUES(?)", (key,))
-        page = connection.serialize("main")[4096:8192]
-        (cell,) = (int.from_bytes(page[8:10], "big"),)
-        assert key_ranges._varint(page, cell + 1) == key
-    connection.close()

@@ -19,8 +19,8 @@ import apsw
 
 from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.pager.volume_file import VolumeFile
+from graft_vfs.sqlite_format.header import page_format
 from graft_vfs.volume.snapshot import Snapshot
-from graft_vfs.volume.transaction import page_format
 from graft_vfs.volume.volume import Volume
 
 Content = tuple[bytes, ...]

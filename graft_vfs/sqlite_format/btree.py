@@ -1,0 +1,75 @@
+"""Pages of b-trees: which kind they are, and what interior ones name.
+
+Layout: https://www.sqlite.org/fileformat2.html#b_tree_pages.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from graft_vfs.sqlite_format.header import HEADER_BYTES
+
+KEY_MIN = -(1 << 63)
+KEY_MAX = (1 << 63) - 1
+
+LEAF_INDEX, LEAF_TABLE = 10, 13
+LEAVES = (LEAF_INDEX, LEAF_TABLE)
+_INTERIOR_INDEX, _INTERIOR_TABLE = 2, 5
+_INTERIOR_HEAD_BYTES = 12
+FIRST_PAGE_HEAD = slice(HEADER_BYTES, HEADER_BYTES + 8)
+"""The head of a leaf in page 1."""
+
+
+class NoTreeError(Exception):
+    """A page is not what a b-tree has there. Internal: the readers of trees handle it."""
+
+
+def kind(image: bytes, page: int) -> int:
+    """Return the number that a page of a b-tree has for its kind; any other is not one."""
+    return image[_start(page)]
+
+
+def children(image: bytes, page: int, kind: int) -> Iterator[tuple[int, int | None]]:
+    """Yield the children of an interior page with their last keys; None for the rightmost.
+
+    Those of an index have None for all. Raises NoTreeError if the page is not of that kind.
+    """
+    start = _start(page)
+    if kind not in (_INTERIOR_TABLE, _INTERIOR_INDEX) or image[start] != kind:
+        raise NoTreeError
+    try:
+        count, right = struct.unpack_from(">3xH3xI", image, start)
+        pointers = struct.unpack_from(f">{count}H", image, start + _INTERIOR_HEAD_BYTES)
+        for cell in pointers:
+            (child,) = struct.unpack_from(">I", image, cell)
+            yield child, _varint(image, cell + 4) if kind == _INTERIOR_TABLE else None
+    except (struct.error, IndexError) as error:
+        raise NoTreeError from error
+    yield right, None
+
+
+def empty_table(page_size: int) -> bytes:
+    """Return the head of a table's only leaf if it has no rows."""
+    return struct.pack(">BHHHB", LEAF_TABLE, 0, 0, page_size & 0xFFFF, 0)
+
+
+def freelist_trunk(image: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return the next trunk page of the freelist, or 0, and the leaves that this one names."""
+    following, count, *leaves = struct.unpack(f">{len(image) // 4}I", image)
+    return following, tuple(leaves[:count])
+
+
+def _start(page: int) -> int:
+    return HEADER_BYTES if page == 1 else 0
+
+
+def _varint(image: bytes, at: int) -> int:
+    """Return SQLite's variable-length integer of 64 bits with a sign."""
+    value = 0
+    for byte in range(8):
+        value = value << 7 | image[at + byte] & 0x7F
+        if image[at + byte] < 0x80:
+            return value
+    value = value << 8 | image[at + 8]
+    return value - (1 << 64) if value > KEY_MAX else value
