@@ -13,9 +13,9 @@ import hypothesis
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
-from tests import servers
-from tests.replicas import Replica
+from tests.support import servers
 from tests.support.extras import absence
+from tests.support.replicas import Replica
 
 # No deadline: how long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)

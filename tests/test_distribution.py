@@ -22,7 +22,7 @@ import hypothesis
 import pytest
 
 import graft_vfs
-from tests import servers
+from tests.support import servers
 from tests.support.extras import absence
 
 ROOT = Path(__file__).parents[1]

@@ -9,8 +9,8 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import StoreError
 from graft_vfs.store.s3 import S3Store
-from tests.replicas import Replica
 from tests.support.children import child
+from tests.support.replicas import Replica
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.base import LATENCY_BOUNDS_SECONDS, StoreCounters, StoreCounts
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.volume import transaction
-from tests.faults import Fault, FaultyStore
 from tests.format.commit_samples import LOG, commit
-from tests.replicas import Replica
 from tests.support.engines import memory_remote
+from tests.support.faults import Fault, FaultyStore
+from tests.support.replicas import Replica
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

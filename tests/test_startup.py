@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from graft_vfs import RemoteConfig, cli
-from tests.replicas import Replica
-from tests.servers import S3Endpoint
+from tests.support.replicas import Replica
+from tests.support.servers import S3Endpoint
 
 BOTO = {"boto3", "botocore", "s3transfer", "urllib3", "jmespath", "dateutil"}
 FOREIGN = {*BOTO, "sqlalchemy", "django", "datasette", "sqlite_utils", "cffi"}

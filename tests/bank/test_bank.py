@@ -26,7 +26,7 @@ import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from tests.bank import ledger
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_SECONDS = 240

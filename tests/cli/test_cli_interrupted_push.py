@@ -13,9 +13,9 @@ import pytest
 
 from graft_vfs.cli.exit_codes import INTERRUPTED
 from graft_vfs.engine.config import RemoteConfig
-from tests.replicas import Replica, rows
 from tests.support.network import Network
 from tests.support.proxy import Exchange, Proxy, Stalled, passed
+from tests.support.replicas import Replica, rows
 
 PATIENCE_SECONDS = 60
 FOR_EVER = "3600"

@@ -17,9 +17,9 @@ from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from tests.crash.ledger import ABSENT, EMPTY, Content, Ledger
 from tests.crash.scenarios import DATA, REMOTE, open_machine
-from tests.replicas import Replica
 from tests.support import sql
 from tests.support.power_cut import Image, write_image
+from tests.support.replicas import Replica
 
 _ANOTHER_BOOT = 0xB007
 

@@ -19,8 +19,8 @@ import apsw
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.store.base import ObjectStore
 from tests.crash.ledger import EMPTY, Ledger
-from tests.replicas import Replica
 from tests.support import sql
+from tests.support.replicas import Replica
 
 DATA = "machine/data"
 REMOTE = "machine/remote"

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from graft_vfs import RemoteConfig
-from tests.replicas import Replica
 from tests.support import crew
+from tests.support.replicas import Replica
 from tests.sync.checks import sound_log
 
 KILLS_A_ROUND = 4

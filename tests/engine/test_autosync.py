@@ -23,10 +23,10 @@ from graft_vfs.reports import AutosyncRole
 from graft_vfs.store.base import ObjectStore, StoreCounts
 from graft_vfs.volume.context import Opened
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
-from tests.faults import Fault, FaultyStore
-from tests.replicas import Replica
 from tests.support import isolated
 from tests.support.clocks import ManualClock
+from tests.support.faults import Fault, FaultyStore
+from tests.support.replicas import Replica
 
 INTERVAL = 5.0
 

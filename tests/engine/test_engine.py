@@ -38,8 +38,8 @@ from graft_vfs.store.directory import DirectoryStore
 from graft_vfs.times import corrected_ms, parse_time
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.volume import Volume
-from tests.replicas import Replica, rows
 from tests.support.engines import registered
+from tests.support.replicas import Replica, rows
 from tests.sync.checks import sound_log
 
 

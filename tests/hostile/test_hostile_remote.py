@@ -21,7 +21,7 @@ import pytest
 import graft_vfs
 from graft_vfs.engine.config import RemoteConfig
 from tests.hostile.remotes import SCENARIOS, SECRET, Remote
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 _ROOT = Path(__file__).parents[2]
 MEMORY_MAX_BYTES = 256 << 20

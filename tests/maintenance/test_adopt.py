@@ -20,7 +20,7 @@ from graft_vfs.errors import (
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.maintenance import adopt as adopt_module
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 
 @pytest.fixture

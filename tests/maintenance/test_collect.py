@@ -10,8 +10,8 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
-from tests.replicas import Replica, rows
 from tests.support.children import child
+from tests.support.replicas import Replica, rows
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from graft_vfs.maintenance.fsck import Fsck
 from graft_vfs.remote.log import commit_key, ref_key, segment_key
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.sync import push as push_module
-from tests.faults import ProcessStopped
-from tests.replicas import Replica, rows
+from tests.support.faults import ProcessStopped
+from tests.support.replicas import Replica, rows
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from graft_vfs.ids import LogId, VolumeId
-from tests.faults import Fault
 from tests.model.pager import Content
+from tests.support.faults import Fault
 
 
 class Outcome(enum.Enum):

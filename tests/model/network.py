@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from graft_vfs.store.base import ObjectStore, PutOutcome
-from tests.faults import Fault, FaultyStore
+from tests.support.faults import Fault, FaultyStore
 
 KINDS = ("probe", "segments", "logs", "refs")
 """What a sync writes, by the first part of the key."""

@@ -34,11 +34,11 @@ from graft_vfs.store import probe
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.sync import push as push_module
 from graft_vfs.volume import rotation, transaction
-from tests.faults import Fault, ProcessStopped
 from tests.model.exploring import explore, explore_deeply, scratch_directory
 from tests.model.machines import Commit, ModelMachine, ModelRemote, ModelVolume, Outcome
 from tests.model.network import KINDS, Line, Network
 from tests.model.pager import Content, Pager, image_of
+from tests.support.faults import Fault, ProcessStopped
 
 MACHINES = 3
 PAGES_MAX = 10

@@ -25,7 +25,7 @@ from graft_vfs.store.memory import MemoryObjects, MemoryStore
 from graft_vfs.volume import transaction
 from tests.model import statements
 from tests.model.exploring import explore, explore_deeply, scratch_directory
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 from tests.support.sql import content, is_sound, stock
 
 FACTS = ("user_version", "application_id", "auto_vacuum", "page_size", "page_count", "encoding")

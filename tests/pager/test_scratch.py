@@ -13,7 +13,7 @@ from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import PageSizeError, StoreError, UsageError
 from graft_vfs.pager.scratch import Scratch
 from graft_vfs.pager.snapshots import scratch_over
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 CREATE = (
     "CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX by_b ON t(b);"

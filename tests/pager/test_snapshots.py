@@ -7,7 +7,7 @@ import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.pager.snapshots import connected
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 
 @pytest.fixture

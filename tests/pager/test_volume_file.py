@@ -17,7 +17,7 @@ from graft_vfs.errors import DiskFullError, LocalStorageError
 from graft_vfs.pager.journal import Journal
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume.transaction import Transaction
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 SIZE = 4096
 HEADER = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7".ljust(512, b"\0")

@@ -16,7 +16,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import BusyError, DamageError, LocalStorageError, UsageError
 from graft_vfs.plain import source as plain_source
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 LIBRARIES = {
     "sqlite3": lambda path: sqlite3.connect(path, isolation_level=None),

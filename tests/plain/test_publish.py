@@ -12,7 +12,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import AlreadyExistsError, LocalStorageError
 from graft_vfs.plain import publish as publishing
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 UNSUPPORTED = [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS]
 

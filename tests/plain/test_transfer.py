@@ -23,7 +23,7 @@ from graft_vfs.errors import (
     GraftError,
     UsageError,
 )
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 HEADER_FIELDS = ((18, 20), (24, 28), (92, 96))
 """WAL mode, and the two counters: what an import changes, and an export with it."""

@@ -7,7 +7,7 @@ import functools
 import botocore.session
 import pytest
 
-from tests import servers
+from tests.support import servers
 
 from .scripted import ScriptedServer
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from tests.servers import S3Endpoint
 from tests.support.clocks import SkippingClock
+from tests.support.servers import S3Endpoint
 
 REASONS = {200: "OK", 206: "Partial Content"}
 

@@ -27,7 +27,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store import ObjectInfo, PutOutcome, check_conditional_writes
 from graft_vfs.store.s3 import S3Store
-from tests.servers import S3Endpoint
+from tests.support.servers import S3Endpoint
 
 from .scripted import Request, answer, error, held, landed
 
@@ -835,7 +835,7 @@ ACCESS = "MARKERACCESS55"
 
 
 def test_no_credential_reaches_an_error_a_log_or_a_repr(scripted, monkeypatch, caplog):
-    monkeypatch.setattr("tests.servers.ACCESS_KEY", ACCESS)
+    monkeypatch.setattr("tests.support.servers.ACCESS_KEY", ACCESS)
     endpoint = S3Endpoint(scripted.endpoint.url, ACCESS, SECRET)
     caplog.set_level(logging.DEBUG, logger="graft_vfs")
     with endpoint.identity():

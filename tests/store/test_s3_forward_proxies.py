@@ -16,7 +16,6 @@ import pytest
 from graft_vfs.errors import CommitOutcomeUnknownError, ObjectMissingError, StoreUnavailableError
 from graft_vfs.store import PutOutcome
 from graft_vfs.store.s3 import S3Store
-from tests.servers import S3Endpoint
 from tests.support.certificates import make_certificate
 from tests.support.network import Machine, Network, without_pauses
 from tests.support.proxy import (
@@ -30,6 +29,7 @@ from tests.support.proxy import (
     reset_after,
     reset_before,
 )
+from tests.support.servers import S3Endpoint
 from tests.sync.checks import sound_log
 
 LANDED = [answer_lost, reset_after]

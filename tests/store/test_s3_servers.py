@@ -23,7 +23,7 @@ from graft_vfs.errors import (
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.store.s3 import S3Store
 from graft_vfs.testing.store_contract import StoreContract, ThreadRaces
-from tests.servers import S3Endpoint
+from tests.support.servers import S3Endpoint
 
 from .races import ANSWER_SECONDS, check_process_race
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.servers import S3Endpoint
+from tests.support.servers import S3Endpoint
 
 MIB = 1024 * 1024
 

@@ -14,8 +14,8 @@ import apsw
 
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
-from tests.replicas import Replica
 from tests.support.engines import close_connections
+from tests.support.replicas import Replica
 from tests.support.sql import is_sound, rows, stock
 
 ROW_BYTES = 500

@@ -20,10 +20,10 @@ from graft_vfs.remote import log as remote_log
 from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
 from graft_vfs.sync import push
-from tests.replicas import Replica
-from tests.servers import S3Endpoint
 from tests.support.clocks import SkippingClock
 from tests.support.proxy import Proxy, passed
+from tests.support.replicas import Replica
+from tests.support.servers import S3Endpoint
 
 _NOWHERE = RemoteConfig(type="memory", root="never used by a machine of a network")
 

@@ -34,7 +34,6 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.sync.push import Pushed
-from tests.replicas import Replica, rows
 from tests.support.network import Machine, Network, check_declared, impatient_claims
 from tests.support.proxy import (
     Fault,
@@ -52,6 +51,7 @@ from tests.support.proxy import (
     sent_twice,
     slowed,
 )
+from tests.support.replicas import Replica, rows
 from tests.sync.checks import sound_log
 
 ANYWHERE: dict[str, Fault] = {

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from tests.servers import S3Endpoint
+from tests.support.servers import S3Endpoint
 
 _PATIENCE_SECONDS = 60.0
 """How long a thread waits for another one; only a test that is broken waits that long."""

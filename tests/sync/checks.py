@@ -5,7 +5,7 @@ from __future__ import annotations
 from graft_vfs.ids import LogId
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.base import ObjectStore
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 
 def sound_log(store: ObjectStore, log: LogId) -> list[int]:

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from graft_vfs.errors import DivergedError, NotFoundError
-from tests.replicas import rows
+from tests.support.replicas import rows
 
 
 def test_worked_example(replicas) -> None:

@@ -27,7 +27,7 @@ from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.view import logs as logs_module
 from graft_vfs.view.logs import Logs
 from tests.format.commit_samples import LOG, OTHER_LOG, commit, image
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 
 def put(replica: Replica, log: LogId, lsn: int, data: bytes) -> None:

@@ -12,8 +12,8 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.sync import joining
-from tests.faults import FaultyStore
-from tests.replicas import Replica, rows
+from tests.support.faults import FaultyStore
+from tests.support.replicas import Replica, rows
 
 
 @pytest.fixture

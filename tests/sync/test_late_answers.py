@@ -17,7 +17,6 @@ from graft_vfs.errors import CommitOutcomeUnknownError, DivergedError, StoreUnav
 from graft_vfs.ids import LogId
 from graft_vfs.remote.log import commit_key, read_ref
 from graft_vfs.sync.push import ensure_safe_store
-from tests.replicas import rows
 from tests.support.network import Machine, Network, check_declared, without_pauses
 from tests.support.proxy import (
     Fault,
@@ -29,6 +28,7 @@ from tests.support.proxy import (
     refused,
     request_lost,
 )
+from tests.support.replicas import rows
 from tests.sync.checks import sound_log
 
 GIVES_UP_SECONDS = 0.5

@@ -21,7 +21,6 @@ import pytest
 from graft_vfs.errors import GraftError, StoreUnavailableError
 from graft_vfs.remote.claim import ATTEMPTS
 from graft_vfs.sync.push import ensure_safe_store
-from tests.replicas import Replica, rows
 from tests.support.network import Machine, Network, check_declared, without_pauses
 from tests.support.network_game import ANYWHERE, ON_READS, play
 from tests.support.proxy import (
@@ -40,6 +39,7 @@ from tests.support.proxy import (
     reset_after,
     reset_before,
 )
+from tests.support.replicas import Replica, rows
 from tests.sync.checks import sound_log
 
 ROUNDS = int(os.environ.get("GRAFT_TEST_NETWORK_ROUNDS", "25"))

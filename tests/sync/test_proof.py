@@ -20,8 +20,8 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.remote.log import commit_key
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.sync.fetch import require_commits
-from tests.faults import ProcessStopped
-from tests.replicas import Replica, rows
+from tests.support.faults import ProcessStopped
+from tests.support.replicas import Replica, rows
 
 
 def fs(path: Path) -> RemoteConfig:

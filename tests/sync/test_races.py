@@ -23,8 +23,8 @@ from graft_vfs.ids import LogId
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.log import RemoteLog, read_ref
 from graft_vfs.store.base import ObjectStore
-from tests.replicas import Replica, rows
-from tests.servers import S3Endpoint
+from tests.support.replicas import Replica, rows
+from tests.support.servers import S3Endpoint
 from tests.sync.checks import sound_log
 
 THREADS, PROCESSES, ROUNDS = 16, 4, 20

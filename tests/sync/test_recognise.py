@@ -11,7 +11,7 @@ from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.engine.syncing import sync_one
 from graft_vfs.errors import DivergedError
 from graft_vfs.format import body
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from graft_vfs.remote.claim import claim
 from graft_vfs.sync import push as push_module
 from graft_vfs.volume import rotation
 from graft_vfs.volume.volume import Volume
-from tests.faults import Fault, FaultyStore, ProcessStopped
-from tests.replicas import Replica, rows
+from tests.support.faults import Fault, FaultyStore, ProcessStopped
+from tests.support.replicas import Replica, rows
 from tests.sync.checks import both_go_on, same_everywhere, sound_log
 
 SMALL, LARGE = 100, 1_200_000

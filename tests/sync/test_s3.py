@@ -25,8 +25,8 @@ from graft_vfs.errors import (
 from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import StoreCounts
 from graft_vfs.store.s3 import PART_BYTES
-from tests.replicas import Replica, rows
-from tests.servers import S3Endpoint
+from tests.support.replicas import Replica, rows
+from tests.support.servers import S3Endpoint
 from tests.sync.checks import sound_log
 
 

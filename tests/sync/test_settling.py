@@ -26,8 +26,8 @@ from graft_vfs.errors import (
 from graft_vfs.remote.log import ascending, commit_key, commits_prefix, read_ref
 from graft_vfs.store.base import ObjectStore, PutOutcome, StoreCounts
 from graft_vfs.store.probe import PROBE_KEY
-from tests.faults import Fault, FaultyStore
-from tests.replicas import Replica, rows
+from tests.support.faults import Fault, FaultyStore
+from tests.support.replicas import Replica, rows
 
 
 class StubbornStore(FaultyStore):

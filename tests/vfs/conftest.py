@@ -8,8 +8,8 @@ import pytest
 
 import graft_vfs
 from graft_vfs import Config
-from tests.replicas import Replica
 from tests.support import engines
+from tests.support.replicas import Replica
 from tests.support.sql import stock
 
 

@@ -12,8 +12,8 @@ import apsw
 import pytest
 
 import graft_vfs
-from tests.replicas import Replica
 from tests.support.collecting import collect_everywhere, handled_everywhere
+from tests.support.replicas import Replica
 from tests.support.sql import value
 
 _ROWS = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) "

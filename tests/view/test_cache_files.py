@@ -14,8 +14,8 @@ from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import LocalStorageError
 from graft_vfs.local.cache import arena as arena_module
 from graft_vfs.volume import current_branch
-from tests.replicas import Replica, rows
 from tests.support import isolated
+from tests.support.replicas import Replica, rows
 
 ROWS = 300
 

@@ -31,7 +31,7 @@ from graft_vfs.store.memory import MemoryObjects
 from graft_vfs.view.log_view import LogView, ranges_of_frames
 from graft_vfs.view.source import FrameSource
 from tests.format.commit_samples import LOG, OTHER_LOG, commit, header_of, image, patched
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 FRAMES = 40
 PAGES = FRAMES * FRAME_PAGES

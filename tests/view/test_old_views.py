@@ -6,7 +6,7 @@ import pytest
 
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.view import logs
-from tests.replicas import Replica, rows
+from tests.support.replicas import Replica, rows
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 10, 11])

@@ -10,7 +10,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.volume.switching import Candidate, new_file, prepare, switch
 from graft_vfs.volume.volume import Volume
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 
 
 @pytest.fixture

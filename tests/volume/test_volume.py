@@ -11,7 +11,7 @@ from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.local import head
 from graft_vfs.volume import current_branch
 from graft_vfs.volume.volume import Volume
-from tests.replicas import Replica
+from tests.support.replicas import Replica
 from tests.support.watched import Watched
 
 
