@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import ConfigError
+from graft_vfs.local.files import importing
 
 if TYPE_CHECKING:
     from graft_vfs.store.base import ObjectStore
@@ -65,18 +66,21 @@ class RemoteConfig:
         those that may hold a directory although they need not create a name only once.
         """
         if self.type == "memory":
-            from graft_vfs.store.memory import MemoryStore  # noqa: PLC0415 - for start-up
+            with importing():
+                from graft_vfs.store.memory import MemoryStore  # noqa: PLC0415 - for start-up
 
             return MemoryStore.named(self.root or "")
         if self.type == "fs":
-            from graft_vfs.store.directory import DirectoryStore  # noqa: PLC0415 - for start-up
+            with importing():
+                from graft_vfs.store.directory import DirectoryStore  # noqa: PLC0415 - for start-up
 
             assert self.root is not None
             return DirectoryStore(
                 _expanded(self.root), create=create, allow_file_systems=allow_file_systems
             )
         if self.type == "s3_compatible":
-            from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - for start-up
+            with importing():
+                from graft_vfs.store.s3 import S3Store  # noqa: PLC0415 - for start-up
 
             assert self.bucket is not None
             return S3Store(
@@ -88,7 +92,8 @@ class RemoteConfig:
                 total_timeout_seconds=self.total_timeout,
                 configuring=_empty_variables_named,
             )
-        from graft_vfs.store.none import NoStore  # noqa: PLC0415 - for start-up
+        with importing():
+            from graft_vfs.store.none import NoStore  # noqa: PLC0415 - for start-up
 
         return NoStore()
 
@@ -257,7 +262,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - for start-up: many are configured by variables alone
+    with importing():
+        import tomllib  # noqa: PLC0415 - for start-up: many are configured by variables alone
 
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

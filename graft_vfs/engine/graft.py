@@ -24,6 +24,7 @@ from graft_vfs.errors import ForkedProcessError, GraftError, NotFoundError
 from graft_vfs.history import commits as history
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.rows import VolumeRow
+from graft_vfs.local.files import importing
 from graft_vfs.maintenance import adopt as adopting
 from graft_vfs.maintenance import collect as collecting
 from graft_vfs.maintenance.collect import CollectedVolume
@@ -266,7 +267,8 @@ class Graft:
         the leaves that changed; where the pages do not tell, all pages of both commits; requests
         for those that are not here. Raises NotFoundError, UsageError, and what reading raises.
         """
-        from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
+        with importing():
+            from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
 
         return comparing.diff(self._opened(tag), self.logs, older, newer, progress=progress)
 
@@ -275,7 +277,8 @@ class Graft:
 
         No request. `progress` counts pages.
         """
-        from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
+        with importing():
+            from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
         opened = self._opened(tag)
         with opened.volume.pinned() as snapshot:
@@ -328,7 +331,8 @@ class Graft:
         to are verified, and all refs. For the requests see `maintenance.fsck.check_log`. With
         `deep` each frame is read. Nothing is written without `repair`. Raises NotFoundError.
         """
-        from graft_vfs.maintenance import fsck  # noqa: PLC0415 - for start-up
+        with importing():
+            from graft_vfs.maintenance import fsck  # noqa: PLC0415 - for start-up
 
         return fsck.check_all(self.context, name, deep=deep, repair=repair, progress=progress)
 
@@ -476,7 +480,8 @@ class Graft:
         The file is durable on return. Requests for pages that are not here. Raises
         AlreadyExistsError.
         """
-        from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
+        with importing():
+            from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
         with self._opened(tag).volume.pinned() as snapshot:
             return transfer.export_snapshot(snapshot, path, progress=progress)
@@ -491,7 +496,8 @@ class Graft:
         if the file is not sound, BusyError if another program writes to it, AlreadyExistsError if
         another process made the tag meanwhile.
         """
-        from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
+        with importing():
+            from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
         if isinstance(tag, Opened) or self.catalog.tag_volume(tag) is not None:
             return transfer.import_file(self._opened(tag).volume, path, progress=progress)

@@ -12,6 +12,7 @@ from graft_vfs.errors import UsageError
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Announce
+from graft_vfs.local.files import importing
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.maintenance import collect
 from graft_vfs.pages import NO_LSN
@@ -105,7 +106,8 @@ def import_new(
 
     A failure leaves no volume.
     """
-    from graft_vfs.plain import source, transfer  # noqa: PLC0415 - for start-up
+    with importing():
+        from graft_vfs.plain import source, transfer  # noqa: PLC0415 - for start-up
 
     source.require_file(path)
     check_tag(tag)

@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from graft_vfs.errors import AccessDeniedError, DiskFullError, LocalStorageError
 from graft_vfs.local import ownership
 
+_PROGRAM = Path(__file__).parents[1]
 _VECTOR_MAX = 1000  # More than 1024 buffers in one call are refused.
 
 _NEXT_STEPS = {
@@ -55,6 +57,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def importing() -> AbstractContextManager[None]:
+    """Raise LocalStorageError if a module cannot be read that is imported when it is needed."""
+    return storage_errors(_PROGRAM)
 
 
 def read_exactly(descriptor: int, length: int, offset: int) -> bytes:

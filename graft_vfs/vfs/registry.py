@@ -13,6 +13,7 @@ import apsw
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import ForkedProcessError
+from graft_vfs.local.files import importing
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager import unread
 from graft_vfs.pager.snapshot_file import SnapshotFile
@@ -71,7 +72,8 @@ def enable_sqlite3(module: ModuleType = sqlite3, *, make_default: bool | None = 
     engine = register()
     with _lock:
         # Imported here because cffi reads C declarations, which who needs only APSW need not pay.
-        from graft_vfs.vfs.sqlite3_bridge import Bridge  # noqa: PLC0415
+        with importing():
+            from graft_vfs.vfs.sqlite3_bridge import Bridge  # noqa: PLC0415
 
         bridge = _bridges.get(module.__name__)
         if bridge is None:

@@ -16,7 +16,7 @@ from tests.support.shortage import FewDescriptors
 AMOUNTS = range(60)
 NEEDS_NONE = {"read", "sort"}
 """Acts that need none: pages that cannot be cached on the disk are kept in memory."""
-SOME = ["commit at the file's end", "push", "read", "connect", "open a volume"]
+SOME = ["commit at the file's end", "push", "read", "connect", "open a volume", "export"]
 
 
 def with_few_descriptors(root: str, names: str) -> None:
