@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from graft_vfs.errors import StoreUnavailableError, UsageError
+from graft_vfs.errors import LocalStorageError, StoreUnavailableError, UsageError
 from graft_vfs.store.s3 import S3Store
 from graft_vfs.store.s3 import client as s3_client
 from graft_vfs.store.s3 import store as s3_store
+from tests.support import isolated
+from tests.support.shortage import FewDescriptors
 
 ENDPOINT = "http://127.0.0.1:9"
 
@@ -141,3 +143,18 @@ def test_endpoints_are_judged_as_boto3_does(makings):
             store._check_open()
             assert store._client.meta.endpoint_url == good
     assert len(makings) == 5
+
+
+def request_without_descriptors() -> None:
+    """Make the first request of a process when no file can be opened, and then another one."""
+    with S3Store("bucket", endpoint=ENDPOINT, attempts_max=1) as store:
+        with FewDescriptors().left(0), pytest.raises(LocalStorageError, match="ulimit -n"):
+            store.get("k")
+        with pytest.raises(StoreUnavailableError):
+            store.get("k")
+
+
+def test_a_first_request_without_descriptors_fails_by_name_and_succeeds_later(monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    isolated.run(request_without_descriptors)

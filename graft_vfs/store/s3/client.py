@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from graft_vfs.errors import ConfigError, StoreDeniedError
+from graft_vfs.local.files import importing
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.store.s3.answers import Failure, classify_failure
 from graft_vfs.store.s3.exchange import Stage, current
@@ -74,7 +75,7 @@ def _refuse_password(endpoint: str) -> None:
 @contextlib.contextmanager
 def configuration_errors(bucket: str) -> Iterator[None]:
     """Raise the declared error for what boto3 says while clients are made."""
-    with _importing:
+    with importing(), _importing:
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - only S3 needs boto3
 
     try:
@@ -96,7 +97,7 @@ def configuration_errors(bucket: str) -> Iterator[None]:
 
 def make_client(endpoint: str | None, region: str | None, settings: dict[str, Any]) -> S3Client:
     """Return a client that sends each request once, on connections that tell what they do."""
-    with _importing:
+    with importing(), _importing:
         import boto3.session  # noqa: PLC0415 - only S3 needs boto3
         from botocore.config import Config  # noqa: PLC0415
 
