@@ -162,6 +162,11 @@ class WriterLock:
             held = self.current
         flock(held.number, UNLOCK)
 
+    def abandon(self) -> None:
+        """Close the handle as the end of the process would; in the child of a fork."""
+        self.held = None
+        self.current.abandon()
+
     def close(self) -> None:
         """Give the lock back and close the handle; may be repeated."""
         if self.current.number >= 0:

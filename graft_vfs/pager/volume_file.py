@@ -524,6 +524,7 @@ class VolumeFile(TaggedFile):
         self._lock_normally()
         self._level = NONE
         self.transaction = self._staged = None
+        self._lock.abandon()
         super().abandon()
 
     def xClose(self) -> None:

@@ -159,6 +159,14 @@ def can_write(volume) -> bool:
     return lock is not None
 
 
+def test_an_abandoned_file_has_no_lock(volume):
+    file = brought_to(WRITER, volume)
+    assert not can_write(volume)
+    file.abandon()
+    assert can_write(volume)
+    file.xClose()
+
+
 @pytest.mark.parametrize(("state", "event"), TRANSITIONS)
 def test_each_transition(volume, state, event):
     file = brought_to(state, volume)
