@@ -434,9 +434,8 @@ class VolumeFile(TaggedFile):
         # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
         if transaction.staged or not transaction.is_empty():
             if self._prepared is not transaction:
-                # All else that `_adopt` sets is as it was under the lock.
-                self.snapshot = snapshot = transaction.commit(self.durability)
-                self._end, self._view = snapshot.end[0], snapshot.view
+                # Perhaps on another branch: a push settles without the writer lock.
+                self._adopt(transaction.commit(self.durability))
             else:
                 self._commit_prepared(transaction)
         else:

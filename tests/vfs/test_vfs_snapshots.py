@@ -407,3 +407,21 @@ def test_a_reader_that_begins_in_the_midst_of_a_commit_sees_all_of_it_or_nothing
     thread.join()
     seen.append(value(reader, "SELECT n FROM other"))
     assert seen in ([0, 0], [1, 1])
+
+
+def test_a_commit_after_a_push_in_its_transaction_is_read_from_the_new_branch(engine, connect):
+    """A push settles without the writer lock, so a transaction may commit to another branch."""
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v, filler)")
+    writer.execute("PRAGMA cache_size=1")
+    rows = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) "
+    writer.execute(rows + "INSERT INTO t SELECT i, 0, hex(randomblob(200)) FROM n")
+    for number in range(1, 4):
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE t SET v = ?", (number,))
+        assert engine.push("main").lsn == number
+        writer.execute("COMMIT")
+        assert value(writer, "SELECT count(*) FROM t WHERE v = ?", number) == 200
+        writer.execute("UPDATE t SET v = v + 10")
+        assert value(writer, "SELECT count(*) FROM t WHERE v = ?", number + 10) == 200
+        assert value(writer, "PRAGMA integrity_check") == "ok"
