@@ -69,7 +69,7 @@ class Setting:
     def __str__(self) -> str:
         shown = "" if self.value is None else str(self.value)
         shown = shown.lower() if isinstance(self.value, bool) else shown
-        return f"{self.key:<16} {shown or '-':<40} {self.source}"
+        return f"{self.key:<22} {shown or '-':<40} {self.source}"
 
 
 def settings(environment: Mapping[str, str]) -> Iterator[Setting]:
