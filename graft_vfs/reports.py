@@ -128,16 +128,22 @@ class RemoteLogReport:
 class LostVolume:
     """A volume that the catalog does not know, or with `is_known` knows only as it was earlier.
 
-    `tags` are those that its own files remember.
+    `tags` and `base_lsn` are those that its own files remember, None if they cannot be read. Its
+    branch file was last written at about `written_ms`.
     """
 
     volume: VolumeId
     is_known: bool
     tags: tuple[str, ...]
+    base_lsn: RemoteLsn | None
+    written_ms: int | None
 
     def __str__(self) -> str:
         what = "the catalog is older than it" if self.is_known else "the catalog does not know it"
-        return f"{self.volume}  {what}  (was {', '.join(self.tags) or 'without a tag'})"
+        base = "" if self.base_lsn is None else f", over LSN {self.base_lsn}"
+        was = f"was {', '.join(self.tags) or 'without a tag'}{base}"
+        written = "" if self.written_ms is None else f", written {_moment_text(self.written_ms)}"
+        return f"{self.volume}  {what}  ({was}{written})"
 
 
 @dataclass(frozen=True, slots=True)

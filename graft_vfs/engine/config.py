@@ -313,7 +313,8 @@ def _check_remote(
         if values:
             raise ConfigError(
                 f"{sources[min(values)]}: [remote] has no type",
-                next_step="use " + ", ".join(REMOTE_TYPES),
+                next_step="set GRAFT_REMOTE_TYPE, or type in [remote], to one of "
+                + ", ".join(REMOTE_TYPES),
             )
         return RemoteConfig()
     if kind not in REMOTE_TYPES:

@@ -8,10 +8,11 @@ or on a commit that the caller names.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from graft_vfs.errors import (
     CorruptCatalogError,
     CorruptLogError,
     DamageError,
+    GraftError,
     HistoryMismatchError,
     LocalStorageError,
     NotFoundError,
@@ -74,9 +76,7 @@ def open_catalog(
     except BaseException:
         catalog.close()
         raise
-    lost = [
-        LostVolume(volume, False, descriptor.tags_of(volumes / str(volume))) for volume in unknown
-    ]
+    lost = _newest_first(_lost(volumes, volume, is_known=False) for volume in unknown)
     for each in lost if not recovering else ():
         _logger.warning("the catalog does not know volume %s, which can be adopted", each.volume)
     return catalog, lost
@@ -110,27 +110,46 @@ def refuse_lost(
             raise CorruptCatalogError(
                 f"{catalog.path} has lost volume {lost.volume}{was}, so that {tag!r} may not be "
                 "what it was",
-                next_step=_RESTORE_STEP,
+                next_step=Hint(Advice.ADOPT(VOLUME=lost.volume), " adopts it; or ", _RESTORE_STEP),
             )
 
 
 def lost_volumes(catalog: Catalog, volumes_directory: Path) -> list[LostVolume]:
     """Return the volumes that the catalog does not know, or knows as they were earlier. No request.
 
+    Those that were written last come first.
+
     Cost: one small file for each volume.
     """
     unknown = descriptor.unknown_volumes(
         volumes_directory, lambda: [row.id for row in catalog.volumes()]
     )
-    found = [
-        LostVolume(volume, False, descriptor.tags_of(volumes_directory / str(volume)))
-        for volume in unknown
+    found = [_lost(volumes_directory, volume, is_known=False) for volume in unknown]
+    found += [
+        _lost(volumes_directory, row.id, is_known=True)
+        for row in catalog.volumes()
+        if _newer(catalog, volumes_directory / str(row.id), row.id) is not None
     ]
-    for row in catalog.volumes():
-        directory = volumes_directory / str(row.id)
-        if _newer(catalog, directory, row.id) is not None:
-            found.append(LostVolume(row.id, True, descriptor.tags_of(directory)))
-    return found
+    return _newest_first(found)
+
+
+def _lost(volumes_directory: Path, volume: VolumeId, *, is_known: bool) -> LostVolume:
+    """Return what the files of a lost volume remember; what cannot be read is left out."""
+    directory = volumes_directory / str(volume)
+    try:
+        found = descriptor.read(directory)
+    except GraftError:
+        found = None
+    if found is None:
+        return LostVolume(volume, is_known, (), None, None)
+    written_ms = None
+    with contextlib.suppress(OSError):
+        written_ms = (directory / found.branch.file).stat().st_mtime_ns // 1_000_000
+    return LostVolume(volume, is_known, found.tags, found.branch.base, written_ms)
+
+
+def _newest_first(lost: Iterable[LostVolume]) -> list[LostVolume]:
+    return sorted(lost, key=lambda each: each.written_ms or 0, reverse=True)
 
 
 def _newer(catalog: Catalog, directory: Path, volume: VolumeId) -> Descriptor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 
 
@@ -186,3 +187,26 @@ def test_remote_init_reports_a_server_that_does_not_answer(cli, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     assert "cannot be reached" in cli.fails(7, "remote", "init")
+
+
+def test_of_two_lost_volumes_of_one_tag_the_one_written_last_comes_first(pushed):
+    former = pushed.json("tags")[0]["volume"]
+    pushed.ok("checkout", "main", "1")
+    current = pushed.json("tags")[0]["volume"]
+    for volume, written in ((former, 1_000_000_000), (current, 2_000_000_000)):
+        (log,) = (pushed.root / "a" / "volumes" / volume).glob("*.log")
+        os.utime(log, (written, written))
+    lose_catalog(pushed)
+    lost = pushed.json("adopt")
+    assert [row["volume"] for row in lost] == [current, former]
+    assert [row["written_ms"] for row in lost] == [2_000_000_000_000, 1_000_000_000_000]
+    assert [row["tags"] for row in lost] == [["main"], ["main"]]
+    assert [row["base_lsn"] for row in lost] == [1, 1]
+    first, second, _ = pushed.ok("adopt").splitlines()
+    assert first.startswith(current)
+    assert "(was main, over LSN 1, written 2033-05-1" in first
+    assert "written 2001-09-0" in second
+    pushed.ok("adopt", current)
+    done = pushed.run("status", "main")
+    assert done.exit_code == 8
+    assert f"hint: `graft adopt {former}` adopts it; or put back" in done.stderr

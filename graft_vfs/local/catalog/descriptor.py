@@ -38,7 +38,6 @@ from graft_vfs.errors import (
     CorruptCatalogError,
     CorruptLogError,
     FutureVersionError,
-    GraftError,
     InvalidIdError,
 )
 from graft_vfs.ids import LogId, VolumeId
@@ -263,12 +262,3 @@ def unknown_volumes(
     used = [name for name in sorted(names - set(map(str, known()))) if VolumeId.looks_like(name)]
     found = [VolumeId.parse(name) for name in used if holds_volume(volumes_directory / name)]
     return sorted(set(found) - set(known())) if found else []
-
-
-def tags_of(directory: Path) -> tuple[str, ...]:
-    """Return the tags that a volume's descriptor remembers; none if it cannot be read."""
-    try:
-        found = read(directory)
-    except GraftError:
-        return ()
-    return () if found is None else found.tags
