@@ -15,7 +15,7 @@ import click
 from graft_vfs.cli.check import Check, Level, problem
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import emit, json_option
-from graft_vfs.engine.config import Config, find_file
+from graft_vfs.engine.config import Config, find_file, unknown_variables
 from graft_vfs.errors import GraftError
 from graft_vfs.reports import Versions
 
@@ -35,6 +35,10 @@ def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
     path = find_file(environment)
     source = str(path.absolute()) if path else "no graft.toml, only variables and defaults"
     yield Check("configuration", Level.OK, f"{source}; `graft config` shows it")
+    if unknown := unknown_variables(environment):
+        text = f"variables that set nothing: {', '.join(unknown)}"
+        step = "correct their names, or unset them; `graft config --template` lists the settings"
+        yield Check("configuration", Level.WARNING, text, step)
     directory = check_local.data_directory(config.data_dir, config.allow_file_systems)
     yield directory
     if directory.level is not Level.PROBLEM:

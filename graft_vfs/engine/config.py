@@ -201,6 +201,13 @@ def _overridden(
     return sources
 
 
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the names of GRAFT_… variables that set nothing, such as misspelt ones."""
+    known = {"GRAFT_CONFIG", *(f"GRAFT_{key.upper()}" for key in (*_CHECKS, *_LATER))}
+    known.update(f"GRAFT_REMOTE_{key.upper()}" for key in _REMOTE_KEYS)
+    return sorted(name for name in environment if name.startswith("GRAFT_") and name not in known)
+
+
 def default_data_dir(environment: Mapping[str, str]) -> Path:
     """Return `$XDG_DATA_HOME/graft`, by default `~/.local/share/graft`."""
     return _expanded(environment.get("XDG_DATA_HOME") or "~/.local/share") / "graft"

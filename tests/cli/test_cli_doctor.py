@@ -61,6 +61,16 @@ def test_doctor_names_a_broken_configuration(cli):
     assert found["configuration"]["next_step"]
 
 
+def test_doctor_warns_of_variables_that_set_nothing(pushed, monkeypatch):
+    assert "set nothing" not in pushed.ok("doctor")
+    monkeypatch.setenv("GRAFT_REMOTE_BUKET", "x")
+    monkeypatch.setenv("GRAFT_HYDRAT", "full")
+    assert (
+        "warning  configuration: variables that set nothing: GRAFT_HYDRAT, GRAFT_REMOTE_BUKET; next"
+        in pushed.ok("doctor")
+    )
+
+
 def test_doctor_names_a_damaged_catalog(pushed):
     (pushed.root / "a" / "catalog.db").write_bytes(b"damaged" * 1000)
     found = checks(pushed, code=1)
