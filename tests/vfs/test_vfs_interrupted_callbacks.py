@@ -25,6 +25,15 @@ from tests.support.sql import is_sound, value
 PACKAGE = str(Path(graft_vfs.__file__).parent)
 
 
+@pytest.fixture(autouse=True)
+def _few_objects():
+    """Have each collection look at the test's own objects only, not at those of a whole run."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def alarm():
     return TimeoutError("the alarm of a test")
 
