@@ -105,8 +105,9 @@ class OpenFile:
     def abandon(self) -> None:
         """Close it; also in the child of a fork, where its lock is the parent's."""
         if self.number >= 0:
-            os.close(self.number)
-            self.number = -1
+            # Ordering: see `BranchLog.close`.
+            number, self.number = self.number, -1
+            os.close(number)
 
     __del__ = abandon
 

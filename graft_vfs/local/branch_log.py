@@ -515,8 +515,10 @@ class BranchLog:
     def close(self) -> None:
         """Close the file; mappings live on as long as snapshots hold them."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            # Ordering: forgotten first. If a signal's handler raises after the close, it would be
+            # closed again, when its number may be that of another file.
+            file, self._file = self._file, -1
+            os.close(file)
 
     def __del__(self) -> None:
         """Close a log that its volume has replaced, with the last snapshot that needs it.

@@ -97,8 +97,9 @@ class FileLock:
     def abandon(self) -> None:
         """Close the handle; in the child of a fork, where the lock is the parent's."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            # Ordering: see `BranchLog.close`.
+            file, self._file = self._file, -1
+            os.close(file)
 
 
 def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:
