@@ -61,6 +61,10 @@ class _EmptyOnce:
         """What counts open snapshots: it, which learns of the unlock so."""
         return self
 
+    def __contains__(self, _: Shown) -> bool:
+        """Return False: nothing is pinned in an empty file, also if the tag moves now."""
+        return False
+
     def add(self, _: Shown) -> None:
         """Nothing can be forgotten that has no page."""
 

@@ -180,3 +180,14 @@ def test_nothing_is_written_behind_preparing_alone():
     connection.close()
     with closing(graft_vfs.connect("main")) as connection:
         assert rows(connection, "SELECT * FROM t") == [(1, "one")]
+
+
+def test_a_tag_that_moves_after_prepare_is_followed_by_the_next_pragma(engine, connect):
+    writer = connect("main")
+    writer.execute("CREATE TABLE t(x); INSERT INTO t VALUES (1)")
+    connection = connect("main")
+    connection.execute("PRAGMA graft_prepare").close()
+    moved = engine.fork("main")
+    (told,) = connection.execute("PRAGMA graft_info").fetchone()
+    assert str(moved.volume) in told
+    assert connection.execute("SELECT x FROM t").fetchall() == [(1,)]
