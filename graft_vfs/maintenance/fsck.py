@@ -5,74 +5,45 @@ compared with what is known here; its frames are there, and with `deep` each is 
 commit or segment that is missing or damaged can be written again by a machine that has its bytes:
 in the record of a push that was not settled, or as cached pages that compress to the same frames.
 
-A repair never changes history. What it writes has the hash that this machine knows for the LSN and
-that the commit after it names. A hole is filled by a create-only write. A commit object is written
-over only if its bytes, read once more, still are no commit, and only as long as they stay the same
-(`ObjectStore.replace`); nothing else in this program writes over a commit.
-
-Nothing is written unless `repair` is asked for; then the findings say what was repaired.
+Nothing is written unless `repair` is asked for (see `mending`); then the findings say what was
+repaired.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import enum
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft_vfs.advice import Advice, Audience, Hint, Worded, words
+from graft_vfs.advice import Advice, Audience, Hint, Worded
 from graft_vfs.errors import (
-    CommitOutcomeUnknownError,
     CorruptObjectError,
     DamageError,
     GraftError,
     NotFoundError,
     ObjectMissingError,
-    StoreUnavailableError,
 )
-from graft_vfs.format.commit import CommitHeader, decode_header
-from graft_vfs.format.frame import checksum_of, encode_frame
+from graft_vfs.format.commit import CommitHeader
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.catalog import Catalog
-from graft_vfs.local.mapping import spooled
 from graft_vfs.maintenance.adopt import lost_volumes
+from graft_vfs.maintenance.findings import OTHER_MACHINE, Fault, FaultKind, Finding, Link
+from graft_vfs.maintenance.mending import Mender
 from graft_vfs.pages import NO_LSN, RemoteLsn
-from graft_vfs.remote.claim import claim
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.view.logs import Logs
-from graft_vfs.view.source import FrameSource
 from graft_vfs.volume.context import Context
 
 _READERS = 32
 _DEEP_FRAMES = 16
 _GAP_COMMITS_MAX = 10_000
 """A hostile listing may show any LSN: of a longer gap no more is looked for here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding(Worded):
-    """One thing that is wrong: where, what, what `--repair` would do or did, else what to do."""
-
-    where: str
-    problem: str
-    repair: str | None = None
-    is_repaired: bool = False
-    next_step: str | Hint | None = None
-
-    def words(self, audience: Audience) -> str:
-        """Return the line for one audience."""
-        step = f"; next: {words(self.next_step, audience)}" if self.next_step else ""
-        if self.is_repaired:
-            return f"repaired {self.where}: {self.problem}; {self.repair}"
-        plan = f"; --repair {self.repair}" if self.repair else step
-        return f"problem  {self.where}: {self.problem}{plan}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +114,7 @@ def check_log(
     newest = present[-1] if present else NO_LSN
     known = logs.catalog.newest_commit(log)[0]
     check = _LogCheck(logs, remote, deep=deep)
-    found: list[_Fault] = []
+    found: list[Fault] = []
     segments = 0
     with ThreadPoolExecutor(_READERS, thread_name_prefix="graft-fsck") as executor:
         for number, (lsn, seen) in enumerate(
@@ -155,19 +126,14 @@ def check_log(
                 progress(number, len(present))
     for lsn in _gaps(present, max(newest, known)):
         problem = "the commit is missing" if lsn < newest else "the remote lacks this known commit"
-        hole = Finding(_place(log, lsn), problem, next_step=_OTHER_MACHINE)
-        found.append(_Fault(lsn, _Kind.HOLE, hole))
+        hole = Finding(_place(log, lsn), problem, next_step=OTHER_MACHINE)
+        found.append(Fault(lsn, FaultKind.HOLE, hole))
     if check.is_our_history:
-        mender = _Mender(logs, remote, check.links, scratch)
+        mender = Mender(logs, remote, check.links, scratch)
         findings = tuple(mender.planned(fault, repair=repair) for fault in found)
     else:
         findings = tuple(fault.finding for fault in found)
     return LogCheck(log, newest, len(check.links), segments, findings)
-
-
-_OTHER_MACHINE = (
-    "run fsck --repair on a machine that pushed or read it, or restore the object from a backup"
-)
 
 
 def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:
@@ -189,32 +155,6 @@ def _place(log: LogId, lsn: RemoteLsn) -> str:
     return f"{commit_key(log, lsn)} (LSN {lsn})"
 
 
-class _Kind(enum.Enum):
-    """What a finding is about, as far as a repair is concerned."""
-
-    HOLE = "a commit is missing"
-    DAMAGED = "the bytes of a commit object are no commit, or its frames are damaged"
-    SEGMENT = "a segment is missing or damaged"
-    OTHER = "no object that could be written again"
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """A finding about one LSN, and what kind of repair it takes."""
-
-    lsn: RemoteLsn
-    kind: _Kind
-    finding: Finding
-
-
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """How a commit is chained: its hash, and the hash that it names as that of the one before."""
-
-    hash: bytes
-    previous_hash: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """What was read at one LSN: the commit or why there is none, and what its body lacks."""
@@ -232,7 +172,7 @@ class _LogCheck:
         self._remote = remote
         self._deep = deep
         self.is_our_history = True
-        self.links: dict[RemoteLsn, _Link] = {}
+        self.links: dict[RemoteLsn, Link] = {}
         """Those of the valid commits, as `judge` saw them."""
 
     def inspect(self, lsn: RemoteLsn) -> _Seen:
@@ -264,7 +204,7 @@ class _LogCheck:
             if header.frames.body_bytes and not store.get_range(key, last, 1):
                 raise CorruptObjectError(f"{key} is truncated: its last frames are missing")
 
-    def judge(self, lsn: RemoteLsn, seen: _Seen) -> Iterator[_Fault]:
+    def judge(self, lsn: RemoteLsn, seen: _Seen) -> Iterator[Fault]:
         """Yield what is wrong with one commit; those before it were judged."""
         where = _place(self._remote.log_id, lsn)
         if seen.error is not None:
@@ -274,18 +214,18 @@ class _LogCheck:
             )
             # What a later version wrote is whole.
             is_damaged = isinstance(seen.error, CorruptObjectError)
-            kind = _Kind.DAMAGED if is_damaged else _Kind.OTHER
-            yield _Fault(lsn, kind, Finding(where, seen.error.message, next_step=step))
+            kind = FaultKind.DAMAGED if is_damaged else FaultKind.OTHER
+            yield Fault(lsn, kind, Finding(where, seen.error.message, next_step=step))
         if seen.record is None:
             return
         header = seen.record.header
         for finding in [*self._judge_link(lsn, header), *self._judge_parent(where, header)]:
-            yield _Fault(lsn, _Kind.OTHER, finding)
+            yield Fault(lsn, FaultKind.OTHER, finding)
         if seen.body_error is not None:
             where = f"{self._remote.body_key(header)} of LSN {lsn}"
-            kind = _Kind.DAMAGED if header.segment is None else _Kind.SEGMENT
-            finding = Finding(where, seen.body_error.message, next_step=_OTHER_MACHINE)
-            yield _Fault(lsn, kind, finding)
+            kind = FaultKind.DAMAGED if header.segment is None else FaultKind.SEGMENT
+            finding = Finding(where, seen.body_error.message, next_step=OTHER_MACHINE)
+            yield Fault(lsn, kind, finding)
 
     def _judge_link(self, lsn: RemoteLsn, header: CommitHeader) -> Iterator[Finding]:
         where = _place(self._remote.log_id, lsn)
@@ -308,7 +248,7 @@ class _LogCheck:
                 "it does not stand on the commit before it: the log is of two histories",
                 next_step="restore the remote from a backup that is of one history",
             )
-        self.links[lsn] = _Link(header.hash, header.previous_hash)
+        self.links[lsn] = Link(header.hash, header.previous_hash)
 
     def _judge_parent(self, where: str, header: CommitHeader) -> Iterator[Finding]:
         if header.parent_log is None:
@@ -330,156 +270,6 @@ class _LogCheck:
                     " on a machine that has the parent",
                 ),
             )
-
-
-# Mending ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Repair:
-    """What `--repair` would do, as a plan and once it is done, and the doing."""
-
-    plan: str
-    was: str
-    done: str
-    run: Callable[[], None]
-
-
-class _Mender:
-    """Writes commits and segments again whose bytes are here. Owner: `check_log`."""
-
-    def __init__(
-        self, logs: Logs, remote: RemoteLog, links: Mapping[RemoteLsn, _Link], scratch: Path
-    ) -> None:
-        self._logs = logs
-        self._remote = remote
-        self._links = links
-        self._scratch = scratch
-        pending = [logs.catalog.pending_push(row.id) for row in logs.catalog.volumes()]
-        self._pending = {
-            push.lsn: push for push in pending if push is not None and push.log == remote.log_id
-        }
-
-    def planned(self, fault: _Fault, *, repair: bool) -> Finding:
-        """Return the finding of a fault with what repairs it; repair it if asked to."""
-        plan = self._plan(fault)
-        if plan is None:
-            return fault.finding
-        if not repair:
-            return dataclasses.replace(fault.finding, repair=plan.plan)
-        try:
-            plan.run()
-        except (StoreUnavailableError, CommitOutcomeUnknownError):
-            raise
-        except GraftError as error:
-            step = Hint(
-                "the repair failed: ", error, "; or ", fault.finding.next_step or "restore it"
-            )
-            return dataclasses.replace(fault.finding, next_step=step)
-        return dataclasses.replace(
-            fault.finding, problem=plan.was, repair=plan.done, is_repaired=True
-        )
-
-    def _plan(self, fault: _Fault) -> _Repair | None:
-        """Return what repairs a fault, None if this machine has nothing for it."""
-        lsn = fault.lsn
-        if fault.kind is _Kind.OTHER:
-            return None
-        push = self._pending.get(lsn) if fault.kind is _Kind.HOLE else None
-        if push is not None and self._is_named_after(lsn, push.hash):
-            return _Repair(
-                "sends the push that was not settled",
-                "the commit was missing",
-                "the push that was not settled was sent",
-                lambda: self._fill(lsn, push.data, push.hash),
-            )
-        found = self._logs.commit(self._remote.log_id, lsn)
-        if found is None or not (self._is_named_after(lsn, found[0].hash) and _is_cached(found[1])):
-            return None
-        run, plan, was = {
-            _Kind.HOLE: (self._put_back, "puts it back", "the commit was missing"),
-            _Kind.DAMAGED: (self._overwrite, "writes it again", "the commit was damaged"),
-            _Kind.SEGMENT: (self._put_segment, "writes it again", "it was missing or damaged"),
-        }[fault.kind]
-        return _Repair(
-            f"{plan} from cached pages",
-            was,
-            "written again from cached pages",
-            lambda: run(*found),
-        )
-
-    def _is_named_after(self, lsn: RemoteLsn, digest: bytes) -> bool:
-        """Return True unless the commit after an LSN names another one as that before it."""
-        after = self._links.get(RemoteLsn(lsn + 1))
-        return after is None or after.previous_hash == digest
-
-    def _put_back(self, header: CommitHeader, source: FrameSource) -> None:
-        if header.segment is not None:
-            self._put_segment(header, source)
-        self._fill(header.lsn, self._encoded(header, source), header.hash)
-
-    def _encoded(self, header: CommitHeader, source: FrameSource) -> bytes:
-        """Return the commit object as it was pushed; raises CorruptObjectError if it differs."""
-        row = self._logs.catalog.commits(header.log, header.lsn, header.lsn)[0]
-        return (
-            row.header if header.segment is not None else b"".join((row.header, *_frames(source)))
-        )
-
-    def _put_segment(self, header: CommitHeader, source: FrameSource) -> None:
-        assert header.segment is not None
-        with spooled(self._scratch, _frames(source)) as parts:
-            self._remote.write_segment(header.segment, parts)
-
-    def _fill(self, lsn: RemoteLsn, data: bytes, digest: bytes) -> None:
-        decode_header(data, key=f"LSN {lsn} as it is put back")
-        if not claim(self._remote, lsn, data, digest, counters=self._logs.counters).won:
-            raise _is_another(lsn)
-
-    def _overwrite(self, header: CommitHeader, source: FrameSource) -> None:
-        """Write a commit over its damaged object, unless that is another commit."""
-        key, store = commit_key(self._remote.log_id, header.lsn), self._remote.store
-        whole = self._encoded(header, source)
-        held = store.get(key)
-        # A bit that flipped on the way here looks like damage, too.
-        if _is_commit_other_than(header, held, key):
-            raise _is_another(header.lsn)
-        if not store.replace(key, held, whole):
-            raise CorruptObjectError(
-                f"{key} was changed by another client meanwhile", next_step="run fsck again"
-            )
-
-
-def _is_another(lsn: RemoteLsn) -> CorruptObjectError:
-    return CorruptObjectError(f"LSN {lsn} is another commit by now", next_step="run fsck again")
-
-
-def _is_commit_other_than(wanted: CommitHeader, data: bytes, key: str) -> bool:
-    """Return True if an object is a valid commit of this LSN that is not the wanted one.
-
-    Raises FutureVersionError.
-    """
-    try:
-        found, _ = decode_header(data, key=key)
-    except CorruptObjectError:
-        return False
-    return (found.log, found.lsn) == (wanted.log, wanted.lsn) and found.hash != wanted.hash
-
-
-def _is_cached(source: FrameSource) -> bool:
-    return all(source.cached(frame) is not None for frame in range(len(source.body.frames)))
-
-
-def _frames(source: FrameSource) -> Iterator[bytes]:
-    """Yield the compressed frames of a commit from cached pages; raises CorruptObjectError."""
-    for frame in range(len(source.body.frames)):
-        images = source.cached(frame)
-        data = None if images is None else encode_frame([images])
-        if data is None or checksum_of(data) != source.body.frames.checksum(frame):
-            raise CorruptObjectError(
-                f"frame {frame} of {source.body.name} is not cached here as it was pushed",
-                next_step=_OTHER_MACHINE,
-            )
-        yield data
 
 
 def check_all(

@@ -7,5 +7,5 @@
 
 It may import formats, stores and the files of the data directory. A commit's key is written once:
 that is the claim, and the only lock of a remote log. The one exception is an explicit repair, which
-writes the same commit over its own damaged bytes (`maintenance.fsck`).
+writes the same commit over its own damaged bytes (`maintenance.mending`).
 """

@@ -14,7 +14,8 @@ from graft_vfs.errors import HistoryMismatchError, NoRemoteError, NotFoundError,
 from graft_vfs.format import frame
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import descriptor
-from graft_vfs.maintenance import fsck as fsck_module
+from graft_vfs.maintenance import mending
+from graft_vfs.maintenance.findings import Finding
 from graft_vfs.maintenance.fsck import Fsck
 from graft_vfs.remote.log import commit_key, ref_key, segment_key
 from graft_vfs.store.base import PutOutcome
@@ -58,7 +59,7 @@ def problems(found: Fsck) -> list[str]:
     return [str(each) for each in all_findings(found) if not each.is_repaired]
 
 
-def all_findings(found: Fsck) -> list[fsck_module.Finding]:
+def all_findings(found: Fsck) -> list[Finding]:
     return [*found.local, *(each for log in found.logs for each in log.findings), *found.refs]
 
 
@@ -164,7 +165,7 @@ def test_a_machine_without_the_bytes_says_who_could_mend_it(replica, tmp_path, r
 
 def test_frames_that_compress_otherwise_are_not_put_back(replica, remote, monkeypatch) -> None:
     (remote / commit_key(log_of(replica), 2)).unlink()
-    monkeypatch.setattr(fsck_module, "encode_frame", lambda images: frame.encode_frame(images)[:-1])
+    monkeypatch.setattr(mending, "encode_frame", lambda images: frame.encode_frame(images)[:-1])
     (text,) = problems(replica.engine.fsck(repair=True))
     assert "not cached here as it was pushed" in text
     assert not (remote / commit_key(log_of(replica), 2)).exists()
