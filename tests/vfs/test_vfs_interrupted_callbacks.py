@@ -11,7 +11,6 @@ import gc
 import inspect
 import itertools
 import sqlite3
-import sys
 from pathlib import Path
 
 import apsw
@@ -21,6 +20,7 @@ import graft_vfs
 from graft_vfs.pager import volume_file
 from graft_vfs.vfs import sqlite3_bridge
 from tests.support.sql import is_sound, value
+from tests.support.tracing import outcome_under
 
 PACKAGE = str(Path(graft_vfs.__file__).parent)
 
@@ -51,14 +51,7 @@ def run_until(number, work):
             raise alarm()
 
     gc.collect()  # What a finalizer calls ends no commit.
-    before, outcome = sys.gettrace(), None
-    sys.settrace(trace)
-    try:
-        work()
-    except BaseException as error:  # noqa: BLE001 - it is what is looked at
-        outcome = error
-    finally:
-        sys.settrace(before)
+    outcome = outcome_under(trace, work)
     return (where[0] if where else None), outcome
 
 

@@ -11,7 +11,6 @@ import itertools
 import linecache
 import signal
 import sqlite3
-import sys
 from pathlib import Path
 
 import apsw
@@ -23,6 +22,7 @@ from graft_vfs.pager import interrupts, volume_file
 from graft_vfs.vfs import sqlite3_bridge
 from graft_vfs.volume import transaction
 from tests.support.sql import is_sound, value
+from tests.support.tracing import outcome_under
 
 PACKAGE = str(Path(graft_vfs.__file__).parent)
 
@@ -57,14 +57,7 @@ def run_until(line, work, make_error):
             raise make_error()
         return trace
 
-    before, outcome = sys.gettrace(), None
-    sys.settrace(trace)
-    try:
-        work()
-    except BaseException as error:  # noqa: BLE001 - it is what is looked at
-        outcome = error
-    finally:
-        sys.settrace(before)
+    outcome = outcome_under(trace, work)
     return (where[0] if where else None), outcome
 
 
