@@ -6,6 +6,7 @@ command line a command, Python a method of the engine. Here is the one table of 
 
 from __future__ import annotations
 
+import abc
 import enum
 import re
 import shlex
@@ -23,14 +24,14 @@ class Audience(enum.Enum):
     PYTHON = "python"
 
 
-class Worded:
+class Worded(abc.ABC):
     """What reads differently for each audience; `str()` is for Python."""
 
     __slots__ = ()
 
+    @abc.abstractmethod
     def words(self, audience: Audience) -> str:
         """Return the text for one audience."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return self.words(Audience.PYTHON)

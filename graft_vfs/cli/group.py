@@ -38,7 +38,7 @@ def interruptible() -> Iterator[None]:
     """Let Ctrl-C end the program at the end of the block, which does not run what is around it.
 
     Around it is the closing of an engine, which waits for requests that are under way: a minute, if
-    nobody answers. An end without that is a crash, and leaves as much behind: nothing unsound.
+    no answer comes. An end without that is a crash, which leaves everything valid.
     """
     try:
         yield

@@ -3,9 +3,10 @@
 A volume is kept if a process has it open, if it holds commits that were never pushed, or if it
 cannot be read, so that its content is unknown. The last two are removed if they are named.
 
-Ordering: what is there is looked at first; then the volume's directory is held alone, which nobody
-does who has it open, and must be as it was; then the catalog forgets the volume, unless a tag names
-it by now; then its files go. Crash here: a directory that the catalog does not know is left.
+Ordering: what is there is looked at first; then the volume's directory is held exclusively, which
+is impossible while a process has it open, and must be as it was; then the catalog forgets the
+volume, unless a tag names it by now; then its files go. Crash here: a directory that the catalog
+does not know is left.
 """
 
 from __future__ import annotations

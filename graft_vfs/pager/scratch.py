@@ -30,7 +30,7 @@ _WITHOUT_NAME = (
 
 
 class TemporaryFile(apsw.VFSFile):
-    """A file without a name, for a database or a journal that nobody opens again.
+    """A file without a name, for a database or a journal that is never opened again.
 
     Owner: one SQLite pager. Thread rule: as its connection.
     """

@@ -186,7 +186,7 @@ def _push(
     ensure_safe_store(logs)
     pending, header = _build(plan, volume, logs, author, progress)
     # Ordering: the log before the record. The branch that follows begins where the pushed commits
-    # end; were they lost at a power cut, new ones would be written before that place, for nobody.
+    # end; were they lost at a power cut, new ones would be written before that place and not read.
     snapshot.branch.log.sync(snapshot.end.offset)
     try:
         if not volume.catalog.add_pending_push(pending, branch=branch.id):

@@ -284,7 +284,7 @@ class LogView:
         # A closing engine cancels what has not begun.
         error = None if future.cancelled() else future.exception()
         if error is not None:
-            # Whoever needs the frame waits for this future or asks again, and gets the error.
+            # A reader of the frame waits for this future or asks again, and gets the error.
             _logger.debug("fetching %d frames failed: %s", len(keys), error)
 
     # Whole logs -------------------------------------------------------------------------------

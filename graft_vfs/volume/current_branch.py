@@ -56,7 +56,7 @@ looks again: in a busy program a look at each would cost up to a tenth of a tran
 
 
 class Pin(Protocol):
-    """Whoever reads: its snapshot, or while it is getting one its former snapshot or None."""
+    """A reader: its snapshot, or while it is getting one its former snapshot or None."""
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -76,9 +76,9 @@ class CurrentBranch:
     Owner: the engine, as a `Volume`. Thread rule: any thread; `mutex` guards changes of the branch
     and of `snapshot`, readers take `snapshot` as it is.
 
-    `pins` counts open snapshots: whoever reads adds itself before it takes a snapshot, and commits
-    keep history while anybody but the writer is pinned. Ordering: `_is_changing` is set before the
-    pins are looked at. Whoever comes later finds it set, waits for the mutex, and gets the new
+    `pins` counts open snapshots: a reader adds itself before it takes a snapshot, and commits keep
+    history while a reader other than the writer is pinned. Ordering: `_is_changing` is set before
+    the pins are looked at. A later reader finds it set, waits for the mutex, and gets the new
     snapshot; the images that the former one needs may be forgotten already.
     """
 
@@ -255,7 +255,7 @@ class CurrentBranch:
     def _forget_history(self, branch: Branch) -> None:
         """Forget superseded images that are older than every open snapshot.
 
-        Whoever is between its pin and its snapshot still shows its former one, or none.
+        A reader between its pin and its snapshot still shows its former one, or none.
         """
         snapshots = [pin.snapshot for pin in list(self.pins)]
         if all(snapshot is not None and snapshot.branch is branch for snapshot in snapshots):
@@ -305,7 +305,7 @@ class CurrentBranch:
             # Extended for a commit, or for what a process spilled that was killed then.
             self._may_be_longer = True
         snapshot.remote.check_files()
-        # Ordering: last, so that whoever tries again at once after an error gets it again.
+        # Ordering: last, so that a caller that tries again at once after an error gets it again.
         self._look_at = monotonic() + LOOK_SECONDS
 
     # The writer lock --------------------------------------------------------------------------
@@ -327,7 +327,7 @@ class CurrentBranch:
 
     @contextlib.contextmanager
     def writing(self, *, timeout_seconds: float = _WRITER_TIMEOUT_SECONDS) -> Iterator[Snapshot]:
-        """Hold the writer lock inside the block; nobody else changes the content meanwhile."""
+        """Hold the writer lock inside the block: no other connection changes the content."""
         lock = self.try_writing(timeout_seconds=timeout_seconds)
         if lock is None:
             raise WriterBusyError(
@@ -512,7 +512,7 @@ class CurrentBranch:
             self.log = log
         if self.writable:
             self.description.follow()
-        # Ordering: the epoch last. Whoever finds the new one takes the snapshot without the mutex.
+        # Ordering: the epoch last. A reader of the new one takes the snapshot without the mutex.
         self._publish(snapshot)
         self._epoch = epoch
 

@@ -79,7 +79,7 @@ def new_file(volume: CurrentBranch, *, folded: bool = False) -> Iterator[BranchL
     log = volume.new_log_file(folded=folded)
     try:
         yield log
-    except Exception:
+    except Exception:  # A file that Ctrl-C leaves goes with the next one, as after a kill.
         log.path.unlink(missing_ok=True)
         raise
     finally:

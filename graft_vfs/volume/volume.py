@@ -160,7 +160,7 @@ class Volume(CurrentBranch):
                 words[END] = end_offset
                 words[WRITING] = 0
             except LocalStorageError:
-                # The caller will report a failed transaction, so nobody may find it in the log.
+                # The caller will report a failed transaction, so no reader may find it in the log.
                 log.erase(begin)
                 words[WRITING] = 0
                 self.give_back()
