@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 from hypothesis import example, given, settings
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from graft_vfs.pager import journal
 from graft_vfs.pager.journal import Journal
+from tests.support.tracing import outcome_under
 
 SIZE = 512
 PAGES = {number: number.to_bytes(4, "big") * (SIZE // 4) for number in range(1, 41)}
@@ -140,15 +140,10 @@ def run_until(line, work):
             raise KeyboardInterrupt
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+    error = outcome_under(trace, work)
+    if error is not None and not isinstance(error, KeyboardInterrupt):
+        raise error
+    return error is not None
 
 
 @pytest.mark.parametrize("begins", [False, True])
