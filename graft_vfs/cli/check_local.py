@@ -190,9 +190,9 @@ def histories(config: Config) -> Iterator[Check]:
     checked, wrong = 0, 0
     try:
         with contextlib.closing(Graft(quiet, recovering=True)) as engine:
-            for log in logs_of(engine.catalog, engine.logs):
+            for log_id in logs_of(engine.catalog, engine.logs):
                 checked += 1
-                state = examine(engine.logs, log)
+                state = examine(engine.logs, log_id)
                 if state.standing is not Standing.SAME:
                     wrong += 1
                     yield problem("history", mismatch(engine.logs, state))

@@ -166,7 +166,7 @@ def ls(logs: bool, as_json: bool) -> None:
         if logs:
             emit_list(engine.remote_logs(), as_json=as_json, if_empty=_EMPTY_REMOTE)
             return
-        refs = [_Ref(name, log) for name, log in engine.refs()]
+        refs = [_Ref(name, log_id) for name, log_id in engine.refs()]
         emit_list(refs, as_json=as_json, if_empty=_EMPTY_REMOTE)
 
 

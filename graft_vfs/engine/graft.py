@@ -302,20 +302,20 @@ class Graft:
     def remote_logs(self) -> list[RemoteLogReport]:
         """Return the remote's logs with their refs. Two requests a log, and those of `refs`."""
         names: dict[LogId, list[str]] = {}
-        for name, log in list_refs(self.store):
-            names.setdefault(log, []).append(name)
+        for name, log_id in list_refs(self.store):
+            names.setdefault(log_id, []).append(name)
         return [
-            RemoteLogReport(log, newest, tuple(names.get(log, ())))
-            for log, newest in list_logs(self.store)
+            RemoteLogReport(log_id, newest, tuple(names.get(log_id, ())))
+            for log_id, newest in list_logs(self.store)
         ]
 
-    def name_log(self, name: str, log: LogId) -> None:
+    def name_log(self, name: str, log_id: LogId) -> None:
         """Make a ref for a log that has commits. Two requests, three if the name is taken.
 
         Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names
         another one.
         """
-        naming.name_by_hand(self.context, log, name)
+        naming.name_by_hand(self.context, log_id, name)
 
     def fsck(
         self,
@@ -391,8 +391,8 @@ class Graft:
         No request if the commit is known, else those of a fetch. Raises UsageError.
         """
         tag, volume = self._opened(tag)
-        log, lsn = history.commit_named(self.logs, spec, volume)
-        new = NewVolume((log, require_commits(self.logs, log, lsn)))
+        log_id, lsn = history.commit_named(self.logs, spec, volume)
+        new = NewVolume((log_id, require_commits(self.logs, log_id, lsn)))
         made = moving.replace(self.context, tag, new)
         return moving.moved(self.context, tag, made, "Checked out volume")
 

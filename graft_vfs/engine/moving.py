@@ -53,7 +53,7 @@ def replace(context: Context, tag: str, new: NewVolume) -> VolumeId:
 def moved(context: Context, tag: str, volume: VolumeId, verb: str) -> Moved:
     """Report that a verb has pointed the tag at a volume."""
     row, branch = context.catalog.current(volume)
-    lsn = branch.base if branch.log == row.remote else NO_LSN
+    lsn = branch.base if branch.log_id == row.remote else NO_LSN
     _logger.info("tag %r: %s %s on log %s at LSN %d", tag, verb, volume, row.remote, lsn)
     return Moved(tag, volume, row.remote, lsn, verb)
 
@@ -85,7 +85,7 @@ def fork(context: Context, source: Opened) -> VolumeId:
     """Make a volume with the same content and a log of its own; no tag names it yet."""
     with source.volume.pinned() as snapshot:
         row = snapshot.branch.row
-        base = (row.log, row.base) if row.base else None
+        base = (row.log_id, row.base) if row.base else None
         made = make_volume(context, NewVolume(base=base, remote=LogId.new()))
         if snapshot.local_commits:
             target = context.volumes.use(made)

@@ -24,8 +24,8 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
     catalog = context.catalog
     snapshot = volume.begin()
     row, branch = catalog.volume(volume.id), snapshot.branch.row
-    base = branch.base if branch.log == row.remote else NO_LSN
-    ahead, is_fork = snapshot.local_commits, branch.log != row.remote and branch.base > 0
+    base = branch.base if branch.log_id == row.remote else NO_LSN
+    ahead, is_fork = snapshot.local_commits, branch.log_id != row.remote and branch.base > 0
     pending = catalog.pending_push(volume.id)
     claimed = base
     if pending is not None and _is_known(context, pending):
@@ -55,7 +55,7 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
 
 
 def _warning(
-    context: Context, tag: str, volume: Volume, log: LogId
+    context: Context, tag: str, volume: Volume, log_id: LogId
 ) -> tuple[str | None, Hint | None]:
     """Return what to know of a volume without its tag or without a ref, and what to do."""
     named = context.catalog.tag_volume(tag)
@@ -67,18 +67,18 @@ def _warning(
     if named != volume.id:
         return f"the tag names volume {named} now, where the next transaction will be", None
     no_ref = warning_of(volume.directory)
-    return no_ref, Hint("use ", Advice.NAME_LOG(LOG=log), " to give it one") if no_ref else None
+    return no_ref, Hint("use ", Advice.NAME_LOG(LOG=log_id), " to give it one") if no_ref else None
 
 
 def _is_known(context: Context, push: PendingPush) -> bool:
     """Return True if a push is known to have its LSN."""
-    found = context.catalog.commits(push.log, push.lsn, push.lsn)
+    found = context.catalog.commits(push.log_id, push.lsn, push.lsn)
     return bool(found) and found[0].hash == push.hash
 
 
-def _behind_since(context: Context, log: LogId, base: RemoteLsn) -> int | None:
+def _behind_since(context: Context, log_id: LogId, base: RemoteLsn) -> int | None:
     """Return when the oldest known commit above `base` was made."""
-    header = context.logs.header(log, RemoteLsn(base + 1))
+    header = context.logs.header(log_id, RemoteLsn(base + 1))
     return None if header is None else header.time_ms
 
 
@@ -105,7 +105,7 @@ def _snapshot_text(snapshot: Snapshot) -> str:
     branch = snapshot.branch.row
     parts = []
     if branch.base:
-        parts.append(f"{branch.log}[1..{branch.base}]")
+        parts.append(f"{branch.log_id}[1..{branch.base}]")
     if snapshot.local_commits:
         parts.append(f"{branch.id}[{branch.first_lsn}..{snapshot.lsn}]")
     return " + ".join(parts) or "empty"
@@ -137,7 +137,7 @@ def volume_reports(context: Context) -> list[VolumeReport]:
             )
             continue
         branch = found.branch.row
-        base = branch.base if branch.log == row.remote else NO_LSN
+        base = branch.base if branch.log_id == row.remote else NO_LSN
         reports.append(VolumeReport(row.id, branch.id, row.remote, found.lsn, base, names))
     return reports
 

@@ -149,7 +149,7 @@ class CommitHeader:
     equal only to themselves; compare their hashes. Thread rule: any thread may read it.
     """
 
-    log: LogId
+    log_id: LogId
     lsn: RemoteLsn
     previous_hash: bytes
     parent_log: LogId | None = None
@@ -207,7 +207,7 @@ class CommitHeader:
             VERSION,
             KIND_COMMIT,
             length,
-            self.log.raw,
+            self.log_id.raw,
             self.lsn,
             self.previous_hash,
             self.parent_log.raw if self.parent_log else _NO_ID,
@@ -332,7 +332,7 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
         data[checksums_at : length - HASH_BYTES],
     )
     return CommitHeader(
-        log=LogId(log),
+        log_id=LogId(log),
         lsn=lsn,
         previous_hash=previous,
         parent_log=LogId(parent_log) if parent_log != _NO_ID else None,
@@ -386,7 +386,7 @@ def _check_lineage(header: CommitHeader) -> None:
     _require(0 <= header.parent_lsn <= LSN_MAX, f"parent LSN {header.parent_lsn}")
     _require(has_parent == (header.parent_lsn > 0), "half a parent")
     _require(not has_parent or header.lsn == 1, "a parent after LSN 1")
-    _require(header.parent_log != header.log, "a log that is its own parent")
+    _require(header.parent_log != header.log_id, "a log that is its own parent")
     _require(len(header.previous_hash) == HASH_BYTES, "the previous hash has not 32 bytes")
     is_first = header.lsn == 1 and not has_parent
     _require(

@@ -15,8 +15,8 @@ from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
-from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.context import Opened
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -44,35 +44,35 @@ def commit_named(logs: Logs, spec: str, volume: Volume | None) -> tuple[LogId, R
     return parse_commit(spec, own)
 
 
-def header_of(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitHeader:
+def header_of(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitHeader:
     """Return a commit's header; no request if it is known, else those of a fetch.
 
     Raises NotFoundError if the log has no such commit.
     """
-    require_commits(logs, log, lsn)
-    header = logs.header(log, lsn)
+    require_commits(logs, log_id, lsn)
+    header = logs.header(log_id, lsn)
     assert header is not None
     return header
 
 
-def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> Snapshot:
+def snapshot_of(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -> Snapshot:
     """Return a known commit as a snapshot of the volume, without local commits. No request."""
-    view = logs.view(log, lsn)
+    view = logs.view(log_id, lsn)
     row = BranchRow(
         id=LogId.new(),
         volume=volume.id,
-        log=log,
+        log_id=log_id,
         base=lsn,
         counter=view.change_counter,
         first_lsn=LocalLsn(1),
-        file=volume.log.path.name,
-        start=volume.log.start,
+        file=volume.branch_log.path.name,
+        start=volume.branch_log.start,
         created_ms=0,
     )
     return Snapshot(
-        Branch(row, volume.log),
+        PageIndex(row, volume.branch_log),
         view,
-        volume.log.start,
+        volume.branch_log.start,
         LocalLsn(0),
         view.page_size,
         view.page_count,
@@ -80,34 +80,34 @@ def snapshot_of(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> Snaps
     )
 
 
-def lsn_as_of(logs: Logs, log: LogId, time_ms: int) -> RemoteLsn:
+def lsn_as_of(logs: Logs, log_id: LogId, time_ms: int) -> RemoteLsn:
     """Return the newest LSN of a log that is dated no later than a time. Requests of a fetch.
 
     Raises NotFoundError if there was none.
     """
-    last = require_commits(logs, log, None)
+    last = require_commits(logs, log_id, None)
     # Newest first, and each one: a commit of a machine whose clock was wrong may be dated after
     # those that stand on it.
     while last > 0:
         first = RemoteLsn(max(1, last - _TIMES_AT_ONCE + 1))
-        for lsn, head in logs.catalog.commit_beginnings(log, first, last, TIME_END):
+        for lsn, head in logs.catalog.commit_beginnings(log_id, first, last, TIME_END):
             if time_ms_of(head) <= time_ms:
                 return lsn
         last = RemoteLsn(first - 1)
     raise NotFoundError(
-        f"log {log} had no commit at that time",
+        f"log {log_id} had no commit at that time",
         next_step=Hint("see ", Advice.LIST_COMMITS, " for its times"),
     )
 
 
 def snapshot_at(volume: Volume, logs: Logs, lsn: int | None, as_of: str | None) -> Snapshot:
     """Return the log that a volume pushes to as it was at an LSN, or else at a time."""
-    log = logs.catalog.volume(volume.id).remote
+    log_id = logs.catalog.volume(volume.id).remote
     if lsn is None:
-        found = lsn_as_of(logs, log, parse_time(as_of or ""))
+        found = lsn_as_of(logs, log_id, parse_time(as_of or ""))
     else:
-        found = require_commits(logs, log, RemoteLsn(lsn))
-    return snapshot_of(volume, logs, log, found)
+        found = require_commits(logs, log_id, RemoteLsn(lsn))
+    return snapshot_of(volume, logs, log_id, found)
 
 
 # Reports ----------------------------------------------------------------------------------------
@@ -131,9 +131,9 @@ def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
         for chunks, commits in _local_commits(snapshot)
     ]
     found.reverse()
-    log, lsn = branch.log, branch.base
+    log_id, lsn = branch.log_id, branch.base
     while lsn > 0 and (limit is None or len(found) < limit):
-        header = logs.header(log, lsn)
+        header = logs.header(log_id, lsn)
         if header is None:
             break
         found.append(
@@ -150,7 +150,7 @@ def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
         )
         lsn = RemoteLsn(lsn - 1)
         if header.parent_log is not None:
-            log, lsn = header.parent_log, header.parent_lsn
+            log_id, lsn = header.parent_log, header.parent_lsn
     return found[:limit]
 
 
@@ -173,7 +173,7 @@ def local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
             f"the local branch {branch.id} has no commit {lsn}",
             next_step=Hint("see ", Advice.LIST_COMMITS),
         )
-    parent = f"{branch.log}:{branch.base}" if branch.base else None
+    parent = f"{branch.log_id}:{branch.base}" if branch.base else None
     return CommitReport(
         where="local",
         log=branch.id,
@@ -201,22 +201,22 @@ def show(opened: Opened, logs: Logs, spec: str | None) -> CommitReport:
         if not branch.base and not snapshot.local_commits:
             raise NotFoundError(f"{tag!r} has no commit yet", next_step="commit something")
         is_local = snapshot.local_commits > 0
-        spec = f"local:{snapshot.lsn}" if is_local else f"{branch.log}:{branch.base}"
+        spec = f"local:{snapshot.lsn}" if is_local else f"{branch.log_id}:{branch.base}"
     where, _, lsn_text = spec.rpartition(":")
     if where == "local" and is_lsn_text(lsn_text):
         return local_commit(volume, LocalLsn(int(lsn_text)))
     return remote_commit(logs, *commit_named(logs, spec, volume))
 
 
-def remote_commit(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitReport:
+def remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:
     """Describe a commit of a remote log; requests and errors of `header_of`."""
-    header = header_of(logs, log, lsn)
-    parent = f"{log}:{lsn - 1}" if lsn > 1 else None
+    header = header_of(logs, log_id, lsn)
+    parent = f"{log_id}:{lsn - 1}" if lsn > 1 else None
     if header.parent_log is not None:
         parent = f"{header.parent_log}:{header.parent_lsn}"
     return CommitReport(
         where="remote",
-        log=log,
+        log=log_id,
         lsn=lsn,
         time_ms=header.time_ms,
         author=header.author,
@@ -232,11 +232,11 @@ def remote_commit(logs: Logs, log: LogId, lsn: RemoteLsn) -> CommitReport:
     )
 
 
-def commit_facts(logs: Logs, log: LogId, lsn: RemoteLsn) -> dict[str, LogId | int | str]:
+def commit_facts(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> dict[str, LogId | int | str]:
     """Return all that a commit's header says, by name; requests and errors of `header_of`."""
-    header = header_of(logs, log, lsn)
+    header = header_of(logs, log_id, lsn)
     return {
-        "log": header.log,
+        "log": header.log_id,
         "lsn": header.lsn,
         "hash": header.hash.hex(),
         "previous": header.previous_hash.hex(),
@@ -258,7 +258,7 @@ def _local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
     """Yield the transactions of a local branch, each with the number of commits it stands for."""
     branch = snapshot.branch
     before = branch.row.first_lsn - 1
-    for chunks in branch.log.transactions(branch.row.start, branch.row.first_lsn):
+    for chunks in branch.branch_log.transactions(branch.row.start, branch.row.first_lsn):
         yield chunks, chunks[-1].lsn - before
         before = chunks[-1].lsn
 
@@ -275,5 +275,5 @@ def _image_bytes(chunks: Sequence[Chunk]) -> int:
 
 def _stored_bytes(logs: Logs, header: CommitHeader) -> int:
     """Return how many bytes a remote commit has on the remote."""
-    (row,) = logs.catalog.commits(header.log, header.lsn, header.lsn)
+    (row,) = logs.catalog.commits(header.log_id, header.lsn, header.lsn)
     return len(row.header) + header.frames.body_bytes

@@ -122,11 +122,11 @@ def _commit_view(volume: Volume, logs: Logs, head: Snapshot, spec: str) -> tuple
     if spec == "head":
         return "head", head
     if spec == "base":
-        log, lsn = head.branch.row.log, head.branch.row.base
+        log_id, lsn = head.branch.row.log_id, head.branch.row.base
     else:
-        log, lsn = commits.commit_named(logs, spec, volume)
-        require_commits(logs, log, lsn)
-    return (f"{log}:{lsn}" if lsn else "nothing"), commits.snapshot_of(volume, logs, log, lsn)
+        log_id, lsn = commits.commit_named(logs, spec, volume)
+        require_commits(logs, log_id, lsn)
+    return (f"{log_id}:{lsn}" if lsn else "nothing"), commits.snapshot_of(volume, logs, log_id, lsn)
 
 
 class _Comparison:

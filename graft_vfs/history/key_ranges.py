@@ -156,7 +156,7 @@ def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
 
 
 def _origin(run: _Run) -> tuple[LogId, bytes]:
-    return run[2].log, run[2].id
+    return run[2].log_id, run[2].id
 
 
 # B-trees ----------------------------------------------------------------------------------------

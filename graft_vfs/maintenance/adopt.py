@@ -203,7 +203,7 @@ def adopt(
             remote, branch, commits = _from_log(logs, directory, volume, base)
         tags = _tags(catalog, volume, tag, found)
         _insert(catalog, directory, remote, branch, tags)
-    lsn = branch.base if branch.log == remote else NO_LSN
+    lsn = branch.base if branch.log_id == remote else NO_LSN
     return Adopted(volume, tuple(tags), remote, lsn, commits)
 
 
@@ -266,20 +266,22 @@ def _insert(
 def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, BranchRow, int]:
     """Return (remote, branch, local commits) as the descriptor says, once all of it is verified."""
     branch = found.branch
-    log = BranchLog(directory / branch.file, volume=branch.volume)
+    branch_log = BranchLog(directory / branch.file, volume=branch.volume)
     try:
-        if not _is_boundary(log, branch.start):
+        if not _is_boundary(branch_log, branch.start):
             raise CorruptLogError(
-                f"{log.path}: no commit ends at byte {branch.start.offset}, where the branch of "
-                f"{descriptor.FILE_NAME} begins",
+                f"{branch_log.path}: no commit ends at byte {branch.start.offset}, where the "
+                f"branch of {descriptor.FILE_NAME} begins",
                 next_step="restore the volume's directory from a backup as a whole, or clone the "
                 "volume from its remote",
             )
         # A folded run stands for several commits.
-        lsns = [chunks[-1].lsn for chunks in log.transactions(branch.start, branch.first_lsn)]
+        lsns = [
+            chunks[-1].lsn for chunks in branch_log.transactions(branch.start, branch.first_lsn)
+        ]
         commits = max(lsns, default=branch.first_lsn - 1) - branch.first_lsn + 1
     finally:
-        log.close()
+        branch_log.close()
     if branch.base:
         _require_base(logs, found)
     return found.remote, branch, commits
@@ -291,28 +293,28 @@ def _require_base(logs: Logs, found: Descriptor) -> None:
     Commits of another history, which an attempt at the wrong remote left, are forgotten first.
     """
     branch = found.branch
-    require_commits(logs, branch.log, branch.base)
-    header = logs.header(branch.log, branch.base)
+    require_commits(logs, branch.log_id, branch.base)
+    header = logs.header(branch.log_id, branch.base)
     if found.base_hash is not None and header is not None and header.hash != found.base_hash:
-        forget_history(logs, branch.log)
-        require_commits(logs, branch.log, branch.base)
-        header = logs.header(branch.log, branch.base)
+        forget_history(logs, branch.log_id)
+        require_commits(logs, branch.log_id, branch.base)
+        header = logs.header(branch.log_id, branch.base)
     assert header is not None
     if found.base_hash is not None and header.hash != found.base_hash:
         raise HistoryMismatchError(
             f"volume {branch.volume} stands on commit {found.base_hash.hex()[:16]} as LSN "
-            f"{branch.base} of log {branch.log}, but the remote ({logs.store.describe()}) has "
+            f"{branch.base} of log {branch.log_id}, but the remote ({logs.store.describe()}) has "
             f"{header.hash.hex()[:16]} there",
             next_step="check the [remote] table of graft.toml; if the remote's history was "
             "replaced, the volume's local commits have nothing to lie on any more",
         )
 
 
-def _is_boundary(log: BranchLog, place: Position) -> bool:
+def _is_boundary(branch_log: BranchLog, place: Position) -> bool:
     """Return True if a chunk of this log ends at `place`, or the log begins there."""
-    position = log.start
+    position = branch_log.start
     while position.offset < place.offset:
-        chunk = log.read_chunk(position)
+        chunk = branch_log.read_chunk(position)
         if chunk is None:
             return False
         position = chunk.after
@@ -338,15 +340,15 @@ class _Content:
 
 def _read_log(path: Path, volume: VolumeId) -> _Content | None:
     """Return what a log holds, None if it has no commit."""
-    log = BranchLog(path, volume=volume)
+    branch_log = BranchLog(path, volume=volume)
     try:
-        first = log.read_chunk(log.start)
+        first = branch_log.read_chunk(branch_log.start)
         if first is None:
             return None
-        found = list(log.transactions(log.start, first.lsn))
-        return _Content(path.name, log.start, found) if found else None
+        found = list(branch_log.transactions(branch_log.start, first.lsn))
+        return _Content(path.name, branch_log.start, found) if found else None
     finally:
-        log.close()
+        branch_log.close()
 
 
 def _from_log(
@@ -375,11 +377,11 @@ def _from_log(
         else (content.transactions[0][-1].change_counter - 1) & COUNTER_MAX
     )
     _check_alone(volume, kept, counter, header)
-    log, lsn = base or (LogId.new(), NO_LSN)
+    log_id, lsn = base or (LogId.new(), NO_LSN)
     branch = BranchRow(
         id=LogId.new(),
         volume=volume,
-        log=log,
+        log_id=log_id,
         base=lsn,
         counter=counter,
         first_lsn=LocalLsn(kept[0][0].lsn if kept else content.last.lsn + 1),
@@ -387,7 +389,7 @@ def _from_log(
         start=start,
         created_ms=time.time_ns() // 1_000_000,
     )
-    return log, branch, len(kept)
+    return log_id, branch, len(kept)
 
 
 def _first_after(content: _Content, header: CommitHeader | None) -> int:

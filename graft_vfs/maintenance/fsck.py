@@ -96,7 +96,7 @@ class Fsck(Worded):
 
 def check_log(
     logs: Logs,
-    log: LogId,
+    log_id: LogId,
     *,
     deep: bool = False,
     repair: bool = False,
@@ -109,10 +109,10 @@ def check_log(
     with `deep` those of reading all frames. `scratch` is a directory for the frames of a large
     commit that is put back. `progress` counts commits. Raises StoreError.
     """
-    remote = logs.log(log)
+    remote = logs.log(log_id)
     present = sorted(set(remote.lsns()))
     newest = present[-1] if present else NO_LSN
-    known = logs.catalog.newest_commit(log)[0]
+    known = logs.catalog.newest_commit(log_id)[0]
     check = _LogCheck(logs, remote, deep=deep)
     found: list[Fault] = []
     segments = 0
@@ -126,14 +126,14 @@ def check_log(
                 progress(number, len(present))
     for lsn in _gaps(present, max(newest, known)):
         problem = "the commit is missing" if lsn < newest else "the remote lacks this known commit"
-        hole = Finding(_place(log, lsn), problem, next_step=OTHER_MACHINE)
+        hole = Finding(_place(log_id, lsn), problem, next_step=OTHER_MACHINE)
         found.append(Fault(lsn, FaultKind.HOLE, hole))
     if check.is_our_history:
         mender = Mender(logs, remote, check.links, scratch)
         findings = tuple(mender.planned(fault, repair=repair) for fault in found)
     else:
         findings = tuple(fault.finding for fault in found)
-    return LogCheck(log, newest, len(check.links), segments, findings)
+    return LogCheck(log_id, newest, len(check.links), segments, findings)
 
 
 def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:
@@ -151,8 +151,8 @@ def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:
         before = bound
 
 
-def _place(log: LogId, lsn: RemoteLsn) -> str:
-    return f"{commit_key(log, lsn)} (LSN {lsn})"
+def _place(log_id: LogId, lsn: RemoteLsn) -> str:
+    return f"{commit_key(log_id, lsn)} (LSN {lsn})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,13 +288,13 @@ def check_all(
     checked = tuple(
         check_log(
             logs,
-            log,
+            log_id,
             deep=deep,
             repair=repair,
             scratch=context.volumes.directory,
             progress=progress,
         )
-        for log in (logs_of(catalog, logs) if name is None else [log_named(logs, name)])
+        for log_id in (logs_of(catalog, logs) if name is None else [log_named(logs, name)])
     )
     refs = tuple(check_refs(logs)) if name is None else ()
     return Fsck(volumes, tuple(local), checked, refs)
@@ -335,10 +335,10 @@ def log_named(logs: Logs, name: str) -> LogId:
     """
     catalog, store = logs.catalog, logs.store
     if LogId.looks_like(name):
-        log = LogId.parse(name)
-        if catalog.newest_commit(log)[0] or log in {row.remote for row in catalog.volumes()}:
-            return log
-        found = log if logs.log(log).newest_lsn() else None
+        log_id = LogId.parse(name)
+        if catalog.newest_commit(log_id)[0] or log_id in {row.remote for row in catalog.volumes()}:
+            return log_id
+        found = log_id if logs.log(log_id).newest_lsn() else None
     else:
         volume = catalog.tag_volume(name)
         found = read_ref(store, name) if volume is None else catalog.volume(volume).remote
@@ -362,8 +362,8 @@ def log_named(logs: Logs, name: str) -> LogId:
 def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:
     """Return the logs that volumes push to, once they did, and those that they stand on."""
     pushed = [row.remote for row in catalog.volumes() if row.attached]
-    named = {*pushed, *(log for _, log in catalog.bases())}
-    return sorted({each for log in named for each in logs.lineage(log)})
+    named = {*pushed, *(log_id for _, log_id in catalog.bases())}
+    return sorted({each for log_id in named for each in logs.lineage(log_id)})
 
 
 # Refs -------------------------------------------------------------------------------------------
@@ -377,19 +377,19 @@ def check_refs(logs: Logs) -> list[Finding]:
     damaged: list[CorruptObjectError] = []
     found: list[Finding] = []
     there = dict(list_refs(logs.store, damaged))
-    for name, log in there.items():
-        if not logs.log(log).newest_lsn():
-            step = Hint("run ", Advice.REPAIR(LOG=str(log)), " on a machine that has it")
-            problem = f"it names log {log}, which has no commit there"
+    for name, log_id in there.items():
+        if not logs.log(log_id).newest_lsn():
+            step = Hint("run ", Advice.REPAIR(LOG=str(log_id)), " on a machine that has it")
+            problem = f"it names log {log_id}, which has no commit there"
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
     again = Hint("keep a copy of the object elsewhere, delete it, and run ", Advice.NAME_LOG)
     found += [Finding("refs", error.message, next_step=again) for error in damaged]
-    for name, log in logs.catalog.known_refs(logs.store.describe()):
+    for name, log_id in logs.catalog.known_refs(logs.store.describe()):
         if name not in there:
-            problem = f"it named log {log}, and is missing or is no ref any more"
+            problem = f"it named log {log_id}, and is missing or is no ref any more"
             step = Hint(
                 "run ",
-                Advice.NAME_LOG(REF=name, LOG=log),
+                Advice.NAME_LOG(REF=name, LOG=log_id),
                 "; if an object is in its place, move that",
             )
             found.append(Finding(f"ref {name!r}", problem, next_step=step))

@@ -53,7 +53,7 @@ class Mender:
         self._scratch = scratch
         pending = [logs.catalog.pending_push(row.id) for row in logs.catalog.volumes()]
         self._pending = {
-            push.lsn: push for push in pending if push is not None and push.log == remote.log_id
+            push.lsn: push for push in pending if push is not None and push.log_id == remote.log_id
         }
 
     def planned(self, fault: Fault, *, repair: bool) -> Finding:
@@ -116,7 +116,7 @@ class Mender:
 
     def _encoded(self, header: CommitHeader, source: FrameSource) -> bytes:
         """Return the commit object as it was pushed; raises CorruptObjectError if it differs."""
-        row = self._logs.catalog.commits(header.log, header.lsn, header.lsn)[0]
+        row = self._logs.catalog.commits(header.log_id, header.lsn, header.lsn)[0]
         return (
             row.header if header.segment is not None else b"".join((row.header, *_frames(source)))
         )
@@ -158,7 +158,7 @@ def _is_commit_other_than(wanted: CommitHeader, data: bytes, key: str) -> bool:
         found, _ = decode_header(data, key=key)
     except CorruptObjectError:
         return False
-    return (found.log, found.lsn) == (wanted.log, wanted.lsn) and found.hash != wanted.hash
+    return (found.log_id, found.lsn) == (wanted.log_id, wanted.lsn) and found.hash != wanted.hash
 
 
 def _is_cached(source: FrameSource) -> bool:

@@ -228,7 +228,7 @@ class SnapshotFile:
             if self._reads_left <= 0:
                 self._reads_left = _READS_RESIDENT_MAX - 1
                 self.snapshot.forget_resident()
-                forget_resident(self.volume.log.view)
+                forget_resident(self.volume.branch_log.view)
             self._follow()
             if amount == HEADER_BYTES and not offset and self._level == NONE:
                 return self._file_header()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import StaleSnapshotError, TagRemovedError
 from graft_vfs.ids import VolumeId
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -27,7 +27,7 @@ class Tagged:
 
     def __init__(self, tag: str, find: Callable[[VolumeId], Volume] | None) -> None:
         self.tag = tag
-        self.branch: Branch | None = None
+        self.branch: PageIndex | None = None
         self._find = find
 
     def other_than(self, volume: Volume) -> Volume | None:

@@ -447,7 +447,7 @@ class VolumeFile(TaggedFile):
         self._prepared = None
         if self.durability >= FULL:
             try:
-                self.volume.log.sync(self._end)
+                self.volume.branch_log.sync(self._end)
             except LocalStorageError:
                 _logger.exception(
                     "volume %s: LSN %d is committed, but a power cut may lose it",

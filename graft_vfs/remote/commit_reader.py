@@ -39,7 +39,7 @@ LONG_BYTES_IN_FLIGHT_MAX = HEADER_BYTES_MAX
 class Place(NamedTuple):
     """Where a commit is expected: its log, its LSN and the key of its object."""
 
-    log: LogId
+    log_id: LogId
     lsn: RemoteLsn
     key: str
 
@@ -173,9 +173,9 @@ def _missing_bytes(head: bytes, place: Place) -> int:
 def _record(head: bytes, rest: bytes, place: Place) -> CommitRecord:
     data = head + rest if rest else head
     header, length = decode_header(data, key=place.key)
-    if (header.log, header.lsn) != (place.log, place.lsn):
+    if (header.log_id, header.lsn) != (place.log_id, place.lsn):
         raise CorruptObjectError(
-            f"{place.key} holds LSN {header.lsn} of log {header.log}",
+            f"{place.key} holds LSN {header.lsn} of log {header.log_id}",
             next_step="restore the object from a replica or a backup",
         )
     return CommitRecord(header, length, data[:length], data[length:])

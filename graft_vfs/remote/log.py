@@ -110,14 +110,14 @@ def ascending(text: str, *, key: str) -> RemoteLsn:
     return RemoteLsn(lsn)
 
 
-def commits_prefix(log: LogId) -> str:
+def commits_prefix(log_id: LogId) -> str:
     """Return what the keys of a log's commits begin with."""
-    return f"{LOGS_PREFIX}{log}/commits/"
+    return f"{LOGS_PREFIX}{log_id}/commits/"
 
 
-def commit_key(log: LogId, lsn: RemoteLsn) -> str:
+def commit_key(log_id: LogId, lsn: RemoteLsn) -> str:
     """Return the key of a commit."""
-    return commits_prefix(log) + descending(lsn)
+    return commits_prefix(log_id) + descending(lsn)
 
 
 def segment_key(segment: SegmentId) -> str:
@@ -375,7 +375,7 @@ def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> No
 
 
 def create_ref(
-    store: ObjectStore, name: str, log: LogId, *, sleep: Callable[[float], None] = time.sleep
+    store: ObjectStore, name: str, log_id: LogId, *, sleep: Callable[[float], None] = time.sleep
 ) -> LogId:
     """Make a ref for a log, unless it exists; returns the log that the ref names from now on.
 
@@ -384,7 +384,7 @@ def create_ref(
     CommitOutcomeUnknownError.
     """
     key = ref_key(name)
-    content = _encode_ref(name, log)
+    content = _encode_ref(name, log_id)
     unknown: CommitOutcomeUnknownError | None = None
     late = 0.0
     for attempt in range(_REF_ATTEMPTS):
@@ -404,7 +404,7 @@ def create_ref(
                 break
             continue
         if outcome is PutOutcome.CREATED:
-            return log
+            return log_id
         winner = read_ref(store, name)
         if winner is not None:
             return winner
@@ -426,14 +426,14 @@ def read_ref(store: ObjectStore, name: str) -> LogId | None:
         content = _get_ref(store, key)
     except ObjectMissingError:
         return None
-    log, found = _decode_ref(content, key=key)
+    log_id, found = _decode_ref(content, key=key)
     if found != name:
         raise CorruptObjectError(
             f"{key} is the ref {found!r}, not {name!r}",
             next_step="this store does not tell upper from lower case, or the object was copied; "
             "choose another name",
         )
-    return log
+    return log_id
 
 
 def list_refs(
@@ -466,14 +466,14 @@ def list_refs(
 def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError | None:
     """Return a ref, None if it was removed after it was listed, or why it is none."""
     try:
-        log, name = _decode_ref(_get_ref(store, key), key=key)
+        log_id, name = _decode_ref(_get_ref(store, key), key=key)
         if ref_key(name) != key:
             raise CorruptObjectError(f"{key} is a copy of the ref {name!r}")
     except ObjectMissingError:
         return None
     except DamageError as error:
         return error
-    return name, log
+    return name, log_id
 
 
 def ref_names(store: ObjectStore) -> Iterator[str]:
@@ -495,19 +495,19 @@ def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
             return
         name = key.removeprefix(LOGS_PREFIX).split("/")[0]
         if LogId.looks_like(name):
-            log = LogId.parse(name)
-            newest = RemoteLog(store, log).newest_lsn()
+            log_id = LogId.parse(name)
+            newest = RemoteLog(store, log_id).newest_lsn()
             if newest:
-                yield log, newest
+                yield log_id, newest
         # The character after the slash: what follows is after all keys of this log.
         after = f"{LOGS_PREFIX}{name}0"
 
 
-def _encode_ref(name: str, log: LogId) -> bytes:
+def _encode_ref(name: str, log_id: LogId) -> bytes:
     body = b"%s%d\n%s\n%s\n" % (
         _REF_MAGIC,
         _REF_VERSION,
-        str(log).encode(),
+        str(log_id).encode(),
         _encode_name(name).encode(),
     )
     return body + b"%s\n" % xxh3_64_hexdigest(body).encode()
@@ -547,8 +547,8 @@ def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
             body = content[: -len(rest[-2]) - 1]
             if rest[-2] != xxh3_64_hexdigest(body).encode():
                 raise CorruptObjectError(f"{key}: checksum mismatch, this is not what was written")
-        log = LogId.parse(rest[0].decode("ascii"))
+        log_id = LogId.parse(rest[0].decode("ascii"))
         name = _decode_name(rest[1].decode("ascii"), key=key)
     except (UnicodeDecodeError, InvalidIdError) as error:
         raise CorruptObjectError(f"{key} does not name a log: {error}") from error
-    return log, name
+    return log_id, name

@@ -78,8 +78,8 @@ def make_volume(
         # Ordering: the names of the directories, then what is in them, then the catalog's row.
         fsync_directory(directory.parent.parent)
         fsync_directory(directory.parent)
-    log = BranchLog.create(directory / FIRST_FILE, volume=volume)
-    log.close()
+    branch_log = BranchLog.create(directory / FIRST_FILE, volume=volume)
+    branch_log.close()
     branch, now = new.branch or LogId.new(), time.time_ns() // 1_000_000
     row = VolumeRow(
         id=volume,
@@ -96,12 +96,12 @@ def make_volume(
     first = BranchRow(
         id=branch,
         volume=volume,
-        log=log_id,
+        log_id=log_id,
         base=lsn,
         counter=secrets.randbits(32),
         first_lsn=LocalLsn(1),
         file=FIRST_FILE,
-        start=log.start,
+        start=branch_log.start,
         created_ms=now,
     )
     try:
@@ -134,14 +134,14 @@ def resolve_log(logs: Logs, name: str) -> LogId:
     """
     if LogId.looks_like(name):
         return LogId.parse(name)
-    log = read_ref(logs.store, name)
-    if log is None:
+    log_id = read_ref(logs.store, name)
+    if log_id is None:
         raise NotFoundError(
             f"the remote ({logs.store.describe()}) has no ref {name!r}",
             next_step=Hint("see ", Advice.LIST_REFS, " for its refs"),
         )
-    logs.catalog.keep_ref(logs.store.describe(), name, log)
-    return log
+    logs.catalog.keep_ref(logs.store.describe(), name, log_id)
+    return log_id
 
 
 def clone_base(
@@ -153,12 +153,12 @@ def clone_base(
     that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError. A
     log that lacks commits known here is one, too: this machine may have the only copy of them.
     """
-    log = resolve_log(logs, name)
+    log_id = resolve_log(logs, name)
     while True:
         try:
-            return log, require_commits(logs, log, lsn, progress=progress)
+            return log_id, require_commits(logs, log_id, lsn, progress=progress)
         except LogMismatchError as error:
             if error.standing is not Standing.REPLACED:
                 raise
             # What is forgotten cannot differ once more, so this ends.
-            forget_history(logs, error.log)
+            forget_history(logs, error.log_id)

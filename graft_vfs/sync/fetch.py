@@ -50,7 +50,7 @@ class Fetched:
 
 
 def fetch_log(
-    logs: Logs, log: LogId, *, lists: bool = False, progress: Progress | None = None
+    logs: Logs, log_id: LogId, *, lists: bool = False, progress: Progress | None = None
 ) -> Fetched:
     """Make all commits of a log known, and those of the logs that it was forked from.
 
@@ -63,25 +63,27 @@ def fetch_log(
     What was verified before a failure stays known. Raises StoreError, CorruptObjectError for a
     broken chain, and HistoryMismatchError if the remote does not have what is known.
     """
-    before, digest = logs.catalog.newest_commit(log)
-    remote = logs.log(log)
+    before, digest = logs.catalog.newest_commit(log_id)
+    remote = logs.log(log_id)
     records = remote.probe_next(before, digest if before else None, lists=lists, progress=progress)
     if before and not lists:
         records = _keeping_frames(logs, remote, records)
     elif not before:
         records = _after_parents(logs, records, progress)
-    with told_from_damage(logs, log) if before else contextlib.nullcontext():
-        newest = _learn(logs, log, before, records)
+    with told_from_damage(logs, log_id) if before else contextlib.nullcontext():
+        newest = _learn(logs, log_id, before, records)
     if newest > before:
         # What is new names the hash of what was known.
-        logs.note_proved(log)
-        _logger.info("log %s: %d new commits, now at LSN %d", log, newest - before, newest)
+        logs.note_proved(log_id)
+        _logger.info("log %s: %d new commits, now at LSN %d", log_id, newest - before, newest)
     elif before:
-        prove(logs, log)
-    return Fetched(log, before, newest)
+        prove(logs, log_id)
+    return Fetched(log_id, before, newest)
 
 
-def _learn(logs: Logs, log: LogId, newest: RemoteLsn, records: Iterable[CommitRecord]) -> RemoteLsn:
+def _learn(
+    logs: Logs, log_id: LogId, newest: RemoteLsn, records: Iterable[CommitRecord]
+) -> RemoteLsn:
     """Put verified commits into the catalog as they come; returns the newest known LSN."""
     rows: list[CommitRow] = []
     size = 0
@@ -92,12 +94,12 @@ def _learn(logs: Logs, log: LogId, newest: RemoteLsn, records: Iterable[CommitRe
             size += len(record.encoded)
             newest = header.lsn
             if len(rows) >= _BATCH_COMMITS or size >= _BATCH_BYTES:
-                logs.catalog.add_commits(log, rows)
+                logs.catalog.add_commits(log_id, rows)
                 rows, size = [], 0
     finally:
         # Also if the next one fails: these are verified, and need not be fetched again.
         if rows:
-            logs.catalog.add_commits(log, rows)
+            logs.catalog.add_commits(log_id, rows)
     return newest
 
 
@@ -108,7 +110,7 @@ def _keeping_frames(
     for record in records:
         header = record.header
         first = FrameKey(commit_source(header.lsn, header.hash), 0)
-        logs.cache(header.log).add_all(first, remote.frames_behind(record))
+        logs.cache(header.log_id).add_all(first, remote.frames_behind(record))
         yield record
 
 
@@ -127,22 +129,22 @@ def _after_parents(
 
 
 def require_commits(
-    logs: Logs, log: LogId, lsn: RemoteLsn | None, *, progress: Progress | None = None
+    logs: Logs, log_id: LogId, lsn: RemoteLsn | None, *, progress: Progress | None = None
 ) -> RemoteLsn:
     """Return `lsn`, or the newest one for None, once its commits are known.
 
     No request if they are. Raises NotFoundError if the log has no such commit.
     """
-    known, _ = logs.catalog.newest_commit(log)
+    known, _ = logs.catalog.newest_commit(log_id)
     if lsn is None or lsn > known:
         # A clone that failed before keeps what it read, and must find the same damage again.
-        known = fetch_log(logs, log, lists=True, progress=progress).newest
+        known = fetch_log(logs, log_id, lists=True, progress=progress).newest
     wanted = known if lsn is None else lsn
     if not 1 <= wanted <= known:
         raise NotFoundError(
-            f"log {log} has no commit {wanted}, its newest is {known}"
+            f"log {log_id} has no commit {wanted}, its newest is {known}"
             if known
-            else f"the remote has no log {log}",
+            else f"the remote has no log {log_id}",
             next_step=Hint(
                 "see ", Advice.LIST_LOGS, " for its logs, and ", Advice.LIST_COMMITS, " for LSNs"
             ),

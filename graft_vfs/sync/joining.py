@@ -35,16 +35,16 @@ def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
     """
     if _is_empty(volume, volume.begin()):
         volume.catalog.require_writable()
-        log, newest = clone_base(logs, name)
+        log_id, newest = clone_base(logs, name)
         with volume.writing() as snapshot:
             if _is_empty(volume, snapshot):
-                volume.catalog.set_remote(volume.id, log)
+                volume.catalog.set_remote(volume.id, log_id)
                 # Ordering: the volume's own file names its log before its branch is on that.
                 volume.catalog.describe(
                     volume.id, lambda wanted: descriptor.write(volume.directory, wanted)
                 )
-                move(volume, logs, log, newest)
-                _logger.info("tag %r: empty volume %s is a clone of %s now", tag, volume.id, log)
+                move(volume, logs, log_id, newest)
+                _logger.info("tag %r: empty volume %s is a clone of %s now", tag, volume.id, log_id)
                 return
     remote = volume.catalog.volume(volume.id).remote
     try:

@@ -39,39 +39,40 @@ _MARK_NAME = "unnamed"
 _NOTE_NAME = "no-ref"
 
 
-def name_log(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
+def name_log(volume: Volume, logs: Logs, log_id: LogId, name: str) -> str | None:
     """Create the ref of a log; returns why that could not be, or None.
 
     One request, two if the ref exists. Raises no StoreError.
     """
     mark = _mark(volume)
     try:
-        winner = create_ref(logs.store, name, log)
+        winner = create_ref(logs.store, name, log_id)
     except (CommitOutcomeUnknownError, StoreUnavailableError) as error:
         with storage_errors(mark):
             mark.touch()
         return _warned(
-            volume, f"log {log} has no ref {name!r} yet, the next push tries again: {error.message}"
+            volume,
+            f"log {log_id} has no ref {name!r} yet, the next push tries again: {error.message}",
         )
     except (StoreError, DamageError) as error:
         _forget(mark)
         return _warned(
-            volume, f"log {log} gets no ref {name!r} and is cloned by its id: {error.message}"
+            volume, f"log {log_id} gets no ref {name!r} and is cloned by its id: {error.message}"
         )
     _forget(mark)
-    if winner != log:
+    if winner != log_id:
         return _warned(
             volume,
-            f"ref {name!r} names log {winner} already, so that this volume's log {log} has no ref "
-            "and is cloned by its id",
+            f"ref {name!r} names log {winner} already, so that this volume's log {log_id} has no "
+            "ref and is cloned by its id",
         )
     forget_warning(volume.directory)
     return None
 
 
-def name_log_later(volume: Volume, logs: Logs, log: LogId, name: str) -> str | None:
+def name_log_later(volume: Volume, logs: Logs, log_id: LogId, name: str) -> str | None:
     """Create the ref that an earlier push could not; no request if there is none to be made."""
-    return name_log(volume, logs, log, name) if is_to_be_named(volume) else None
+    return name_log(volume, logs, log_id, name) if is_to_be_named(volume) else None
 
 
 def is_to_be_named(volume: Volume) -> bool:
@@ -82,24 +83,24 @@ def is_to_be_named(volume: Volume) -> bool:
     return _mark(volume).exists() or volume.catalog.pending_push(volume.id) is not None
 
 
-def name_by_hand(context: Context, log: LogId, name: str) -> None:
+def name_by_hand(context: Context, log_id: LogId, name: str) -> None:
     """Make a ref for a log that has commits. Two requests, three if the name is taken.
 
     Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names another.
     """
     check_tag(name)
-    if not context.logs.log(log).newest_lsn():
+    if not context.logs.log(log_id).newest_lsn():
         raise NotFoundError(
-            f"the remote ({context.store.describe()}) has no log {log}",
+            f"the remote ({context.store.describe()}) has no log {log_id}",
             next_step=Hint("see ", Advice.LIST_LOGS),
         )
-    winner = create_ref(context.store, name, log)
-    if winner != log:
+    winner = create_ref(context.store, name, log_id)
+    if winner != log_id:
         raise AlreadyExistsError(
             f"ref {name!r} names log {winner}", next_step="choose another name"
         )
     for row in context.catalog.volumes():
-        if row.remote == log:
+        if row.remote == log_id:
             forget_warning(context.directory_of(row.id))
 
 

@@ -98,7 +98,7 @@ def _counted(
 
 def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
     """Yield the parents of a fork that are not known yet, the youngest first."""
-    seen = {fork.log}
+    seen = {fork.log_id}
     child: CommitHeader | None = fork
     while child is not None and child.parent_log is not None:
         if child.parent_log in seen or len(seen) > GENERATIONS_MAX:
@@ -130,8 +130,8 @@ def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
 
 def _endless(fork: CommitHeader) -> CorruptObjectError:
     return CorruptObjectError(
-        f"log {fork.log} claims to be forked from itself, or through more than {GENERATIONS_MAX} "
-        "logs",
+        f"log {fork.log_id} claims to be forked from itself, or through more than "
+        f"{GENERATIONS_MAX} logs",
         next_step="check who else writes to the remote, or clone another log",
     )
 
@@ -140,7 +140,7 @@ def _check_fork(child: CommitHeader, parent: CommitHeader | None) -> None:
     """Raise unless `parent` is the commit that `child` was forked from."""
     if parent is None or parent.hash != child.previous_hash:
         raise CorruptObjectError(
-            f"log {child.log} was forked from {child.parent_log}:{child.parent_lsn}, "
+            f"log {child.log_id} was forked from {child.parent_log}:{child.parent_lsn}, "
             "which the remote does not have as it was then",
             next_step="restore the objects of the parent log",
         )

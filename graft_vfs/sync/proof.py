@@ -37,7 +37,7 @@ class LogMismatchError(HistoryMismatchError):
 
     def __init__(self, state: LogState, message: str, *, next_step: Hint) -> None:
         super().__init__(message, next_step=next_step)
-        self.log = state.log
+        self.log_id = state.log_id
         self.standing = state.standing
 
 
@@ -45,55 +45,57 @@ class LogMismatchError(HistoryMismatchError):
 class LogState:
     """What was found: the newest LSN `known` here, and the `newest` LSN there, 0 for none."""
 
-    log: LogId
+    log_id: LogId
     standing: Standing
     known: RemoteLsn
     newest: RemoteLsn
 
 
-def examine(logs: Logs, log: LogId) -> LogState:
+def examine(logs: Logs, log_id: LogId) -> LogState:
     """Compare a log with what is known of it.
 
     One request if it is the same; else a listing and at most one more. Raises StoreError, and
     CorruptObjectError if a commit there is damaged.
     """
-    known, digest = logs.catalog.newest_commit(log)
+    known, digest = logs.catalog.newest_commit(log_id)
     if not known:
-        return LogState(log, Standing.SAME, NO_LSN, NO_LSN)
-    remote = logs.log(log)
+        return LogState(log_id, Standing.SAME, NO_LSN, NO_LSN)
+    remote = logs.log(log_id)
     record = remote.read_header(known)
     if record is not None:
         standing = Standing.SAME if record.header.hash == digest else Standing.REPLACED
-        return LogState(log, standing, known, known)
+        return LogState(log_id, standing, known, known)
     newest = remote.newest_lsn()
     if not newest:
-        return LogState(log, Standing.ABSENT, known, NO_LSN)
+        return LogState(log_id, Standing.ABSENT, known, NO_LSN)
     if newest > known:
-        return LogState(log, Standing.HOLE, known, newest)
-    last, (row,) = remote.read_header(newest), logs.catalog.commits(log, newest, newest)
+        return LogState(log_id, Standing.HOLE, known, newest)
+    last, (row,) = remote.read_header(newest), logs.catalog.commits(log_id, newest, newest)
     is_ours = last is not None and last.header.hash == row.hash
-    return LogState(log, Standing.SHORTER if is_ours else Standing.REPLACED, known, newest)
+    return LogState(log_id, Standing.SHORTER if is_ours else Standing.REPLACED, known, newest)
 
 
-def prove(logs: Logs, log: LogId) -> None:
+def prove(logs: Logs, log_id: LogId) -> None:
     """Raise HistoryMismatchError unless the remote has the newest commit that is known of a log.
 
     One request the first time, none once that was proved by this engine in this store.
     """
-    if logs.is_proved(log):
+    if logs.is_proved(log_id):
         return
-    state = examine(logs, log)
+    state = examine(logs, log_id)
     if state.standing is not Standing.SAME:
         raise mismatch(logs, state)
-    logs.note_proved(log)
+    logs.note_proved(log_id)
 
 
 def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
     """Return the error for a remote that does not have what is known, with the way out."""
     where = f"the remote ({logs.store.describe()})"
-    known = f"this machine knows LSN {state.known} of log {state.log}"
+    known = f"this machine knows LSN {state.known} of log {state.log_id}"
     check = "check the [remote] table of graft.toml, and that its disk is mounted"
-    repair = Hint(Advice.REPAIR(LOG=str(state.log)), " puts back the commits that this machine has")
+    repair = Hint(
+        Advice.REPAIR(LOG=str(state.log_id)), " puts back the commits that this machine has"
+    )
     if state.standing is Standing.ABSENT:
         text = f"{where} has nothing of it"
         step = Hint(f"{check}; if the remote was lost, ", repair)
@@ -111,13 +113,13 @@ def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
         text = f"{where} has another commit at LSN {state.newest}: its history was replaced"
         step = Hint(
             f"{check}; if the new history is wanted, clone it anew: ",
-            Advice.CLONE(LOG=str(state.log)),
+            Advice.CLONE(LOG=str(state.log_id)),
         )
     return LogMismatchError(state, f"{known}, but {text}", next_step=step)
 
 
 @contextlib.contextmanager
-def told_from_damage(logs: Logs, log: LogId) -> Iterator[None]:
+def told_from_damage(logs: Logs, log_id: LogId) -> Iterator[None]:
     """Raise HistoryMismatchError for a CorruptObjectError inside the block that is due to one.
 
     A chain that does not fit may be damage, or the intact history of a remote that has another one
@@ -126,18 +128,18 @@ def told_from_damage(logs: Logs, log: LogId) -> Iterator[None]:
     try:
         yield
     except CorruptObjectError as error:
-        state = examine(logs, log)
+        state = examine(logs, log_id)
         if state.standing is not Standing.SAME:
             raise mismatch(logs, state) from error
         raise
 
 
-def forget_history(logs: Logs, log: LogId) -> None:
+def forget_history(logs: Logs, log_id: LogId) -> None:
     """Forget what is known of a log, so that it can be fetched as the remote has it now.
 
     No request. Raises HistoryMismatchError if a volume stands on it, which would lose its base.
     """
-    standing = [volume for volume, base in logs.catalog.bases() if log in logs.lineage(base)]
+    standing = [volume for volume, base in logs.catalog.bases() if log_id in logs.lineage(base)]
     if standing:
         volume = standing[0]
         tags = logs.catalog.volume_tags(volume)
@@ -146,11 +148,11 @@ def forget_history(logs: Logs, log: LogId) -> None:
             keep = Hint("keep its content with ", Advice.EXPORT(TAG=tags[0]), ", ")
             remove = Hint(Advice.REMOVE_TAG(TAG=tags[0]), " and ")
         raise HistoryMismatchError(
-            f"volume {volume} is based on a history of log {log} that the remote no longer has; "
+            f"volume {volume} is based on a history of log {log_id} that the remote no longer has; "
             f"the remote's history cannot be cloned while that volume exists",
             next_step=Hint(
                 "if commits of the remote were lost, ",
-                Advice.REPAIR(LOG=str(log)),
+                Advice.REPAIR(LOG=str(log_id)),
                 " puts them back; if its new history is wanted, ",
                 keep,
                 "remove the volume with ",
@@ -159,4 +161,4 @@ def forget_history(logs: Logs, log: LogId) -> None:
                 ", and clone again",
             ),
         )
-    logs.forget(log)
+    logs.forget(log_id)

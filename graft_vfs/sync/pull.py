@@ -79,7 +79,7 @@ def pull(
             branch, base = snapshot.branch.row, _base(snapshot, remote)
             if newest <= base:
                 return Pulled(remote, base, base)
-            if snapshot.lsn < branch.first_lsn and (branch.log == remote or not branch.base):
+            if snapshot.lsn < branch.first_lsn and (branch.log_id == remote or not branch.base):
                 move(volume, logs, remote, newest)
                 pulled = Pulled(remote, base, newest)
                 _logger.info("volume %s: %s", volume.id, pulled)
@@ -106,21 +106,21 @@ def _settle_if_possible(volume: Volume, logs: Logs, name: str, wait_seconds: flo
 def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:
     """Return the LSN of the remote log that a snapshot stands on, 0 for none."""
     branch = snapshot.branch.row
-    return branch.base if branch.log == remote else NO_LSN
+    return branch.base if branch.log_id == remote else NO_LSN
 
 
-def move(volume: Volume, logs: Logs, log: LogId, lsn: RemoteLsn) -> None:
+def move(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -> None:
     """Make a new empty branch on `lsn` current; the caller holds the writer lock."""
     snapshot = volume.begin()
-    view = logs.log_view(log, lsn)
+    view = logs.log_view(log_id, lsn)
     if snapshot.page_count and snapshot.page_size != view.page_size:
         raise PageSizeError(
-            f"log {log} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",
+            f"log {log_id} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",
             next_step="clone the log under another tag",
         )
     candidate = prepare(
         snapshot.branch.row,
-        log=log,
+        log_id=log_id,
         base=lsn,
         counter=(snapshot.counter + 1) & COUNTER_MAX,
         through=snapshot.lsn,

@@ -99,7 +99,7 @@ class _Plan:
     """The remote commit to be made: on top of what, and from which view."""
 
     snapshot: Snapshot
-    log: LogId
+    log_id: LogId
     lsn: RemoteLsn
     previous_hash: bytes
     parent_log: LogId | None
@@ -179,7 +179,7 @@ def _push(
     """Push what `snapshot` has; None if its branch was replaced before the claim was prepared."""
     row = volume.catalog.volume(volume.id)
     branch = snapshot.branch.row
-    forked = branch.log != row.remote and branch.base > 0
+    forked = branch.log_id != row.remote and branch.base > 0
     if snapshot.lsn < branch.first_lsn and not forked:
         return Pushed(row.remote, branch.base, False, 0, 0, 0)
     plan = _plan(snapshot, logs, row.remote)
@@ -187,7 +187,7 @@ def _push(
     pending, header = _build(plan, volume, logs, author, progress)
     # Ordering: the log before the record. The branch that follows begins where the pushed commits
     # end; were they lost at a power cut, new ones would be written before that place and not read.
-    snapshot.branch.log.sync(snapshot.end.offset)
+    snapshot.branch.branch_log.sync(snapshot.end.offset)
     try:
         if not volume.catalog.add_pending_push(pending, branch=branch.id):
             return None
@@ -195,7 +195,7 @@ def _push(
         raise BusyError("another push of this volume is running", next_step="try again") from error
     warning = _claim_and_settle(volume, logs, pending, header, snapshot, name=name)
     pushed = Pushed(
-        pending.log,
+        pending.log_id,
         pending.lsn,
         True,
         header.local_commits,
@@ -221,28 +221,28 @@ def ensure_safe_store(logs: Logs) -> None:
 def _plan(snapshot: Snapshot, logs: Logs, remote: LogId) -> _Plan:
     branch = snapshot.branch.row
     newest, digest = logs.catalog.newest_commit(remote)
-    forked = branch.log != remote and branch.base > 0
-    base = NO_LSN if branch.log != remote else branch.base
+    forked = branch.log_id != remote and branch.base > 0
+    base = NO_LSN if branch.log_id != remote else branch.base
     if newest > base:
         raise diverged(remote, base, newest)
     if branch.base:
-        prove(logs, branch.log)
-    parent = logs.header(branch.log, branch.base) if branch.base else None
+        prove(logs, branch.log_id)
+    parent = logs.header(branch.log_id, branch.base) if branch.base else None
     return _Plan(
         snapshot=snapshot,
-        log=remote,
+        log_id=remote,
         lsn=RemoteLsn(base + 1),
         previous_hash=parent.hash if parent else (digest if base else NO_HASH),
-        parent_log=branch.log if forked else None,
+        parent_log=branch.log_id if forked else None,
         parent_lsn=branch.base if forked else NO_LSN,
         previous_ms=parent.time_ms if parent else 0,
     )
 
 
-def diverged(log: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError:
+def diverged(log_id: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError:
     """Return the error for a volume whose base is no longer the newest remote commit."""
     return DivergedError(
-        f"the volume has local commits on remote LSN {base}, but log {log} is at {newest}: "
+        f"the volume has local commits on remote LSN {base}, but log {log_id} is at {newest}: "
         "they have diverged; nothing was moved and nothing is lost",
         next_step=Hint(
             "run ",
@@ -268,10 +268,10 @@ def _build(
     if rest is not None:
         segment = SegmentId.new()
         with spooled(volume.directory, itertools.chain(small, rest)) as parts:
-            logs.log(plan.log).write_segment(segment, parts)
+            logs.log(plan.log_id).write_segment(segment, parts)
         small = []
     header = CommitHeader(
-        log=plan.log,
+        log_id=plan.log_id,
         lsn=plan.lsn,
         previous_hash=plan.previous_hash,
         parent_log=plan.parent_log,
@@ -291,7 +291,7 @@ def _build(
     encoded = header.encode()
     pending = PendingPush(
         volume=volume.id,
-        log=plan.log,
+        log_id=plan.log_id,
         lsn=plan.lsn,
         hash=header.hash,
         data=b"".join((encoded, *small)),
@@ -388,7 +388,7 @@ def _settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
         return None
     if not volume.catalog.take_up_pending_push(pending):
         return None
-    header, _ = decode_header(pending.data, key=f"pending push {pending.log}:{pending.lsn}")
+    header, _ = decode_header(pending.data, key=f"pending push {pending.log_id}:{pending.lsn}")
     if not _has_landed(logs, pending, header):
         _forget_lost(volume, logs, pending)
         return None
@@ -400,13 +400,13 @@ def _settle_pending(volume: Volume, logs: Logs, name: str) -> str | None:
 
 def _has_landed(logs: Logs, pending: PendingPush, header: CommitHeader) -> bool:
     """Return True if an earlier claim is ours, False if another commit has its LSN."""
-    known = logs.catalog.commits(pending.log, pending.lsn, pending.lsn)
+    known = logs.catalog.commits(pending.log_id, pending.lsn, pending.lsn)
     if known:
         return known[0].hash == pending.hash
     if header.lsn > 1 or header.parent_log is not None:
         # Else the same bytes might be written where they leave a hole at the right place.
-        prove(logs, header.parent_log or pending.log)
-    log, data, counters = logs.log(pending.log), pending.data, logs.counters
+        prove(logs, header.parent_log or pending.log_id)
+    log, data, counters = logs.log(pending.log_id), pending.data, logs.counters
     return claim(log, pending.lsn, data, pending.hash, in_doubt=True, counters=counters).won
 
 
@@ -416,7 +416,7 @@ def _forget_lost(volume: Volume, logs: Logs, pending: PendingPush) -> RemoteLsn:
     Ordering: the winner becomes known first, so that no push sends another commit, or its segment,
     for an LSN that is taken.
     """
-    newest = fetch_log(logs, pending.log).newest
+    newest = fetch_log(logs, pending.log_id).newest
     volume.catalog.delete_pending_push(pending)
     _logger.info("volume %s: somebody else has LSN %d", volume.id, pending.lsn)
     return newest
@@ -432,7 +432,7 @@ def _claim_and_settle(
     name: str,
 ) -> str | None:
     try:
-        log, data = logs.log(pending.log), pending.data
+        log, data = logs.log(pending.log_id), pending.data
         won = claim(log, pending.lsn, data, pending.hash, counters=logs.counters).won
     except (StoreError, ConfigError):
         # The store surely did not take the write, so there is nothing to settle later; unless
@@ -441,7 +441,7 @@ def _claim_and_settle(
         raise
     if not won:
         newest = _forget_lost(volume, logs, pending)
-        raise diverged(pending.log, RemoteLsn(pending.lsn - 1), newest)
+        raise diverged(pending.log_id, RemoteLsn(pending.lsn - 1), newest)
     warning = _name_log(volume, logs, header, name)
     _settle(volume, logs, pending, header, snapshot)
     return warning
@@ -452,7 +452,7 @@ def _name_log(volume: Volume, logs: Logs, header: CommitHeader, name: str) -> st
 
     Ordering: before the push is settled, so that one that ends here is named by the next sync.
     """
-    return name_log(volume, logs, header.log, name) if header.lsn == 1 else None
+    return name_log(volume, logs, header.log_id, name) if header.lsn == 1 else None
 
 
 def _settle(
@@ -465,8 +465,8 @@ def _settle(
     """Make the branch stand on the commit that was claimed; safe to repeat."""
     encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)
-    logs.catalog.add_commits(pending.log, [row])
-    logs.note_proved(pending.log)
+    logs.catalog.add_commits(pending.log_id, [row])
+    logs.note_proved(pending.log_id)
     if snapshot is not None:
         keep_pages(logs, header, snapshot)
     # Where somebody always writes, a chance look never finds the lock free.
@@ -474,12 +474,12 @@ def _settle(
     lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
     try:
         current = volume.catalog.current(volume.id)[1]
-        if current.log == pending.log and current.base >= pending.lsn:
+        if current.log_id == pending.log_id and current.base >= pending.lsn:
             # Another process found the record and settled it while the claim was under way.
             return
         candidate = prepare(
             current,
-            log=pending.log,
+            log_id=pending.log_id,
             base=pending.lsn,
             counter=pending.counter,
             through=pending.through_lsn,
@@ -495,7 +495,7 @@ def _settle(
 
 def keep_pages(logs: Logs, header: CommitHeader, snapshot: Snapshot) -> None:
     """Put the pushed pages into the page cache, so that reading them needs no request."""
-    cache = logs.cache(header.log)
+    cache = logs.cache(header.log_id)
     ordered = header.pages.to_array()
     step = header.frames.frame_pages
     for first in range(0, len(header.frames), _FRAMES_RESIDENT_MAX):

@@ -21,7 +21,7 @@ from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.sync.push import keep_pages
 from graft_vfs.view.logs import Logs
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
@@ -47,7 +47,7 @@ def _recognise_next(volume: Volume, logs: Logs) -> bool:
     snapshot = volume.begin()
     branch = snapshot.branch.row
     remote = volume.catalog.volume(volume.id).remote
-    lsn = RemoteLsn(branch.base + 1 if branch.log == remote else 1)
+    lsn = RemoteLsn(branch.base + 1 if branch.log_id == remote else 1)
     header = logs.header(remote, lsn)
     if header is None or not _follows(header, branch, logs):
         return False
@@ -56,7 +56,7 @@ def _recognise_next(volume: Volume, logs: Logs) -> bool:
         return False
     candidate = prepare(
         branch,
-        log=remote,
+        log_id=remote,
         base=lsn,
         counter=header.change_counter,
         through=covered.lsn,
@@ -71,7 +71,7 @@ def _recognise_next(volume: Volume, logs: Logs) -> bool:
 
 def _follows(header: CommitHeader, branch: BranchRow, logs: Logs) -> bool:
     """Return True if a commit was made from local ones, on what the branch stands on."""
-    base = logs.header(branch.log, branch.base) if branch.base else None
+    base = logs.header(branch.log_id, branch.base) if branch.base else None
     if branch.base and (base is None or header.previous_hash != base.hash):
         return False
     if not branch.base and (header.parent_log is not None or header.lsn != 1):
@@ -85,9 +85,9 @@ def _covered(volume: Volume, snapshot: Snapshot, header: CommitHeader) -> Snapsh
     through = row.first_lsn + header.local_commits - 1
     if not row.first_lsn <= through <= snapshot.lsn:
         return None
-    branch = Branch(row, volume.log)
+    branch = PageIndex(row, volume.branch_log)
     last: Chunk | None = None
-    for chunks in volume.log.transactions(row.start, row.first_lsn):
+    for chunks in volume.branch_log.transactions(row.start, row.first_lsn):
         for chunk in chunks:
             branch.apply_unproved(chunk)
         last = chunks[-1]
@@ -125,10 +125,10 @@ def _has_same_images(
     covered: Snapshot, header: CommitHeader, pages: Sequence[int], logs: Logs
 ) -> bool:
     """Read the commit's frames, one request each, and compare them."""
-    (row,) = logs.catalog.commits(header.log, header.lsn, header.lsn)
+    (row,) = logs.catalog.commits(header.log_id, header.lsn, header.lsn)
     step = header.frames.frame_pages
     for frame in range(len(header.frames)):
-        (images,) = logs.log(header.log).read_frames(header, len(row.header), frame, frame + 1)
+        (images,) = logs.log(header.log_id).read_frames(header, len(row.header), frame, frame + 1)
         own = b"".join(map(covered.read, pages[frame * step : (frame + 1) * step]))
         if images != own:
             return False

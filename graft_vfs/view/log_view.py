@@ -74,13 +74,13 @@ class LogView:
 
     def __init__(
         self,
-        log: LogId,
+        log_id: LogId,
         tip: Tip,
         table: PageTable[FrameSource],
         space: CacheSpace,
         executor: Callable[[], Executor],
     ) -> None:
-        self.log = log
+        self.log_id = log_id
         self.lsn = tip.lsn
         self.hash = tip.hash
         self.page_size = tip.page_size

@@ -67,27 +67,27 @@ class Logs:
             weakref.WeakValueDictionary()
         )
 
-    def is_proved(self, log: LogId) -> bool:
+    def is_proved(self, log_id: LogId) -> bool:
         """Return True if this engine saw that its store has the history of a log known here."""
         with self._lock:
-            return (self.store.describe(), log) in self._proved
+            return (self.store.describe(), log_id) in self._proved
 
-    def note_proved(self, log: LogId) -> None:
+    def note_proved(self, log_id: LogId) -> None:
         """Note that the store has the history of a log that is known here."""
         with self._lock:
-            self._proved.add((self.store.describe(), log))
+            self._proved.add((self.store.describe(), log_id))
 
     def forget_proofs(self) -> None:
         """Have the next sync of each log look again: the store failed, and may be another now."""
         with self._lock:
             self._proved.clear()
 
-    def log(self, log: LogId) -> RemoteLog:
+    def log(self, log_id: LogId) -> RemoteLog:
         """Return the handle of a remote log. No request."""
         with self._lock:
-            if log not in self._logs:
-                self._logs[log] = RemoteLog(self.store, log)
-            return self._logs[log]
+            if log_id not in self._logs:
+                self._logs[log_id] = RemoteLog(self.store, log_id)
+            return self._logs[log_id]
 
     @property
     def space(self) -> CacheSpace:
@@ -103,31 +103,31 @@ class Logs:
                 )
             return self._space
 
-    def cache(self, log: LogId) -> PageCache:
+    def cache(self, log_id: LogId) -> PageCache:
         """Return the page cache of a log. No I/O."""
         with self._lock:
-            cache = self._caches.get(log)
+            cache = self._caches.get(log_id)
             if cache is None:
-                directory = self._cache_directory / str(log)
-                cache = self._caches[log] = PageCache(directory, self.space)
+                directory = self._cache_directory / str(log_id)
+                cache = self._caches[log_id] = PageCache(directory, self.space)
             return cache
 
-    def view(self, log: LogId, lsn: RemoteLsn) -> RemoteView:
+    def view(self, log_id: LogId, lsn: RemoteLsn) -> RemoteView:
         """Return the view of a log at an LSN whose commits the catalog knows. No request."""
-        return EmptyRemoteView() if lsn == NO_LSN else self.log_view(log, lsn)
+        return EmptyRemoteView() if lsn == NO_LSN else self.log_view(log_id, lsn)
 
-    def log_view(self, log: LogId, lsn: RemoteLsn) -> LogView:
+    def log_view(self, log_id: LogId, lsn: RemoteLsn) -> LogView:
         """Return the view at `lsn` >= 1.
 
         Raises CorruptCatalogError if commits are missing or are not those of this log.
         """
         with self._lock:
-            step: tuple[LogId, RemoteLsn] | None = (log, lsn)
-            view, missing = self._views.get((log, lsn)), []
+            step: tuple[LogId, RemoteLsn] | None = (log_id, lsn)
+            view, missing = self._views.get((log_id, lsn)), []
             # Forks of forks may be nested deeper than calls can be.
             while view is None and step is not None:
                 if step in missing:
-                    raise _damaged(f"the catalog says that log {log} was forked from itself")
+                    raise _damaged(f"the catalog says that log {log_id} was forked from itself")
                 missing.append(step)
                 view = self._base(*step)
                 step = None if view else self._parent(step[0])
@@ -137,43 +137,43 @@ class Logs:
             assert view is not None
             return view
 
-    def _base(self, log: LogId, lsn: RemoteLsn) -> LogView | None:
+    def _base(self, log_id: LogId, lsn: RemoteLsn) -> LogView | None:
         """Return the view that the one at `lsn` can be made from."""
-        older = (view for view in living(self._views) if view.log == log and view.lsn < lsn)
+        older = (view for view in living(self._views) if view.log_id == log_id and view.lsn < lsn)
         return max(older, key=lambda view: view.lsn, default=None)
 
-    def lineage(self, log: LogId) -> set[LogId]:
+    def lineage(self, log_id: LogId) -> set[LogId]:
         """Return a known log and all logs that it stands on. No request."""
-        found, parent = {log}, self._parent(log)
+        found, parent = {log_id}, self._parent(log_id)
         while parent is not None and parent[0] not in found:
             found.add(parent[0])
             parent = self._parent(parent[0])
         return found
 
-    def forget(self, log: LogId) -> None:
+    def forget(self, log_id: LogId) -> None:
         """Forget the commits of a log, as if it had never been fetched, and those of its forks.
 
         No volume stands on any of them. A fork that stayed known would stand on nothing.
         """
         with self._lock:
-            forks = {each for each in self.catalog.known_logs() if log in self.lineage(each)}
+            forks = {each for each in self.catalog.known_logs() if log_id in self.lineage(each)}
             # Ordering: the log last, so that after a crash this finds the same forks again.
-            for each in sorted(forks, key=lambda found: found == log):
+            for each in sorted(forks, key=lambda found: found == log_id):
                 self.catalog.forget_commits(each)
             for key in [key for key in list(self._views) if key[0] in forks]:
                 del self._views[key]
             self.forget_proofs()
 
-    def _parent(self, log: LogId) -> tuple[LogId, RemoteLsn] | None:
+    def _parent(self, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
         """Return what a forked log stands on."""
-        first = self.header(log, RemoteLsn(1))
+        first = self.header(log_id, RemoteLsn(1))
         if first is None or first.parent_log is None:
             return None
         return first.parent_log, first.parent_lsn
 
-    def _build(self, log: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
+    def _build(self, log_id: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
         """Make a view from an older one of the log, or from that of the log it was forked from."""
-        first = RemoteLsn(base.lsn + 1 if base is not None and base.log == log else 1)
+        first = RemoteLsn(base.lsn + 1 if base is not None and base.log_id == log_id else 1)
         table = PageTable[FrameSource]()
         page_sizes, previous_hash = set(), NO_HASH
         if base is not None:
@@ -183,8 +183,8 @@ class Logs:
         # Step by step, so that memory for the headers does not grow with the log.
         while first <= lsn:
             near = RemoteLsn(min(lsn, first + _BUILD_STEP_COMMITS - 1))
-            last = self.catalog.last_within(log, first, near, _BUILD_STEP_BYTES)
-            commits = self._commits(log, first, last, previous_hash)
+            last = self.catalog.last_within(log_id, first, near, _BUILD_STEP_BYTES)
+            commits = self._commits(log_id, first, last, previous_hash)
             page_sizes.update(header.page_size for header, _ in commits)
             table = table.advance((self._source(*each), each[0].pages) for each in commits)
             newest = commits[-1][0]
@@ -192,7 +192,7 @@ class Logs:
             first = RemoteLsn(last + 1)
         if len(page_sizes) > 1:
             raise CorruptObjectError(
-                f"log {log} changes its page size on the way to LSN {lsn}",
+                f"log {log_id} changes its page size on the way to LSN {lsn}",
                 next_step="open an older LSN, or restore the log from a replica",
             )
         assert newest is not None
@@ -204,44 +204,46 @@ class Logs:
             newest.change_counter,
             newest.time_ms,
         )
-        return LogView(log, tip, table, self.space, self._executor)
+        return LogView(log_id, tip, table, self.space, self._executor)
 
     def _commits(
-        self, log: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
+        self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
     ) -> list[tuple[CommitHeader, int]]:
         """Return (header, its length) of commits first..last (inclusive), proved to be a chain."""
-        rows = self.catalog.commits(log, first, last)
+        rows = self.catalog.commits(log_id, first, last)
         if [row.lsn for row in rows] != list(range(first, last + 1)):
-            raise _damaged(f"the catalog lacks commits of log {log} between LSN {first} and {last}")
-        commits = [_decoded(log, row) for row in rows]
+            raise _damaged(
+                f"the catalog lacks commits of log {log_id} between LSN {first} and {last}"
+            )
+        commits = [_decoded(log_id, row) for row in rows]
         hashes = [previous_hash, *(row.hash for row in rows)]
         if any(header.previous_hash != hashes[at] for at, (header, _) in enumerate(commits)):
             raise _damaged(
-                f"the catalog's commits of log {log} up to LSN {last} are of two histories"
+                f"the catalog's commits of log {log_id} up to LSN {last} are of two histories"
             )
         return commits
 
     def _source(self, header: CommitHeader, header_length: int) -> FrameSource:
         return FrameSource(
-            header.log,
+            header.log_id,
             commit_source(header.lsn, header.hash),
-            self.log(header.log).body(header, header_length),
+            self.log(header.log_id).body(header, header_length),
             self.store,
-            self.cache(header.log),
+            self.cache(header.log_id),
         )
 
-    def commit(self, log: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
+    def commit(self, log_id: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
         """Return a known commit, and it as a source of frames, or None. No request."""
-        rows = self.catalog.commits(log, lsn, lsn)
+        rows = self.catalog.commits(log_id, lsn, lsn)
         if not rows:
             return None
-        header, length = _decoded(log, rows[0])
+        header, length = _decoded(log_id, rows[0])
         return header, self._source(header, length)
 
-    def header(self, log: LogId, lsn: RemoteLsn) -> CommitHeader | None:
+    def header(self, log_id: LogId, lsn: RemoteLsn) -> CommitHeader | None:
         """Return a known commit's header, or None."""
-        rows = self.catalog.commits(log, lsn, lsn)
-        return _decoded(log, rows[0])[0] if rows else None
+        rows = self.catalog.commits(log_id, lsn, lsn)
+        return _decoded(log_id, rows[0])[0] if rows else None
 
     def cache_bytes(self) -> int:
         """Return the size in bytes of the page caches in use, on the disk and in memory."""
@@ -259,14 +261,14 @@ class Logs:
                 self._space.close()
 
 
-def _decoded(log: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
+def _decoded(log_id: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
     """Return (header, its length) of a known commit; raises CorruptCatalogError if it is another's.
 
     A header proves itself but not its place, which a damaged or mended catalog may get wrong.
     """
-    header, length = decode_header(row.header, key=f"catalog commit {log}:{row.lsn}")
-    if (header.log, header.lsn, header.hash) != (log, row.lsn, row.hash):
-        raise _damaged(f"the catalog holds another commit as LSN {row.lsn} of log {log}")
+    header, length = decode_header(row.header, key=f"catalog commit {log_id}:{row.lsn}")
+    if (header.log_id, header.lsn, header.hash) != (log_id, row.lsn, row.hash):
+        raise _damaged(f"the catalog holds another commit as LSN {row.lsn} of log {log_id}")
     return header, length
 
 

@@ -21,7 +21,7 @@ class FrameSource:
     page is in which slot of the body, the page table knows. Thread rule: any thread.
     """
 
-    log: LogId
+    log_id: LogId
     id: bytes
     body: Body
     store: ObjectStore

@@ -42,8 +42,8 @@ from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.head import BOOT, END, EPOCH, WRITING, HeadFile, new_epoch
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.view.remote_view import RemoteView
-from graft_vfs.volume.branch import Branch
 from graft_vfs.volume.description import Description
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.recovery import DAMAGE_STEP, damage, read_branch
 from graft_vfs.volume.snapshot import Snapshot
 
@@ -120,7 +120,7 @@ class CurrentBranch:
         self._place: Place
         self._mark = b""
         self._check_at = 0.0
-        self.log: BranchLog
+        self.branch_log: BranchLog
         self.snapshot: Snapshot
         self._load()
 
@@ -180,7 +180,7 @@ class CurrentBranch:
                 row, branch_row = self.catalog.current(self.id)
                 published_end = self.words[END]
                 try:
-                    self.log = self._open_log(branch_row)
+                    self.branch_log = self._open_log(branch_row)
                 except LocalStorageError:
                     # Another process may have moved the volume to another file meanwhile.
                     if self.catalog.volume(self.id).epoch == row.epoch:
@@ -188,13 +188,13 @@ class CurrentBranch:
                     continue
                 break
             self._epoch = row.epoch
-            self._locks = WriterLocks(self.log.path)
+            self._locks = WriterLocks(self.branch_log.path)
             try:
-                self._note_place(self.log)
-                self._publish(self._build(branch_row, self.log))
+                self._note_place(self.branch_log)
+                self._publish(self._build(branch_row, self.branch_log))
                 self._check_end(published_end)
             except BaseException:
-                self.log.close()
+                self.branch_log.close()
                 raise
             if self.writable and not self.words[EPOCH]:
                 self.catalog.announce_epoch(self.id, self._announce_first)
@@ -207,29 +207,29 @@ class CurrentBranch:
         path = self.directory / branch.file
         return BranchLog(path, volume=self.id, writable=self.writable, maps=self.maps)
 
-    def _note_place(self, log: BranchLog) -> None:
-        self._place = Place(log.path, log.file_number, self._head)
+    def _note_place(self, branch_log: BranchLog) -> None:
+        self._place = Place(branch_log.path, branch_log.file_number, self._head)
         self._mark = self._place.mark
 
-    def _build(self, row: BranchRow, log: BranchLog) -> Snapshot:
+    def _build(self, row: BranchRow, branch_log: BranchLog) -> Snapshot:
         """Return the newest view of a branch, by reading its part of the log."""
-        remote = self._remote_view(row.log, row.base)
+        remote = self._remote_view(row.log_id, row.base)
         # A view that others have read from: the last look was at the files of another one.
         remote.check_files()
-        snapshot, self._last_chunk = read_branch(row, log, remote, self.mutex)
+        snapshot, self._last_chunk = read_branch(row, branch_log, remote, self.mutex)
         return snapshot
 
     def _scan_tail(self) -> None:
         """Apply the transactions that others appended behind the end known here."""
         snapshot = self.snapshot
         branch = snapshot.branch
-        for chunks in self.log.transactions(snapshot.end, LocalLsn(snapshot.lsn + 1)):
-            if not all(self.log.images_are_sound(chunk) for chunk in chunks):
+        for chunks in self.branch_log.transactions(snapshot.end, LocalLsn(snapshot.lsn + 1)):
+            if not all(self.branch_log.images_are_sound(chunk) for chunk in chunks):
                 break
             self._apply_foreign(branch, chunks)
             snapshot = self.snapshot
 
-    def _apply_foreign(self, branch: Branch, chunks: list[Chunk]) -> None:
+    def _apply_foreign(self, branch: PageIndex, chunks: list[Chunk]) -> None:
         self._is_changing = True
         for chunk in chunks:
             if self.pins:
@@ -252,7 +252,7 @@ class CurrentBranch:
         )
         self._is_changing = False
 
-    def _forget_history(self, branch: Branch) -> None:
+    def _forget_history(self, branch: PageIndex) -> None:
         """Forget superseded images that are older than every open snapshot.
 
         A reader between its pin and its snapshot still shows its former one, or none.
@@ -277,7 +277,7 @@ class CurrentBranch:
         ):
             if self.writable:
                 self._check_paths()
-            raise damage(self.log, self._end)
+            raise damage(self.branch_log, self._end)
 
     def _look(self) -> None:
         """Look whether another program has cut the files that are mapped.
@@ -292,16 +292,16 @@ class CurrentBranch:
                 "that was committed is lost",
             )
         snapshot = self.snapshot
-        log = snapshot.branch.log
-        size = log.size_bytes()
+        branch_log = snapshot.branch.branch_log
+        size = branch_log.size_bytes()
         if size < snapshot.end.offset:
             raise CorruptLogError(
-                f"{log.path.name} has {size} bytes and had {snapshot.end.offset}: another program "
-                "has cut it",
+                f"{branch_log.path.name} has {size} bytes and had {snapshot.end.offset}: another "
+                "program has cut it",
                 next_step=DAMAGE_STEP,
             )
-        if size != log.capacity:
-            log.capacity = size
+        if size != branch_log.capacity:
+            branch_log.capacity = size
             # Extended for a commit, or for what a process spilled that was killed then.
             self._may_be_longer = True
         snapshot.remote.check_files()
@@ -316,13 +316,13 @@ class CurrentBranch:
         with self.mutex:
             self.begin()
             while True:
-                path = self.log.path
+                path = self.branch_log.path
                 try:
                     return self._locks.open()
                 except LocalStorageError:
                     # Another process may have moved the volume to another file meanwhile.
                     self.refresh()
-                    if self.log.path == path:
+                    if self.branch_log.path == path:
                         raise
 
     @contextlib.contextmanager
@@ -386,12 +386,12 @@ class CurrentBranch:
             return False
         end = self.snapshot.end
         if self._last_chunk is not None:
-            chunk = self.log.read_chunk(self._last_chunk)
+            chunk = self.branch_log.read_chunk(self._last_chunk)
             if chunk is None or chunk.after != end:
                 self.has_moved = True
                 raise MovedError(
-                    f"{self.log.path} was overwritten while it was open here: the newest commit "
-                    "is not there any more; nothing was written",
+                    f"{self.branch_log.path} was overwritten while it was open here: the newest "
+                    "commit is not there any more; nothing was written",
                     next_step="close this connection and open it again",
                 )
         if is_interrupted:
@@ -462,7 +462,7 @@ class CurrentBranch:
 
         def announce() -> None:
             nonlocal reserved
-            if row.file != self.log.path.name:
+            if row.file != self.branch_log.path.name:
                 reserved = self._locks.reserve(self.directory / row.file)
                 self.words[END] = 0
             self.words[EPOCH] = epoch
@@ -480,9 +480,9 @@ class CurrentBranch:
             ):
                 self.refresh()
                 return False
-            old_file = self.log.path
+            old_file = self.branch_log.path
             self._switch(row, epoch, reserved)
-            if self.log.path != old_file:
+            if self.branch_log.path != old_file:
                 self._publish_words(self._end)
                 # Readers of the old file have it open. All that it held is on the remote, or in
                 # the new file; but while the descriptor names the old one, it is kept.
@@ -497,19 +497,21 @@ class CurrentBranch:
 
         `reserved` is for the handle that has the writer lock, if this process switches files.
         """
-        log = self.log if row.file == self.log.path.name else self._open_log(row)
+        branch_log = (
+            self.branch_log if row.file == self.branch_log.path.name else self._open_log(row)
+        )
         # Ordering: the view first. If it cannot be had, the next transaction tries again.
         try:
-            snapshot = self._build(row, log)
+            snapshot = self._build(row, branch_log)
         except BaseException:
-            if log is not self.log:
-                log.close()
+            if branch_log is not self.branch_log:
+                branch_log.close()
             raise
-        if log is not self.log:
+        if branch_log is not self.branch_log:
             # Ordering: the locks first. Who has one of a former file must not write to this one.
-            self._locks.follow(log.path, reserved or {})
-            self._note_place(log)
-            self.log = log
+            self._locks.follow(branch_log.path, reserved or {})
+            self._note_place(branch_log)
+            self.branch_log = branch_log
         if self.writable:
             self.description.follow()
         # Ordering: the epoch last. A reader of the new one takes the snapshot without the mutex.
@@ -518,10 +520,10 @@ class CurrentBranch:
 
     def new_log_file(self, *, folded: bool = False) -> BranchLog:
         """Make the next branch log file, empty; `folded` if it is to begin with a folded run."""
-        number = int(self.log.path.stem) + 1
+        number = int(self.branch_log.path.stem) + 1
         path = self.directory / f"{number:04d}.log"
         return BranchLog.create(
-            path, volume=self.id, folded=folded, maps=self.maps, replaces=self.log.path
+            path, volume=self.id, folded=folded, maps=self.maps, replaces=self.branch_log.path
         )
 
     def _publish_words(self, end: int) -> None:

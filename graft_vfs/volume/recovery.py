@@ -17,7 +17,7 @@ from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import DURABLE_BEFORE, Chunk, Position
 from graft_vfs.pages import LocalLsn
 from graft_vfs.view.remote_view import RemoteView
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ DAMAGE_STEP = "restore the data directory from a backup, or clone the volume aga
 
 def read_branch(
     row: BranchRow,
-    log: BranchLog,
+    branch_log: BranchLog,
     remote: RemoteView,
     mutex: contextlib.AbstractContextManager[object],
 ) -> tuple[Snapshot, Position | None]:
@@ -35,12 +35,12 @@ def read_branch(
 
     `mutex` is that of its volume. Raises CorruptLogError, LocalStorageError.
     """
-    branch = Branch(row, log, mutex)
+    branch = PageIndex(row, branch_log, mutex)
     before, end, lsn = None, row.start, LocalLsn(row.first_lsn - 1)
     page_size, page_count, counter = remote.page_size, remote.page_count, row.counter
-    for chunks, proved_from in _by_durability(log.transactions(row.start, row.first_lsn)):
+    for chunks, proved_from in _by_durability(branch_log.transactions(row.start, row.first_lsn)):
         late = [chunk for chunk in chunks if chunk.images >= proved_from]
-        if not all(map(log.images_are_sound, late)):
+        if not all(map(branch_log.images_are_sound, late)):
             _logger.info(
                 "volume %s: LSN %d, which was never durable, is not whole and left out",
                 row.volume,
@@ -56,17 +56,19 @@ def read_branch(
         before, end, lsn, page_size = last.before, last.after, last.lsn, last.page_size
         page_count, counter = last.page_count, last.change_counter
     following = LocalLsn(lsn + 1)
-    is_run_missing = log.begins_with_run(row.start) and lsn < row.first_lsn
-    if is_run_missing or (log.damaged_before(end, following) and not _follows(log, end, following)):
-        raise damage(log, end.offset)
+    is_run_missing = branch_log.begins_with_run(row.start) and lsn < row.first_lsn
+    if is_run_missing or (
+        branch_log.damaged_before(end, following) and not _follows(branch_log, end, following)
+    ):
+        raise damage(branch_log, end.offset)
     _logger.debug("volume %s: branch %s read up to LSN %d", row.volume, row.id, lsn)
     return Snapshot(branch, remote, end, lsn, page_size, page_count, counter), before
 
 
-def damage(log: BranchLog, offset: int) -> CorruptLogError:
+def damage(branch_log: BranchLog, offset: int) -> CorruptLogError:
     """Return the error for a committed transaction that cannot be read."""
     return CorruptLogError(
-        f"{log.path.name}: a committed transaction at byte {offset} is damaged",
+        f"{branch_log.path.name}: a committed transaction at byte {offset} is damaged",
         next_step=DAMAGE_STEP,
     )
 
@@ -88,7 +90,7 @@ def _by_durability(transactions: Iterable[list[Chunk]]) -> Iterator[tuple[list[C
     yield from ((each, proved_from) for each in waiting)
 
 
-def _follows(log: BranchLog, position: Position, lsn: LocalLsn) -> bool:
+def _follows(branch_log: BranchLog, position: Position, lsn: LocalLsn) -> bool:
     """Return True if a valid transaction stands at `position` now: another process wrote it."""
-    chunks = next(log.transactions(position, lsn), None)
-    return chunks is not None and all(log.images_are_sound(chunk) for chunk in chunks)
+    chunks = next(branch_log.transactions(position, lsn), None)
+    return chunks is not None and all(branch_log.images_are_sound(chunk) for chunk in chunks)

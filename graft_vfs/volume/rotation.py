@@ -41,10 +41,10 @@ def rotated(volume: CurrentBranch, candidate: Candidate) -> Candidate:
     end, start = volume.begin().end, candidate.row.start
     if end.offset - start.offset > start.offset // 2:
         return candidate
-    with new_file(volume) as log:
-        _logger.debug("volume %s: log file %s follows", volume.id, log.path.name)
-        is_whole = log.copy_from(volume.log, start, candidate.row.first_lsn) == end
-        return candidate.moved_to(log) if is_whole else candidate
+    with new_file(volume) as branch_log:
+        _logger.debug("volume %s: log file %s follows", volume.id, branch_log.path.name)
+        is_whole = branch_log.copy_from(volume.branch_log, start, candidate.row.first_lsn) == end
+        return candidate.moved_to(branch_log) if is_whole else candidate
 
 
 # Compaction -------------------------------------------------------------------------------------
@@ -90,16 +90,16 @@ def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> boo
     has_commits = snapshot.lsn >= row.first_lsn
     candidate = prepare(
         row,
-        log=row.log,
+        log_id=row.log_id,
         base=row.base,
         counter=row.counter,
         through=LocalLsn(row.first_lsn - 1),
         end=row.start,
     )
-    with new_file(volume, folded=has_commits) as log:
+    with new_file(volume, folded=has_commits) as branch_log:
         if has_commits:
-            _write_live(log, snapshot, pages)
-        candidate = candidate.moved_to(log)
+            _write_live(branch_log, snapshot, pages)
+        candidate = candidate.moved_to(branch_log)
     is_current = switch(volume, candidate, unless_pending=True)
     if is_current:
         _logger.info(
@@ -111,18 +111,18 @@ def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> boo
     return is_current
 
 
-def _write_live(log: BranchLog, snapshot: Snapshot, pages: list[int]) -> None:
+def _write_live(branch_log: BranchLog, snapshot: Snapshot, pages: list[int]) -> None:
     """Write the newest image of each page, as chunks of the newest LSN, and be durable with them.
 
     The last chunk has no pages. It is written when the others are durable and says so, so that
     opening the file needs to read none of their images.
     """
-    at, size = log.start, snapshot.page_size
+    at, size = branch_log.start, snapshot.page_size
     step = max(1, _RUN_BYTES // size)
     for number, first in enumerate(range(0, len(pages), step), 1):
         some = pages[first : first + step]
-        _, at = log.append(at, snapshot.lsn, some, [*map(snapshot.stored, some)], size, None)
+        _, at = branch_log.append(at, snapshot.lsn, some, [*map(snapshot.stored, some)], size, None)
         if number % _RUNS_RESIDENT_MAX == 0:
             snapshot.forget_resident()
-    log.sync(at.offset)
-    log.append(at, snapshot.lsn, [], [], size, (snapshot.page_count, snapshot.counter), True)
+    branch_log.sync(at.offset)
+    branch_log.append(at, snapshot.lsn, [], [], size, (snapshot.page_count, snapshot.counter), True)

@@ -12,7 +12,7 @@ from graft_vfs.local.mapping import forget_resident
 from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.sqlite_format.header import FirstPage, with_counter
 from graft_vfs.view.remote_view import Located, RemoteView
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 
 
 class Snapshot:
@@ -37,7 +37,7 @@ class Snapshot:
 
     def __init__(  # noqa: PLR0917 - keywords would cost time at each commit
         self,
-        branch: Branch,
+        branch: PageIndex,
         remote: RemoteView,
         end: Position,
         lsn: LocalLsn,
@@ -53,7 +53,7 @@ class Snapshot:
         self.page_size = page_size
         self.page_count = page_count
         self.counter = counter
-        self.view = branch.log.view
+        self.view = branch.branch_log.view
         # Page 1 if it was read already, to hand it to a snapshot of equal content.
         self.known_first_page = first_page
         self._probed: bytes | None = None

@@ -34,16 +34,16 @@ class Candidate:
     row: BranchRow
     former: BranchRow
 
-    def moved_to(self, log: BranchLog) -> Candidate:
+    def moved_to(self, branch_log: BranchLog) -> Candidate:
         """Return the same branch as the content of a log file of its own."""
-        row = dataclasses.replace(self.row, file=log.path.name, start=log.start)
+        row = dataclasses.replace(self.row, file=branch_log.path.name, start=branch_log.start)
         return dataclasses.replace(self, row=row)
 
 
 def prepare(
     former: BranchRow,
     *,
-    log: LogId,
+    log_id: LogId,
     base: RemoteLsn,
     counter: int,
     through: LocalLsn,
@@ -57,7 +57,7 @@ def prepare(
     row = BranchRow(
         id=LogId.new(),
         volume=former.volume,
-        log=log,
+        log_id=log_id,
         base=base,
         counter=counter,
         first_lsn=LocalLsn(through + 1),
@@ -76,14 +76,14 @@ def new_file(volume: CurrentBranch, *, folded: bool = False) -> Iterator[BranchL
     error. The caller holds the writer lock, and makes durable what it writes.
     """
     remove_unused_files(volume)
-    log = volume.new_log_file(folded=folded)
+    branch_log = volume.new_log_file(folded=folded)
     try:
-        yield log
+        yield branch_log
     except Exception:  # A file that Ctrl-C leaves goes with the next one, as after a kill.
-        log.path.unlink(missing_ok=True)
+        branch_log.path.unlink(missing_ok=True)
         raise
     finally:
-        log.close()
+        branch_log.close()
 
 
 def switch(

@@ -50,7 +50,7 @@ class Writer(Protocol):
     """What a transaction asks of its volume, whose writer lock is held for it."""
 
     id: VolumeId
-    log: BranchLog
+    branch_log: BranchLog
 
     def check_mark(self) -> None:
         """Raise MovedError unless other processes will find what is written next."""
@@ -166,7 +166,7 @@ class Transaction:
         if image is None:
             offset = self.spilled.get(page)
             if offset is not None:
-                image = bytes(self.volume.log.view[offset : offset + self.page_size])
+                image = bytes(self.volume.branch_log.view[offset : offset + self.page_size])
         return image
 
     def truncate(self, page_count: int) -> None:
@@ -194,7 +194,7 @@ class Transaction:
         self.volume.expect_leftovers()
         pages = sorted(self.staged)
         images = [self.staged[page] for page in pages]
-        first_image, self.end = self.volume.log.append(
+        first_image, self.end = self.volume.branch_log.append(
             self.end, LocalLsn(self.snapshot.lsn + 1), pages, images, self.page_size, None
         )
         offset = first_image
@@ -224,7 +224,7 @@ class Transaction:
         new_pages = self.page_count - self.snapshot.page_count
         pages = len(self.staged) + max(0, new_pages)
         if pages <= SMALL_PAGES_MAX:
-            room = self.volume.log.reserve(self.end, pages, self.page_size)
+            room = self.volume.branch_log.reserve(self.end, pages, self.page_size)
             return min(250, room // (CHUNK_HEAD_BYTES + 4 + self.page_size))
         self.prepare(OFF)
         return 0
@@ -236,7 +236,7 @@ class Transaction:
         durable. Costs one write and one sync more than a commit alone. Raises LocalStorageError.
         """
         self.volume.check_mark()
-        staged, log = self.staged, self.volume.log
+        staged, branch_log = self.staged, self.volume.branch_log
         first_page = self.snapshot.known_first_page if 1 not in self.spilled else None
         written = staged.get(1)
         if written is not None and first_page is not None and first_page.is_same(written):
@@ -245,10 +245,10 @@ class Transaction:
             self._fill_gap()
         if staged:
             self.spill()
-        log.reserve(self.end, 0, self.page_size)
+        branch_log.reserve(self.end, 0, self.page_size)
         end = self.end.offset
-        if durability >= FULL or (durability and end - log.durable > SYNC_INTERVAL_BYTES):
-            log.sync(end)
+        if durability >= FULL or (durability and end - branch_log.durable > SYNC_INTERVAL_BYTES):
+            branch_log.sync(end)
         self.is_written = True
 
     def commit(self, durability: int) -> Snapshot:

@@ -116,7 +116,7 @@ class Volume(CurrentBranch):
         """
         staged, spilled, begin = transaction.staged, transaction.spilled, transaction.end
         page_size, page_count = transaction.page_size, transaction.page_count
-        log = self.log
+        branch_log = self.branch_log
         words = self.words
         with self.mutex:
             current = self.snapshot
@@ -129,12 +129,12 @@ class Volume(CurrentBranch):
             try:
                 words[WRITING] = 1
                 full = durability >= FULL
-                first_image, end = log.append(
+                first_image, end = branch_log.append(
                     begin, lsn, staged, staged.values(), page_size, (page_count, counter), full
                 )
                 end_offset = end[0]
-                if durability and end_offset - log.durable > SYNC_INTERVAL_BYTES:
-                    log.sync(end_offset)
+                if durability and end_offset - branch_log.durable > SYNC_INTERVAL_BYTES:
+                    branch_log.sync(end_offset)
                 self._is_changing = True
                 if len(self.pins) > 1:
                     if branch.has_long_history():
@@ -161,7 +161,7 @@ class Volume(CurrentBranch):
                 words[WRITING] = 0
             except LocalStorageError:
                 # The caller will report a failed transaction, so no reader may find it in the log.
-                log.erase(begin)
+                branch_log.erase(begin)
                 words[WRITING] = 0
                 self.give_back()
                 raise
@@ -182,14 +182,14 @@ class Volume(CurrentBranch):
                 self._scan_tail()
             is_committed = self.snapshot.lsn != before
             if not is_committed:
-                if self.log.read_chunk(transaction.end) is not None:
-                    self.log.erase(transaction.end)
+                if self.branch_log.read_chunk(transaction.end) is not None:
+                    self.branch_log.erase(transaction.end)
                 self.words[WRITING] = 0
             else:
                 self._publish(self.snapshot)
                 self._is_changing = False
                 if durability >= FULL:
-                    self.log.sync(self._end)
+                    self.branch_log.sync(self._end)
                 self._publish_words(self._end)
         return is_committed
 
@@ -213,15 +213,15 @@ class Volume(CurrentBranch):
     def sync(self) -> None:
         """Make what was committed durable."""
         with self.mutex:
-            if self.writable and self._end > self.log.durable:
-                self.log.sync(self._end)
+            if self.writable and self._end > self.branch_log.durable:
+                self.branch_log.sync(self._end)
 
     def close(self) -> None:
         """Make what was committed durable and close the log; compacts it first if that is due."""
         self._tidy()
         with self.mutex:
             self.sync()
-            self.log.close()
+            self.branch_log.close()
 
     # Space ------------------------------------------------------------------------------------
 
@@ -256,11 +256,11 @@ class Volume(CurrentBranch):
 
     def _has_leftovers(self) -> bool:
         """Return True if the log or its directory holds what no commit needs."""
-        if self.log.is_longer_than_needed(self._end):
+        if self.branch_log.is_longer_than_needed(self._end):
             return True
         with storage_errors(self.directory):
             names = os.listdir(self.directory)  # noqa: PTH208 - a Path costs four times as much
-        current = self.log.path.name
+        current = self.branch_log.path.name
         return any(
             name[0].isdigit() and name.endswith(".log") and name != current for name in names
         )
@@ -283,7 +283,7 @@ class Volume(CurrentBranch):
         """Give back what an abandoned transaction wrote; the caller holds the writer lock."""
         with self.mutex:
             self._renew_mark()
-            self.log.give_back(self._end)
+            self.branch_log.give_back(self._end)
             self._may_be_longer = False
 
     def reclaim(self) -> None:

@@ -125,7 +125,7 @@ class Life:
 
     def branch_file(self, tag: str) -> str:
         """Return the name of the file that a tag's branch is in."""
-        return self.replica.engine.open(tag).log.path.name
+        return self.replica.engine.open(tag).branch_log.path.name
 
     def replace(self, tag: str, synchronous: str = "normal", *, size: int) -> None:
         """Commit one transaction that counts and replaces the same row each time."""
@@ -290,7 +290,7 @@ def compactions(life: Life) -> None:
             life.replace("main", synchronous, size=12_000)
         life.commit("main", synchronous)
         life.roll_back("main", size=LARGE)
-    assert life.replica.engine.open("main").log.folded
+    assert life.replica.engine.open("main").branch_log.folded
     life.push("main")
     former = life.branch_file("main")
     while life.branch_file("main") == former:

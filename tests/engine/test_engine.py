@@ -347,7 +347,7 @@ def two_volumes(machines) -> tuple[Path, list]:
             connection.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
             for number in range(30):
                 connection.execute("INSERT INTO t VALUES(?, randomblob(1500))", (number,))
-        return ours.engine.open("main").log.path, rows(connection)
+        return ours.engine.open("main").branch_log.path, rows(connection)
 
 
 @pytest.fixture
@@ -883,7 +883,7 @@ def test_a_damaged_volume_is_one_bad_row_among_the_others(tmp_path) -> None:
     with registered(Config(data_dir=tmp_path / "data")) as engine:
         for tag in ("first", "second", "third"):
             graft_vfs.connect(tag).execute("CREATE TABLE t(x)")
-        path = engine.open("second").log.path
+        path = engine.open("second").branch_log.path
     path.write_bytes(b"not a log".ljust(200))
     with registered(Config(data_dir=tmp_path / "data")) as engine:
         found = engine.volumes()

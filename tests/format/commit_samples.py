@@ -33,7 +33,7 @@ def body(images: dict[int, bytes]) -> tuple[BitMap, FrameTable, list[bytes]]:
 
 def header_of(pages: BitMap, frames: FrameTable, **changes: Any) -> CommitHeader:
     facts: dict[str, Any] = {
-        "log": LOG,
+        "log_id": LOG,
         "lsn": 1,
         "previous_hash": NO_HASH,
         "page_size": 512,

@@ -239,7 +239,7 @@ def the_largest_lsn_is_listed(remote: Remote) -> None:
 @scenario
 def a_commit_of_another_log(remote: Remote) -> None:
     header, body = remote.read(3)
-    remote.write(replace(header, log=LogId.new()), body, log=remote.log)
+    remote.write(replace(header, log_id=LogId.new()), body, log=remote.log)
 
 
 @scenario
@@ -272,7 +272,7 @@ def two_logs_that_are_each_others_parents(remote: Remote) -> None:
     header, body = remote.read(1)
     facts = {"parent_lsn": 1, "previous_hash": b"x" * 32}
     remote.write(replace(header, parent_log=other, **facts), body)
-    remote.write(replace(header, log=other, parent_log=remote.log, **facts), body)
+    remote.write(replace(header, log_id=other, parent_log=remote.log, **facts), body)
 
 
 @scenario
@@ -282,7 +282,7 @@ def a_row_of_forks_without_an_end(remote: Remote) -> None:
     parent, digest = None, NO_HASH
     for number in range(400):
         log = remote.log if number == 399 else LogId.new()
-        facts: dict[str, Any] = {"log": log, "parent_log": parent, "previous_hash": digest}
+        facts: dict[str, Any] = {"log_id": log, "parent_log": parent, "previous_hash": digest}
         digest = remote.write(replace(header, parent_lsn=1 if parent else 0, **facts), body)
         parent = log
     for lsn in (2, 3):

@@ -81,7 +81,7 @@ def test_a_place_of_an_unknown_kind_is_used_without_mappings(tmp_path, monkeypat
     with registered(Config(data_dir=tmp_path / "data")) as engine:
         connection = graft_vfs.connect("main")
         connection.execute("CREATE TABLE t(x)")
-        assert not isinstance(engine.open("main").log.view, memoryview)
+        assert not isinstance(engine.open("main").branch_log.view, memoryview)
 
 
 @pytest.mark.parametrize("setting", ["nfs4", "ceph, nfs4", "ceph nfs4", ["ceph", "nfs4"]])

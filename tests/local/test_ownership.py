@@ -68,11 +68,11 @@ def test_a_push_of_root_does_not_lock_the_application_out(config, first) -> None
         graft_vfs.connect("main").execute("CREATE TABLE t(x)")
     with registered(config) as engine:
         connection = graft_vfs.connect("main")
-        log = engine.open("main").log.path
+        log = engine.open("main").branch_log.path
         log.chmod(0o640)
         connection.execute("INSERT INTO t VALUES(1)")
         engine.push("main")
-        rotated = engine.open("main").log.path
+        rotated = engine.open("main").branch_log.path
         assert rotated != log
         assert stat.S_IMODE(rotated.stat().st_mode) == 0o640
         connection.execute("INSERT INTO t VALUES(2)")
@@ -87,7 +87,7 @@ def test_a_push_of_root_does_not_lock_the_application_out(config, first) -> None
 def test_a_file_that_may_not_be_written_is_no_full_disk(config) -> None:
     with application(), registered(config) as engine:
         graft_vfs.connect("main").execute("CREATE TABLE t(x)")
-        log = engine.open("main").log.path
+        log = engine.open("main").branch_log.path
     os.chown(log, 0, 0)
     log.chmod(0o600)
     with application(), registered(config):

@@ -231,7 +231,7 @@ class VolumeMachine(RuleBasedStateMachine):
         self.lsn += 1
         self.ahead += 1
         self.seen["commits"] += 1
-        self.seen["commits in a compacted file"] += session.pager.file.volume.log.folded
+        self.seen["commits in a compacted file"] += session.pager.file.volume.branch_log.folded
 
     @precondition(is_written)
     @rule()

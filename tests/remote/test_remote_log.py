@@ -67,7 +67,7 @@ def add(
         if newest is not None:
             changes |= {"lsn": newest.lsn + 1, "previous_hash": newest.hash}
         newest, data = commit(page_indexes, salt=salt, **changes)
-        store.put_if_absent(commit_key(newest.log, newest.lsn), data)
+        store.put_if_absent(commit_key(newest.log_id, newest.lsn), data)
     assert newest is not None
     return newest
 
@@ -628,7 +628,7 @@ def test_a_fork_names_its_parent_and_chains_from_there() -> None:
     fourth = log.read_header(4)
     assert fourth is not None
     first, data = commit(
-        log=OTHER_LOG, parent_log=LOG, parent_lsn=4, previous_hash=fourth.header.hash
+        log_id=OTHER_LOG, parent_log=LOG, parent_lsn=4, previous_hash=fourth.header.hash
     )
     store.put_if_absent(commit_key(OTHER_LOG, 1), data)
     fork = RemoteLog(store, OTHER_LOG)

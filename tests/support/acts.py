@@ -226,7 +226,7 @@ def _plain_file(world: World) -> None:
 def _near_the_end(world: World) -> None:
     """Fill the branch log up to where it must be extended next."""
     volume = world.engine.open("main")
-    while len(volume.log.view) - volume.begin().end.offset > 16_000:
+    while len(volume.branch_log.view) - volume.begin().end.offset > 16_000:
         world.add()
 
 

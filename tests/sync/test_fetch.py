@@ -43,7 +43,7 @@ def test_a_fork_is_fetched_with_the_log_that_it_stands_on(replicas) -> None:
     first, data = commit(range(1, 20), salt=1)
     put(replica, LOG, 1, data)
     put(replica, LOG, 2, commit([5], lsn=2, previous_hash=first.hash, salt=2, page_count=19)[1])
-    fork = {"log": OTHER_LOG, "parent_log": LOG, "parent_lsn": 1, "page_count": 19}
+    fork = {"log_id": OTHER_LOG, "parent_log": LOG, "parent_lsn": 1, "page_count": 19}
     put(replica, OTHER_LOG, 1, commit([7], previous_hash=first.hash, salt=3, **fork)[1])
     clone(replica, OTHER_LOG)
     snapshot = replica.engine.open("main").begin()
@@ -55,7 +55,7 @@ def test_a_fork_is_fetched_with_the_log_that_it_stands_on(replicas) -> None:
 def test_a_fork_of_something_else_than_the_parent_is_damage(replicas, parent_lsn) -> None:
     replica = replicas()
     put(replica, LOG, 1, commit(salt=1)[1])
-    fork = {"log": OTHER_LOG, "parent_log": LOG, "parent_lsn": parent_lsn}
+    fork = {"log_id": OTHER_LOG, "parent_log": LOG, "parent_lsn": parent_lsn}
     put(replica, OTHER_LOG, 1, commit(previous_hash=b"x" * 32, **fork)[1])
     with pytest.raises(CorruptObjectError, match="was forked from"):
         clone(replica, OTHER_LOG)
@@ -65,7 +65,7 @@ def test_a_fork_of_something_else_than_the_parent_is_damage(replicas, parent_lsn
 def test_logs_that_claim_to_be_forks_of_each_other_are_damage(replicas) -> None:
     replica = replicas()
     for log, parent in ((LOG, OTHER_LOG), (OTHER_LOG, LOG)):
-        data = commit(log=log, parent_log=parent, parent_lsn=1, previous_hash=b"x" * 32)[1]
+        data = commit(log_id=log, parent_log=parent, parent_lsn=1, previous_hash=b"x" * 32)[1]
         put(replica, log, 1, data)
     before = replica.counts()
     with pytest.raises(CorruptObjectError, match="forked from itself"):
@@ -82,14 +82,14 @@ def put_forks(replica: Replica, generations: int) -> list[LogId]:
         header, data = commit(
             [number % 19 + 1],
             salt=number,
-            log=LogId.new(),
-            parent_log=header.log,
+            log_id=LogId.new(),
+            parent_log=header.log_id,
             parent_lsn=1,
             previous_hash=header.hash,
             page_count=19,
         )
-        put(replica, header.log, 1, data)
-        logs.append(header.log)
+        put(replica, header.log_id, 1, data)
+        logs.append(header.log_id)
     return logs
 
 
@@ -123,11 +123,11 @@ def put_line(replica: Replica, lengths: list[int], fork_points: list[int]) -> li
     for length, fork_point in zip(lengths, [*fork_points, 1], strict=True):
         log, previous = LogId.new(), start
         for lsn in range(1, length + 1):
-            facts: dict[str, object] = {"log": log, "lsn": lsn, "page_count": 19}
+            facts: dict[str, object] = {"log_id": log, "lsn": lsn, "page_count": 19}
             if previous is not None:
                 facts["previous_hash"] = previous.hash
             if lsn == 1 and previous is not None:
-                facts |= {"parent_log": previous.log, "parent_lsn": previous.lsn}
+                facts |= {"parent_log": previous.log_id, "parent_lsn": previous.lsn}
             pages = range(1, 20) if not logs and lsn == 1 else [lsn % 19 + 1]
             previous, data = commit(pages, salt=1000 * len(logs) + lsn, **facts)
             put(replica, log, lsn, data)
@@ -496,18 +496,18 @@ def test_forks_of_forks_are_opened_however_many_they_are(replicas) -> None:
     put(replica, LOG, 1, data)
     fetch_log(replica.engine.logs, LOG)
     for _ in range(1200):
-        facts = {"log": LogId.new(), "parent_log": parent.log, "parent_lsn": 1, "page_count": 4}
-        parent, data = commit([1], previous_hash=parent.hash, **facts)
-        replica.engine.catalog.add_commits(parent.log, [CommitRow(1, parent.hash, data)])
-    replica.engine.logs.note_proved(parent.log)  # As if it had come from there.
-    clone(replica, parent.log)
+        fork = {"parent_log": parent.log_id, "parent_lsn": 1, "page_count": 4}
+        parent, data = commit([1], log_id=LogId.new(), previous_hash=parent.hash, **fork)
+        replica.engine.catalog.add_commits(parent.log_id, [CommitRow(1, parent.hash, data)])
+    replica.engine.logs.note_proved(parent.log_id)  # As if it had come from there.
+    clone(replica, parent.log_id)
     assert replica.engine.open("main").begin().stored(4) == image(4)
 
 
 def test_a_log_that_is_forked_from_itself_in_the_catalog_is_damage(replicas) -> None:
     replica = replicas()
     for log, parent in ((LOG, OTHER_LOG), (OTHER_LOG, LOG)):
-        header, data = commit(log=log, parent_log=parent, parent_lsn=1, previous_hash=b"x" * 32)
+        header, data = commit(log_id=log, parent_log=parent, parent_lsn=1, previous_hash=b"x" * 32)
         replica.engine.catalog.add_commits(log, [CommitRow(1, header.hash, data)])
     with pytest.raises(CorruptCatalogError, match="forked from itself"):
         replica.engine.logs.log_view(LOG, 1)
@@ -515,7 +515,7 @@ def test_a_log_that_is_forked_from_itself_in_the_catalog_is_damage(replicas) -> 
 
 def test_a_parent_at_an_lsn_that_sqlite_cannot_hold_is_damage(replicas) -> None:
     replica = replicas()
-    fork = {"log": OTHER_LOG, "parent_log": LOG, "parent_lsn": LSN_MAX}
+    fork = {"log_id": OTHER_LOG, "parent_log": LOG, "parent_lsn": LSN_MAX}
     put(replica, OTHER_LOG, 1, commit(previous_hash=b"x" * 32, **fork)[1])
     with pytest.raises(CorruptObjectError, match="was forked from"):
         clone(replica, OTHER_LOG)

@@ -50,7 +50,7 @@ def a_commit(log: LogId, lsn: int, previous: bytes, client: int) -> tuple[Commit
     frame = builder.finish()
     assert frame is not None
     header = CommitHeader(
-        log=log,
+        log_id=log,
         lsn=lsn,
         previous_hash=previous,
         page_size=512,

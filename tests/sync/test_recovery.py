@@ -212,7 +212,7 @@ def test_commits_whose_claim_may_have_landed_survive_a_power_cut_here(
         with pytest.raises(ProcessStopped):
             replica.engine.push("main")
 
-    path = replica.engine.open("main").log.path
+    path = replica.engine.open("main").branch_log.path
     empty = path.read_bytes()[: branch_log.LOG_HEADER_BYTES].ljust(1 << 20, b"\0")
     after_the_cut = tmp_path / "after the cut"
     after_the_cut.write_bytes(durable[-1] if durable else empty)

@@ -147,7 +147,7 @@ def test_a_machine_that_may_not_write_any_more_can_pull_and_forgets_nothing(
     assert (status.pending_push, status.base_lsn, status.ahead) == (True, 1, 1)
     # Its write comes late after all.
     pending = machine.engine.catalog.pending_push(status.volume)
-    key = commit_key(pending.log, pending.lsn)
+    key = commit_key(pending.log_id, pending.lsn)
     machine.engine.store.inner.put_if_absent(key, pending.data)
     assert machine.engine.pull("main").lsn == 2
     assert machine.engine.status("main").pending_push is False

@@ -13,8 +13,8 @@ import pytest
 import graft_vfs
 from graft_vfs.local import locks
 from graft_vfs.volume import rotation
-from graft_vfs.volume.branch import HISTORY_MIN
 from graft_vfs.volume.open_volumes import VOLUMES_KEPT_MAX
+from graft_vfs.volume.page_index import HISTORY_MIN
 from tests.support.children import child
 from tests.support.counting import counted_calls, counted_syncs
 from tests.support.engines import reopened
@@ -198,7 +198,7 @@ def test_damage_behind_what_is_pushed_is_not_copied_into_a_new_log_file(
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(zeroblob(90000))")
     monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
-    put, log = engine.store.put_if_absent, engine.open("main").log
+    put, log = engine.store.put_if_absent, engine.open("main").branch_log
 
     def put_beside_damage(key, data):
         if "/commits/" in key:
@@ -280,7 +280,7 @@ def test_a_push_waits_for_a_writer_to_replace_a_log_file_that_is_long(engine, co
     writer.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
     monkeypatch.setattr(locks.time, "sleep", lambda _: writer.execute("COMMIT"))
     engine.push("main")
-    assert engine.open("main").log.path.name == "0002.log"
+    assert engine.open("main").branch_log.path.name == "0002.log"
     assert value(writer, "SELECT n FROM t") == 1
     assert engine.status("main").ahead == 1
 
@@ -292,5 +292,5 @@ def test_a_push_does_not_wait_for_ever_for_a_writer(engine, connect, monkeypatch
     writer.execute("BEGIN IMMEDIATE; UPDATE t SET n = 1")
     writer.pragma("graft_push")
     writer.execute("COMMIT")
-    assert engine.open("main").log.path.name == "0001.log"
+    assert engine.open("main").branch_log.path.name == "0001.log"
     assert engine.status("main").ahead == 1

@@ -25,7 +25,7 @@ def pages_in_log(volume):
     branch = volume.snapshot.branch.row
     return {
         page
-        for chunks in volume.log.transactions(branch.start, branch.first_lsn)
+        for chunks in volume.branch_log.transactions(branch.start, branch.first_lsn)
         for chunk in chunks
         for page in chunk.pages
     }

@@ -119,7 +119,7 @@ def test_a_transaction_larger_than_the_staging_limit(
         "INSERT INTO t SELECT id + 1000, 'new', zeroblob(1500) FROM t"
     )
     inside = content(connection)
-    log = connection_volume(connection).log
+    log = connection_volume(connection).branch_log
     connection.execute(end)
     wanted = before if end == "ROLLBACK" else inside
     assert content(connection) == wanted

@@ -9,7 +9,7 @@ import pytest
 
 from graft_vfs.vfs import file_system
 from graft_vfs.volume import transaction
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.volume import Volume
 from tests.support.children import child
 from tests.support.counting import counted_calls
@@ -381,7 +381,7 @@ def test_a_reader_that_begins_in_the_midst_of_a_commit_sees_all_of_it_or_nothing
             process.end()
     seen = []
     has_begun_or_waits = threading.Event()
-    refresh, apply = Volume.refresh, Branch.apply
+    refresh, apply = Volume.refresh, PageIndex.apply
 
     def read_one():
         monkeypatch.setattr(Volume, "refresh", refresh_with_notice)
@@ -393,13 +393,13 @@ def test_a_reader_that_begins_in_the_midst_of_a_commit_sees_all_of_it_or_nothing
         refresh(self)
 
     def apply_beside_a_reader(self, *arguments):
-        monkeypatch.setattr(Branch, "apply", apply)
+        monkeypatch.setattr(PageIndex, "apply", apply)
         thread.start()
         assert has_begun_or_waits.wait(60)
         apply(self, *arguments)
 
     thread = threading.Thread(target=read_one)
-    monkeypatch.setattr(Branch, "apply", apply_beside_a_reader)
+    monkeypatch.setattr(PageIndex, "apply", apply_beside_a_reader)
     if is_foreign:
         engine.status("main")  # Takes in the commit without reading a page.
     else:

@@ -228,9 +228,9 @@ def test_readers_keep_their_snapshot_while_the_branch_file_is_compacted(config, 
     with child(config.data_dir, program) as other:
         assert other.hear() == "0"
         value(reader, "BEGIN; SELECT n FROM t")
-        file = engine.open("main").log.path
+        file = engine.open("main").branch_log.path
         update_often(writer, 300)
-        assert engine.open("main").log.path != file
+        assert engine.open("main").branch_log.path != file
         assert not file.exists()
         other.say("again")
         assert other.hear() == "0"
@@ -319,9 +319,9 @@ def test_a_push_that_was_planned_before_a_compaction_is_planned_anew(engine, con
     def build_beside_a_writer(*arguments):
         result = build(*arguments)
         if not compacted:
-            file = engine.open("main").log.path
+            file = engine.open("main").branch_log.path
             update_often(writer, 300)
-            compacted.append(engine.open("main").log.path != file)
+            compacted.append(engine.open("main").branch_log.path != file)
         return result
 
     monkeypatch.setattr(push, "_build", build_beside_a_writer)
@@ -341,9 +341,9 @@ def test_no_compaction_moves_commits_that_a_push_is_about_to_settle(
 
     def put_beside_a_writer(key, data):
         if "/commits/" in key:
-            file = engine.open("main").log.path
+            file = engine.open("main").branch_log.path
             update_often(writer, 300)
-            assert engine.open("main").log.path == file
+            assert engine.open("main").branch_log.path == file
         return put(key, data)
 
     monkeypatch.setattr(engine.store, "put_if_absent", put_beside_a_writer)
@@ -412,7 +412,7 @@ def test_damage_is_not_copied_and_other_pages_stay_readable(config, engine, conn
     snapshot = engine.open("main").snapshot
     root = value(connection, "SELECT rootpage FROM sqlite_schema WHERE name = 'u'")
     _, offset = snapshot.locate(root)
-    log = snapshot.branch.log.path
+    log = snapshot.branch.branch_log.path
     reopened(config)
     with log.open("r+b") as file:
         file.seek(offset + 2000)
@@ -466,7 +466,7 @@ def test_a_small_volume_is_small_in_apparent_size_as_well(engine, connect):
 
 def test_a_branch_file_that_was_cut_is_a_named_error_and_no_signal(config, engine, connect):
     connect("main").execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(100000))")
-    path = engine.open("main").log.path
+    path = engine.open("main").branch_log.path
     program = """
         from graft_vfs.volume import current_branch
         current_branch.LOOK_SECONDS = 0

@@ -116,7 +116,7 @@ def show_a_view_that_was_read_before_the_cut(root: str) -> None:
         a.execute("UPDATE t SET v = randomblob(900)")
         ours.engine.push("main")
         theirs.engine.fetch("main")
-        later = theirs.engine.logs.view(theirs.engine.open("main").snapshot.branch.row.log, 2)
+        later = theirs.engine.logs.view(theirs.engine.open("main").snapshot.branch.row.log_id, 2)
         for page in range(1, later.page_count + 1):
             later.locate(page)
         cut(Path(root, "b", "cache"))

@@ -443,7 +443,7 @@ def test_a_fork_of_another_page_size_than_its_parent_is_damage(remote) -> None:
     first, data = commit()
     put(remote, data)
     fork = commit(
-        log=OTHER_LOG, parent_log=LOG, parent_lsn=1, previous_hash=first.hash, page_size=1024
+        log_id=OTHER_LOG, parent_log=LOG, parent_lsn=1, previous_hash=first.hash, page_size=1024
     )[1]
     put(remote, fork, log=OTHER_LOG)
     with pytest.raises(CorruptObjectError, match="page size"):

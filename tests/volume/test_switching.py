@@ -39,7 +39,7 @@ def on_the_base(volume: Volume) -> Candidate:
     row = snapshot.branch.row
     return prepare(
         row,
-        log=row.log,
+        log_id=row.log_id,
         base=row.base,
         counter=snapshot.counter + 1,
         through=snapshot.lsn,

@@ -219,9 +219,9 @@ class Catalog:
                 connection.execute(sql, (volume.raw,))
         return True
 
-    def set_remote(self, volume: VolumeId, log: LogId) -> None:
+    def set_remote(self, volume: VolumeId, log_id: LogId) -> None:
         """Have a volume push to another log; for one without commits."""
-        self._file.write("UPDATE volumes SET remote = ? WHERE id = ?", log.raw, volume.raw)
+        self._file.write("UPDATE volumes SET remote = ? WHERE id = ?", log_id.raw, volume.raw)
 
     def announce_epoch(self, volume: VolumeId, announce: Callable[[int], None]) -> None:
         """Call `announce` with the volume's epoch while no process can switch its branch."""
@@ -231,7 +231,7 @@ class Catalog:
     def descriptor(self, volume: VolumeId) -> Descriptor:
         """Return what a volume's current branch stands on; raises NotFoundError."""
         row, branch = self.current(volume)
-        base = self.commits(branch.log, branch.base, branch.base) if branch.base else []
+        base = self.commits(branch.log_id, branch.base, branch.base) if branch.base else []
         return Descriptor(
             row.remote, branch, base[0].hash if base else None, tuple(self.volume_tags(volume))
         )
@@ -317,17 +317,17 @@ class Catalog:
 
     # Remote commits ---------------------------------------------------------------------------
 
-    def add_commits(self, log: LogId, commits: Sequence[CommitRow]) -> None:
+    def add_commits(self, log_id: LogId, commits: Sequence[CommitRow]) -> None:
         """Add commits of a remote log; one that is known already stays as it is."""
         with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO commits VALUES(?, ?, ?, ?)",
-                [(log.raw, row.lsn, row.hash, row.header) for row in commits],
+                [(log_id.raw, row.lsn, row.hash, row.header) for row in commits],
             )
 
-    def forget_commits(self, log: LogId) -> None:
+    def forget_commits(self, log_id: LogId) -> None:
         """Forget all commits of a remote log; the caller knows that no volume stands on them."""
-        self._file.write("DELETE FROM commits WHERE log = ?", log.raw)
+        self._file.write("DELETE FROM commits WHERE log = ?", log_id.raw)
 
     def known_logs(self) -> list[LogId]:
         """Return the remote logs of which commits are known."""
@@ -340,10 +340,10 @@ class Catalog:
         )
         return [(id_of(VolumeId, volume), id_of(LogId, log)) for volume, log in rows]
 
-    def newest_commit(self, log: LogId) -> tuple[RemoteLsn, bytes]:
+    def newest_commit(self, log_id: LogId) -> tuple[RemoteLsn, bytes]:
         """Return (LSN, hash) of the newest known commit; (0, zeros) if none is known."""
         rows = self._file.rows(
-            "SELECT lsn, hash FROM commits WHERE log = ? ORDER BY lsn DESC LIMIT 1", log.raw
+            "SELECT lsn, hash FROM commits WHERE log = ? ORDER BY lsn DESC LIMIT 1", log_id.raw
         )
         return (
             (remote_lsn_of(rows[0][0]), bytes_of(rows[0][1], HASH_BYTES))
@@ -351,12 +351,12 @@ class Catalog:
             else (NO_LSN, bytes(HASH_BYTES))
         )
 
-    def commits(self, log: LogId, first: RemoteLsn, last: RemoteLsn) -> list[CommitRow]:
+    def commits(self, log_id: LogId, first: RemoteLsn, last: RemoteLsn) -> list[CommitRow]:
         """Return the known commits with LSN first..last, both inclusive, ascending."""
         rows = self._file.rows(
             "SELECT lsn, hash, header FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
             "ORDER BY lsn",
-            log.raw,
+            log_id.raw,
             min(first, INTEGER_MAX),
             min(last, INTEGER_MAX),
         )
@@ -366,21 +366,21 @@ class Catalog:
         ]
 
     def commit_beginnings(
-        self, log: LogId, first: RemoteLsn, last: RemoteLsn, length: int
+        self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, length: int
     ) -> list[tuple[RemoteLsn, bytes]]:
         """Return (LSN, first `length` bytes of the header) of known commits, newest first."""
         rows = self._file.rows(
             "SELECT lsn, substr(header, 1, ?) FROM commits WHERE log = ? AND lsn BETWEEN ? AND ? "
             "ORDER BY lsn DESC",
             length,
-            log.raw,
+            log_id.raw,
             first,
             min(last, INTEGER_MAX),
         )
         return [(remote_lsn_of(lsn, first), bytes_of(head, length)) for lsn, head in rows]
 
     def last_within(
-        self, log: LogId, first: RemoteLsn, last: RemoteLsn, bytes_max: int
+        self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, bytes_max: int
     ) -> RemoteLsn:
         """Return the last LSN up to which known headers from `first` on have so many bytes.
 
@@ -389,7 +389,7 @@ class Catalog:
         rows = self._file.rows(
             "SELECT max(lsn) FROM (SELECT lsn, sum(length(header)) OVER (ORDER BY lsn) AS total "
             "FROM commits WHERE log = ? AND lsn BETWEEN ? AND ?) WHERE total <= ?",
-            log.raw,
+            log_id.raw,
             min(first, INTEGER_MAX),
             min(last, INTEGER_MAX),
             bytes_max,
@@ -419,7 +419,7 @@ class Catalog:
                 f"INSERT INTO pending_pushes VALUES({_marks(9)}, 0)",
                 (
                     push.volume.raw,
-                    push.log.raw,
+                    push.log_id.raw,
                     push.lsn,
                     push.hash,
                     push.data,
@@ -443,7 +443,7 @@ class Catalog:
         log, lsn, digest, data, through, counter, offset, checksum = rows[0]
         return PendingPush(
             volume=volume,
-            log=id_of(LogId, log),
+            log_id=id_of(LogId, log),
             lsn=remote_lsn_of(lsn, 1),
             hash=bytes_of(digest, HASH_BYTES),
             data=bytes_of(data),
@@ -494,10 +494,10 @@ class Catalog:
         ]
         return found
 
-    def knows_log(self, log: LogId) -> bool:
+    def knows_log(self, log_id: LogId) -> bool:
         """Return True if a commit of a remote log is known, or a volume pushes to it."""
         sql = "SELECT 1 FROM commits WHERE log = ?1 UNION SELECT 1 FROM volumes WHERE remote = ?1"
-        return bool(self._file.rows(sql, log.raw))
+        return bool(self._file.rows(sql, log_id.raw))
 
     # Refs -------------------------------------------------------------------------------------
 
@@ -517,9 +517,9 @@ class Catalog:
         rows = self._file.rows("SELECT name, log FROM known_refs WHERE store = ?", store)
         return [(name, id_of(LogId, log)) for name, log in rows]
 
-    def keep_ref(self, store: str, name: str, log: LogId) -> None:
+    def keep_ref(self, store: str, name: str, log_id: LogId) -> None:
         """Remember a ref, if the catalog can be written; opening a tag asks for it only once."""
-        if not self._file.writable or self.known_ref(store, name) == log:
+        if not self._file.writable or self.known_ref(store, name) == log_id:
             return
         with self._file.transaction() as connection:
             # Not in the schema, so that versions before this one read the catalog, too.
@@ -528,7 +528,7 @@ class Catalog:
                 "PRIMARY KEY(store, name)) STRICT, WITHOUT ROWID"
             )
             connection.execute(
-                "INSERT OR REPLACE INTO known_refs VALUES(?, ?, ?)", (store, name, log.raw)
+                "INSERT OR REPLACE INTO known_refs VALUES(?, ?, ?)", (store, name, log_id.raw)
             )
 
     # Probes -----------------------------------------------------------------------------------
@@ -567,7 +567,7 @@ def _insert_branch(connection: apsw.Connection, branch: BranchRow) -> None:
         (
             branch.id.raw,
             branch.volume.raw,
-            branch.log.raw,
+            branch.log_id.raw,
             branch.base,
             branch.counter,
             branch.first_lsn,

@@ -76,7 +76,7 @@ class Descriptor:
 
     def _rank(self, branch: BranchRow) -> tuple[int, int, bool, RemoteLsn]:
         number = int(Path(branch.file).stem)
-        return number, branch.start.offset, branch.log == self.remote, branch.base
+        return number, branch.start.offset, branch.log_id == self.remote, branch.base
 
 
 def read(directory: Path) -> Descriptor | None:
@@ -159,7 +159,7 @@ def _encoded(descriptor: Descriptor) -> bytes:
         "volume": str(branch.volume),
         "remote": str(descriptor.remote),
         "branch": str(branch.id),
-        "log": str(branch.log),
+        "log": str(branch.log_id),
         "base": branch.base,
         "base_hash": None if digest is None else digest.hex(),
         "counter": branch.counter,

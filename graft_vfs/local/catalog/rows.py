@@ -40,7 +40,7 @@ class BranchRow:
 
     id: LogId
     volume: VolumeId
-    log: LogId
+    log_id: LogId
     base: RemoteLsn
     counter: int
     first_lsn: LocalLsn
@@ -79,7 +79,7 @@ class PendingPush:
     """A push whose claim was or may have been sent: exact bytes, and what it covers locally."""
 
     volume: VolumeId
-    log: LogId
+    log_id: LogId
     lsn: RemoteLsn
     hash: bytes
     data: bytes
@@ -112,11 +112,11 @@ def volume_row(row: Sequence[Any]) -> VolumeRow:
 
 def branch_row(row: Sequence[Any]) -> BranchRow:
     """Return a row of `branches`, all columns in order."""
-    branch, volume, log, base, counter, first, file, offset, checksum, created = row
+    branch, volume, log_id, base, counter, first, file, offset, checksum, created = row
     return BranchRow(
         id=id_of(LogId, branch),
         volume=id_of(VolumeId, volume),
-        log=id_of(LogId, log),
+        log_id=id_of(LogId, log_id),
         base=remote_lsn_of(base),
         counter=number_of(counter, last=U32_MAX),
         first_lsn=local_lsn_of(first, 1),

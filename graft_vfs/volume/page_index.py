@@ -1,4 +1,4 @@
-"""A local branch in memory: where the newest image of each of its pages stands in its log.
+"""The page index of a local branch: where the newest image of each page is in its branch log.
 
 The log only grows, so an image is visible to a snapshot exactly when its offset is below the
 snapshot's end; no LSN is kept per page. An image that is superseded while another snapshot is open
@@ -25,7 +25,7 @@ HISTORY_MIN = 1024
 """This many superseded images are kept before they are checked against the open snapshots."""
 
 
-class Branch:
+class PageIndex:
     """The page index of one branch. `mutex` is its volume's, absent where nothing is committed.
 
     Owner: the volume while it is current, later the snapshots that still read it. Thread rule:
@@ -41,21 +41,21 @@ class Branch:
         "_mutex",
         "_proved",
         "_starts",
+        "branch_log",
         "history",
         "index",
-        "log",
         "row",
     )
 
     def __init__(
         self,
         row: BranchRow,
-        log: BranchLog,
+        branch_log: BranchLog,
         mutex: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
         self._mutex = mutex or contextlib.nullcontext()
         self.row = row
-        self.log = log
+        self.branch_log = branch_log
         self.index: dict[int, int] = {}
         self.history: dict[int, list[int]] = {}
         self._kept = 0
@@ -142,9 +142,10 @@ class Branch:
         number = bisect_right(self._starts, offset) - 1
         if not self._proved[number]:
             start, end = self._starts[number], self._ends[number]
-            if self.log.checksum_of(start, end) != self._checksums[number]:
+            if self.branch_log.checksum_of(start, end) != self._checksums[number]:
                 raise CorruptLogError(
-                    f"{self.log.path.name}: the images at byte {start} are damaged (page {page})",
+                    f"{self.branch_log.path.name}: the images at byte {start} are damaged "
+                    f"(page {page})",
                     next_step="restore the data directory, or clone the volume from its remote; "
                     "other pages can still be read",
                 )

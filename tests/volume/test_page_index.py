@@ -7,7 +7,7 @@ from unittest import mock
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.local.chunk import Chunk, Position
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 from tests.support.watched import Watched
 
 PAGE_SIZE = 512
@@ -27,7 +27,7 @@ class Interrupted(dict):
 
 
 def test_a_page_that_is_committed_while_pages_are_listed_is_listed_once() -> None:
-    branch = Branch(mock.sentinel.row, mock.sentinel.log)
+    branch = PageIndex(mock.sentinel.row, mock.sentinel.log)
     branch.apply([1, 2, 3], 100, PAGE_SIZE)
     end = 100 + 3 * PAGE_SIZE
 
@@ -60,7 +60,7 @@ def test_proving_an_old_image_never_hides_one_that_is_committed_meanwhile() -> N
     mutex = Watched()
     checksum = xxh3_64_intdigest(bytes(PAGE_SIZE))
     log = mock.Mock(checksum_of=lambda *_: checksum)
-    branch = Branch(mock.sentinel.row, log, mutex)
+    branch = PageIndex(mock.sentinel.row, log, mutex)
     after = Position(100 + PAGE_SIZE, 0)
     branch.apply_unproved(Chunk(1, 1, 1, 1, PAGE_SIZE, 0, checksum, 0, (7,), 100, after))
     threads = []
@@ -89,7 +89,7 @@ class Counted(int):
 
 
 def test_a_page_of_an_old_snapshot_is_found_without_looking_at_each_image_since() -> None:
-    branch = Branch(mock.sentinel.row, mock.sentinel.log)
+    branch = PageIndex(mock.sentinel.row, mock.sentinel.log)
     commits = 100_000
     branch.history[1] = [Counted(at) for at in range(1000, 1000 + commits * PAGE_SIZE, PAGE_SIZE)]
     branch.index[1] = Counted(1000 + commits * PAGE_SIZE)
