@@ -13,8 +13,10 @@ place 7; reading is that much wider than writing so that they parse.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 import base58
@@ -23,6 +25,10 @@ from graft_vfs.errors import InvalidIdError
 
 _HEAD_CHARACTERS = 10
 _TEXT_CHARACTERS = 24
+_SHORT_CHARACTERS = 8
+_CANDIDATES_MAX = 8
+_BASE58 = "[1-9A-HJ-NP-Za-km-z]"
+_PREFIX = re.compile(rf"{_BASE58}{{4,9}}|{_BASE58}{{10}}(-{_BASE58}{{0,12}})?")
 ID_BYTES = 16
 
 
@@ -63,6 +69,41 @@ class Id:
         if len(head) != 7 or not cls._is_well_formed(raw):
             raise InvalidIdError(problem, next_step=step)
         return cls(raw)
+
+    @classmethod
+    def find(cls, text: str, known: Iterable[Id]) -> Self:
+        """Return the id that `text` is, or the only one among those `known` that begins so.
+
+        At least 4 characters. Raises InvalidIdError, which lists the ids if there are several.
+        """
+        if len(text) == _TEXT_CHARACTERS or not _PREFIX.fullmatch(text):
+            return cls.parse(text)
+        found = sorted({each for each in known if type(each) is cls and str(each).startswith(text)})
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise InvalidIdError(
+                f"no {cls.KIND} id known here begins with {text!r}",
+                next_step=f"write all {_TEXT_CHARACTERS} characters of it",
+            )
+        shown = ", ".join(map(str, found[:_CANDIDATES_MAX]))
+        more = f" and {len(found) - _CANDIDATES_MAX} more" if len(found) > _CANDIDATES_MAX else ""
+        raise InvalidIdError(
+            f"{text!r} begins {len(found)} {cls.KIND} ids: {shown}{more}",
+            next_step="write more characters of the one that you mean",
+        )
+
+    def shortened(self, known: Iterable[Id]) -> str:
+        """Return the first characters of the id, as many as no other id of its type begins with.
+
+        At least 8, which `find` takes for the id among those `known`.
+        """
+        text = str(self)
+        others = [str(each) for each in known if type(each) is type(self) and each != self]
+        for length in range(_SHORT_CHARACTERS, _TEXT_CHARACTERS):
+            if not any(other.startswith(text[:length]) for other in others):
+                return text[:length]
+        return text
 
     @classmethod
     def _is_well_formed(cls, raw: bytes) -> bool:

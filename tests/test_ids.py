@@ -162,3 +162,40 @@ def test_the_text_is_base58_of_both_halves() -> None:
     head, tail = str(made).split("-")
     assert base58.b58decode(head) + base58.b58decode(tail) == made.raw
     assert len(made.raw) == ID_BYTES
+
+
+def test_an_id_is_found_by_its_first_characters() -> None:
+    first, second = make(LogId, 7, b"\0" * 8), make(LogId, 7, b"\0" * 7 + b"\1")
+    other = make(VolumeId, 7, b"\0" * 8)
+    known = [first, second, other]
+    assert LogId.find(str(first), []) == first
+    assert VolumeId.find(str(other)[:4], known) == other
+    assert [LogId.find(each.shortened(known), known) for each in (first, second)] == known[:2]
+    assert len(other.shortened(known)) == len(first.shortened([first])) == 8
+    assert len(first.shortened(known)) == len(str(first))
+    with pytest.raises(InvalidIdError, match=f"begins 2 log ids: {first}, {second}"):
+        LogId.find(str(first)[:12], known)
+    with pytest.raises(InvalidIdError, match="no log id known here begins with") as caught:
+        LogId.find(str(first)[:12], [other])
+    assert "24 characters" in caught.value.next_step
+
+
+@pytest.mark.parametrize("text", ["", "74g", "main", "74ggc1B6R40", "74ggc1B6R-4", "0000"])
+def test_what_cannot_begin_an_id_is_refused(text) -> None:
+    with pytest.raises(InvalidIdError):
+        LogId.find(text, [LogId.new()])
+
+
+def test_an_error_about_many_ids_lists_a_few_of_them() -> None:
+    known = [make(LogId, 7, bytes([number]) * 8) for number in range(40)]
+    with pytest.raises(InvalidIdError, match="begins 40 log ids: .* and 32 more") as caught:
+        LogId.find(str(known[0])[:6], known)
+    assert len(str(caught.value)) < 400
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=8, max_size=8)), max_size=20))
+def test_what_is_shown_of_an_id_is_found_again(facts) -> None:
+    known = [kind(bytes([kind.PREFIX]) + time_ms.to_bytes(6, "big") + bytes([kind.PREFIX]) + tail)
+             for time_ms, tail in facts for kind in (LogId, VolumeId)]  # fmt: skip
+    for each in known:
+        assert type(each).find(each.shortened(known), known) == each

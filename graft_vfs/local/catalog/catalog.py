@@ -333,6 +333,14 @@ class Catalog:
         """Return the remote logs of which commits are known."""
         return [id_of(LogId, log) for (log,) in self._file.rows("SELECT DISTINCT log FROM commits")]
 
+    def log_ids(self) -> set[LogId]:
+        """Return the ids of all remote logs and local branches that are known here."""
+        rows = self._file.rows(
+            "SELECT remote FROM volumes UNION SELECT id FROM branches "
+            "UNION SELECT log FROM branches UNION SELECT log FROM commits"
+        )
+        return {id_of(LogId, raw) for (raw,) in rows}
+
     def bases(self) -> list[tuple[VolumeId, LogId]]:
         """Return which log each volume stands on, by its current branch; none for a base of 0."""
         rows = self._file.rows(

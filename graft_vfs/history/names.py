@@ -1,0 +1,316 @@
+"""Names of commits: which commit a ref means in the history of a volume, and it as a snapshot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graft_vfs.advice import Advice, Hint
+from graft_vfs.errors import NotFoundError, UsageError
+from graft_vfs.format.commit import TIME_END, time_ms_of
+from graft_vfs.history.refs import Base, Head, Local, Moment, Ref, Remote, State, parse, shown
+from graft_vfs.ids import LogId
+from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.chunk import Chunk
+from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.reports import commit_time_text, commits_text
+from graft_vfs.sync.fetch import require_commits
+from graft_vfs.times import parse_time
+from graft_vfs.view.logs import Logs
+from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
+
+_COMMITS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCommit:
+    """A commit of a local branch, which no other machine knows."""
+
+    branch: LogId
+    lsn: LocalLsn
+
+    def __str__(self) -> str:
+        return f"local:{self.lsn}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCommit:
+    """A commit of a remote log."""
+
+    log: LogId
+    lsn: RemoteLsn
+
+    def __str__(self) -> str:
+        return f"{self.log}:{self.lsn}"
+
+
+Commit = LocalCommit | RemoteCommit
+
+
+def resolve(
+    logs: Logs, ref: Ref | str, volume: Volume | None, *, log_id: LogId | None = None
+) -> Commit:
+    """Return the commit that a ref means for a volume, or for a remote log alone.
+
+    Without either, only LOG:LSN means something. No request if the commit is known here, as the one
+    of a time is if a later one is known; else those of a fetch. Raises NotFoundError if there is no
+    such commit, UsageError, InvalidIdError.
+    """
+    ref = parse(ref) if isinstance(ref, str) else ref
+    if volume is not None:
+        log_id = logs.catalog.volume(volume.id).remote
+    ground = _Ground(logs, log_id, None if volume is None else volume.begin())
+    return ground.back(ground.state(ref.state), ref)
+
+
+def resolve_remote(
+    logs: Logs, ref: Ref | str, volume: Volume | None, *, log_id: LogId | None = None
+) -> RemoteCommit:
+    """Do the same where only a remote commit will do; raises UsageError for a local one."""
+    found = resolve(logs, ref, volume, log_id=log_id)
+    if isinstance(found, LocalCommit):
+        raise UsageError(
+            f"{shown(str(ref))} is the local commit {found.lsn}, which is not pushed",
+            next_step=Hint("run ", Advice.PUSH, " first, or name a remote commit, such as BASE"),
+        )
+    return found
+
+
+def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
+    """Yield the transactions of a local branch, each with the number of commits it stands for."""
+    branch = snapshot.branch
+    before = branch.row.first_lsn - 1
+    for chunks in branch.log.transactions(branch.row.start, branch.row.first_lsn):
+        yield chunks, chunks[-1].lsn - before
+        before = chunks[-1].lsn
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What refs are resolved against: a log, and a volume's newest snapshot if there is one."""
+
+    logs: Logs
+    log_id: LogId | None
+    snapshot: Snapshot | None
+
+    def state(self, state: State) -> Commit:
+        """Return the commit of a state."""
+        match state:
+            case Head() | Base():
+                found: Commit | None = self._local_head() if isinstance(state, Head) else None
+                return found or self._base(state)
+            case Local(lsn):
+                return self._local(lsn)
+            case Moment(text):
+                return self._as_of(state, parse_time(text))
+            case Remote(lsn, log):
+                own = LogId.find(log, self.logs.catalog.log_ids()) if log else self._own(state)
+                return self._known(own, lsn)
+
+    def _local_head(self) -> LocalCommit | None:
+        if self.snapshot is None or not self.snapshot.local_commits:
+            return None
+        return LocalCommit(self.snapshot.branch.row.id, self.snapshot.lsn)
+
+    def _own(self, state: State) -> LogId:
+        if self.log_id is None:
+            raise UsageError(f"{str(state)!r} names no log", next_step="write it as LOG:LSN")
+        return self.log_id
+
+    def _known(self, log_id: LogId, lsn: RemoteLsn | None) -> RemoteCommit:
+        return RemoteCommit(log_id, require_commits(self.logs, log_id, lsn))
+
+    def _base(self, state: State) -> RemoteCommit:
+        if self.snapshot is None:
+            return self._known(self._own(state), None)
+        row = self.snapshot.branch.row
+        if row.base:
+            return RemoteCommit(row.log, row.base)
+        if self.snapshot.local_commits:
+            raise NotFoundError(
+                "the volume stands on no remote commit yet",
+                next_step=Hint("run ", Advice.PUSH, ", or name a local commit, such as HEAD"),
+            )
+        raise NotFoundError(
+            "the volume has no commit yet",
+            next_step=Hint("commit something, or make it a clone with ", Advice.CLONE),
+        )
+
+    def _local(self, lsn: LocalLsn) -> LocalCommit:
+        if self.snapshot is None:
+            raise UsageError(f"local:{lsn} names no volume", next_step="write it as LOG:LSN")
+        branch, newest = self.snapshot.branch.row, self.snapshot.lsn
+        if branch.first_lsn <= lsn <= newest:
+            return LocalCommit(branch.id, lsn)
+        raise NotFoundError(
+            f"the local branch {branch.id} has no commit {lsn}, "
+            + (
+                f"it has local:{branch.first_lsn} to local:{newest}"
+                if self.snapshot.local_commits
+                else "all of its commits are pushed"
+            ),
+            next_step=Hint("name one of these, or a remote commit; see ", Advice.LIST_COMMITS),
+        )
+
+    # Times ------------------------------------------------------------------------------------
+
+    def _as_of(self, state: Moment, time_ms: int) -> RemoteCommit:
+        """Return the newest remote commit that is dated no later than a time."""
+        at: RemoteCommit | None = self._newest(state, time_ms)
+        while at is not None:
+            # Newest first, and each one: a commit of a machine whose clock was wrong may be dated
+            # after those that stand on it.
+            for last in range(at.lsn, 0, -_COMMITS_AT_ONCE):
+                first = max(1, last - _COMMITS_AT_ONCE + 1)
+                for lsn, head in self._beginnings(at.log, first, last):
+                    if time_ms_of(head) <= time_ms:
+                        return RemoteCommit(at.log, lsn)
+            first_of_log, at = at.log, self._parent(at.log)
+        ((_, head),) = self._beginnings(first_of_log, 1, 1)
+        raise NotFoundError(
+            f"log {first_of_log} had no commit at that time; its first, LSN 1, is of "
+            f"{commit_time_text(time_ms_of(head))}",
+            next_step=Hint("name a later time; see ", Advice.LIST_COMMITS, " for the times"),
+        )
+
+    def _beginnings(self, log_id: LogId, first: int, last: int) -> list[tuple[RemoteLsn, bytes]]:
+        return self.logs.catalog.commit_beginnings(
+            log_id, RemoteLsn(first), RemoteLsn(last), TIME_END
+        )
+
+    def _newest(self, state: Moment, time_ms: int) -> RemoteCommit:
+        """Return the newest commit that may be dated no later than a time.
+
+        No request if the newest that is known is dated later, and not in the future: a writer dates
+        no commit before such a one.
+        """
+        log_id = self._own(state)
+        known = self.logs.catalog.newest_commit(log_id)[0]
+        if known:
+            ((_, head),) = self._beginnings(log_id, known, known)
+            if time_ms < time_ms_of(head) <= time.time_ns() // 1_000_000:
+                return RemoteCommit(log_id, known)
+        elif self.snapshot is not None and self.snapshot.branch.row.base:
+            # A fork that is not pushed: its log has no commit, and it stands on another one.
+            return self._base(state)
+        return self._known(log_id, None)
+
+    # Going back -------------------------------------------------------------------------------
+
+    def back(self, start: Commit, ref: Ref) -> Commit:
+        """Return the commit `ref.back` before `start`."""
+        left, at = ref.back, start
+        if left and isinstance(at, LocalCommit):
+            assert self.snapshot is not None
+            lsns = [c[-1].lsn for c, _ in local_commits(self.snapshot) if c[-1].lsn < at.lsn]
+            if left <= len(lsns):
+                return LocalCommit(at.branch, lsns[-left])
+            row = self.snapshot.branch.row
+            left -= len(lsns) + 1
+            parent = RemoteCommit(row.log, row.base) if row.base else None
+            if parent is None:
+                raise _too_far(ref, ref.back - left - 1)
+            at = parent
+        while left and isinstance(at, RemoteCommit):
+            if left < at.lsn:
+                return RemoteCommit(at.log, RemoteLsn(at.lsn - left))
+            left -= at.lsn
+            parent = self._parent(at.log)
+            if parent is None:
+                raise _too_far(ref, ref.back - left - 1)
+            at = parent
+        return at
+
+    def _parent(self, log_id: LogId) -> RemoteCommit | None:
+        """Return the commit that a known log was forked from."""
+        first = self.logs.header(log_id, RemoteLsn(1))
+        if first is None or first.parent_log is None:
+            return None
+        return RemoteCommit(first.parent_log, first.parent_lsn)
+
+
+def _too_far(ref: Ref, before: int) -> NotFoundError:
+    start = ref.state
+    return NotFoundError(
+        f"{ref} goes back past the first commit: {start} has {commits_text(before)} before it",
+        next_step=Hint(f"use {Ref(start, before)}, which is the first; see ", Advice.LIST_COMMITS),
+    )
+
+
+# As a snapshot ----------------------------------------------------------------------------------
+
+
+def snapshot_of(volume: Volume, logs: Logs, commit: Commit) -> Snapshot:
+    """Return a known commit as a snapshot of the volume. No request.
+
+    A remote one has no local commits. Raises NotFoundError for a local one that went meanwhile, as
+    by a push, or that was rolled into a later one.
+    """
+    if isinstance(commit, LocalCommit):
+        return _local_snapshot(volume, commit)
+    return remote_snapshot(volume, logs, commit.log, commit.lsn)
+
+
+def remote_snapshot(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -> Snapshot:
+    """Return a commit of a remote log; LSN 0 is the empty database before the first."""
+    view = logs.view(log_id, lsn)
+    row = BranchRow(
+        id=LogId.new(),
+        volume=volume.id,
+        log=log_id,
+        base=lsn,
+        counter=view.change_counter,
+        first_lsn=LocalLsn(1),
+        file=volume.log.path.name,
+        start=volume.log.start,
+        created_ms=0,
+    )
+    return Snapshot(
+        Branch(row, volume.log),
+        view,
+        volume.log.start,
+        LocalLsn(0),
+        view.page_size,
+        view.page_count,
+        view.change_counter,
+    )
+
+
+def _local_snapshot(volume: Volume, commit: LocalCommit) -> Snapshot:
+    newest = volume.begin()
+    row, log = newest.branch.row, newest.branch.log
+    index = Branch(row, log)
+    if commit.branch == row.id:
+        for chunks, commits in local_commits(newest):
+            for chunk in chunks:
+                # Its images are verified when they are first read.
+                index.apply_unproved(chunk)
+            last = chunks[-1]
+            if last.lsn == commit.lsn:
+                return Snapshot(
+                    index,
+                    newest.remote,
+                    last.after,
+                    last.lsn,
+                    last.page_size,
+                    last.page_count,
+                    last.change_counter,
+                )
+            if last.lsn > commit.lsn:
+                raise rolled_up(commit.lsn, last.lsn, commits)
+    raise NotFoundError(
+        f"the local commit {commit.lsn} was pushed meanwhile",
+        next_step=Hint("see ", Advice.LIST_COMMITS),
+    )
+
+
+def rolled_up(lsn: LocalLsn, last: LocalLsn, commits: int) -> NotFoundError:
+    """Return the error for a local commit that exists only as a part of a later one."""
+    return NotFoundError(
+        f"the local commit {lsn} is one of the {commits} up to {last} that were rolled into one "
+        "when the branch file was compacted",
+        next_step=f"use local:{last}",
+    )

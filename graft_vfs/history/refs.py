@@ -1,0 +1,171 @@
+"""Refs: what people type wherever a commit is asked for, read into a small tree.
+
+    HEAD          the newest commit of the volume: local if there is one, else the remote one
+                  that the volume stands on
+    BASE          that remote commit, whatever was committed locally since
+    7             LSN 7 of the remote log that the volume pushes to
+    local:3       LSN 3 of the local branch, which is not pushed yet
+    2 hours ago   the newest remote commit no later than a time; also an ISO time, in UTC if it
+                  names no zone
+    LOG:7         LSN 7 of another log, whose id may be cut to characters that no other begins with
+    X~2           two commits before X, over local commits, then remote ones, then those of the log
+                  that a fork was made from; `X~` is `X~1`, and so is `X^`
+    A..B          from A to B, where two states are compared; a side that is left out is HEAD
+
+A text is read as the first of these that it can be, so that what it says does not depend on what is
+known locally. HEAD and BASE may be written in lower case. `names` finds the commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+
+from graft_vfs.advice import Advice, Hint
+from graft_vfs.errors import UsageError
+from graft_vfs.pages import LocalLsn, RemoteLsn, is_lsn_text
+from graft_vfs.times import parse_time
+
+_STEPS = re.compile(r"(?:~[0-9]{0,18}|\^)+\Z")
+_STEP = re.compile(r"~([0-9]*)|\^")
+_LOG = re.compile(r"(?=[^A-Za-z]*[A-Za-z])[0-9A-Za-z-]+")
+_SHOWN_CHARACTERS_MAX = 64
+FORMS = Hint(
+    "write an LSN such as 7, HEAD~1, local:3, LOG:7, or a time such as `2 hours ago`; see ",
+    Advice.LIST_COMMITS,
+)
+"""The next step for a text that names no commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest commit of a volume, local or remote."""
+
+    def __str__(self) -> str:
+        return "HEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The remote commit that a volume stands on."""
+
+    def __str__(self) -> str:
+        return "BASE"
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """An LSN of the local branch."""
+
+    lsn: LocalLsn
+
+    def __str__(self) -> str:
+        return f"local:{self.lsn}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An LSN of a log whose id begins with `log`; if that is empty, of the volume's own."""
+
+    lsn: RemoteLsn
+    log: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.log}:{self.lsn}" if self.log else str(self.lsn)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time, as it was typed."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+State = Head | Base | Local | Remote | Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A state and how many commits to go back from it."""
+
+    state: State
+    back: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.state}~{self.back}" if self.back else str(self.state)
+
+
+HEAD = Ref(Head())
+BASE = Ref(Base())
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Two refs that are compared."""
+
+    older: Ref
+    newer: Ref = HEAD
+
+    def __str__(self) -> str:
+        return f"{self.older}..{self.newer}"
+
+
+def parse(text: str, *, prefers_time: bool = False) -> Ref:
+    """Return what a text says; raises UsageError if it cannot name a commit.
+
+    With `prefers_time` a text that is a time is one, even if it could be an LSN, such as 20260131.
+    """
+    if ".." in text:
+        raise UsageError(f"{shown(text)} names two commits, where one is needed", next_step=FORMS)
+    if prefers_time and _is_time(text):
+        return Ref(Moment(text))
+    steps = _STEPS.search(text)
+    if steps is None:
+        return Ref(_parse_state(text, text))
+    back = sum(int(digits) if digits else 1 for digits in _STEP.findall(steps[0]))
+    return Ref(_parse_state(text[: steps.start()], text), back)
+
+
+def parse_span(text: str) -> Span:
+    """Return what `A..B` says, or A alone, which is compared with HEAD; raises UsageError."""
+    older, dots, newer = text.partition("..")
+    if not dots:
+        return Span(parse(text))
+    if newer.startswith("."):
+        raise UsageError(
+            f"{shown(text)} has three dots", next_step="write A..B to compare commit A with B"
+        )
+    return Span(parse(older) if older else HEAD, parse(newer) if newer else HEAD)
+
+
+def _parse_state(text: str, whole: str) -> State:
+    if text.upper() == "HEAD":
+        return Head()
+    if text.upper() == "BASE":
+        return Base()
+    if is_lsn_text(text):
+        return Remote(RemoteLsn(int(text)))
+    where, _, lsn = text.rpartition(":")
+    if where == "local" and is_lsn_text(lsn):
+        return Local(LocalLsn(int(lsn)))
+    if _is_time(text):
+        return Moment(text)
+    if _LOG.fullmatch(where) and is_lsn_text(lsn):
+        return Remote(RemoteLsn(int(lsn)), where)
+    raise UsageError(f"{shown(whole)} names no commit", next_step=FORMS)
+
+
+def _is_time(text: str) -> bool:
+    with contextlib.suppress(UsageError):
+        parse_time(text)
+        return True
+    return False
+
+
+def shown(text: str) -> str:
+    """Return a text for an error, quoted and not too long."""
+    return repr(text[:_SHOWN_CHARACTERS_MAX])
