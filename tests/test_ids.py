@@ -188,7 +188,7 @@ def test_what_cannot_begin_an_id_is_refused(text) -> None:
 
 def test_an_error_about_many_ids_lists_a_few_of_them() -> None:
     known = [make(LogId, 7, bytes([number]) * 8) for number in range(40)]
-    with pytest.raises(InvalidIdError, match="begins 40 log ids: .* and 32 more") as caught:
+    with pytest.raises(InvalidIdError, match=r"begins 40 log ids: .* and 32 more") as caught:
         LogId.find(str(known[0])[:6], known)
     assert len(str(caught.value)) < 400
 

@@ -29,21 +29,22 @@ def log(tag: str, limit: int | None, as_json: bool) -> None:
         emit_list(found, as_json=as_json, if_empty=step)
 
 
-@command("show", "graft show main", "graft show main 7", "graft show main local:12")
+@command("show", "graft show main", "graft show main 7", "graft show main HEAD~2")
 @tag_argument
 @click.argument("commit", metavar="[COMMIT]", required=False)
 @json_option
 def show(tag: str, commit: str | None, as_json: bool) -> None:
     """Describe one commit: time, author, parent, pages, bytes, frames.
 
-    COMMIT is an LSN of the remote log, LOG:LSN, or local:LSN for one that is not pushed. Without
-    it, the newest commit of the volume.
+    COMMIT is HEAD, which is the default, HEAD~2, an LSN of the remote log, LOG:LSN, local:3 for a
+    commit that is not pushed, or a time such as "2 hours ago". Ids may be shortened. `graft help
+    history` explains all of these.
     """
     with opened() as engine:
         emit(engine.show(tag, commit), as_json=as_json)
 
 
-@command("diff", "graft diff main", "graft diff main 3 7", "graft diff main 3")
+@command("diff", "graft diff main", "graft diff main 3..7", 'graft diff main "2 hours ago"')
 @tag_argument
 @click.argument("older", metavar="[A]", required=False)
 @click.argument("newer", metavar="[B]", required=False)
@@ -51,8 +52,8 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
 def diff(tag: str, older: str | None, newer: str | None, as_json: bool) -> None:
     """Say what changed from commit A to commit B: tables, and rows of each.
 
-    A and B are each an LSN of the remote log, LOG:LSN, or `head`, which is the volume with its
-    local commits. B defaults to `head`. Without both, show what a push would publish.
+    A and B are commits as for `graft show`, and may be given as A..B. B defaults to HEAD, the
+    volume with its local commits. Without both, show what a push would publish.
 
     Only changed pages and the interior pages of tables are read. If these do not say which rows
     changed, as after long rows were overwritten in place, all rows are compared. Pages that are not

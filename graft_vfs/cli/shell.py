@@ -34,7 +34,7 @@ _INTRO = 'Enter ".help" for instructions; PRAGMA graft_status, graft_push and ot
 )
 @tag_argument
 @click.option("-c", "--command", "commands", multiple=True, metavar="SQL", help="Run SQL and end.")
-@click.option("--lsn", metavar="LSN", help="Show the remote log at an LSN, read-only.")
+@click.option("--lsn", metavar="COMMIT", help="Show an LSN, or another commit, read-only.")
 @click.option("--as-of", metavar="TIME", help="Show the remote log at a time, read-only.")
 @click.option("--read-only", is_flag=True, help="Refuse writes.")
 def shell(
@@ -44,7 +44,7 @@ def shell(
 
     With -c, or when standard input is no terminal, statements run without questions and the first
     that fails ends it with exit code 1. `.help` lists the shell's own commands, such as `.mode` and
-    `.dump`.
+    `.dump`. COMMIT is given as for `graft show`.
     """
     if lsn is not None and as_of is not None:
         raise UsageError("--lsn and --as-of exclude each other", next_step="give one of them")

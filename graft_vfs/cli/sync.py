@@ -63,17 +63,17 @@ def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
         emit(done, as_json=as_json)
 
 
-@command("checkout", "graft checkout main 7")
+@command("checkout", "graft checkout main 7", 'graft checkout main "2 hours ago"')
 @tag_argument
-@click.argument("lsn", metavar="[LOG:]LSN")
+@click.argument("commit")
 @json_option
-def checkout(tag: str, lsn: str, as_json: bool) -> None:
+def checkout(tag: str, commit: str, as_json: bool) -> None:
     """Point TAG at a new volume on an earlier remote commit.
 
-    The volume that TAG named before stays.
+    COMMIT is given as for `graft show`. The volume that TAG named before stays.
     """
     with opened() as engine:
-        emit(engine.checkout(tag, lsn), as_json=as_json)
+        emit(engine.checkout(tag, commit), as_json=as_json)
 
 
 @command("fetch", "graft fetch main")

@@ -22,6 +22,8 @@ from graft_vfs.engine.context import Pool, open_context
 from graft_vfs.engine.status import examined, info_of, metrics_of, status_of, volume_reports
 from graft_vfs.errors import ForkedProcessError, GraftError, NotFoundError
 from graft_vfs.history import commits as history
+from graft_vfs.history import names
+from graft_vfs.history.refs import parse
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.rows import VolumeRow
 from graft_vfs.local.files import importing
@@ -51,7 +53,7 @@ from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import joining, naming
 from graft_vfs.sync.clone import NewVolume, clone_base, make_volume
-from graft_vfs.sync.fetch import Fetched, fetch_log, require_commits
+from graft_vfs.sync.fetch import Fetched, fetch_log
 from graft_vfs.sync.pull import Pulled
 from graft_vfs.sync.push import WAIT_SECONDS as PUSH_WAIT_SECONDS
 from graft_vfs.sync.push import Pushed
@@ -182,27 +184,45 @@ class Graft:
     ) -> Adopted:
         """Adopt a volume that the catalog lost, as its own files describe it.
 
-        Without `tag` it gets the tags that it remembers. `base` is `log:LSN` for a volume of an
+        Without `tag` it gets the tags that it remembers. `base` is LOG:LSN for a volume of an
         earlier version that does not say what it stands on. Requests: those of a fetch, if that
         commit is not known. Raises AlreadyExistsError if nothing was lost, HistoryMismatchError,
         UsageError.
         """
         if tag is not None:
             check_tag(tag)
-        named = None if base is None else history.parse_commit(base, None)
+        found = None if base is None else names.resolve_remote(self.logs, base, None)
+        named = None if found is None else (found.log, found.lsn)
         done = adopting.adopt(self.context, volume, tag=tag, base=named)
         _logger.info("%s", done)
         return done
 
-    def snapshot_at(
-        self, tag: str | Opened, *, lsn: int | None = None, as_of: str | None = None
-    ) -> Snapshot:
-        """Return the volume's remote log as it was at an LSN or a time; a read-only view.
+    def resolve(self, tag: str | Opened, ref: str) -> names.Commit:
+        """Return the commit that a ref means: an LSN, HEAD~2, a time, local:3, LOG:LSN.
 
-        No request if the commit is known, else those of a fetch. Raises NotFoundError if there was
-        no such commit, UsageError if the time cannot be read.
+        No request if the commit is known here, else those of a fetch. `graft help history` has all
+        forms. Raises NotFoundError if there is no such commit, UsageError.
         """
-        return history.snapshot_at(self._opened(tag).volume, self.logs, lsn, as_of)
+        return names.resolve(self.logs, ref, self._opened(tag).volume)
+
+    def snapshot_at(
+        self,
+        tag: str | Opened,
+        ref: str | None = None,
+        *,
+        lsn: int | str | None = None,
+        as_of: str | None = None,
+    ) -> Snapshot:
+        """Return the volume as of a commit; a read-only view.
+
+        The commit is given as a ref, as `lsn`, or as `as_of`, in which digits alone may be a time.
+        Requests and errors are those of `resolve`.
+        """
+        opened = self._opened(tag)
+        text = ref if ref is not None else lsn
+        found = parse(str(text)) if text is not None else parse(as_of or "", prefers_time=True)
+        commit = names.resolve(self.logs, found, opened.volume)
+        return names.snapshot_of(opened.volume, self.logs, commit)
 
     # Reports ----------------------------------------------------------------------------------
 
@@ -243,13 +263,12 @@ class Graft:
         """Return local commits, then known remote ones, newest first. No request."""
         return history.entries(self._opened(tag).volume, self.logs, limit)
 
-    def show(self, tag: str | Opened, spec: str | None = None) -> CommitReport:
-        """Describe one commit: `LSN`, `log:LSN`, or `local:LSN` of the local branch.
+    def show(self, tag: str | Opened, ref: str | None = None) -> CommitReport:
+        """Describe the commit that a ref means, by default HEAD.
 
-        Without `spec`, the newest one of the volume. No request if it is known. Raises
-        NotFoundError.
+        Requests and errors are those of `resolve`.
         """
-        return history.show(self._opened(tag), self.logs, spec)
+        return history.show(self._opened(tag).volume, self.logs, ref or "HEAD")
 
     def diff(
         self,
@@ -261,11 +280,11 @@ class Graft:
     ) -> Diff:
         """Say what changed from one commit to another in the schema and in the rows of tables.
 
-        Each is an LSN of the volume's log, a `log:LSN`, or `head`, which is the volume as it is
-        here with its local commits. By default the commit that it stands on, and `head`: what a
-        push would publish. `progress` counts key ranges. Cost: interior pages of all tables and
-        the leaves that changed; where the pages do not tell, all pages of both commits; requests
-        for those that are not here. Raises NotFoundError, UsageError, and what reading raises.
+        Each is a ref as for `resolve`. `older` alone may be `A..B`, else it is compared with HEAD;
+        by default BASE and HEAD are compared: what a push would publish. `progress` counts key
+        ranges. Cost: interior pages of all tables and the leaves that changed; where the pages do
+        not tell, all pages of both commits; requests for those that are not here. Raises what
+        `resolve` and reading raise.
         """
         with importing():
             from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
@@ -347,16 +366,17 @@ class Graft:
         )
 
     def dump_commit(self, spec: str, volume: Volume | None = None) -> str:
-        """Describe a remote commit, given as `log:LSN`, or as `LSN` of the volume's own log.
+        """Describe a remote commit, given as a ref of the volume, or as LOG:LSN without one.
 
-        No request if it is known, else those of a fetch. Raises UsageError if it is neither.
+        Requests and errors are those of `resolve`. Raises UsageError for a local commit.
         """
         facts = self.commit_facts(spec, volume)
         return "\n".join(f"{name}: {value}" for name, value in facts.items())
 
     def commit_facts(self, spec: str, volume: Volume | None = None) -> dict[str, LogId | int | str]:
         """Return what `dump_commit` describes, by name, for the same requests and errors."""
-        return history.commit_facts(self.logs, *history.commit_named(self.logs, spec, volume))
+        found = names.resolve_remote(self.logs, spec, volume)
+        return history.commit_facts(self.logs, found.log, found.lsn)
 
     # Verbs that move a tag --------------------------------------------------------------------
 
@@ -385,14 +405,14 @@ class Graft:
         made = moving.replace(self.context, tag, NewVolume(base, synced=True))
         return moving.moved(self.context, tag, made, "Cloned to volume")
 
-    def checkout(self, tag: str | Opened, spec: str) -> Moved:
-        """Point the tag at a new volume on `[log:]LSN`; what it named before stays.
+    def checkout(self, tag: str | Opened, ref: str) -> Moved:
+        """Point the tag at a new volume on a remote commit; what it named before stays.
 
-        No request if the commit is known, else those of a fetch. Raises UsageError.
+        Requests and errors are those of `resolve`. Raises UsageError for a local commit.
         """
         tag, volume = self._opened(tag)
-        log_id, lsn = history.commit_named(self.logs, spec, volume)
-        new = NewVolume((log_id, require_commits(self.logs, log_id, lsn)))
+        found = names.resolve_remote(self.logs, ref, volume)
+        new = NewVolume((found.log, found.lsn))
         made = moving.replace(self.context, tag, new)
         return moving.moved(self.context, tag, made, "Checked out volume")
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import apsw
 
-from graft_vfs.history import commits
+from graft_vfs.history import names
 from graft_vfs.history.key_ranges import ChangedKeys, KeyRange
+from graft_vfs.history.refs import BASE, HEAD, Ref, Span, parse, parse_span
 from graft_vfs.pager.snapshots import connected, unreadable
+from graft_vfs.pages import NO_LSN
 from graft_vfs.reports import Change, Diff, Progress, SchemaDiff, TableDiff
 from graft_vfs.sqlite_format.btree import KEY_MAX, KEY_MIN
-from graft_vfs.sync.fetch import require_commits
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Opened
 from graft_vfs.volume.snapshot import Snapshot
@@ -99,11 +100,17 @@ def diff(
     *,
     progress: Progress | None = None,
 ) -> Diff:
-    """Compare two commits of a volume by their names, by default `base` and `head`."""
+    """Compare two commits of a volume, by default BASE and HEAD; `older` may be `A..B`."""
     volume = opened.volume
+    if older is not None and newer is None:
+        span = parse_span(older)
+    else:
+        span = Span(
+            BASE if older is None else parse(older), HEAD if newer is None else parse(newer)
+        )
     with volume.pinned() as head:
-        old_name, old = _commit_view(volume, logs, head, older or "base")
-        new_name, new = _commit_view(volume, logs, head, newer or "head")
+        old_name, old = _commit_view(volume, logs, head, span.older)
+        new_name, new = _commit_view(volume, logs, head, span.newer)
         found = compare(volume, old, new, progress=progress)
     return Diff(
         tag=opened.tag,
@@ -117,16 +124,15 @@ def diff(
     )
 
 
-def _commit_view(volume: Volume, logs: Logs, head: Snapshot, spec: str) -> tuple[str, Snapshot]:
-    """Return the full name of `head`, `base` or a commit, and its view."""
-    if spec == "head":
+def _commit_view(volume: Volume, logs: Logs, head: Snapshot, ref: Ref) -> tuple[str, Snapshot]:
+    """Return the full name of HEAD or of a commit, and its view."""
+    if ref == HEAD:
         return "head", head
-    if spec == "base":
-        log_id, lsn = head.branch.row.log_id, head.branch.row.base
-    else:
-        log_id, lsn = commits.commit_named(logs, spec, volume)
-        require_commits(logs, log_id, lsn)
-    return (f"{log_id}:{lsn}" if lsn else "nothing"), commits.snapshot_of(volume, logs, log_id, lsn)
+    row = head.branch.row
+    if ref == BASE and not row.base:
+        return "nothing", names.remote_snapshot(volume, logs, row.log_id, NO_LSN)
+    commit = names.resolve(logs, ref, volume)
+    return str(commit), names.snapshot_of(volume, logs, commit)
 
 
 class _Comparison:

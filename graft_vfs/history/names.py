@@ -15,10 +15,10 @@ from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.reports import commit_time_text, commits_text
-from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.fetch import fetch_log, require_commits
 from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
-from graft_vfs.volume.branch import Branch
+from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -83,9 +83,27 @@ def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
     """Yield the transactions of a local branch, each with the number of commits it stands for."""
     branch = snapshot.branch
     before = branch.row.first_lsn - 1
-    for chunks in branch.log.transactions(branch.row.start, branch.row.first_lsn):
+    for chunks in branch.branch_log.transactions(branch.row.start, branch.row.first_lsn):
         yield chunks, chunks[-1].lsn - before
         before = chunks[-1].lsn
+
+
+def local_transaction(snapshot: Snapshot, lsn: LocalLsn) -> tuple[list[Chunk], int]:
+    """Return one of these; raises NotFoundError for a commit that was rolled into a later one."""
+    for chunks, commits in local_commits(snapshot):
+        last = chunks[-1].lsn
+        if last == lsn:
+            return chunks, commits
+        if last > lsn:
+            raise NotFoundError(
+                f"the local commit {lsn} is one of the {commits} up to {last} that were rolled "
+                "into one when the branch file was compacted",
+                next_step=f"use local:{last}",
+            )
+    raise NotFoundError(
+        f"the local branch {snapshot.branch.row.id} has no commit {lsn}",
+        next_step=Hint("see ", Advice.LIST_COMMITS),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +146,7 @@ class _Ground:
             return self._known(self._own(state), None)
         row = self.snapshot.branch.row
         if row.base:
-            return RemoteCommit(row.log, row.base)
+            return RemoteCommit(row.log_id, row.base)
         if self.snapshot.local_commits:
             raise NotFoundError(
                 "the volume stands on no remote commit yet",
@@ -193,7 +211,8 @@ class _Ground:
             ((_, head),) = self._beginnings(log_id, known, known)
             if time_ms < time_ms_of(head) <= time.time_ns() // 1_000_000:
                 return RemoteCommit(log_id, known)
-        elif self.snapshot is not None and self.snapshot.branch.row.base:
+            return RemoteCommit(log_id, fetch_log(self.logs, log_id).newest)
+        if self.snapshot is not None and self.snapshot.branch.row.base:
             # A fork that is not pushed: its log has no commit, and it stands on another one.
             return self._base(state)
         return self._known(log_id, None)
@@ -210,7 +229,7 @@ class _Ground:
                 return LocalCommit(at.branch, lsns[-left])
             row = self.snapshot.branch.row
             left -= len(lsns) + 1
-            parent = RemoteCommit(row.log, row.base) if row.base else None
+            parent = RemoteCommit(row.log_id, row.base) if row.base else None
             if parent is None:
                 raise _too_far(ref, ref.back - left - 1)
             at = parent
@@ -260,18 +279,18 @@ def remote_snapshot(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -
     row = BranchRow(
         id=LogId.new(),
         volume=volume.id,
-        log=log_id,
+        log_id=log_id,
         base=lsn,
         counter=view.change_counter,
         first_lsn=LocalLsn(1),
-        file=volume.log.path.name,
-        start=volume.log.start,
+        file=volume.branch_log.path.name,
+        start=volume.branch_log.start,
         created_ms=0,
     )
     return Snapshot(
-        Branch(row, volume.log),
+        PageIndex(row, volume.branch_log),
         view,
-        volume.log.start,
+        volume.branch_log.start,
         LocalLsn(0),
         view.page_size,
         view.page_count,
@@ -281,36 +300,25 @@ def remote_snapshot(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -
 
 def _local_snapshot(volume: Volume, commit: LocalCommit) -> Snapshot:
     newest = volume.begin()
-    row, log = newest.branch.row, newest.branch.log
-    index = Branch(row, log)
-    if commit.branch == row.id:
-        for chunks, commits in local_commits(newest):
-            for chunk in chunks:
-                # Its images are verified when they are first read.
-                index.apply_unproved(chunk)
-            last = chunks[-1]
-            if last.lsn == commit.lsn:
-                return Snapshot(
-                    index,
-                    newest.remote,
-                    last.after,
-                    last.lsn,
-                    last.page_size,
-                    last.page_count,
-                    last.change_counter,
-                )
-            if last.lsn > commit.lsn:
-                raise rolled_up(commit.lsn, last.lsn, commits)
-    raise NotFoundError(
-        f"the local commit {commit.lsn} was pushed meanwhile",
-        next_step=Hint("see ", Advice.LIST_COMMITS),
-    )
-
-
-def rolled_up(lsn: LocalLsn, last: LocalLsn, commits: int) -> NotFoundError:
-    """Return the error for a local commit that exists only as a part of a later one."""
-    return NotFoundError(
-        f"the local commit {lsn} is one of the {commits} up to {last} that were rolled into one "
-        "when the branch file was compacted",
-        next_step=f"use local:{last}",
+    if commit.branch != newest.branch.row.id:
+        raise NotFoundError(
+            f"the local commit {commit.lsn} was pushed meanwhile",
+            next_step=Hint("see ", Advice.LIST_COMMITS),
+        )
+    last = local_transaction(newest, commit.lsn)[0][-1]
+    index = PageIndex(newest.branch.row, newest.branch.branch_log)
+    for chunks, _ in local_commits(newest):
+        if chunks[-1].lsn > commit.lsn:
+            break
+        for chunk in chunks:
+            # Its images are verified when they are first read.
+            index.apply_unproved(chunk)
+    return Snapshot(
+        index,
+        newest.remote,
+        last.after,
+        last.lsn,
+        last.page_size,
+        last.page_count,
+        last.change_counter,
     )

@@ -79,7 +79,7 @@ class VolumeDatabase(Database):
         lsn, as_of = (self._parameters.get(name) for name in ("lsn", "as_of"))
         if lsn is None and as_of is None:
             return engine.open(self._tag).begin()
-        return engine.snapshot_at(self._tag, lsn=None if lsn is None else int(lsn), as_of=as_of)
+        return engine.snapshot_at(self._tag, lsn=lsn, as_of=as_of)
 
     def _is_here(self) -> bool:
         """Return True if every page of the snapshot is cached; no request."""

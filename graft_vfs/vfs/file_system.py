@@ -12,9 +12,8 @@ from time import sleep
 
 import apsw
 
-from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine.graft import Graft
-from graft_vfs.errors import GraftError, UsageError
+from graft_vfs.errors import GraftError
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager.journal import Journal, SuperJournal
 from graft_vfs.pager.scratch import BUILTIN_VFS
@@ -22,7 +21,6 @@ from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.pager.sqlite_errors import to_sqlite
 from graft_vfs.pager.tagged_file import TaggedFile
 from graft_vfs.pager.volume_file import VolumeFile
-from graft_vfs.pages import is_lsn_text
 from graft_vfs.vfs import names, pragmas
 from graft_vfs.volume.context import Opened
 
@@ -132,8 +130,7 @@ class FileSystem(apsw.VFS):
         volume = self.engine.open(tag, create=create, remote=remote)
         file: SnapshotFile
         if lsn is not None or as_of is not None:
-            number = None if lsn is None else _parse_lsn(lsn)
-            fixed = self.engine.snapshot_at(Opened(tag, volume), lsn=number, as_of=as_of)
+            fixed = self.engine.snapshot_at(Opened(tag, volume), lsn=lsn, as_of=as_of)
             file = SnapshotFile(
                 tag, volume, fixed, on_pragma=self._answer, on_close=self._files.discard
             )
@@ -199,12 +196,3 @@ at_fork(Step.FILES, in_child=_abandon_files)
 def _is_journal_of_a_volume(name: str) -> bool:
     tag = name.removesuffix(_JOURNAL_SUFFIX)
     return any(file_system.has_open(tag) for file_system in list(_file_systems))
-
-
-def _parse_lsn(text: str) -> int:
-    if not is_lsn_text(text):
-        raise UsageError(
-            f"lsn={text[:64]} is no LSN",
-            next_step=Hint("write a number from 1; see ", Advice.LIST_COMMITS),
-        )
-    return int(text)

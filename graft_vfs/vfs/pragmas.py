@@ -32,9 +32,9 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_fork
         Point the tag at a new volume with the same content, local commits too, and a log of its
         own; pages that are not cached locally stay on the remote. Requests: 0.
-    graft_checkout = "[log:]LSN"
-        Point the tag at a new volume on an earlier remote commit. Requests: 0 if the commit is
-        known.
+    graft_checkout = "commit"
+        Point the tag at a new volume on an earlier remote commit: an LSN, log:LSN, HEAD~2, a time.
+        Requests: 0 if the commit is known.
     graft_fetch
         Learn which commits the log has; nothing moves. Requests: 1 if nothing is new.
     graft_pull
@@ -59,9 +59,9 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_dump_header
         The first 100 bytes of the database in hexadecimal. Requests: for page 1 if it is not
         cached locally.
-    graft_dump_commit = "log:LSN"
-        The fields of a remote commit; without `log`, of the volume's own. Requests: 0 if the
-        commit is known.
+    graft_dump_commit = "commit"
+        The fields of a remote commit: an LSN, log:LSN, HEAD~2, a time. Requests: 0 if the commit
+        is known.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_clone": _moves(_clone),
     "graft_fork": _moves(lambda engine, file, _: engine.fork(file.opened)),
     "graft_checkout": _moves(
-        lambda engine, file, value: engine.checkout(file.opened, _needed(value, "[log:]LSN"))
+        lambda engine, file, value: engine.checkout(file.opened, _needed(value, "a commit"))
     ),
     "graft_fetch": lambda engine, file, _: str(engine.fetch(file.opened)),
     "graft_pull": _pull,
@@ -236,7 +236,7 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_import": _import,
     "graft_dump_header": lambda engine, file, _: engine.dump_header(file.volume),
     "graft_dump_commit": lambda engine, file, value: engine.dump_commit(
-        _needed(value, "log:LSN"), file.volume
+        _needed(value, "a commit"), file.volume
     ),
 }
 

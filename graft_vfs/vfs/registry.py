@@ -142,11 +142,13 @@ def uri(tag: str, **parameters: str) -> str:
         commits becomes that clone, and one with commits on another log is an error, as is a ref
         that does not exist, unless the volume's first push creates it. A ref that this machine
         has seen costs no request. Example: `file:main?vfs=graft&remote=main`.
-    lsn: The remote log at an LSN, read-only. Example: `file:main?vfs=graft&lsn=7`.
+    lsn: The database as of a commit, read-only: an LSN of the remote log, LOG:LSN, `HEAD~2`,
+        `local:3` for one that is not pushed, or a time. Example: `file:main?vfs=graft&lsn=7`.
     as_of: The newest remote commit that is not later than a time, read-only: ISO 8601 (UTC if
         it names no zone; a time without a fraction stands for its whole second, so the times
         that `graft log` prints give those commits), or a number of seconds, minutes, hours,
-        days or weeks ago. Example: `file:main?vfs=graft&as_of=2 hours ago`.
+        days or weeks ago. Any other text is read as by `lsn`. Example:
+        `file:main?vfs=graft&as_of=2 hours ago`.
     mode: SQLite's own: `ro` reads only, `rw` makes no new tag, `rwc` (default) does. Example:
         `file:main?vfs=graft&mode=ro`.
     """

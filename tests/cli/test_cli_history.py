@@ -98,6 +98,31 @@ def test_diff_counts_tables_and_rows(pushed):
     assert "names no commit" in pushed.fails(2, "diff", "main", "yesterday")
 
 
+def test_a_commit_is_named_in_all_the_ways_that_the_manual_lists(pushed):
+    pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')", "INSERT INTO t VALUES(-2, 'newer')")
+    log, newest = pushed.json("info", "main")["remote"], pushed.json("show", "main")["lsn"]
+    for ref, where, lsn in (
+        ("HEAD", "local", newest), ("head~", "local", newest - 1), ("HEAD~2", "remote", 1),
+        ("BASE", "remote", 1), (f"local:{newest}^", "local", newest - 1), ("1", "remote", 1),
+        (f"{log}:1", "remote", 1), ("0 seconds ago", "remote", 1),
+    ):  # fmt: skip
+        found = pushed.json("show", "main", ref)
+        assert (found["where"], found["lsn"]) == (where, lsn)
+    rows = {"table": "t", "deleted": 0, "updated": 0, "note": None}
+    for refs, inserted in (
+        (("HEAD~1",), 1), (("BASE..",), 2), (("HEAD~2..HEAD~1",), 1), (("1", "HEAD~1"), 1),
+        (("0 seconds ago..local:" + str(newest),), 2),
+    ):  # fmt: skip
+        assert pushed.json("diff", "main", *refs)["tables"] == [{**rows, "inserted": inserted}]
+    told = pushed.fails(2, "show", "main", "HEAD~9")
+    assert "past the first commit" in told
+    assert "hint: use HEAD~2, which is the first" in told
+    assert "is the local commit" in pushed.fails(2, "checkout", "main", "HEAD")
+    assert "names two commits" in pushed.fails(2, "show", "main", "1..HEAD")
+    assert pushed.json("checkout", "main", "HEAD~2")["lsn"] == 1
+    assert pushed.json("show", "main")["where"] == "remote"
+
+
 @pytest.mark.parametrize("commits", [("1",), ("2", "1"), ("1", "2"), ()])
 def test_diff_of_a_schema_that_cannot_be_parsed_is_an_error_with_a_next_step(pushed, commits):
     pushed.sql(

@@ -66,10 +66,11 @@ def test_where_a_time_is_expected_digits_may_be_one() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "~1", "^", "HEAD~x", "HEAD~-1", "HEAD~1 ", "7 ~1", "-1", "local:", "local:x", ":7", "7:",
-     "1e3", "٣", "HEAD~" + "9" * 19, "9" * 30, "1..2", "..", "HEAD~1..", "\0", "12:30:00", "12:30", "a:b:7", "@"],
+     "1e3", "٣", "HEAD~" + "9" * 19, "9" * 30, "1..2", "..", "HEAD~1..", "\0", "12:30:00",
+     "12:30", "a:b:7", "@"],
 )  # fmt: skip
 def test_what_names_no_commit_is_refused_with_examples(text) -> None:
-    with pytest.raises(UsageError, match="names (no commit|two commits)") as caught:
+    with pytest.raises(UsageError, match=r"names (no commit|two commits)") as caught:
         parse(text)
     assert "HEAD~1" in caught.value.next_step
     assert len(str(caught.value)) < 300

@@ -31,6 +31,7 @@ from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import HASH_BYTES, CommitHeader, decode_header, hash_of
 from graft_vfs.format.frame import FRAME_PAGES_MAX, checksum_of, decode_frame, encode_frame
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
+from graft_vfs.history.refs import parse, parse_span
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId, VolumeId
 from graft_vfs.pages import LSN_MAX, PAGE_SIZES
 from graft_vfs.remote.log import ascending, create_ref, list_refs, read_ref, ref_key
@@ -38,7 +39,6 @@ from graft_vfs.store.base import is_key
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.tags import check_tag
 from graft_vfs.times import parse_time
-from graft_vfs.vfs.file_system import _parse_lsn
 from graft_vfs.view.page_table import PageTable
 from tests.support.mutations import boundary, mutate, page_set, roaring, text
 
@@ -347,6 +347,7 @@ class LsnKeys:
 # Ids and texts --------------------------------------------------------------------------------
 
 _IDS = ("5rMJkf2zHE-2xMqqKcN8RLZh", "74ggc1B6R4-2kkvcy9fi4CHJ", "74ggc1B6jg-2udz14pbDayZC")
+_REFS = ("1", "18446744073709551614", "HEAD~2^", "local:3..", f"{_IDS[1]}:7~1", "2 hours ago~")
 _TIMES = ("2026-01-31T12:00:00Z", "2 hours ago", "0001-01-01T00:00:00+14:00", "9999-12-31")
 
 
@@ -370,7 +371,9 @@ class Texts:
         if choice == 0:
             assert isinstance(parse_time(text(source, _TIMES), lambda: 2e9), int)
         elif choice == 1:
-            assert _parse_lsn(text(source, ("1", "18446744073709551614"))) >= 0
+            typed = text(source, _REFS)
+            read = parse_span if ".." in typed else parse
+            assert read(str(read(typed))) == read(typed)
         else:
             assert len(check_tag(text(source, _NAMES))) <= 512
 
@@ -448,6 +451,6 @@ def remote_decoders(scratch: Path) -> list[Decoder]:
         Decoder("ref key", (*corrupt, InvalidTagError), RefKeys(), 6),
         Decoder("LSN key", (CorruptObjectError,), LsnKeys(), 4),
         Decoder("id", (InvalidIdError,), Ids(), 8),
-        Decoder("LSN, time, tag", (UsageError,), Texts(), 8),
+        Decoder("ref, time, tag", (UsageError,), Texts(), 8),
         Decoder("configuration", (ConfigError,), Configuration(scratch), 6),
     ]

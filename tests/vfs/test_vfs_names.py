@@ -10,7 +10,7 @@ import pytest
 
 import graft_vfs
 from tests.support.children import child
-from tests.support.sql import content, rows, stock, value
+from tests.support.sql import content, is_sound, rows, stock, value
 
 TAGS = [
     "main",
@@ -173,6 +173,36 @@ def test_lsn_opens_the_database_as_it_was_and_stays_there(connect, pushed, lsn):
     assert rows(past, "SELECT x FROM t") == wanted
 
 
+@pytest.mark.usefixtures("pushed")
+def test_lsn_takes_any_ref_of_a_commit(connect, engine):
+    writer = connect("main")
+    writer.execute("INSERT INTO t VALUES(4); INSERT INTO t VALUES(5)")
+    log, lsn = engine.status("main").remote, engine.open("main").begin().lsn
+    for ref, newest in (
+        ("HEAD", 5), ("HEAD~1", 4), ("HEAD~2", 3), ("base~2", 1), (f"local:{lsn - 1}", 4),
+        (f"{log}:2", 2), ("0 seconds ago", 3), ("0 seconds ago~1", 2),
+    ):  # fmt: skip
+        for parameter in ("lsn", "as_of"):
+            past = connect(graft_vfs.uri("main", **{parameter: ref}))
+            assert value(past, "SELECT max(x) FROM t") == newest
+            refuses_writes(past)
+
+
+@pytest.mark.usefixtures("pushed")
+def test_a_connection_to_a_local_commit_stays_there(connect):
+    writer = connect("main")
+    writer.execute("INSERT INTO t VALUES(4); INSERT INTO t VALUES(5)")
+    past = connect(graft_vfs.uri("main", lsn="HEAD~1"))
+    head = connect(graft_vfs.uri("main", lsn="HEAD"))
+    for turn in range(6, 30):
+        writer.execute("INSERT INTO t VALUES(?)", (turn,))
+        if turn % 10 == 0:
+            writer.pragma("graft_push")
+        assert value(past, "SELECT max(x) FROM t") == 4
+        assert value(head, "SELECT max(x) FROM t") == 5
+        assert is_sound(past)
+
+
 def test_several_lsns_are_open_at_once(connect, pushed):
     opened = {lsn: connect(f"file:main?vfs=graft&lsn={lsn}") for lsn in (3, 1, 2)}
     for lsn, connection in opened.items():
@@ -197,10 +227,12 @@ def test_as_of_opens_the_newest_commit_that_is_not_later(connect, pushed):
     [
         ({"lsn": "9"}, "LSN"),
         ({"lsn": "0"}, "LSN"),
-        ({"lsn": "one"}, "lsn=one is no LSN"),
-        ({"lsn": "-1"}, "lsn=-1 is no LSN"),
+        ({"lsn": "one"}, "'one' names no commit"),
+        ({"lsn": "-1"}, "'-1' names no commit"),
         ({"as_of": "2 hours ago"}, "had no commit at that time"),
-        ({"as_of": "yesterday-ish"}, "is no time"),
+        ({"as_of": "yesterday-ish"}, "'yesterday-ish' names no commit"),
+        ({"lsn": "HEAD~3"}, "past the first commit"),
+        ({"lsn": "1..2"}, "names two commits"),
     ],
 )
 def test_a_time_or_lsn_that_is_not_there_is_refused_by_name(connect, pushed, parameters, message):
