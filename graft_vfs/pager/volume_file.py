@@ -387,7 +387,7 @@ class VolumeFile(TaggedFile):
             if page > transaction.page_count:  # noqa: PLR1730 - max() costs more
                 transaction.page_count = page
             if len(staged) >= transaction.staged_max:
-                transaction.spill()
+                transaction.make_room()
                 self._room = 0
         except GraftError as error:
             raise to_sqlite(error) from error
@@ -414,6 +414,7 @@ class VolumeFile(TaggedFile):
             self._staged = None
             return
         try:
+            transaction.thin()
             if not super_journal:
                 self._room = transaction.reserve()
             elif not transaction.is_empty():

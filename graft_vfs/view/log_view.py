@@ -12,7 +12,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
 from time import monotonic
@@ -309,33 +309,44 @@ class LogView:
         `progress` is called with (frames done, frames to do). Raises the first fetch's error, and
         LocalStorageError if the disk does not take what was fetched; what has arrived stays.
         """
-        with occupied():
-            return self._hydrate(progress)
-
-    def _hydrate(self, progress: Callable[[int, int], None] | None) -> int:
         counts = self.frames()
         missing = self._absent(counts)
+        self.fetch(missing, progress)
+        # A bound may have taken some away again.
+        absent = self._absent(missing)
+        return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
+
+    def fetch(
+        self, frames: Collection[_SourceFrame], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Fetch frames into the page cache, neighbours in one request, many at once.
+
+        `progress` and errors as those of `hydrate`.
+        """
+        with occupied():
+            self._fetch_all(frames, progress)
+
+    def _fetch_all(
+        self, frames: Collection[_SourceFrame], progress: Callable[[int, int], None] | None
+    ) -> None:
         done = 0
         pending = [
             (self._executor().submit(source.keep, first, end), end - first)
-            for source, first, end in ranges_of_frames(missing)
+            for source, first, end in ranges_of_frames(frames)
         ]
         try:
-            for future, frames in pending:
+            for future, number in pending:
                 failure = future.result()
                 if failure is not None:
                     raise failure
-                done += frames
+                done += number
                 if progress is not None:
-                    progress(done, len(missing))
+                    progress(done, len(frames))
         except CancelledError as error:
             raise UsageError("the engine was closed while pages were fetched") from error
         finally:
             for future, _ in pending:
                 future.cancel()
-        # A bound may have taken some away again.
-        absent = self._absent(missing)
-        return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
 
     def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
         """Return those of the frames that are not on this machine. No request."""

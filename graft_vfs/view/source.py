@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graft_vfs.errors import LocalStorageError
+from graft_vfs.format.frame import checksum_of, encode_frame
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey
 from graft_vfs.local.cache.page_cache import PageCache, Place
@@ -45,6 +47,15 @@ class FrameSource:
     def frame_bytes(self, frame: int) -> int:
         """Return the length of a frame's images in bytes."""
         return self.body.pages_in_frame(frame) * self.body.page_size
+
+    def is_frame(self, frame: int, images: Sequence[bytes]) -> bool:
+        """Return True if these images compress to the bytes of a frame, by its checksum.
+
+        No request. False proves nothing: another version of zstd may have compressed it.
+        """
+        data = encode_frame(images)
+        is_as_long = len(data) == self.body.frames.sizes[frame]
+        return is_as_long and checksum_of(data) == self.body.frames.checksum(frame)
 
     def fetch(self, first: int, end: int) -> list[bytes]:
         """Fetch frames first..end (half-open), keep them and return them. One range read."""

@@ -8,10 +8,11 @@ and offset stay.
 from __future__ import annotations
 
 import enum
+import itertools
 import logging
 from typing import Protocol
 
-from graft_vfs.errors import LocalStorageError, PageSizeError
+from graft_vfs.errors import GraftError, LocalStorageError, PageSizeError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES, BranchLog
 from graft_vfs.local.chunk import CHUNK_HEAD_BYTES, SMALL_PAGES_MAX
@@ -23,6 +24,7 @@ from graft_vfs.sqlite_format.header import (
     claimed_page_size,
     with_page_format,
 )
+from graft_vfs.volume.comparison import same_here
 from graft_vfs.volume.snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ _logger = logging.getLogger(__name__)
 STAGED_BYTES_MAX = 16 << 20
 """SQLite spills its cache of 2 MB page by page, the same pages again and again. Staging this much
 before anything goes to the log keeps most of those images out of it."""
+
+_SAMPLED_STEP = 8
+"""Of so many pages one is compared with the snapshot, before all are."""
 
 
 class Durability(enum.IntEnum):
@@ -80,12 +85,14 @@ class Transaction:
 
     `staged` maps page to image, `spilled` page to offset in the log; a page may be in both, and
     then the staged image is the newer. `page_count` is the count that a commit would set.
-    `is_written` says that `prepare` has written all pages and made room for the last chunk.
+    `is_large` says that they were too many to be staged at once, `is_written` that `prepare` has
+    written all pages and made room for the last chunk.
     """
 
     __slots__ = (
         "end",
         "has_spilled",
+        "is_large",
         "is_written",
         "page_count",
         "page_size",
@@ -108,6 +115,7 @@ class Transaction:
         self.end = snapshot.end
         self.reformatted = False
         self.has_spilled = False
+        self.is_large = False
         self.is_written = False
 
     def set_page_size(self, size: int) -> None:
@@ -183,6 +191,40 @@ class Transaction:
         page_count = int.from_bytes(header[PAGE_COUNT], "big") if header else 0
         if 0 < page_count < self.page_count:
             self.truncate(page_count)
+
+    def thin(self) -> None:
+        """Drop the pages of a large transaction that are as in the snapshot, if these are here.
+
+        VACUUM and a backup write every page of a database, most of them as they were; what is not
+        written here is not pushed either. A few pages tell whether it is such a transaction, so
+        that others hardly pay. A page that was spilled stays: its newest image counts.
+        """
+        staged = self.staged
+        is_small = len(staged) <= SMALL_PAGES_MAX
+        if is_small and not self.is_large:
+            return
+        try:
+            sample = dict(itertools.islice(staged.items(), 0, None, _SAMPLED_STEP))
+            if not (is_small or same_here(self.snapshot, sample)):
+                return
+            same = same_here(self.snapshot, staged)
+        except GraftError as error:
+            # A page that cannot be read is written anew.
+            _logger.debug("volume %s: pages were not compared: %s", self.volume.id, error)
+            return
+        for page in same:
+            if page not in self.spilled:
+                del staged[page]
+
+    def make_room(self) -> None:
+        """Have less than `staged_max` pages staged, by writing them if need be.
+
+        Raises LocalStorageError.
+        """
+        self.is_large = True
+        self.thin()
+        if len(self.staged) > self.staged_max // 2:
+            self.spill()
 
     def spill(self) -> None:
         """Write all staged pages to the log, not yet visible.
