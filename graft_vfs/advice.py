@@ -68,6 +68,7 @@ class Advice(enum.Enum):
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
     SWITCH = "graft_switch = VOLUME", "switch TAG VOLUME", "switch(TAG, VOLUME)"
+    UPDATE = None, "import --update FILE TAG", "import_(FILE, TAG, update=True)"
 
     def __call__(self, **arguments: object) -> Step:
         """Return the verb with some of its arguments, by their names."""

@@ -65,7 +65,7 @@ from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
     from graft_vfs.maintenance import fsck
-    from graft_vfs.plain.transfer import Transferred
+    from graft_vfs.plain.transfer import Imported, Transferred
 
 _logger = logging.getLogger(__name__)
 
@@ -507,20 +507,31 @@ class Graft:
             return transfer.export_snapshot(snapshot, path, progress=progress)
 
     def import_(
-        self, path: Path, tag: str | Opened, *, progress: Progress | None = None
-    ) -> Transferred:
+        self,
+        path: Path,
+        tag: str | Opened,
+        *,
+        update: bool = False,
+        progress: Progress | None = None,
+    ) -> Imported:
         """Make a volume's first commit from a plain SQLite file, with what its WAL holds.
 
-        A tag that is new names the volume when all is in it; a failure leaves no volume. No
-        request. Raises UsageError if the file is no database or the volume has commits, DamageError
-        if the file is not sound, BusyError if another program writes to it, AlreadyExistsError if
-        another process made the tag meanwhile.
+        A tag that is new names the volume when all is in it; a failure leaves no volume. With
+        `update` the tag exists, and the pages in which the file differs from its volume become one
+        local commit on top; readers keep their snapshot, and what they have cached.
+
+        No request, or with `update` those for pages that are neither here nor told by the checksum
+        of their frame. Raises UsageError if the file is no database or the volume has commits, or
+        with `update` another page size, reserved space or text encoding; DamageError if the file is
+        not sound, BusyError if another program writes to it, AlreadyExistsError if another process
+        made the tag meanwhile.
         """
         with importing():
             from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
-        if isinstance(tag, Opened) or self.catalog.tag_volume(tag) is not None:
-            return transfer.import_file(self._opened(tag).volume, path, progress=progress)
+        if update or isinstance(tag, Opened) or self.catalog.tag_volume(tag) is not None:
+            volume = self._opened(tag).volume
+            return transfer.import_file(volume, path, update=update, progress=progress)
         made, done = moving.import_new(self.context, path, tag, progress)
         self.volume(made)  # From now on autosync has it.
         return done

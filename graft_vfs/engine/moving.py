@@ -23,7 +23,7 @@ from graft_vfs.tags import check_tag
 from graft_vfs.volume.context import Context, Opened
 
 if TYPE_CHECKING:
-    from graft_vfs.plain.transfer import Transferred
+    from graft_vfs.plain.transfer import Imported
 
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def fork(context: Context, source: Opened) -> VolumeId:
 
 def import_new(
     context: Context, path: Path, tag: str, progress: Progress | None
-) -> tuple[VolumeId, Transferred]:
+) -> tuple[VolumeId, Imported]:
     """Make a volume from a plain SQLite file, and a tag for it when all is in it.
 
     A failure leaves no volume.

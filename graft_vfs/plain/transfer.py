@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from xxhash import xxh3_128
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import AlreadyExistsError, UsageError
 from graft_vfs.local.files import storage_errors
-from graft_vfs.pages import lock_page
+from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.plain.publish import publish
 from graft_vfs.plain.source import PlainSource, reading
 from graft_vfs.reports import Progress, pages_text, size_text
@@ -21,15 +22,19 @@ from graft_vfs.sqlite_format.header import (
     CHANGE_COUNTER,
     JOURNAL_MODES,
     PAGE_COUNT,
+    RESERVED_BYTES,
     ROLLBACK_JOURNAL,
+    TEXT_ENCODING,
     VERSION_VALID_FOR,
     with_counter,
 )
+from graft_vfs.volume.replacement import Replaced, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 _REPORT_PAGES = 256
 _PAGES_RESIDENT_MAX = 8192
+_ENCODINGS = {1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,28 @@ class Transferred:
 
     def __str__(self) -> str:
         return f"{self.verb} {self.path}: {pages_text(self.pages)}, {size_text(self.bytes)}."
+
+
+@dataclass(frozen=True, slots=True)
+class Imported(Transferred):
+    """What an import committed as local `lsn`: the pages that `differ`, of `pages`.
+
+    Pages have `page_size` bytes. With `lsn` None the volume has the file's content already, and
+    nothing was committed.
+    """
+
+    differ: int
+    lsn: LocalLsn | None
+
+    def __str__(self) -> str:
+        if self.lsn is None:
+            return f"Nothing to import: the volume has the content of {self.path} already."
+        if self.differ == self.pages:
+            return Transferred.__str__(self)
+        return (
+            f"{self.verb} {self.path} as local:{self.lsn}: {self.differ} of "
+            f"{pages_text(self.pages)} differ, {size_text(self.differ * self.page_size)}."
+        )
 
 
 def export_snapshot(
@@ -91,24 +118,76 @@ def _exists(path: Path) -> AlreadyExistsError:
     return AlreadyExistsError(f"{path} exists already", next_step="choose another name")
 
 
-def import_file(volume: Volume, path: Path, *, progress: Progress | None = None) -> Transferred:
-    """Make the first commit of a volume from a plain SQLite file, in one transaction.
+def import_file(
+    volume: Volume, path: Path, *, update: bool = False, progress: Progress | None = None
+) -> Imported:
+    """Commit a plain SQLite file to a volume without commits, in one transaction.
+
+    With `update` the volume may have some: the pages are committed in which the file differs. What
+    was not pushed stays below, and readers keep their snapshot.
 
     A child process reads the file through SQLite, under a read lock and with what its WAL holds, so
     that no lock of this process is lost if it has the file open. Durable on return; memory stays
-    bounded. Raises UsageError if the volume has commits or the file is no database, DamageError if
-    it is not valid, BusyError if another program writes to it.
+    bounded. Requests: none, or with `update` those of `comparison.differing`. Raises UsageError if
+    the volume has commits, or with `update` another page size, reserved space or text encoding, and
+    if the file is no database; DamageError if it is not valid, BusyError if another program writes
+    to it. The volume is as before then.
     """
     volume.catalog.require_writable()
     path = path.absolute()
     with reading(path, volume.directory) as source, volume.writing() as snapshot:
-        if snapshot.page_count:
+        if snapshot.page_count and not update:
             raise UsageError(
                 f"the volume has {snapshot.page_count} pages already",
-                next_step=Hint("import into a new tag, or first run ", Advice.NEW),
+                next_step=Hint(
+                    "import the next version of what it has with ",
+                    Advice.UPDATE(FILE=path),
+                    ", import into a new tag, or first run ",
+                    Advice.NEW,
+                ),
             )
-        volume.write_pages(snapshot, _pages(source, progress), page_count=source.pages)
-    return Transferred(str(path), source.pages, source.page_size, "Imported")
+        done = _put(volume, snapshot, source, path, progress)
+    lsn = done.after.lsn if done.is_commit else None
+    return Imported(str(path), source.pages, source.page_size, "Imported", done.pages, lsn)
+
+
+def _put(
+    volume: Volume, snapshot: Snapshot, source: PlainSource, path: Path, progress: Progress | None
+) -> Replaced:
+    """Commit what differs in a file; the caller holds the writer lock since `snapshot`."""
+    images = _pages(source, progress)
+    if not snapshot.page_count:
+        after = volume.write_pages(snapshot, images, page_count=source.pages)
+        return Replaced(snapshot, after, source.pages)
+    first = next(images)
+    _require_same_format(path, first[1], snapshot)
+    images = itertools.chain([first], images)
+    return replace_content(volume, snapshot, images, page_count=source.pages)
+
+
+def _require_same_format(path: Path, first_page: bytes, snapshot: Snapshot) -> None:
+    """Raise UsageError if pages of the file cannot stand beside pages of the volume.
+
+    Connections that are open know the encoding since they were opened.
+    """
+    former = snapshot.first_page().image
+    facts = (
+        ("pages of {} bytes", len(first_page), snapshot.page_size),
+        ("{} reserved bytes a page", first_page[RESERVED_BYTES], former[RESERVED_BYTES]),
+        ("text as {}", _encoding(first_page), _encoding(former)),
+    )
+    for what, theirs, ours in facts:
+        # A database without tables has no encoding yet.
+        if theirs != ours and theirs is not None and ours is not None:
+            raise UsageError(
+                f"{path} has {what.format(theirs)}, and the volume {what.format(ours)}, which it "
+                "keeps; nothing was changed",
+                next_step=Hint("import it into a new tag: ", Advice.IMPORT_ELSEWHERE(FILE=path)),
+            )
+
+
+def _encoding(first_page: bytes) -> str | None:
+    return _ENCODINGS.get(int.from_bytes(first_page[TEXT_ENCODING], "big"))
 
 
 def _pages(source: PlainSource, progress: Progress | None) -> Iterator[tuple[int, bytes]]:

@@ -35,6 +35,8 @@ LARGEST_ROOT = slice(52, 56)
 """The largest root page; other than 0 exactly if the database is auto_vacuum."""
 TEXT_ENCODING = slice(56, 60)
 VERSION_VALID_FOR = slice(92, 96)
+SQLITE_VERSION = slice(96, 100)
+"""The version of the library that wrote last."""
 
 _PROBED_CONTENT = slice(28, 40)
 _BEFORE_COUNTER = slice(24)
@@ -91,6 +93,9 @@ def claimed_page_size(first_page: bytes) -> int:
 
 def with_page_format(first_page: bytes, size: int) -> bytes:
     """Return page 1 with this page size in bytes, and without WAL mode."""
-    return b"".join(
-        (first_page[: PAGE_FORMAT.start], page_format(size), first_page[PAGE_FORMAT.stop :])
-    )
+    return with_field(first_page, PAGE_FORMAT, page_format(size))
+
+
+def with_field(first_page: bytes, field: slice, value: bytes) -> bytes:
+    """Return page 1 with another value in one of the fields above, of the same length."""
+    return b"".join((first_page[: field.start], value, first_page[field.stop :]))

@@ -198,17 +198,26 @@ class Volume(CurrentBranch):
     ) -> Snapshot:
         """Commit pages as one transaction; the caller holds the writer lock since `snapshot`.
 
-        Durable on return.
+        Durable on return. If nothing changes there is no commit, and `snapshot` is returned. Raises
+        what `pages` raises, and LocalStorageError; the volume is as before then.
         """
         transaction = Transaction(self, snapshot)
-        for page, image in pages:
-            if not transaction.page_size:
-                transaction.set_page_size(len(image))
-            transaction.staged[page] = image
-            if len(transaction.staged) >= transaction.staged_max:
-                transaction.spill()
-        transaction.page_count = page_count
-        return transaction.commit(FULL)
+        # A pin of its own, as a connection has: a commit keeps history if there is another one.
+        with self.pinned():
+            try:
+                for page, image in pages:
+                    if not transaction.page_size:
+                        transaction.set_page_size(len(image))
+                    transaction.staged[page] = image
+                    if len(transaction.staged) >= transaction.staged_max:
+                        transaction.spill()
+                if page_count < snapshot.page_count:
+                    self.expect_dead_pages()
+                transaction.page_count = page_count
+                return snapshot if transaction.is_empty() else transaction.commit(FULL)
+            except BaseException:
+                transaction.abandon()
+                raise
 
     def sync(self) -> None:
         """Make what was committed durable."""

@@ -164,6 +164,23 @@ def test_import_into_a_volume_with_commits_is_refused(cli, plain):
     assert cli.sql("main", "SELECT count(*) FROM t") == [(2000,)]
 
 
+def test_the_next_version_of_a_file_is_imported_over_the_last(cli, plain):
+    assert "there is no tag 'main'" in cli.fails(2, "import", "--update", str(plain), "main")
+    assert cli.json("tags") == []
+    cli.ok("import", str(plain), "main")
+    refused = cli.fails(2, "import", str(plain), "main")
+    assert f"`graft import --update {plain} TAG`" in refused
+    nothing = cli.json("import", "--update", str(plain), "main")
+    assert (nothing["differ"], nothing["lsn"]) == (0, None)
+    text = cli.ok("import", "--update", str(plain), "main")
+    assert text == f"Nothing to import: the volume has the content of {plain} already.\n"
+    with closing(sqlite3.connect(plain)) as connection, connection:
+        connection.execute("DELETE FROM t WHERE rowid = 1000")
+    text = cli.ok("import", "--update", str(plain), "main")
+    assert text.startswith(f"Imported {plain} as local:2: 2 of ")
+    assert cli.sql("main", "SELECT count(*) FROM t") == [(1999,)]
+
+
 def test_an_import_that_fails_leaves_no_tag(cli):
     foreign = cli.root / "foreign.txt"
     foreign.write_text("not a database at all, but long enough to be read as one" * 10)

@@ -2,7 +2,7 @@
 
 Together they make every change that a data directory knows: transactions at each `synchronous`
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
-rotation, compaction, clone, cache fill, eviction, pull, hydrate, fork and import.
+rotation, compaction, clone, cache fill, eviction, pull, hydrate, fork, import and its update.
 """
 
 from __future__ import annotations
@@ -281,6 +281,38 @@ def caching(life: Life) -> None:
         sql.rows(connection, "SELECT v FROM t WHERE k = ?", number)
 
 
+def updates(life: Life) -> None:
+    """Next versions of a plain file, and writes of pages as they were, between other commits."""
+    engine, ledger = life.replica.engine, life.ledger
+    life.create("main")
+    life.commit("main", "full", size=LARGE)
+    life.push("main")
+    life.commit("main", "normal")
+    path = life.elsewhere / "next.db"
+    path.parent.mkdir(exist_ok=True)
+    engine.export("main", path)
+    for statement in (
+        "UPDATE counter SET n = n + 1; UPDATE t SET v = randomblob(300) WHERE k = 2",
+        f"INSERT INTO t VALUES(-1, zeroblob({LARGE})), (-2, zeroblob({LARGE}))",
+        "DELETE FROM t WHERE k = -1; VACUUM",
+    ):
+        plain = sql.stock(path)
+        plain.execute(statement)
+        expected = sql.content(plain)
+        plain.close()
+        with ledger.step("main", expected):
+            engine.import_(path, "main", update=True)
+        life.commit("main", "off")
+        life.push("main")
+    connection = life.connection("main")
+    connection.pragma("synchronous", "full")
+    connection.execute("VACUUM; VACUUM")
+    with ledger.step("main", connection), connection:
+        connection.execute("UPDATE t SET k = k; UPDATE counter SET n = n + 1")
+    life.commit("main", "normal")
+    life.push("main")
+
+
 def compactions(life: Life) -> None:
     """Updates of the same pages, until the branch file is compacted, more than once."""
     life.create("main")
@@ -328,5 +360,5 @@ def one_replacement(life: Life) -> None:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    each.__name__: each for each in (commits, pushes, volumes, caching, compactions)
+    each.__name__: each for each in (commits, pushes, volumes, caching, updates, compactions)
 }

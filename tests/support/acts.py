@@ -179,6 +179,10 @@ def import_(world: World) -> None:
     world.engine.import_(world.elsewhere / "plain.db", "imported")
 
 
+def update(world: World) -> None:
+    world.engine.import_(world.elsewhere / "next.db", "main", update=True)
+
+
 def export(world: World) -> None:
     world.engine.export("main", world.directory / "exported.db")
 
@@ -221,6 +225,16 @@ def _plain_file(world: World) -> None:
     path = Path(plain.filename)
     plain.close()
     path.rename(world.elsewhere / "plain.db")
+
+
+def _next_version(world: World) -> None:
+    path = world.elsewhere / "next.db"
+    path.unlink(missing_ok=True)
+    world.engine.export("main", path)
+    plain = stock(path)
+    plain.execute("CREATE TABLE IF NOT EXISTS p(v)")
+    plain.execute("INSERT INTO p VALUES(randomblob(2000000))")
+    plain.close()
 
 
 def _near_the_end(world: World) -> None:
@@ -266,5 +280,6 @@ ACTS: dict[str, tuple[Act, Act]] = {
     "clone": (_nothing, clone),
     "fork": (_local_commits, fork),
     "import": (_plain_file, import_),
+    "import the next version": (_next_version, update),
     "export": (_much_to_push, export),
 }

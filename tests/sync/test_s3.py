@@ -338,3 +338,40 @@ def test_a_damaged_commit_and_a_hole_are_repaired_over_http(machines) -> None:
     assert [store.get(key) for key in keys] == true
     theirs = machines("theirs").connect(remote="main")
     assert rows(theirs) == [(0,), (1,), (2,)]
+
+
+def test_the_next_version_of_a_file_sends_and_fetches_what_differs(machines, tmp_path) -> None:
+    source = real_file(tmp_path / "source.db")
+    ours, reader, cold = machines("ours"), machines("reader"), machines("cold")
+    ours.engine.import_(source, "main")
+    first = ours.engine.push("main")
+    for machine in (reader, cold):
+        machine.engine.clone("main", "main")
+    reader.engine.hydrate("main")
+    stock = sqlite3.connect(source)
+    with stock:
+        stock.execute("UPDATE t SET name = 'next' WHERE k IN (10, 1500, 2990)")
+    expected = stock.execute("SELECT * FROM t ORDER BY 1").fetchall()
+
+    # Nothing is read where the first version is; a cold clone reads a frame for each that differs.
+    assert used(ours, lambda: ours.engine.import_(source, "main", update=True)).requests == 0
+    counts = used(cold, lambda: cold.engine.import_(source, "main", update=True))
+    differ = len(cold.engine.open("main").begin().branch.index)
+    assert differ <= 16
+    assert counts.requests == counts.get_range <= differ
+    assert counts.bytes_received < 20 * 4096 * differ
+
+    # One request pushes it, and a reader with all of the first version fetches that object.
+    counts = used(ours, lambda: ours.engine.push("main"))
+    assert counts.requests == 1
+    assert counts.bytes_sent < first.bytes_sent // 50
+    found: list = []
+
+    def follow() -> None:
+        reader.engine.pull("main")
+        found.extend(rows(reader.connect()))
+
+    counts = used(reader, follow)
+    assert found == expected
+    assert counts.requests <= 3 + differ
+    assert counts.bytes_received < 2 * 20 * 4096 * differ

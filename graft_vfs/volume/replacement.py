@@ -1,0 +1,82 @@
+"""Another content in place of a volume's, as one commit of the pages that differ.
+
+It goes the way of every commit: under the writer lock, whole or not at all, with the next counter,
+so that every connection finds out; snapshots that are open stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graft_vfs.sqlite_format.header import (
+    COUNTER_MAX,
+    SCHEMA_COOKIE,
+    SQLITE_VERSION,
+    FirstPage,
+    with_field,
+)
+from graft_vfs.volume.comparison import differing
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The snapshots `before` and `after` a replacement, and how many `pages` differed.
+
+    If none did, and there are as many as before, there is no commit: both are the same snapshot.
+    """
+
+    before: Snapshot
+    after: Snapshot
+    pages: int
+
+    @property
+    def is_commit(self) -> bool:
+        """Return True if there was something to commit."""
+        return self.after is not self.before
+
+
+def replace_content(
+    volume: Volume, snapshot: Snapshot, images: Iterator[tuple[int, bytes]], *, page_count: int
+) -> Replaced:
+    """Give a volume the content whose pages are `images`: page 1 first, then others ascending.
+
+    A page that is left out stays. The volume has pages already, of the same size. The caller holds
+    the writer lock since `snapshot`, the newest. Durable on return. Memory and requests: those of
+    `differing`. Raises what reading the snapshot and writing raise; nothing is changed then.
+    """
+    _, first_page = next(images)
+    former = snapshot.first_page()
+    written = 0
+
+    def changes() -> Iterator[tuple[int, bytes]]:
+        nonlocal written
+        for change in differing(snapshot, images):
+            written += 1
+            yield change
+        if written or page_count != snapshot.page_count or not _is_same(first_page, former):
+            written += 1
+            yield 1, _with_next_cookie(first_page, former)
+
+    after = volume.write_pages(snapshot, changes(), page_count=page_count)
+    return Replaced(snapshot, after, written)
+
+
+def _is_same(first_page: bytes, former: FirstPage) -> bool:
+    """Return True if page 1 differs only in what is no content: counters, cookie, library."""
+    for mark in (SCHEMA_COOKIE, SQLITE_VERSION):
+        first_page = with_field(first_page, mark, former.image[mark])
+    return former.is_same(first_page)
+
+
+def _with_next_cookie(first_page: bytes, former: FirstPage) -> bytes:
+    """Return page 1 with a schema cookie that the volume has not shown yet.
+
+    Connections that are open believe in their parsed schema as long as the cookie is the same. That
+    of a database with another past may be the same by chance, so this does what SQLite's backup
+    does: it counts on.
+    """
+    cookie = int.from_bytes(former.image[SCHEMA_COOKIE], "big") + 1 & COUNTER_MAX
+    return with_field(first_page, SCHEMA_COOKIE, cookie.to_bytes(4, "big"))
