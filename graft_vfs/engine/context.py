@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import logging
 import os
@@ -70,31 +71,35 @@ def open_context(
     is_local = file_systems.check_data_directory(directory, allowed)
     maps = is_local and config.mmap != "off"
     writable = _make_directory(directory / "volumes")
-    catalog, lost = open_catalog(directory, writable, recovering=recovering, maps=maps)
-    if store is None:
-        # Else a disk that is not mounted would get a fresh remote at its mount point.
-        creates = not catalog.has_bases()
-        store = config.remote.open(create=creates, allow_file_systems=allowed)
-    logs = Logs(
-        catalog,
-        store,
-        directory / "cache",
-        executor=pool.executor,
-        cache_bytes_max=config.cache_max_bytes,
-        writable=writable,
-        maps=config.mmap != "off",
-    )
-    volumes = OpenVolumes(
-        directory / "volumes",
-        catalog,
-        logs,
-        writable=writable,
-        hydrates=config.hydrate == "background",
-        maps=maps,
-        is_local=is_local,
-    )
+    with contextlib.ExitStack() as opened:
+        catalog, lost = open_catalog(directory, writable, recovering=recovering, maps=maps)
+        opened.callback(catalog.close)
+        if store is None:
+            # Else a disk that is not mounted would get a fresh remote at its mount point.
+            creates = not catalog.has_bases()
+            store = config.remote.open(create=creates, allow_file_systems=allowed)
+            opened.callback(store.close)
+        logs = Logs(
+            catalog,
+            store,
+            directory / "cache",
+            executor=pool.executor,
+            cache_bytes_max=config.cache_max_bytes,
+            writable=writable,
+            maps=config.mmap != "off",
+        )
+        volumes = OpenVolumes(
+            directory / "volumes",
+            catalog,
+            logs,
+            writable=writable,
+            hydrates=config.hydrate == "background",
+            maps=maps,
+            is_local=is_local,
+        )
+        author = Author(secrets.token_bytes(16), _author_name())
+        opened.pop_all()
     _logger.info("opened %s with %s", directory, store)
-    author = Author(secrets.token_bytes(16), _author_name())
     return Context(catalog, store, logs, volumes, author, writable), lost
 
 
