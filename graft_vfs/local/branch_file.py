@@ -31,7 +31,13 @@ from graft_vfs.errors import BusyError, LocalStorageError, MovedError, WriterBus
 from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_error, storage_errors
 from graft_vfs.local.head import HeadFile
-from graft_vfs.local.locks import EXCLUSIVE_AT_ONCE, UNLOCK, close_after_fork, repeated
+from graft_vfs.local.locks import (
+    EXCLUSIVE_AT_ONCE,
+    UNLOCK,
+    close_after_fork,
+    close_instead,
+    repeated,
+)
 
 CHECK_MASK = 255
 """At each LSN that has none of these bits the paths are looked at, too: once in 256 commits."""
@@ -136,6 +142,12 @@ class WriterLock:
             return False
         except OSError as error:
             raise storage_error(self.path, error) from error
+        except ValueError as error:  # There is no descriptor: see `release`.
+            raise LocalStorageError(
+                f"the writer lock on {self.path} could not be unlocked after an earlier transaction"
+                ", and was closed instead",
+                next_step="close this connection and open it again",
+            ) from error
         self.held = current
         return True
 
@@ -161,7 +173,12 @@ class WriterLock:
         self.held = None
         if held is None:
             held = self.current
-        flock(held.number, UNLOCK)
+        try:
+            flock(held.number, UNLOCK)
+        except OSError as error:
+            close_instead(held, self.path, error)
+        except ValueError:
+            pass  # That was done before.
 
     def abandon(self) -> None:
         """Close the handle as the end of the process would; in the child of a fork."""

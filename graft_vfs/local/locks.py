@@ -14,6 +14,8 @@ So the child closes all handles at once, and the parent's locks are the parent's
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 import weakref
@@ -25,6 +27,8 @@ from typing import Protocol
 from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.fork import Step, at_fork
+
+_logger = logging.getLogger(__name__)
 
 EXCLUSIVE_AT_ONCE = LOCK_EX | LOCK_NB
 UNLOCK = LOCK_UN
@@ -61,6 +65,8 @@ class FileLock:
         Raises LocalStorageError if the file is gone and cannot be made anew.
         """
         while True:
+            if self._file < 0:  # See `close_instead`.
+                self._file = self._open()
             try:
                 flock(self._file, EXCLUSIVE_AT_ONCE)
             except BlockingIOError:
@@ -69,7 +75,6 @@ class FileLock:
                 return True
             # The file was removed or replaced: this lock would exclude no newcomer.
             self.abandon()
-            self._file = self._open()
 
     def is_in_place(self) -> bool:
         """Return True if the file that is open here is the one at its path."""
@@ -85,14 +90,17 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""
-        flock(self._file, UNLOCK)
+        if self._file >= 0:
+            try:
+                flock(self._file, UNLOCK)
+            except OSError as error:
+                close_instead(self, self._path, error)
 
     def close(self) -> None:
         """Give the lock back and close the handle; may be repeated."""
-        if self._file >= 0:
-            # Closing alone would leave it to a child that has not closed its copy yet.
-            self.release()
-            self.abandon()
+        # Closing alone would leave it to a child that has not closed its copy yet.
+        self.release()
+        self.abandon()
 
     def abandon(self) -> None:
         """Close the handle; in the child of a fork, where the lock is the parent's."""
@@ -113,6 +121,14 @@ def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:
         time.sleep(pause)
         pause = min(_POLL_SECONDS_MAX, pause * 1.1)
     return True
+
+
+def close_instead(handle: Handle, path: Path, error: OSError) -> None:
+    """Close a handle whose file system refuses to unlock it: the lock goes with the descriptor."""
+    _logger.warning("%s could not be unlocked, and was closed instead: %s", path, error)
+    # The refusal may mean that other code of this process has closed the descriptor already.
+    with contextlib.suppress(OSError):
+        handle.abandon()
 
 
 _handles: weakref.WeakSet[Handle] = weakref.WeakSet()

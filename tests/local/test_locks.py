@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import threading
@@ -9,6 +11,7 @@ import threading
 import pytest
 
 from graft_vfs.errors import LocalStorageError
+from graft_vfs.local import locks
 from graft_vfs.local.locks import FileLock
 from tests.support.children import child
 
@@ -58,6 +61,27 @@ def test_a_release_without_the_lock_is_harmless(lock, path) -> None:
     lock.release()
     assert not lock.acquire()
     other.close()
+
+
+def test_a_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
+    lock, path, monkeypatch, caplog
+) -> None:
+    other = FileLock(path)
+    assert lock.acquire()
+
+    def refused(number, operation):
+        if operation == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        fcntl.flock(number, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "flock", refused)
+        lock.release()
+    assert "No locks available" in caplog.text
+    assert other.acquire()
+    assert not lock.acquire()
+    other.close()
+    assert lock.acquire()
 
 
 def test_a_waiting_handle_gets_the_lock_when_its_holder_releases_it(lock, path) -> None:
