@@ -53,7 +53,7 @@ class TaggedFile(SnapshotFile):
         self._shift = moved.new_shift()
         self._is_plain = False
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
-        self._adopt(self._newest())
+        self._take(self._newest())
 
     def follow_tag(self) -> None:
         """Show the volume that the tag names now; nothing inside a transaction."""
@@ -105,7 +105,7 @@ class TaggedFile(SnapshotFile):
 
     def _follow(self) -> None:
         if self._level == NONE:
-            self._adopt(self._newest())
+            self._take(self._newest())
 
     def read_snapshot_page(self, page: int) -> bytes:
         """Return a page as it was before the transaction; empty past the end."""

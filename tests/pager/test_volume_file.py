@@ -7,13 +7,17 @@ checked by watching it work.
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import itertools
+import os
 
 import apsw
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import DiskFullError, LocalStorageError
+from graft_vfs.local import branch_file
 from graft_vfs.pager.journal import Journal
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume.transaction import Transaction
@@ -362,3 +366,62 @@ def test_sqlite_makes_no_other_transition(tmp_path, seen, locking_mode, journal_
 
 def test_the_table_names_every_event():
     assert set(itertools.chain.from_iterable(TABLE.values())) == set(EVENTS)
+
+
+# Locks that cannot be given back -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [WRITER, HOLDER])
+def test_a_writer_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
+    volume, monkeypatch, caplog, state
+):
+    file = brought_to(state, volume)
+
+    def refused(number, operation):
+        if operation == fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        fcntl.flock(number, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(branch_file, "flock", refused)
+        EVENTS["unlock to NONE"](file)
+    assert "No locks available" in caplog.text
+    assert state_of(file) == OPEN
+    assert can_write(volume)
+    EVENTS["lock SHARED"](file)
+    assert bytes(file.xRead(SIZE, SIZE)) == (NEW if state == HOLDER else OLD)
+    with pytest.raises(apsw.IOError, match=r"could not be unlocked.*close this connection"):
+        EVENTS["lock RESERVED"](file)
+    EVENTS["unlock to NONE"](file)
+    file.xClose()
+    assert can_write(volume)
+
+
+# Room in the log --------------------------------------------------------------------------------
+
+
+def test_a_moved_file_believes_in_no_room_of_the_former_log(volume, monkeypatch, tmp_path):
+    """It would meet a full disk when other databases of the transaction are committed already."""
+    file = brought_to(HOLDER, volume)
+    EVENTS["unlock to NONE"](file)
+    reserved = []
+    reserve = Transaction.reserve
+
+    def noted(transaction):
+        reserved.append(transaction.volume)
+        return reserve(transaction)
+
+    monkeypatch.setattr(Transaction, "reserve", noted)
+    for step in "lock SHARED", "lock RESERVED", "write", "sync", "phase two", "unlock to NONE":
+        EVENTS[step](file)
+    assert not reserved  # The first commit has left room for this one.
+    with Replica(tmp_path / "other", RemoteConfig(type="memory", root=str(tmp_path))) as replica:
+        replica.connect().execute("CREATE TABLE t(x)")
+        other = replica.engine.open("main")
+        reserved.clear()
+        file.move_to(other)
+        for step in "lock SHARED", "lock RESERVED", "write", "sync":
+            EVENTS[step](file)
+        assert reserved == [other]
+        EVENTS["unlock to NONE"](file)
+        file.xClose()
