@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from graft_vfs.backoff import backoff
 from graft_vfs.counters import Counters
 from graft_vfs.errors import BusyError, DivergedError, GraftError, summary
 from graft_vfs.ids import VolumeId
@@ -322,8 +323,7 @@ class Autosync:
 def backoff_seconds(interval_seconds: float, failures: int, jitter: float) -> float:
     """Return the pause after so many failures in a row, in seconds; `jitter` is from 0 to 1."""
     longest = max(2 * interval_seconds, BACKOFF_SECONDS_MAX)
-    pause = min(longest, interval_seconds * 2.0 ** min(failures, 32))
-    return max(interval_seconds, pause * (0.5 + jitter / 2))
+    return max(interval_seconds, backoff(interval_seconds, failures, longest, jitter))
 
 
 def _release(task: _Task) -> None:

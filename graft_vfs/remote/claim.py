@@ -40,6 +40,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from graft_vfs.backoff import backoff
 from graft_vfs.counters import Counters
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
@@ -189,12 +190,13 @@ class _Claim:
             event = self._put()
         while True:
             action = next_step(event, attempts_left=max(0, attempts - 1 - failures))
-            pause = _pause_seconds(failures, jitter())
+            # Half of it random, so that rivals spread out.
+            pause = backoff(_PAUSE_SECONDS, failures, _PAUSE_SECONDS_MAX, jitter())
             if action in _REPEATING and self._late_share >= 1.0:
                 action = Action.GIVE_UP_UNKNOWN
             is_throttled = self._throttled is not None and action in _REPEATING
             if is_throttled:
-                pause = max(self._throttled or 0.0, _throttled_seconds(throttles, jitter()))
+                pause = max(self._throttled or 0.0, backoff(1.0, throttles, 8.0, jitter()))
                 if waited + pause > _THROTTLED_SECONDS_MAX:
                     action = Action.GIVE_UP_UNKNOWN
             _logger.debug("claim of LSN %d of log %s: %s", self._lsn, self._log.log_id, event.value)
@@ -275,13 +277,3 @@ _EVENTS = {
     PutOutcome.EXISTS: Event.EXISTS,
     PutOutcome.RACING: Event.RACING,
 }
-
-
-def _throttled_seconds(throttles: int, jitter: float) -> float:
-    return min(8.0, 2.0**throttles) * (0.5 + jitter / 2)
-
-
-def _pause_seconds(failures: int, jitter: float) -> float:
-    """Return how long to wait: doubling, with half of it random so that rivals spread out."""
-    pause: float = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS * 2**failures)
-    return pause * (0.5 + jitter / 2)

@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+from graft_vfs.backoff import backoff
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     StoreUnavailableError,
@@ -50,7 +51,7 @@ def check_conditional_writes(
     for number in range(_TRIES_MAX):
         if number and not was_created:
             waits = (problem.retry_after_seconds or 0.0) if problem is not None else 0.0
-            sleep(max(waits, min(_PAUSE_SECONDS * 2.0**number, _PAUSE_SECONDS_MAX)))
+            sleep(max(waits, backoff(_PAUSE_SECONDS, number, _PAUSE_SECONDS_MAX)))
         problem, tries = None, number + 1
         try:
             # The bytes differ each time, so that no answer to an earlier request can stand for

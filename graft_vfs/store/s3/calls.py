@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from graft_vfs.backoff import backoff
 from graft_vfs.errors import CommitOutcomeUnknownError, StoreUnavailableError
 from graft_vfs.store.base import StoreCounters, Verb
 from graft_vfs.store.s3.answers import (
@@ -37,7 +38,7 @@ _log = logging.getLogger("graft_vfs.store.s3")
 
 _PAUSE_SECONDS = 0.1
 _THROTTLED_PAUSE_SECONDS = 1.0
-_THROTTLED_PAUSE_SECONDS_MAX = 8.0
+_PAUSE_SECONDS_MAX = 8.0
 
 T = TypeVar("T")
 
@@ -108,15 +109,12 @@ class Caller:
         Throttling is waited out, whatever the number of attempts, with half of each pause random;
         what is silent for long is not asked again when the verb's time is over.
         """
-        failures = number - 1
-        share = 0.5 + self._jitter() / 2
+        repeated, jitter = number - 2, self._jitter()
         if error.retry_after_seconds is not None:
-            longest = min(
-                _THROTTLED_PAUSE_SECONDS * 2.0 ** (failures - 1), _THROTTLED_PAUSE_SECONDS_MAX
-            )
-            pause = max(error.retry_after_seconds, longest * share)
+            pause = backoff(_THROTTLED_PAUSE_SECONDS, repeated, _PAUSE_SECONDS_MAX, jitter)
+            pause = max(error.retry_after_seconds, pause)
             return pause if budget.allows(pause) else None
-        pause = _PAUSE_SECONDS * 2.0 ** (failures - 1) * share
+        pause = backoff(_PAUSE_SECONDS, repeated, _PAUSE_SECONDS_MAX, jitter)
         if number > self._attempts_max:
             return None
         return pause if budget.allows(pause) or not error.was_late else None

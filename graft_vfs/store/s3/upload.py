@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from graft_vfs.backoff import backoff
 from graft_vfs.errors import GraftError, StoreError, StoreUnavailableError
 from graft_vfs.store.base import Buffer
 from graft_vfs.store.s3.answers import (
@@ -220,7 +221,7 @@ class Upload:
         for number in itertools.count(2):
             is_forgotten = False
             problem: StoreError | None = None
-            pause = min(0.1 * 2.0**number, 10.0)
+            pause = backoff(0.1, number, 10.0)
             try:
                 self._ask_for_completion(upload, tags)
                 return _End.WHOLE
