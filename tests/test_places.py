@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import graft_vfs
+from graft_vfs.local import layout
 
 PACKAGE = Path(graft_vfs.__file__).parent
 
@@ -41,3 +43,33 @@ def test_each_has_its_place(names, places):
     found = set(uses(*names))
     assert found
     assert {path for path in found if not path.startswith(places)} == set()
+
+
+NAMES = {value for name, value in vars(layout).items() if name.isupper() and name[0] != "_"}
+PART = re.compile(
+    r"\.(log|index|images|frames|pages|lock)$|place-|import-.*tmp|^catalog\.db|^volume\.json|^head\."
+)
+
+
+def spelled(node: ast.AST) -> Iterator[str]:
+    """Yield what a node spells of a name in a data directory. A sentence about one is none.
+
+    A name that is a word, too, such as `head`, is one where it is joined to a path.
+    """
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if PART.search(node.value) and " " not in node.value:
+            yield node.value
+    elif isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
+        yield from NAMES & {node.right.value}
+
+
+def test_names_of_files_in_a_data_directory_are_spelled_once():
+    assert {layout.HEAD, layout.CATALOG} <= NAMES
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = str(path.relative_to(PACKAGE))
+        nodes = ast.walk(ast.parse(path.read_text()))
+        names = {name for node in nodes for name in spelled(node)}
+        if names:
+            found[place] = names
+    assert set(found) == {"local/layout.py"}, found

@@ -18,9 +18,9 @@ from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import file_systems
+from graft_vfs.local import file_systems, layout
 from graft_vfs.local.catalog.catalog import Catalog
-from graft_vfs.local.catalog.descriptor import holds_volume
+from graft_vfs.local.catalog.descriptor import MOVE_AWAY, PUT_BACK, holds_volume
 from graft_vfs.maintenance.adopt import empty_error
 from graft_vfs.maintenance.fsck import logs_of
 from graft_vfs.reports import LostVolume, size_text
@@ -36,7 +36,7 @@ _STATEMENTS = (
 )
 _ANSWER = "sound"
 _LIBRARY_STEP = "install graft-vfs in an environment of its own; if it stays, report it"
-_CATALOG_STEP = "move catalog.db and catalog.db-wal away, then adopt each volume with `graft adopt`"
+_CATALOG_STEP = f"{MOVE_AWAY}, then adopt each volume with `graft adopt`"
 _FREE_BYTES_LOW = 1 << 30
 _FREE_BYTES_MIN = 64 << 20
 _BLOCK_BYTES = 512
@@ -171,7 +171,7 @@ def catalog_and_volumes(config: Config) -> Iterator[Check]:
 
 def may_have_bases(directory: Path) -> bool:
     """Return False if no volume of a data directory stands on a remote commit, for sure."""
-    path = directory.absolute() / "catalog.db"
+    path = directory.absolute() / layout.CATALOG
     if not path.exists():
         return False
     try:
@@ -228,7 +228,7 @@ def _lost(lost_volumes: Sequence[LostVolume]) -> Iterator[Check]:
             f"volume {lost.volume}",
             Level.PROBLEM,
             f"the catalog {what}{was}",
-            f"put back catalog.db with its -wal, or run `graft adopt {lost.volume}"
+            f"{PUT_BACK}, or run `graft adopt {lost.volume}"
             + ("`" if lost.is_known or lost.tags else " TAG`"),
         )
 
@@ -275,13 +275,13 @@ def _leftovers(directory: Path, catalog: Catalog) -> Iterator[Check]:
 def leftovers(directory: Path, catalog: Catalog) -> Iterator[tuple[Path, str]]:
     """Yield what is in a data directory and not in its catalog, with what it is."""
     volumes = {str(row.id): row.id for row in catalog.volumes()}
-    for path in sorted((directory / "volumes").glob("*")):
+    for path in sorted((directory / layout.VOLUMES).glob("*")):
         if path.name in volumes:
             yield from _volume_leftovers(path, catalog, volumes[path.name])
         elif not (path.is_dir() and VolumeId.looks_like(path.name) and holds_volume(path)):
             # One that holds commits is no leftover: `_lost` names it.
             yield path, "is a volume whose making was interrupted"
-    for path in sorted((directory / "cache").glob("*")):
+    for path in sorted((directory / layout.CACHE).glob("*")):
         if not (LogId.looks_like(path.name) and catalog.knows_log(LogId.parse(path.name))):
             yield path, "caches pages of a log that the catalog does not know"
 
@@ -290,10 +290,10 @@ def _volume_leftovers(
     directory: Path, catalog: Catalog, volume: VolumeId
 ) -> Iterator[tuple[Path, str]]:
     logs = {branch.file for branch in catalog.branches(volume)}
-    for path in sorted(directory.glob("*.log")):
+    for path in layout.branch_files(directory):
         if path.name not in logs:
             yield path, "is a branch log that no branch uses any more"
-    for path in sorted(directory.glob("import-*.tmp")):
+    for path in layout.imports(directory):
         yield path, "is the copy of an import that was interrupted"
 
 

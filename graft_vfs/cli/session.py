@@ -17,6 +17,7 @@ from graft_vfs.cli.group import interruptible
 from graft_vfs.cli.output import echo, without_credentials
 from graft_vfs.engine.config import Config
 from graft_vfs.errors import AlreadyExistsError, GraftError
+from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
 from graft_vfs.tags import check_tag
 
@@ -30,7 +31,7 @@ def complete_tags(context: click.Context, parameter: click.Parameter, incomplete
     from graft_vfs.local.catalog.catalog import Catalog  # noqa: PLC0415 - for start-up
 
     try:
-        path = Config.load().data_dir.absolute() / "catalog.db"
+        path = Config.load().data_dir.absolute() / layout.CATALOG
         if not path.exists():
             return []
         with contextlib.closing(Catalog(path, writable=False)) as catalog:

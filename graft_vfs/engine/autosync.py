@@ -36,6 +36,7 @@ from graft_vfs.backoff import backoff
 from graft_vfs.counters import Counters
 from graft_vfs.errors import BusyError, DivergedError, GraftError, summary
 from graft_vfs.ids import VolumeId
+from graft_vfs.local import layout
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.local.locks import FileLock
 from graft_vfs.reports import AutosyncReport, AutosyncRole
@@ -45,7 +46,6 @@ _logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 10.0
 """How long closing waits for what was not pushed."""
 BACKOFF_SECONDS_MAX = 300.0
-_LOCK_NAME = "autosync.lock"
 
 
 class Clock:
@@ -298,7 +298,7 @@ class Autosync:
         if task.role is AutosyncRole.LEADER:
             return True
         if task.lock is None:
-            task.lock = FileLock(task.directory / _LOCK_NAME)
+            task.lock = FileLock(task.directory / layout.AUTOSYNC_LOCK)
         if task.lock.acquire():
             task.role = AutosyncRole.LEADER
             _logger.info("this process leads the autosync of volume %s", task.volume)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from graft_vfs.engine.config import Config
 from graft_vfs.errors import GraftError, UsageError
-from graft_vfs.local import file_systems
+from graft_vfs.local import file_systems, layout
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.maintenance.adopt import open_catalog
 from graft_vfs.reports import LostVolume
@@ -70,7 +70,7 @@ def open_context(
     allowed = config.allow_file_systems
     is_local = file_systems.check_data_directory(directory, allowed)
     maps = is_local and config.mmap != "off"
-    writable = _make_directory(directory / "volumes")
+    writable = _make_directory(directory / layout.VOLUMES)
     with contextlib.ExitStack() as opened:
         catalog, lost = open_catalog(directory, writable, recovering=recovering, maps=maps)
         opened.callback(catalog.close)
@@ -82,14 +82,14 @@ def open_context(
         logs = Logs(
             catalog,
             store,
-            directory / "cache",
+            directory / layout.CACHE,
             executor=pool.executor,
             cache_bytes_max=config.cache_max_bytes,
             writable=writable,
             maps=config.mmap != "off",
         )
         volumes = OpenVolumes(
-            directory / "volumes",
+            directory / layout.VOLUMES,
             catalog,
             logs,
             writable=writable,

@@ -28,7 +28,7 @@ from os import F_OK, access
 from pathlib import Path
 
 from graft_vfs.errors import BusyError, LocalStorageError, MovedError, WriterBusyError
-from graft_vfs.local import ownership
+from graft_vfs.local import layout, ownership
 from graft_vfs.local.files import storage_error, storage_errors
 from graft_vfs.local.head import HeadFile
 from graft_vfs.local.locks import (
@@ -44,7 +44,6 @@ CHECK_MASK = 255
 CHECK_SECONDS = 0.01
 """The branch file is looked at, too, when the last look is older than this. Looking each time would
 make a small commit a tenth slower."""
-_MARK = "place-"
 
 
 class Place:
@@ -60,8 +59,7 @@ class Place:
         with storage_errors(path):
             found = os.fstat(descriptor)
         self._identity = found.st_dev, found.st_ino
-        mark = f"{path.stem}.{_MARK}{found.st_dev:x}-{found.st_ino:x}-{head.inode:x}"
-        self.mark = os.fsencode(path.with_name(mark))
+        self.mark = os.fsencode(layout.mark(path, found.st_dev, found.st_ino, head.inode))
 
     def check(self, *, with_head: bool = True) -> None:
         """Raise MovedError unless branch file and head file are what stands at their paths."""
@@ -89,7 +87,7 @@ class Place:
         if access(self.mark, F_OK):
             return False
         with storage_errors(self._path):
-            for path in self._path.parent.glob(f"*.{_MARK}*"):
+            for path in layout.marks(self._path.parent):
                 path.unlink(missing_ok=True)
         # Without a mark, as on a full disk, each commit looks at the paths: slower, and as safe.
         with contextlib.suppress(OSError):
@@ -204,7 +202,7 @@ def held(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
         while not _are_all(directory, locked):
             stack.close()
             locked.clear()
-            for path in _files(directory):
+            for path in layout.branch_files(directory):
                 try:
                     lock = WriterLock(path)
                 except LocalStorageError:
@@ -221,13 +219,9 @@ def held(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
         yield
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("[0-9]*.log"))
-
-
 def _are_all(directory: Path, locked: list[WriterLock]) -> bool:
     """Return True if the files that are locked are those in the directory."""
-    return [lock.path for lock in locked] == _files(directory) and all(
+    return [lock.path for lock in locked] == layout.branch_files(directory) and all(
         lock.is_in_place() for lock in locked
     )
 

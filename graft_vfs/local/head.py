@@ -37,7 +37,7 @@ from pathlib import Path
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.errors import BusyError, FutureVersionError
-from graft_vfs.local import head_words, ownership
+from graft_vfs.local import head_words, layout, ownership
 from graft_vfs.local.files import storage_errors, write_fully
 from graft_vfs.local.head_words import WORDS_BYTES, CalledWords
 from graft_vfs.local.mapping import mapped_writes_are_safe
@@ -148,7 +148,7 @@ def _join(owner: HeadFile, path: Path) -> int:
             continue
         # Written, because a copy to a mapped hole would end the process on a full disk; under
         # another name, because no process may see it short.
-        temporary = path.with_name("head.new")
+        temporary = path.with_name(layout.NEW_HEAD)
         temporary.unlink(missing_ok=True)
         made = ownership.create(temporary, os.O_RDWR)
         try:

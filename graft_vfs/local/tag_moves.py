@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from graft_vfs.ids import VolumeId
-from graft_vfs.local import branch_file, head
+from graft_vfs.local import branch_file, head, layout
 from graft_vfs.local.catalog.catalog import Announce, Catalog
 
 _T = TypeVar("_T")
@@ -52,7 +52,7 @@ def move_tag(
                 raise NamesAnotherError
             directory = volumes_directory / str(volume)
             if directory.is_dir():
-                head.HeadFile(directory / "head").words[head.EPOCH] = epoch
+                head.HeadFile(directory / layout.HEAD).words[head.EPOCH] = epoch
 
         with contextlib.ExitStack() as stack:
             if former is not None and former != to:

@@ -30,7 +30,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import head
+from graft_vfs.local import head, layout
 from graft_vfs.local.branch_file import held
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import descriptor
@@ -50,7 +50,7 @@ from graft_vfs.volume.context import Context
 _logger = logging.getLogger(__name__)
 
 _RESTORE_STEP = Hint(
-    "put back catalog.db together with its catalog.db-wal, or see ",
+    f"{descriptor.PUT_BACK}, or see ",
     Advice.LIST_LOST,
     " for what can be adopted; move away the volumes that you do not want",
 )
@@ -64,7 +64,7 @@ def open_catalog(
 
     Raises CorruptCatalogError if it knows none of those that are there: what it held is lost.
     """
-    path, volumes = directory / "catalog.db", directory / "volumes"
+    path, volumes = directory / layout.CATALOG, directory / layout.VOLUMES
     if not recovering and not (path.exists() and path.stat().st_size):
         # Ordering: before a catalog is made, whose WAL would be taken for that of a restored one.
         _refuse_empty(path, descriptor.unknown_volumes(volumes, list))
@@ -91,7 +91,7 @@ def empty_error(catalog: Path, volumes: Sequence[VolumeId]) -> CorruptCatalogErr
     """Return the error for a catalog that knows none of the volumes beside it."""
     count = "a volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
     return CorruptCatalogError(
-        f"{catalog} is missing or empty, but {catalog.parent / 'volumes'} holds {count}, "
+        f"{catalog} is missing or empty, but {catalog.parent / layout.VOLUMES} holds {count}, "
         f"{volumes[0]} for one",
         next_step=_RESTORE_STEP,
     )
@@ -244,7 +244,7 @@ def _insert(
         last_error=None,
     )
     # Ordering: the head file first, as at each change of branch.
-    head.HeadFile(directory / "head").words[head.EPOCH] = epoch
+    head.HeadFile(directory / layout.HEAD).words[head.EPOCH] = epoch
     first = tags[0] if tags else None
 
     def insert(replacing: Announce) -> None:
@@ -271,7 +271,7 @@ def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, B
         if not _is_boundary(branch_log, branch.start):
             raise CorruptLogError(
                 f"{branch_log.path}: no commit ends at byte {branch.start.offset}, where the "
-                f"branch of {descriptor.FILE_NAME} begins",
+                f"branch of {layout.DESCRIPTOR} begins",
                 next_step="restore the volume's directory from a backup as a whole, or clone the "
                 "volume from its remote",
             )
@@ -355,7 +355,7 @@ def _from_log(
     logs: Logs, directory: Path, volume: VolumeId, base: tuple[LogId, RemoteLsn] | None
 ) -> tuple[LogId, BranchRow, int]:
     """Return (remote, branch, local commits) of a volume without a descriptor."""
-    paths = sorted(directory.glob("[0-9]*.log"))
+    paths = layout.branch_files(directory)
     contents = [found for path in paths if (found := _read_log(path, volume)) is not None]
     if not contents:
         raise UsageError(

@@ -22,6 +22,7 @@ from pathlib import Path
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import GraftError, NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
+from graft_vfs.local import layout
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.reports import commits_text, size_text
@@ -152,7 +153,7 @@ def _alone(directory: Path) -> Iterator[bool]:
 def _head(directory: Path) -> bytes:
     """Return the words that each commit and each change of branch changes."""
     try:
-        return (directory / "head").read_bytes()[:_HEAD_BYTES]
+        return (directory / layout.HEAD).read_bytes()[:_HEAD_BYTES]
     except FileNotFoundError:
         return b""
 

@@ -29,6 +29,7 @@ from graft_vfs.format.commit import CommitHeader
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.catalog.descriptor import MOVE_AWAY
 from graft_vfs.maintenance.adopt import lost_volumes
 from graft_vfs.maintenance.findings import OTHER_MACHINE, Fault, FaultKind, Finding, Link
 from graft_vfs.maintenance.mending import Mender
@@ -309,7 +310,7 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
     Every page of local commits is read and verified.
     """
     catalog, volumes = context.catalog, context.volumes
-    step = Hint("move catalog.db and its -wal away, then see ", Advice.LIST_LOST)
+    step = Hint(f"{MOVE_AWAY}, then see ", Advice.LIST_LOST)
     found = [Finding("catalog", text, next_step=step) for text in catalog.problems()]
     for lost in lost_volumes(catalog, volumes.directory):
         step = Hint("run ", Advice.ADOPT(VOLUME=lost.volume))

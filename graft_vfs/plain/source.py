@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import IO, cast
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import BusyError, DamageError, GraftError, LocalStorageError, UsageError
+from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
 
 BUSY_TIMEOUT_MS = 2000
@@ -128,7 +128,7 @@ def reading(path: Path, scratch: Path) -> Iterator[PlainSource]:
     until the block ends. Raises UsageError if the file is no database, DamageError if it is not
     valid, BusyError if another program writes to it, LocalStorageError.
     """
-    copy = scratch / f"import-{secrets.token_hex(4)}.tmp"
+    copy = layout.new_import(scratch)
     require_file(path)
     with storage_errors(scratch):
         opened = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - the next line closes it

@@ -19,6 +19,7 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import layout
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Announce
@@ -37,7 +38,7 @@ from graft_vfs.volume.context import Context
 
 _logger = logging.getLogger(__name__)
 
-FIRST_FILE = "0001.log"
+_FIRST_FILE = layout.branch_file(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def make_volume(
         # Ordering: the names of the directories, then what is in them, then the catalog's row.
         fsync_directory(directory.parent.parent)
         fsync_directory(directory.parent)
-    branch_log = BranchLog.create(directory / FIRST_FILE, volume=volume)
+    branch_log = BranchLog.create(directory / _FIRST_FILE, volume=volume)
     branch_log.close()
     branch, now = new.branch or LogId.new(), time.time_ns() // 1_000_000
     row = VolumeRow(
@@ -100,14 +101,14 @@ def make_volume(
         base=lsn,
         counter=secrets.randbits(32),
         first_lsn=LocalLsn(1),
-        file=FIRST_FILE,
+        file=_FIRST_FILE,
         start=branch_log.start,
         created_ms=now,
     )
     try:
         named = context.catalog.add_volume(row, first, tag=tag, replacing=replacing)
     except NamesAnotherError:  # It was not added, and will be made again.
-        (directory / FIRST_FILE).unlink()
+        (directory / _FIRST_FILE).unlink()
         raise
     try:
         context.catalog.describe(volume, lambda wanted: descriptor.keep(directory, wanted))

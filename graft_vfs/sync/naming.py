@@ -26,6 +26,7 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
+from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
 from graft_vfs.remote.log import create_ref
 from graft_vfs.tags import check_tag
@@ -34,9 +35,6 @@ from graft_vfs.volume.context import Context
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
-
-_MARK_NAME = "unnamed"
-_NOTE_NAME = "no-ref"
 
 
 def name_log(volume: Volume, logs: Logs, log_id: LogId, name: str) -> str | None:
@@ -105,7 +103,7 @@ def name_by_hand(context: Context, log_id: LogId, name: str) -> None:
 
 
 def _mark(volume: Volume) -> Path:
-    return volume.directory / _MARK_NAME
+    return volume.directory / layout.UNNAMED
 
 
 def _forget(mark: Path) -> None:
@@ -114,7 +112,7 @@ def _forget(mark: Path) -> None:
 
 
 def _warned(volume: Volume, text: str) -> str:
-    note = volume.directory / _NOTE_NAME
+    note = volume.directory / layout.NO_REF
     with storage_errors(note):
         note.write_text(text, encoding="utf-8")
     _logger.warning("%s", text)
@@ -126,7 +124,7 @@ def warning_of(directory: Path) -> str | None:
 
     `directory` is the volume's.
     """
-    note = directory / _NOTE_NAME
+    note = directory / layout.NO_REF
     with storage_errors(note):
         try:
             return note.read_text(encoding="utf-8", errors="replace")
@@ -136,4 +134,4 @@ def warning_of(directory: Path) -> str | None:
 
 def forget_warning(directory: Path) -> None:
     """Note that the log of a volume has a ref."""
-    _forget(directory / _NOTE_NAME)
+    _forget(directory / layout.NO_REF)

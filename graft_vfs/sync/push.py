@@ -37,6 +37,7 @@ from graft_vfs.errors import (
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header, header_length
 from graft_vfs.ids import LogId, SegmentId
+from graft_vfs.local import layout
 from graft_vfs.local.cache.arena import FrameKey, commit_source
 from graft_vfs.local.catalog.rows import CommitRow, PendingPush
 from graft_vfs.local.locks import FileLock
@@ -61,7 +62,6 @@ _logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600.0
 """So long a push waits for another one of the same volume on this machine."""
-_LOCK_NAME = "push.lock"
 INLINE_BYTES_MAX = 1 << 20
 _ROTATE_PATIENCE_SECONDS = 0.5
 _PAGES_RESIDENT_MAX = 8192
@@ -132,7 +132,7 @@ def push(
 def _alone(volume: Volume, wait_seconds: float) -> Iterator[None]:
     """Be the only one on this machine that pushes the volume, from the plan to the settling."""
     volume.catalog.require_writable()
-    lock = FileLock(volume.directory / _LOCK_NAME)
+    lock = FileLock(volume.directory / layout.PUSH_LOCK)
     try:
         if not lock.acquire_within(wait_seconds):
             raise BusyError(

@@ -26,7 +26,7 @@ from graft_vfs.errors import (
     WriterBusyError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import head
+from graft_vfs.local import head, layout
 from graft_vfs.local.branch_file import (
     CHECK_MASK,
     CHECK_SECONDS,
@@ -105,7 +105,7 @@ class CurrentBranch:
         self.pins: set[Pin] = set()
         self.description = Description(volume, directory, catalog)
         self._remote_view = remote_view
-        self._head = HeadFile(directory / "head", writable=writable, maps=maps)
+        self._head = HeadFile(directory / layout.HEAD, writable=writable, maps=maps)
         self.words = self._head.words
         self._boot = head.boot_number()
         self._epoch = 0
@@ -287,7 +287,7 @@ class CurrentBranch:
         """
         if not self._head.is_whole():
             raise CorruptLogError(
-                f"{self.directory / 'head'} was cut or replaced by another program",
+                f"{self.directory / layout.HEAD} was cut or replaced by another program",
                 next_step="end all processes that have the volume open, and open it again; nothing "
                 "that was committed is lost",
             )
@@ -520,8 +520,8 @@ class CurrentBranch:
 
     def new_log_file(self, *, folded: bool = False) -> BranchLog:
         """Make the next branch log file, empty; `folded` if it is to begin with a folded run."""
-        number = int(self.branch_log.path.stem) + 1
-        path = self.directory / f"{number:04d}.log"
+        number = layout.number_of(self.branch_log.path.name) + 1
+        path = self.directory / layout.branch_file(number)
         return BranchLog.create(
             path, volume=self.id, folded=folded, maps=self.maps, replaces=self.branch_log.path
         )

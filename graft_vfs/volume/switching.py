@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 from graft_vfs.ids import LogId
+from graft_vfs.local import layout
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Position
@@ -123,6 +124,6 @@ def remove_unused_files(volume: CurrentBranch) -> None:
     volume.description.require()
     named = {branch.file for branch in volume.catalog.branches(volume.id)}
     with storage_errors(volume.directory):
-        for path in list(volume.directory.glob("[0-9]*.log")):
+        for path in layout.branch_files(volume.directory):
             if path.name not in named:
                 path.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from graft_vfs.errors import (
     WriterBusyError,
 )
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import layout
 from graft_vfs.local.branch_file import CHECK_MASK, WriterLock
 from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES
 from graft_vfs.local.catalog.catalog import Catalog
@@ -270,9 +271,7 @@ class Volume(CurrentBranch):
         with storage_errors(self.directory):
             names = os.listdir(self.directory)  # noqa: PTH208 - a Path costs four times as much
         current = self.branch_log.path.name
-        return any(
-            name[0].isdigit() and name.endswith(".log") and name != current for name in names
-        )
+        return any(layout.is_branch_file(name) and name != current for name in names)
 
     def _publish(self, snapshot: Snapshot) -> None:
         if self._compact_at < 0 or snapshot.branch is not self.snapshot.branch:

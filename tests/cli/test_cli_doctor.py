@@ -17,9 +17,8 @@ import pytest
 from graft_vfs.cli import check_local
 from graft_vfs.errors import UsageError
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import file_systems
+from graft_vfs.local import file_systems, layout
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.file_systems import Mount, mount_of
 from graft_vfs.store.s3 import store as s3
@@ -94,7 +93,7 @@ def test_doctor_names_the_file_system_of_the_data_directory(pushed, monkeypatch)
 def test_a_descriptor_that_cannot_be_read_is_one_bad_line_at_most(pushed, text):
     pushed.ok("new", "other")
     volume = pushed.json("info", "main")["volume"]
-    path = pushed.root / "a" / "volumes" / volume / descriptor.FILE_NAME
+    path = pushed.root / "a" / "volumes" / volume / layout.DESCRIPTOR
     path.unlink()
     if text is None:
         path.mkdir()

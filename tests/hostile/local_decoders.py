@@ -26,7 +26,7 @@ from graft_vfs.errors import (
     NotFoundError,
 )
 from graft_vfs.ids import LogId, SegmentId, VolumeId
-from graft_vfs.local import head
+from graft_vfs.local import head, layout
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog
 from graft_vfs.local.cache.arena import HEADER_BYTES, RECORD_BYTES, FrameKey
 from graft_vfs.local.cache.page_cache import PageCache
@@ -348,7 +348,7 @@ class Descriptors:
 
     def __init__(self, scratch: Path) -> None:
         scratch.mkdir()
-        self.directory, self.path = scratch, scratch / descriptor.FILE_NAME
+        self.directory, self.path = scratch, scratch / layout.DESCRIPTOR
         start = Position(LOG_HEADER_BYTES, 2**64 - 1)
         branch = BranchRow(BRANCH, VOLUME, REMOTE, 1, 5, 1, "0001.log", start, 1)
         descriptor.write(scratch, Descriptor(REMOTE, branch, bytes(32), ("main",)))

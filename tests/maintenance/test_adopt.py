@@ -18,7 +18,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.ids import VolumeId
-from graft_vfs.local.catalog import descriptor
+from graft_vfs.local import layout
 from graft_vfs.maintenance import adopt as adopt_module
 from tests.support.replicas import Replica, rows
 
@@ -173,7 +173,7 @@ def test_a_descriptor_that_is_missing_late_or_damaged_is_written_again(tmp_path,
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "one")
-        path = data / "volumes" / str(volume_of(replica)) / descriptor.FILE_NAME
+        path = data / "volumes" / str(volume_of(replica)) / layout.DESCRIPTOR
         late = path.read_bytes()
         replica.engine.push("main")
         newest = path.read_bytes()
@@ -193,12 +193,30 @@ def test_a_volume_without_descriptor_is_adopted_if_its_log_holds_every_page(
         replica.engine.push("main")
         write(replica, "three")
         volume = volume_of(replica)
-    (data / "volumes" / str(volume) / descriptor.FILE_NAME).unlink()
+    (data / "volumes" / str(volume) / layout.DESCRIPTOR).unlink()
     remove_catalog(data)
     with recovering(data, remote) as engine:
         done = engine.adopt(volume, "main")
         assert (done.base_lsn, done.local_commits) == (0, 4)
     assert contents(data, remote) == [("one",), ("three",), ("two",)]
+
+
+def test_a_copy_of_a_branch_file_that_a_person_made_is_left_alone(tmp_path, remote) -> None:
+    data = tmp_path / "data"
+    with Replica(data, remote) as replica:
+        write(replica, "one")
+        volume = volume_of(replica)
+    directory = data / "volumes" / str(volume)
+    copy = directory / "0001 (2).log"
+    copy.write_bytes((directory / "0001.log").read_bytes())
+    (directory / layout.DESCRIPTOR).unlink()
+    remove_catalog(data)
+    with recovering(data, remote) as engine:
+        engine.adopt(volume, "main")
+    with Replica(data, remote) as replica:
+        write(replica, "two")  # Gives unused space back, also that of unused branch files.
+    assert copy.exists()
+    assert contents(data, remote) == [("one",), ("two",)]
 
 
 def test_a_volume_without_descriptor_on_a_remote_commit_needs_to_be_told_which(
@@ -213,7 +231,7 @@ def test_a_volume_without_descriptor_on_a_remote_commit_needs_to_be_told_which(
     with Replica(data, remote) as replica:
         replica.connect(remote="main").execute("INSERT INTO t VALUES('unpushed')")
         volume = volume_of(replica)
-    (data / "volumes" / str(volume) / descriptor.FILE_NAME).unlink()
+    (data / "volumes" / str(volume) / layout.DESCRIPTOR).unlink()
     remove_catalog(data)
     with recovering(data, remote) as engine:
         with pytest.raises(UsageError, match=r"pages are not in its own log.*base=commit"):

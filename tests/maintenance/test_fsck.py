@@ -13,7 +13,7 @@ from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import HistoryMismatchError, NoRemoteError, NotFoundError, StoreDeniedError
 from graft_vfs.format import frame
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.catalog import descriptor
+from graft_vfs.local import layout
 from graft_vfs.maintenance import mending
 from graft_vfs.maintenance.findings import Finding
 from graft_vfs.maintenance.fsck import Fsck
@@ -397,7 +397,7 @@ def test_what_is_wrong_here_is_found_too(replica, tmp_path) -> None:
     path.write_bytes(data[:at] + b"?" + data[at + 1 :])
     lost = tmp_path / "data/volumes" / str(VolumeId.new())
     shutil.copytree(directory, lost)
-    assert (lost / descriptor.FILE_NAME).exists()
+    assert (lost / layout.DESCRIPTOR).exists()
     config = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
     with Replica(tmp_path / "data", config) as again:
         found = again.engine.fsck()

@@ -26,7 +26,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import struct
 import time
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.errors import LocalStorageError
-from graft_vfs.local import ownership
+from graft_vfs.local import layout, ownership
 from graft_vfs.local.files import (
     grown_size,
     read_exactly,
@@ -51,9 +50,6 @@ HEADER_BYTES = 16
 RECORD_BYTES = 48
 _LEFT_FREE_BYTES = 1 << 20
 """The cache takes no space of a disk that has less than this; what it keeps, it keeps in memory."""
-INDEX_NAME = re.compile(r"([0-9]{4,9})\.index", re.ASCII)
-FILE_NAME = re.compile(r"[0-9]{4,9}\.(index|images|frames|pages)", re.ASCII)
-FORMER_NAME = re.compile(r"[0-9]{4,9}\.(frames|pages)", re.ASCII)
 _HEADER = struct.Struct("<8sH6x")
 _RECORD = struct.Struct("<16sIIQQQ")
 _SUMMED_BYTES = 40
@@ -95,8 +91,8 @@ class Arena:
     def __init__(self, directory: Path, number: int, *, maps: bool) -> None:
         """Open an arena that exists; raises LocalStorageError, also for one of a later version."""
         self.number = number
-        self.index_path = directory / f"{number:04d}.index"
-        self.images_path = directory / f"{number:04d}.images"
+        self.index_path = layout.arena_index(directory, number)
+        self.images_path = layout.arena_images(directory, number)
         self.used = time.time()
         self.tail = 0
         self.is_whole = True
@@ -113,10 +109,10 @@ class Arena:
     def create(cls, directory: Path, number: int, *, maps: bool) -> Arena:
         """Make an empty arena; raises FileExistsError, LocalStorageError."""
         flags = os.O_WRONLY | os.O_EXCL
-        path = directory / f"{number:04d}.index"
+        path = layout.arena_index(directory, number)
         try:
             # The index is last: without its whole header there is no arena, now or after a crash.
-            os.close(ownership.create(path.with_suffix(".images"), flags))
+            os.close(ownership.create(layout.arena_images(directory, number), flags))
             file = ownership.create(path, flags)
             try:
                 write_fully(file, _HEADER.pack(_MAGIC, FORMAT_VERSION), 0)

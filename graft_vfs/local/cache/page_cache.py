@@ -28,11 +28,8 @@ from typing import NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from graft_vfs.errors import LocalStorageError
-from graft_vfs.local import ownership
+from graft_vfs.local import layout, ownership
 from graft_vfs.local.cache.arena import (
-    FILE_NAME,
-    FORMER_NAME,
-    INDEX_NAME,
     Appender,
     Arena,
     FrameKey,
@@ -152,11 +149,11 @@ class PageCache:
             names = [path.name for path in self.directory.iterdir()]
         except OSError:
             return  # Nothing is cached, or nothing that can be read.
-        self._names = [name for name in names if FILE_NAME.fullmatch(name)]
-        for name in self._names:
-            found = INDEX_NAME.fullmatch(name)
-            if found is not None and int(found[1]) not in self._arenas:
-                self._open(int(found[1]))
+        self._names = [name for name in names if layout.is_arena_file(name)]
+        for name in filter(layout.is_arena_index, self._names):
+            number = layout.number_of(name)
+            if number not in self._arenas:
+                self._open(number)
         for arena in list(self._arenas.values()):
             self._read_records(arena)
 
@@ -287,10 +284,10 @@ class PageCache:
             for folder in (self.directory.parent, self.directory):
                 ownership.make_directory(folder)
         for name in self._names:
-            if FORMER_NAME.fullmatch(name):
+            if layout.is_former_arena_file(name):
                 with contextlib.suppress(OSError):
                     (self.directory / name).unlink()
-        number = 1 + max((int(name.split(".")[0]) for name in self._names), default=0)
+        number = 1 + max(map(layout.number_of, self._names), default=0)
         with contextlib.suppress(FileExistsError):
             # Else another process was faster, and the next look finds its arena.
             self._arenas[number] = Arena.create(self.directory, number, maps=self.space.maps)

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from graft_vfs.counters import Counters
-from graft_vfs.local.cache.arena import FILE_NAME, FORMER_NAME, FrameKey
+from graft_vfs.local import layout
+from graft_vfs.local.cache.arena import FrameKey
 from graft_vfs.reentry import occupied
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class _Pair(NamedTuple):
 
     used: float
     directory: Path
-    number: str
+    number: int
     bytes: int
 
 
@@ -171,7 +172,7 @@ class CacheSpace:
         for pair in pairs:
             if total + needed <= bound:
                 break
-            if pair.directory / f"{pair.number}.index" != keep:
+            if layout.arena_index(pair.directory, pair.number) != keep:
                 self._delete(pair)
                 total -= pair.bytes
         self._seen_bytes, self._unseen_bytes = total, needed
@@ -180,35 +181,35 @@ class CacheSpace:
     def _pairs(self) -> list[_Pair]:
         """Return the arenas of all logs; what vanishes meanwhile is left out."""
         known = {cache.directory: cache for cache in list(self._caches)}
-        found: dict[tuple[str, str], tuple[float, int]] = {}
+        found: dict[tuple[str, int], tuple[float, int]] = {}
         with contextlib.suppress(OSError), os.scandir(self.directory) as logs:
             for log in logs:
                 with contextlib.suppress(OSError), os.scandir(log.path) as files:
                     for file in files:
-                        if FILE_NAME.fullmatch(file.name):
+                        if layout.is_arena_file(file.name):
                             status = file.stat(follow_symlinks=False)
-                            key = log.path, file.name.split(".")[0]
+                            key = log.path, layout.number_of(file.name)
                             used, size = found.get(key, (0.0, 0))
-                            is_former = FORMER_NAME.fullmatch(file.name)
+                            is_former = layout.is_former_arena_file(file.name)
                             used = max(used, 0.0 if is_former else status.st_mtime)
                             found[key] = used, size + status.st_size
         pairs = []
         for (log_path, number), (used, size) in found.items():
             directory = Path(log_path)
             cache = known.get(directory)
-            own = None if cache is None else cache.arena_used(int(number))
+            own = None if cache is None else cache.arena_used(number)
             pairs.append(_Pair(max(used, own or 0.0), directory, number, size))
         return pairs
 
     def _delete(self, pair: _Pair) -> None:
         """Delete an arena; its frames are fetched again when they are needed."""
-        for name in ("index", "images", "frames", "pages"):
+        for path in layout.arena_files(pair.directory, pair.number):
             with contextlib.suppress(OSError):
-                (pair.directory / f"{pair.number}.{name}").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
         evicted = pair.bytes
         for cache in list(self._caches):
             if cache.directory == pair.directory:
-                evicted = cache.forget_arena(int(pair.number)) or evicted
+                evicted = cache.forget_arena(pair.number) or evicted
         self.counters.add("arenas_evicted")
         self.counters.add("bytes_evicted", evicted)
         _logger.info(

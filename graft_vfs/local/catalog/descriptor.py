@@ -41,13 +41,14 @@ from graft_vfs.errors import (
     InvalidIdError,
 )
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local import ownership
+from graft_vfs.local import layout, ownership
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES
 from graft_vfs.local.catalog.rows import HASH_BYTES, BranchRow, branch_row, text_of
 from graft_vfs.local.files import fsync_directory, storage_errors, write_fully
 from graft_vfs.pages import RemoteLsn
 
-FILE_NAME = "volume.json"
+PUT_BACK = f"put back {layout.CATALOG} together with its {layout.CATALOG_WAL}"
+MOVE_AWAY = f"move {layout.CATALOG} and {layout.CATALOG_WAL} away"
 _FORMAT = 1
 _BYTES_MAX = 1 << 20
 _CHUNK_MAGIC = b"GCHK"
@@ -75,7 +76,7 @@ class Descriptor:
         return self._rank(self.branch) > self._rank(other)
 
     def _rank(self, branch: BranchRow) -> tuple[int, int, bool, RemoteLsn]:
-        number = int(Path(branch.file).stem)
+        number = layout.number_of(branch.file)
         return number, branch.start.offset, branch.log_id == self.remote, branch.base
 
 
@@ -84,7 +85,7 @@ def read(directory: Path) -> Descriptor | None:
 
     Raises CorruptLogError if the file is damaged, FutureVersionError, LocalStorageError.
     """
-    path = directory / FILE_NAME
+    path = directory / layout.DESCRIPTOR
     with storage_errors(path):
         try:
             with path.open("rb") as file:
@@ -178,9 +179,9 @@ def write(directory: Path, descriptor: Descriptor) -> None:
 
     The caller holds the catalog's write lock. Raises LocalStorageError.
     """
-    path = directory / FILE_NAME
+    path = directory / layout.DESCRIPTOR
     # The catalog's lock keeps writers apart, so that one name is enough; a crash may leave it.
-    temporary = directory / f"{FILE_NAME}.tmp"
+    temporary = directory / layout.NEW_DESCRIPTOR
     with storage_errors(path):
         temporary.unlink(missing_ok=True)
         replaced = path if path.exists() else None
@@ -218,10 +219,10 @@ def older_catalog(found: Descriptor, known: BranchRow) -> CorruptCatalogError:
     return CorruptCatalogError(
         f"the catalog is older than volume {known.volume}: it has its branch at byte "
         f"{known.start.offset} of {known.file} on LSN {known.base}, and the volume's own "
-        f"{FILE_NAME} at byte {found.branch.start.offset} of {found.branch.file} on LSN "
-        f"{found.branch.base}; catalog.db was restored, or its catalog.db-wal is missing",
+        f"{layout.DESCRIPTOR} at byte {found.branch.start.offset} of {found.branch.file} on LSN "
+        f"{found.branch.base}; {layout.CATALOG} was restored, or {layout.CATALOG_WAL} is missing",
         next_step=Hint(
-            "put back catalog.db together with its catalog.db-wal, or run ",
+            f"{PUT_BACK}, or run ",
             Advice.ADOPT(VOLUME=known.volume),
             ", which takes the volume as it is",
         ),
@@ -237,9 +238,9 @@ def holds_volume(directory: Path) -> bool:
     One whose making was interrupted has neither.
     """
     with storage_errors(directory):
-        if (directory / FILE_NAME).exists():
+        if (directory / layout.DESCRIPTOR).exists():
             return True
-        for path in directory.glob("[0-9]*.log"):
+        for path in layout.branch_files(directory):
             with path.open("rb") as file:
                 file.seek(LOG_HEADER_BYTES)
                 if file.read(len(_CHUNK_MAGIC)) == _CHUNK_MAGIC:

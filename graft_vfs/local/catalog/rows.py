@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import CorruptCatalogError, InvalidIdError
 from graft_vfs.ids import Id, LogId, VolumeId
+from graft_vfs.local import layout
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES
 from graft_vfs.local.chunk import Position
 from graft_vfs.pages import LocalLsn, RemoteLsn
@@ -30,7 +31,6 @@ INTEGER_MAX = (1 << 63) - 1
 U32_MAX = 0xFFFF_FFFF
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _TIME_MS_MAX = 253_402_300_799_999  # The end of the year 9999.
-_LOG_FILE = re.compile(r"[0-9]{4,9}\.log", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 
@@ -174,7 +174,7 @@ def bytes_of(value: object, length: int | None = None) -> bytes:
 
 
 def _log_file(value: object) -> str:
-    if not isinstance(value, str) or _LOG_FILE.fullmatch(value) is None:
+    if not isinstance(value, str) or not layout.is_branch_file(value):
         raise _impossible(value, "the name of a log file")
     return value
 

@@ -1,0 +1,116 @@
+"""Names of the files and directories of a data directory: no other module spells one.
+
+catalog.db, catalog.db-wal          tags, volumes, branches, known commits
+cache/LOG-ID/
+    NNNN.index, NNNN.images         arenas: pages of remote commits
+    NNNN.frames, NNNN.pages         what version 1 had instead
+volumes/VOLUME-ID/
+    NNNN.log                        branch files, of which one is current
+    NNNN.place-DEV-INODE-INODE      the mark of a branch file
+    head, head.new                  words by which processes detect each other's changes
+    volume.json, volume.json.tmp    what the current branch stands on
+    push.lock, autosync.lock        the process that pushes, and the one that syncs
+    unnamed, no-ref                 the log is to get a ref; why it has none
+    import-RANDOM.tmp               a copy of a plain file that is being imported
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+CATALOG = "catalog.db"
+CATALOG_WAL = f"{CATALOG}-wal"
+CACHE = "cache"
+VOLUMES = "volumes"
+
+HEAD = "head"
+NEW_HEAD = "head.new"
+DESCRIPTOR = "volume.json"
+NEW_DESCRIPTOR = f"{DESCRIPTOR}.tmp"
+PUSH_LOCK = "push.lock"
+AUTOSYNC_LOCK = "autosync.lock"
+UNNAMED = "unnamed"
+NO_REF = "no-ref"
+
+_NUMBER = "(?:[0-9]{4}|[1-9][0-9]{4,8})"
+_BRANCH_FILE = re.compile(rf"{_NUMBER}\.log", re.ASCII)
+_ARENA_FILE = re.compile(rf"{_NUMBER}\.(index|images|frames|pages)", re.ASCII)
+_FORMER_KINDS = "frames", "pages"
+
+
+def number_of(name: str) -> int:
+    """Return the number that a branch file, or a file of an arena, begins with."""
+    return int(name.partition(".")[0])
+
+
+# In the directory of a volume -------------------------------------------------------------------
+
+
+def branch_file(number: int) -> str:
+    """Return the name of a branch file; the first has number 1."""
+    return f"{number:04d}.log"
+
+
+def is_branch_file(name: str) -> bool:
+    """Return True if this is the name of a branch file; a copy such as `0001 (2).log` is none."""
+    return _BRANCH_FILE.fullmatch(name) is not None
+
+
+def branch_files(directory: Path) -> list[Path]:
+    """Return the branch files of a volume, by name; raises OSError."""
+    return sorted(path for path in directory.iterdir() if is_branch_file(path.name))
+
+
+def mark(branch_path: Path, device: int, inode: int, head_inode: int) -> Path:
+    """Return the path of the mark of a branch file that is open; see `branch_file`."""
+    return branch_path.with_name(f"{branch_path.stem}.place-{device:x}-{inode:x}-{head_inode:x}")
+
+
+def marks(directory: Path) -> list[Path]:
+    """Return the marks of all branch files of a volume."""
+    return list(directory.glob("*.place-*"))
+
+
+def new_import(directory: Path) -> Path:
+    """Return a path for a copy of a file that is imported."""
+    return directory / f"import-{secrets.token_hex(4)}.tmp"
+
+
+def imports(directory: Path) -> list[Path]:
+    """Return the copies that interrupted imports have left, by name."""
+    return sorted(directory.glob("import-*.tmp"))
+
+
+# In the page cache of a log ---------------------------------------------------------------------
+
+
+def arena_index(directory: Path, number: int) -> Path:
+    """Return the path of an arena's index."""
+    return directory / f"{number:04d}.index"
+
+
+def arena_images(directory: Path, number: int) -> Path:
+    """Return the path of an arena's images."""
+    return directory / f"{number:04d}.images"
+
+
+def arena_files(directory: Path, number: int) -> list[Path]:
+    """Return the paths of all files that an arena may have, of any version."""
+    return [directory / f"{number:04d}.{kind}" for kind in ("index", "images", *_FORMER_KINDS)]
+
+
+def is_arena_file(name: str) -> bool:
+    """Return True if this is the name of a file of an arena, of any version."""
+    return _ARENA_FILE.fullmatch(name) is not None
+
+
+def is_former_arena_file(name: str) -> bool:
+    """Return True if this is the name of a file that version 1 of the page cache has left."""
+    return is_arena_file(name) and name.partition(".")[2] in _FORMER_KINDS
+
+
+def is_arena_index(name: str) -> bool:
+    """Return True if this is the name of an arena's index."""
+    return is_arena_file(name) and name.endswith(".index")
