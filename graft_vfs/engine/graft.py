@@ -315,7 +315,7 @@ class Graft:
         return Versions.current()
 
     def refs(self) -> list[tuple[str, LogId]]:
-        """Return the remote's refs. One listing, and one request a ref, 16 at a time."""
+        """Return the remote's refs. One listing, and one request a ref, 32 at a time."""
         return list(list_refs(self.store))
 
     def remote_logs(self) -> list[RemoteLogReport]:

@@ -1,5 +1,6 @@
 """Floor 2: the files of a data directory, and nothing of what a remote log is.
 
+    layout       what the files and directories are called
     files, ownership, file_systems, mapping   calls, owners, and what a file system allows
     locks, head, head_words   how processes exclude and notice each other
     branch_file, branch_log, chunk   the local commits of one volume, in one file that only grows

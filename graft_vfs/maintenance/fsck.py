@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +35,12 @@ from graft_vfs.maintenance.mending import Mender
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
+from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.reports import Progress, commits_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
 
-_READERS = 32
 _DEEP_FRAMES = 16
 _GAP_COMMITS_MAX = 10_000
 """A hostile listing may show any LSN: of a longer gap no more is looked for here."""
@@ -117,7 +116,7 @@ def check_log(
     check = _LogCheck(logs, remote, deep=deep)
     found: list[Fault] = []
     segments = 0
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="graft-fsck") as executor:
+    with request_threads("graft-fsck") as executor:
         for number, (lsn, seen) in enumerate(
             zip(present, executor.map(check.inspect, present), strict=True), 1
         ):

@@ -3,6 +3,7 @@
     log             the commits, segments and refs of one remote log, and their keys
     body            the frames of a commit in its object, read and verified
     commit_reader   reads commits ahead, in bounded memory
+    request_threads the threads of one verb
     claim           the conditional write that makes a commit the next one, and its outcome
 
 It may import formats, stores and the files of the data directory. A commit's key is written once:

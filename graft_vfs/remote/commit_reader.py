@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -29,9 +29,9 @@ from graft_vfs.format.commit import (
 )
 from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.store.base import ObjectStore
+from graft_vfs.remote.request_threads import request_threads
+from graft_vfs.store.base import REQUESTS_MAX, ObjectStore
 
-READ_WORKERS = 32
 LONG_BYTES_IN_FLIGHT_MAX = HEADER_BYTES_MAX
 """Bytes of headers longer than the first read that may be requested and not yet handed out."""
 
@@ -78,22 +78,13 @@ def read_commits(store: ObjectStore, places: Iterable[Place]) -> Iterator[Commit
     what `read_commit` raises, at the turn of the place that it concerns.
     """
     waiting = iter(places)
-    first = [*islice(waiting, READ_WORKERS)]
+    first = [*islice(waiting, REQUESTS_MAX)]
     if len(first) <= 1:
         for place in first:
             yield read_commit(store, place)
         return
-    executor = ThreadPoolExecutor(len(first), thread_name_prefix="graft-read")
-    waits = True
-    try:
+    with request_threads("graft-read") as executor:
         yield from _in_order(store, executor, chain(first, waiting))
-    except KeyboardInterrupt:
-        waits = False
-        raise
-    finally:
-        # A caller who stops early waits for the requests that are already on their way, a person
-        # who presses Ctrl-C does not.
-        executor.shutdown(wait=waits, cancel_futures=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,7 +109,7 @@ def _in_order(
         for place in islice(places, number):
             readings.append(_Reading(place, executor.submit(_read_head, store, place)))
 
-    start(2 * READ_WORKERS)
+    start(2 * REQUESTS_MAX)
     while readings:
         reading = readings[0]
         head = reading.head.result()

@@ -43,7 +43,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, unquote_to_bytes
 
 from xxhash import xxh3_64_hexdigest
@@ -64,6 +63,7 @@ from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.remote.body import Body
 from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commit, read_commits
+from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.store.base import ObjectStore, PutOutcome
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +82,6 @@ _REF_MAGIC = b"graft-vfs ref "
 _REF_VERSION = 2
 _REF_LINES = {b"1": 3, b"2": 4}
 """How many lines follow the first in each version, the empty one at the end included."""
-_REF_READERS = 16
 _NEWEST_KEYS = 8
 _REF_ATTEMPTS = 5
 _REF_PAUSE_SECONDS = 0.1
@@ -441,13 +440,13 @@ def list_refs(
 ) -> Iterator[tuple[str, LogId]]:
     """Yield (name, log) of all refs, in the order of their keys.
 
-    One request for each 1000, and one for each ref, 16 at a time. Objects that are no refs that
+    One request for each 1000, and one for each ref, 32 at a time. Objects that are no refs that
     this version reads are skipped, with one warning for all. `damaged` learns which of them were
     refs, and are damaged or copied.
     """
     keys = list(store.keys(REFS_PREFIX))
     skipped: list[DamageError] = []
-    with ThreadPoolExecutor(_REF_READERS, thread_name_prefix="graft-refs") as executor:
+    with request_threads("graft-refs") as executor:
         for found in executor.map(lambda key: _listed_ref(store, key), keys):
             if isinstance(found, DamageError):
                 skipped.append(found)

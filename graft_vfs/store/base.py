@@ -41,6 +41,9 @@ KEY_BYTES_MAX = 1024
 LIST_PAGE_KEYS = 1000
 """How many keys one listing request answers at most; S3 knows no larger pages."""
 
+REQUESTS_MAX = 32
+"""How many requests of one verb are under way at most; the S3 client keeps so many connections."""
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 Verb: TypeAlias = Literal["get", "get_range", "put", "put_if_absent", "list", "delete", "other"]

@@ -25,7 +25,6 @@ from graft_vfs.errors import (
 from graft_vfs.format.commit import HEAD_BYTES, HEADER_BYTES_MAX, CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.pages import LSN_MAX
-from graft_vfs.remote.commit_reader import READ_WORKERS
 from graft_vfs.remote.log import (
     REF_BYTES_MAX,
     RemoteLog,
@@ -40,7 +39,7 @@ from graft_vfs.remote.log import (
     ref_key,
     segment_key,
 )
-from graft_vfs.store.base import ObjectStore, PutOutcome, is_key
+from graft_vfs.store.base import REQUESTS_MAX, ObjectStore, PutOutcome, is_key
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, OTHER_LOG, SEGMENT, body, commit, header_of, image
 
@@ -482,8 +481,8 @@ def test_headers_are_read_in_parallel_and_not_far_ahead() -> None:
     for _ in range(3):
         next(records)
     records.close()
-    assert 2 <= store.running_max <= READ_WORKERS
-    assert store.reads <= 3 + 2 * READ_WORKERS
+    assert 2 <= store.running_max <= REQUESTS_MAX
+    assert store.reads <= 3 + 2 * REQUESTS_MAX
     assert not [each for each in threading.enumerate() if each.name.startswith("graft-read")]
 
 

@@ -43,6 +43,7 @@ from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     KEY_BYTES_MAX,
     LIST_PAGE_KEYS,
+    REQUESTS_MAX,
     Buffer,
     ObjectInfo,
     ObjectStore,
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("graft_vfs.store.s3")
 
-_POOL_CONNECTIONS = 32
 _TAIL_BYTES = 16 * 1024
 """How much of an object's end is compared to prove that it is ours; its frames are compressed, so
 that no two objects end alike."""
@@ -136,7 +136,7 @@ class S3Store(ObjectStore):
         self._settings: dict[str, Any] = {
             "connect_timeout": connect_timeout_seconds,
             "read_timeout": read_timeout_seconds,
-            "max_pool_connections": _POOL_CONNECTIONS,
+            "max_pool_connections": REQUESTS_MAX,
             # The default checksum headers are refused by several servers and older gateways.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
