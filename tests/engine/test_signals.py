@@ -16,9 +16,9 @@ import pytest
 
 import graft_vfs
 from graft_vfs.engine.config import RemoteConfig
-from tests.engine.test_autosync import Synced, found, insert
 from tests.support import isolated
 from tests.support.replicas import Replica
+from tests.support.synced import Synced, found, insert
 
 NUMBERS = [signal.SIGTERM, signal.SIGHUP]
 DEFAULTS = (signal.SIG_DFL, signal.SIG_DFL)

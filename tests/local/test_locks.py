@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import signal
 import threading
@@ -14,6 +12,7 @@ from graft_vfs.errors import LocalStorageError
 from graft_vfs.local import locks
 from graft_vfs.local.locks import FileLock
 from tests.support.children import child
+from tests.support.locking import cannot_unlock
 
 HOLDER = """
     import os, signal
@@ -69,13 +68,8 @@ def test_a_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
     other = FileLock(path)
     assert lock.acquire()
 
-    def refused(number, operation):
-        if operation == fcntl.LOCK_UN:
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        fcntl.flock(number, operation)
-
     with monkeypatch.context() as patch:
-        patch.setattr(locks, "flock", refused)
+        patch.setattr(locks, "flock", cannot_unlock)
         lock.release()
     assert "No locks available" in caplog.text
     assert other.acquire()

@@ -7,10 +7,7 @@ checked by watching it work.
 from __future__ import annotations
 
 import ctypes
-import errno
-import fcntl
 import itertools
-import os
 
 import apsw
 import pytest
@@ -21,6 +18,7 @@ from graft_vfs.local import branch_file
 from graft_vfs.pager.journal import Journal
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.volume.transaction import Transaction
+from tests.support.locking import cannot_unlock
 from tests.support.replicas import Replica
 
 SIZE = 4096
@@ -377,13 +375,8 @@ def test_a_writer_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
 ):
     file = brought_to(state, volume)
 
-    def refused(number, operation):
-        if operation == fcntl.LOCK_UN:
-            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        fcntl.flock(number, operation)
-
     with monkeypatch.context() as patch:
-        patch.setattr(branch_file, "flock", refused)
+        patch.setattr(branch_file, "flock", cannot_unlock)
         EVENTS["unlock to NONE"](file)
     assert "No locks available" in caplog.text
     assert state_of(file) == OPEN

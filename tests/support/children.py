@@ -18,7 +18,10 @@ import apsw
 import graft_vfs
 from pathlib import Path
 
-config = graft_vfs.Config(data_dir=Path({data_dir!r}), make_default={make_default!r})
+remote = graft_vfs.RemoteConfig(**{remote!r})
+config = graft_vfs.Config(
+    data_dir=Path({data_dir!r}), remote=remote, make_default={make_default!r}
+)
 engine = graft_vfs.register(config)
 
 
@@ -74,10 +77,19 @@ class Child:
 
 @contextlib.contextmanager
 def child(
-    data_dir: Path, program: str, *, make_default: bool = False, cwd: Path | None = None
+    data_dir: Path,
+    program: str,
+    *,
+    remote: Path | None = None,
+    make_default: bool = False,
+    cwd: Path | None = None,
 ) -> Iterator[Child]:
-    """Run a program that finds `config`, `engine`, `say` and `hear`; killed at the block's end."""
-    preamble = _PREAMBLE.format(data_dir=str(data_dir), make_default=make_default)
+    """Run a program that finds `config`, `engine`, `say` and `hear`; killed at the block's end.
+
+    `remote` is a directory.
+    """
+    fields = {} if remote is None else {"type": "fs", "root": str(remote)}
+    preamble = _PREAMBLE.format(data_dir=str(data_dir), remote=fields, make_default=make_default)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("GRAFT_")},
         "PYTHONPATH": _PACKAGE_PARENT,

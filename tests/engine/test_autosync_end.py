@@ -1,0 +1,181 @@
+"""The end of autosync: what is pushed when an engine or the interpreter ends, and what is told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from graft_vfs.engine import autosync
+from graft_vfs.store.base import ObjectStore
+from tests.support import isolated
+from tests.support.faults import FaultyStore
+from tests.support.synced import INTERVAL, Synced, diverged, found, insert
+
+
+def test_closing_pushes_what_was_not_pushed(synced, other, caplog):
+    ours = synced()
+    connection = ours.connect()
+    ours.clock.settle()
+    insert(connection, 1)
+    before = ours.engine.store.counters
+    ours.close()
+    assert before.snapshot().put_if_absent
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1]
+    theirs.close()
+    assert not caplog.records
+
+
+def test_closing_asks_nothing_if_all_was_pushed(synced):
+    ours = synced()
+    insert(ours.connect(), 1)
+    ours.tick()
+    counters = ours.engine.store.counters
+    before = counters.snapshot()
+    ours.close()
+    assert counters.snapshot() == before
+
+
+def test_closing_tells_what_has_diverged(synced, other, caplog):
+    ours = synced()
+    diverged(ours, other)
+    volume = ours.engine.open("main").id
+    caplog.clear()
+    ours.close()
+    (record,) = caplog.records
+    assert f"volume {volume} may have commits that were not pushed" in record.getMessage()
+    assert "it has diverged" in record.getMessage()
+
+
+class BlockedStore(FaultyStore):
+    """Lets a write begin, and not end before the test says so."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def put_if_absent(self, key, data):
+        self.begun.set()
+        assert self.go_on.wait(60)
+        return super().put_if_absent(key, data)
+
+
+def test_closing_does_not_wait_longer_than_it_says(tmp_path, caplog, synced, other, monkeypatch):
+    monkeypatch.setattr(autosync, "FLUSH_SECONDS", 0.05)
+    ours = synced(wrap=BlockedStore)
+    store = ours.engine.store
+    connection = ours.connect()
+    ours.clock.settle()
+    thread = ours.engine._autosync._thread
+    insert(connection, 1)
+    caplog.clear()
+    ours.clock.move(INTERVAL)
+    assert store.begun.wait(60)
+    ours.close()
+    (record,) = caplog.records
+    assert "there was no time left" in record.getMessage()
+    store.go_on.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    # Nothing is lost, and nothing is there twice.
+    again = synced()
+    insert(again.connect(), 2)
+    again.tick()
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1, 2]
+    theirs.close()
+
+
+def write_and_leave(data_dir: str, root: str, how: str) -> None:
+    """Commit, say so, and end in one of several ways, with the connection open."""
+    machine = Synced(Path(data_dir), Path(root))
+    connection = machine.connect()
+    machine.clock.settle()
+    insert(connection, 1)
+    isolated.say("committed")
+    if how == "error":
+        raise SystemExit(3)
+    if how == "interrupt":
+        isolated.hear()
+
+
+@pytest.mark.parametrize("how", ["return", "error", "interrupt"])
+def test_the_end_of_the_interpreter_pushes_what_was_not_pushed(tmp_path, other, how):
+    places = tmp_path / "ours", tmp_path / "remote"
+    with isolated.running(write_and_leave, *places, how) as child:
+        assert child.hear() == "committed"
+        if how == "interrupt":
+            child.process.send_signal(signal.SIGINT)
+        assert child.process.wait(60) == {"return": 0, "error": 3, "interrupt": -2}[how]
+    theirs = other.connect(remote="main")
+    assert found(theirs) == [1]
+    theirs.close()
+
+
+LARGE_PROGRAM = """
+import graft_vfs
+connection = graft_vfs.connect("main")
+while graft_vfs.register().status("main").autosync.last_run_ms is None:
+    pass
+connection.execute("CREATE TABLE t(v); INSERT INTO t VALUES(randomblob(12000000))")
+"""
+
+
+def test_what_is_large_is_pushed_at_the_end_of_the_interpreter_or_told(tmp_path, ministack):
+    settings = {
+        **ministack.environment(),
+        "GRAFT_DATA_DIR": str(tmp_path / "ours"),
+        "GRAFT_REMOTE_TYPE": "s3_compatible",
+        "GRAFT_REMOTE_BUCKET": ministack.fresh_bucket(),
+        "GRAFT_REMOTE_ENDPOINT": ministack.url,
+        "GRAFT_AUTOSYNC": "3600",
+    }
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", *arguments],
+            env={**os.environ, **settings, "PYTHONPATH": str(Path(__file__).parents[2])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+
+    ended = run("-c", LARGE_PROGRAM)
+    # Threads cannot start any more, so one sends all parts; a slow machine has no time for that.
+    is_told = "may have commits that were not pushed before the end" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    status = run("-m", "graft_vfs.cli", "status", "main").stdout
+    assert ("up to date" in status) is not is_told
+    run("-m", "graft_vfs.cli", "push", "main")
+    assert "up to date" in run("-m", "graft_vfs.cli", "status", "main").stdout
+
+
+def test_ctrl_c_ends_the_wait_for_a_push_and_tells_what_was_not_pushed(synced, caplog, monkeypatch):
+    ours = synced(wrap=BlockedStore)
+    store = ours.engine.store
+    connection = ours.connect()
+    ours.clock.settle()
+    thread = ours.engine._autosync._thread
+    insert(connection, 1)
+
+    def interrupt(_thread: threading.Thread, _timeout: float) -> None:
+        assert store.begun.wait(60)
+        raise KeyboardInterrupt
+
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ours.engine.close()
+    assert "there was no time left" in caplog.text
+    store.go_on.set()
+    thread.join(60)
+    assert not thread.is_alive()
