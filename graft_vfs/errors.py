@@ -2,54 +2,54 @@
 
     GraftError
     ├── UsageError                   the call is wrong; change it
-    │   ├── InvalidIdError           text or bytes that are no id
+    │   ├── InvalidIdError           text or bytes that are not an id
     │   ├── InvalidTagError          a tag with NUL, empty, or over 512 characters
     │   ├── NotFoundError            no such tag, volume, ref, log or LSN
     │   ├── AlreadyExistsError       a name that is taken
     │   ├── NoRemoteError            a verb that needs a remote, without one
-    │   ├── PageSizeError            a size SQLite does not know, or another than the volume's
+    │   ├── PageSizeError            an invalid size, or not the volume's
     │   └── ReadOnlyError            a write to a view of the past or a `mode=ro` connection
-    │       └── TagRemovedError      a write under a tag that was removed meanwhile
+    │       └── TagRemovedError      a write under a tag that was removed while it was open
     ├── ConfigError                  graft.toml, a GRAFT_… variable or a URI parameter is wrong
     ├── BusyError                    try again later
     │   ├── WriterBusyError          another connection writes to the volume
-    │   ├── StaleSnapshotError       the volume moved after this transaction began to read
-    │   └── ReentryError             called in the middle of what this thread is doing already
+    │   ├── StaleSnapshotError       the volume changed after this transaction's first read
+    │   └── ReentryError             called while the same thread is already doing it
     ├── ConflictError                another writer was first; fetch and decide
     │   ├── DivergedError            both sides have commits that the other lacks
-    │   └── HistoryMismatchError     the remote does not have the history that is known here
-    ├── CommitOutcomeUnknownError    a claim was sent and no answer tells how it ended
-    ├── StoreError                   the remote store did not do its part
+    │   └── HistoryMismatchError     the remote lacks the history that is known locally
+    ├── CommitOutcomeUnknownError    a claim was sent and no response shows how it ended
+    ├── StoreError                   the remote store failed
     │   ├── StoreUnavailableError    unreachable, timed out, or answered 5xx
     │   ├── StoreDeniedError         credentials missing, refused, or without permission
     │   ├── BucketMissingError       the bucket does not exist
-    │   ├── ObjectMissingError       a key that should be there is not
+    │   ├── ObjectMissingError       a required object is missing
     │   └── UnsafeStoreError         the store ignores create-only conditions
-    ├── DamageError                  bytes that are not what they must be
+    ├── DamageError                  bytes fail verification
     │   ├── CorruptObjectError       a remote object
     │   ├── CorruptLogError          a local branch log
     │   ├── CorruptCatalogError      the local catalog
     │   └── FutureVersionError       a format version newer than this program
-    ├── LocalStorageError            the local disk refused
+    ├── LocalStorageError            the local disk failed or refused
     │   ├── DiskFullError            no space, quota or file size left
     │   ├── AccessDeniedError        the owner or the permissions do not allow it
-    │   └── MovedError               files were moved or replaced while they were open here
+    │   └── MovedError               files were moved or replaced while they were open
     └── ForkedProcessError           a connection was carried across os.fork()
 
-Messages say what happened; `next_step` says what to do; neither ever carries a credential.
+Messages say what happened; `next_step` says what to do; neither ever contains a credential.
 """
 
 from __future__ import annotations
 
 from graft_vfs.advice import Audience, Hint, Worded, words
 
-_RESTORE_OBJECT = "try again; if it stays, restore the object from a replica or a backup"
+_RESTORE_OBJECT = "try again; if that fails, restore the object from a replica or a backup"
 
 
 class GraftError(Worded, Exception):
-    """Root of all declared errors. `str()` gives the cause, then the next step.
+    """Base of all declared errors. `str()` gives the cause, then the next step.
 
-    How to see it: its subclasses say what happened.
+    How to see it: the subclass says what happened.
     Next step: handle the subclass.
     """
 
@@ -60,21 +60,21 @@ class GraftError(Worded, Exception):
 
     @property
     def next_step(self) -> str | None:
-        """What to do next, as Python says it."""
+        """What to do next, in Python's terms."""
         return self.next_step_for(Audience.PYTHON)
 
     def next_step_for(self, audience: Audience) -> str | None:
-        """Return what to do next in the words of an audience."""
+        """Return what to do next, in an audience's terms."""
         return None if self.hint is None else words(self.hint, audience)
 
     def words(self, audience: Audience) -> str:
-        """Return the cause, then the next step in the words of an audience."""
+        """Return the cause, then the next step in an audience's terms."""
         step = self.next_step_for(audience)
         return f"{self.message}; {step}" if step else self.message
 
 
 def summary(error: Exception) -> str:
-    """Return a text to keep: the cause, and the next step if it reads the same for everyone."""
+    """Return a text to store: the cause, and the next step if it is the same for every audience."""
     return (
         error.message
         if isinstance(error, GraftError) and isinstance(error.hint, Hint)
@@ -91,7 +91,7 @@ class UsageError(GraftError):
 
 
 class InvalidIdError(UsageError):
-    """The text or the bytes are not an id.
+    """The text or bytes are not an id.
 
     How to see it: the text quotes the id.
     Next step: copy the id from `graft volumes` or `graft remote ls`.
@@ -118,30 +118,30 @@ class AlreadyExistsError(UsageError):
     """The name is taken.
 
     How to see it: `graft tags`; for a file, `ls`.
-    Next step: choose another, or `--force`.
+    Next step: choose another name, or use `--force`.
     """
 
 
 class NoRemoteError(UsageError):
     """The verb needs a remote.
 
-    How to see it: `graft doctor` says that none is configured.
+    How to see it: `graft doctor` reports that no remote is configured.
     Next step: add `[remote]` to graft.toml.
     """
 
 
 class PageSizeError(UsageError):
-    """A page size SQLite does not know, or another than the volume's.
+    """The page size is invalid, or not the volume's.
 
     How to see it: `PRAGMA page_size`.
-    Next step: keep the page size, or make a new volume and copy into it.
+    Next step: keep the page size, or copy the data into a new volume.
     """
 
 
 class ReadOnlyError(UsageError):
-    """A write to a view of the past or with `mode=ro`, or to a read-only data directory.
+    """A write to a view of the past, with `mode=ro`, or to a read-only data directory.
 
-    How to see it: the URI of the connection; permissions of the data directory.
+    How to see it: the connection's URI; the data directory's permissions.
     Next step: open the tag without `lsn`, `as_of` and `mode=ro`.
     """
 
@@ -149,10 +149,10 @@ class ReadOnlyError(UsageError):
 class TagRemovedError(ReadOnlyError):
     """A write by a connection whose tag was removed while it was open (`SQLITE_READONLY`).
 
-    Nothing was written, and reading goes on.
+    Nothing was written, and reads still work.
 
     How to see it: `graft tags`, `graft volumes`; the text names the volume.
-    Next step: `graft switch TAG VOLUME` gives the volume its tag back; or open another tag.
+    Next step: `graft switch TAG VOLUME` restores the tag; or open another tag.
     """
 
 
@@ -160,12 +160,12 @@ class ConfigError(GraftError):
     """graft.toml or a variable is wrong.
 
     How to see it: `graft doctor` names the file that was read.
-    Next step: the text names the source and the key.
+    Next step: correct the source and key that the text names.
     """
 
 
 class BusyError(GraftError):
-    """Another process or connection is in the way.
+    """Another process or connection is using it.
 
     How to see it: `PRAGMA busy_timeout`.
     Next step: try again, or set a busy timeout.
@@ -175,26 +175,26 @@ class BusyError(GraftError):
 class WriterBusyError(BusyError):
     """Another connection writes to the volume.
 
-    How to see it: `SQLITE_BUSY`; a connection inside a transaction that wrote.
+    How to see it: `SQLITE_BUSY`; another connection inside a write transaction.
     Next step: try again, or set a busy timeout.
     """
 
 
 class StaleSnapshotError(BusyError):
-    """The volume moved after this transaction began to read.
+    """The volume changed after this transaction's first read.
 
-    How to see it: `SQLITE_BUSY_SNAPSHOT`; a transaction that read first and then wrote.
+    How to see it: `SQLITE_BUSY_SNAPSHOT`; a transaction that reads first and then writes.
     Next step: roll back and run it again; `BEGIN IMMEDIATE` avoids it.
     """
 
 
 class ReentryError(BusyError):
-    """A signal handler or finalizer did what its own thread was in the middle of.
+    """A signal handler or finalizer repeated what its own thread was already doing.
 
-    That is fetching a page, or writing to the catalog.
+    Examples are fetching a page and writing to the catalog.
 
-    How to see it: `SQLITE_LOCKED`; no busy handler is called, because its thread could not go
-    on.
+    How to see it: `SQLITE_LOCKED`; no busy handler is called, because the interrupted work
+    cannot continue while it waits.
     Next step: run it again outside the handler; close connections explicitly.
     """
 
@@ -210,43 +210,43 @@ class ConflictError(GraftError):
 class DivergedError(ConflictError):
     """The volume and its log both have commits that the other lacks.
 
-    How to see it: `graft fetch TAG`, then `graft status TAG`: both counts are above 0.
+    How to see it: after `graft fetch TAG`, `graft status TAG` shows both counts above 0.
     Next step: fork or export the local state, then clone the log again.
     """
 
 
 class HistoryMismatchError(ConflictError):
-    """The remote does not have the newest commit of a log that this machine knows.
+    """The remote lacks the newest commit of a log that this machine knows.
 
     Causes are a wrong bucket or prefix, a disk that is not mounted, a restored backup, or a
     replaced history.
 
-    How to see it: the text says which; nothing was sent.
+    How to see it: the text names the commit; nothing was sent.
     Next step: check the `[remote]` table and the mount; `graft fsck LOG --repair` puts missing
     commits back; clone the log again if its history was replaced.
     """
 
 
 class CommitOutcomeUnknownError(GraftError):
-    """A push was sent and no answer says how it ended.
+    """A push was sent, and no response shows whether it landed.
 
-    How to see it: `graft status TAG` says that a push has not been settled.
-    Next step: push again: the same bytes are sent, so that it counts once.
+    How to see it: `graft status TAG` reports an unsettled push.
+    Next step: push again; the same bytes are sent, so the push lands only once.
     """
 
     retry_after_seconds: float | None = None
     """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
     was_answered = False
-    """Whether there was an answer, which proves nothing: reading the key tells more."""
+    """Whether there was a response that proves nothing; then read the key."""
     late_share = 0.0
-    """Which share of the time that the store has for a verb went by, if no answer came in time.
-    A caller that asks again does so until the shares make 1."""
+    """The fraction of the store's total timeout that passed, if no response came in time.
+    A caller that retries does so until the fractions add up to 1."""
 
 
 class StoreError(GraftError):
-    """The remote store did not do its part.
+    """The remote store failed.
 
-    How to see it: `graft doctor`; the text has the request and the error code.
+    How to see it: `graft doctor`; the text names the request and the error code.
     Next step: do what the text says.
     """
 
@@ -261,30 +261,30 @@ class StoreUnavailableError(StoreError):
     retry_after_seconds: float | None = None
     """How long a store that throttles asked to be left alone, 0 if it did not say; else None."""
     was_late = False
-    """Whether the answer, or its end, did not come in time."""
+    """Whether the response, or part of it, timed out."""
 
 
 class StoreDeniedError(StoreError):
     """Credentials are missing, refused, or lack a permission.
 
     How to see it: `graft doctor`; a 403 may hide an absent object.
-    Next step: check them against the policy in `graft help s3`.
+    Next step: compare them with the policy in `graft help s3`.
     """
 
 
 class BucketMissingError(StoreError):
-    """The bucket does not exist, or the directory is no remote, as when a disk is not mounted.
+    """The bucket does not exist, or the directory is not a remote (is the disk mounted?).
 
     How to see it: `graft doctor`.
-    Next step: mount it, create it, or correct its name; `graft remote init` makes a directory a
-    remote.
+    Next step: mount it, create it, or correct its name; `graft remote init` turns a directory into
+    a remote.
     """
 
 
 class ObjectMissingError(StoreError):
-    """An object that should be there is not.
+    """A required object is missing.
 
-    How to see it: the text names its key; ask the store for it.
+    How to see it: the text names its key; look for it in the store.
     Next step: restore it from a replica or a backup.
     """
 
@@ -296,7 +296,7 @@ class ObjectMissingError(StoreError):
 class UnsafeStoreError(StoreError):
     """The store ignores or does not support create-only writes.
 
-    How to see it: `graft doctor` runs the same probe.
+    How to see it: `graft doctor`, which runs the same probe.
     Next step: use another store; pushing to this one could lose commits.
     """
 
@@ -313,10 +313,10 @@ class DamageError(GraftError):
 class CorruptObjectError(DamageError):
     """A remote object is foreign, damaged or truncated.
 
-    `is_foreign` says that it never was an object of ours, such as a README.
+    `is_foreign` is true if it never was a graft-vfs object, such as a README.
 
     How to see it: the text names the object and what is wrong with it.
-    Next step: try again; then restore the object.
+    Next step: try again; if that fails, restore the object.
     """
 
     def __init__(
@@ -338,30 +338,29 @@ class CorruptCatalogError(DamageError):
     """The local catalog is damaged, missing although volumes exist, or older than they are.
 
     How to see it: `graft doctor`, `graft adopt`.
-    Next step: put `catalog.db` back together with its `-wal`, or run `graft adopt`: no commit
+    Next step: restore `catalog.db` together with its `-wal`, or run `graft adopt`: no commit
     is lost.
     """
 
 
 class FutureVersionError(DamageError):
-    """Written by a newer version.
+    """The bytes were written by a newer version.
 
-    How to see it: `graft --version` has the format that this program reads.
+    How to see it: `graft --version` shows the format version that this program reads.
     Next step: upgrade graft-vfs.
     """
 
 
 class LocalStorageError(GraftError):
-    """The local disk refused.
+    """The local disk failed or refused.
 
-    How to see it: the text has the system's reason; `ulimit -n`.
-    Next step: see `DiskFullError`, `AccessDeniedError` and `MovedError`; what was committed is
-    not lost.
+    How to see it: the text gives the system's reason; `ulimit -n`.
+    Next step: see `DiskFullError`, `AccessDeniedError` and `MovedError`; no commit is lost.
     """
 
 
 class DiskFullError(LocalStorageError):
-    """No space is left on the disk, in a quota, or below a limit of file sizes (`SQLITE_FULL`).
+    """The disk, a quota or a file size limit is full (`SQLITE_FULL`).
 
     How to see it: `df`, `df -i`, `ulimit -f`.
     Next step: free space or raise the limit.
@@ -369,7 +368,7 @@ class DiskFullError(LocalStorageError):
 
 
 class AccessDeniedError(LocalStorageError):
-    """Owner, permissions or a read-only file system do not allow it (`SQLITE_IOERR_ACCESS`).
+    """Owner, permissions or a read-only file system forbid it (`SQLITE_IOERR_ACCESS`).
 
     How to see it: `ls -l` on the path in the text.
     Next step: correct owner and permissions.
@@ -382,8 +381,8 @@ class MovedError(LocalStorageError):
     The result code is `SQLITE_IOERR_VNODE`; nothing was committed.
 
     How to see it: the text names the file.
-    Next step: close the connection and open it again; restore backups while no process has the
-    data directory open.
+    Next step: close the connection and open it again; restore backups only while no process has
+    the data directory open.
     """
 
 

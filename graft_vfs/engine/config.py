@@ -1,9 +1,8 @@
 """Configuration: `graft.toml`, GRAFT_… variables, defaults; checked before anything is opened.
 
 The file is the first of `$GRAFT_CONFIG`, `./graft.toml` and `$XDG_CONFIG_HOME/graft/graft.toml`. A
-variable wins over the file, unless it is empty: `GRAFT_DATA_DIR` for `data_dir`,
-`GRAFT_REMOTE_BUCKET` for `bucket` in the table `[remote]`, and so on. With neither, volumes are
-local and there is no remote.
+non-empty variable overrides the file: `GRAFT_DATA_DIR` for `data_dir`, `GRAFT_REMOTE_BUCKET` for
+`bucket` in the table `[remote]`, and so on. With neither, volumes are local and there is no remote.
 """
 
 from __future__ import annotations
@@ -33,37 +32,37 @@ TIMEOUT_SECONDS_MAX = 3600
 
 @dataclass(frozen=True, slots=True)
 class RemoteConfig:
-    """The table `[remote]`; `type` None means that there is no remote."""
+    """The table `[remote]`; with `type` None, there is no remote."""
 
     type: str | None = None
     """`"s3_compatible"`, `"fs"` (a directory), or `"memory"` (this process only, for tests)."""
     root: str | None = None
-    """The directory of `fs`, made if absent; for `memory` an optional name."""
+    """The directory of `fs`, created if absent; for `memory` an optional name."""
     bucket: str | None = None
     """The bucket of `s3_compatible`."""
     prefix: str = ""
-    """The part of the bucket to stay in; default: all of it."""
+    """The key prefix to use in the bucket; default: none."""
     # It may contain a password; opening the store refuses that by name.
     endpoint: str | None = field(default=None, repr=False)
-    """The URL of a server other than Amazon's; `AWS_ENDPOINT_URL` works too."""
+    """The URL of a server other than Amazon's; `AWS_ENDPOINT_URL` works as well."""
     connect_timeout: float = 5.0
-    """Seconds from 0.1 to 3600 for making a connection to `s3_compatible`. Default 5."""
+    """How long connecting to `s3_compatible` may take, from 0.1 to 3600 seconds. Default 5."""
     read_timeout: float = 15.0
-    """How many seconds may pass without a byte in either direction. Default 15; after a large
-    request a second more for each 64 KiB of it, because a proxy may have accepted all of it and
-    forward it slowly.
+    """How many seconds may pass without a byte in either direction. Default 15, plus one second per
+    64 KiB of a large request, because a proxy may accept all of it and then forward it slowly.
     """
     total_timeout: float = 60.0
-    """How long a request may take with its repetitions, and how long throttling is waited out.
-    Default 60; a second more for each 4 KiB that moves, so that a slow line which makes progress
-    is no timeout.
+    """How many seconds a request may take, including retries and waits for throttling. Default 60,
+    plus one second per 4 KiB transferred, so that a slow connection does not time out while it
+    makes progress.
     """
 
     def open(self, *, create: bool = True, allow_file_systems: Collection[str] = ()) -> ObjectStore:
-        """Open the store. No request for S3; raises StoreError for a directory that cannot be.
+        """Open the store. No request for S3; raises StoreError if a directory cannot be opened.
 
-        With `create` false a directory that is no remote yet is not made one. The file systems are
-        those that may hold a directory although they need not create a name only once.
+        With `create` false, a directory that is not a remote yet is not turned into one.
+        `allow_file_systems` are types of file systems that may hold a directory although they may
+        create a name twice.
         """
         if self.type == "memory":
             with importing():
@@ -103,58 +102,59 @@ class Config:
     """All settings, checked. `cache_max_bytes` None is unbounded, `autosync` 0 is off."""
 
     data_dir: Path = field(default_factory=lambda: default_data_dir(os.environ))
-    """Where volumes, catalog and page cache are; default `$XDG_DATA_HOME/graft`, else
+    """The directory of volumes, catalog and page cache; default `$XDG_DATA_HOME/graft`, else
     `~/.local/share/graft`.
     """
     cache_max_bytes: int | None = None
-    """Bound of the cache of remote pages, of all volumes together; the least recently used go
-    first, a bound/8 at a time. The space of pages that another process evicted is freed only
-    when this process reads on. What cannot be cached on the disk (full, read-only,
-    damaged) is kept in memory: at most 64 MiB and at most this bound, but at least 4 MiB.
-    Default: unbounded.
+    """The maximum size of the page cache, for all volumes together. The least recently used pages
+    are evicted first, an eighth of the maximum at a time. If another process evicts pages, their
+    space is freed only when this process reads again. Pages that cannot be cached on disk (full,
+    read-only or damaged) are kept in memory: up to 64 MiB or this maximum, whichever is less, but
+    at least 4 MiB. Default: unbounded.
     """
     hydrate: str = "lazy"
-    """`"lazy"` (default) reads pages when they are needed; `"background"` also fetches all pages
-    of a volume that a Python program opens.
+    """`"lazy"` (default) fetches pages when they are read; `"background"` also fetches all pages of
+    each volume that a Python program opens.
     """
     mmap: str = "auto"
-    """`"auto"` (default) reads local files through mappings after a call has read or written the
-    same bytes, and writes through mappings on ext4 and tmpfs alone, so that a full disk is an
-    error; `"off"` uses plain calls throughout, which takes up to twice the time for a page or a
-    small commit, so that even a file that another program truncates, or a disk that fails
-    later, is an error and not a signal that ends the process.
+    """`"auto"` (default) reads local files through mappings, once a call has read or written the
+    same bytes. It writes through mappings only on ext4 and tmpfs, so that a full disk is always an
+    error. `"off"` never uses mappings. Reading a page or writing a small commit then takes up to
+    twice as long, but a file truncated by another program, or a disk that fails later, is an error
+    instead of a signal that kills the process.
     """
     log_file: Path | None = None
-    """Where the command line writes its log; by default it prints warnings. In Python, configure
-    the logger `graft_vfs`.
+    """The command line's log file; by default it prints warnings. In Python, configure the logger
+    `graft_vfs`.
     """
     make_default: bool = False
-    """`true` makes it the default VFS of APSW: programs that open `path/app.db` open a volume
-    with that tag. Default `false`.
+    """`true` makes `graft` APSW's default VFS: a program that opens `path/app.db` then opens the
+    volume with that tag. Default `false`.
     """
     autosync: float = 0.0
-    """Seconds from 1 to 86400: the interval at which a Python program pushes and pulls by
-    itself. Default `0`: only on demand. The command line never syncs by itself.
+    """The interval at which a Python program pushes and pulls automatically, from 1 to 86400
+    seconds. Default `0`: only on demand. The command line never syncs automatically.
     """
     allow_file_systems: tuple[str, ...] = ()
-    """Types of file systems, as in `/proc/self/mountinfo`, that may hold the data directory or
-    an `fs` remote although they are refused (`"nfs4, fuse.sshfs"`, or a list). Safe only if
-    one machine alone uses the place; its files are not mapped then. On Linux these are refused:
-    for a data directory, network file systems, FUSE, 9p and virtiofs; for pushes to an `fs`
-    remote, FUSE, and NFS from this very machine, which is how tools mount buckets. Default: none.
+    """Types of file systems, as in `/proc/self/mountinfo`, to allow for the data directory or an
+    `fs` remote although they are refused by default (`"nfs4, fuse.sshfs"`, or a list). This is safe
+    only if a single machine uses the directory; files on these file systems are not mapped. On
+    Linux, a data directory may not be on a network file system, FUSE, 9p or virtiofs. Pushes to an
+    `fs` remote may not use FUSE, or NFS served by the same machine, because tools mount buckets
+    that way. Default: none.
     """
     remote: RemoteConfig = field(default_factory=RemoteConfig)
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Config:
-        """Read file and variables; raises ConfigError that names the source and the key."""
+        """Read the file and variables; raises ConfigError that names the source and the key."""
         return cls.load_with_sources(environment)[0]
 
     @classmethod
     def load_with_sources(
         cls, environment: Mapping[str, str] | None = None
     ) -> tuple[Config, dict[str, str]]:
-        """Return the settings, and for each that is set its source: the file or the variable.
+        """Return the settings, and the source of each that is set: the file or a variable.
 
         Keys are those of the file, `remote.root` for `root` in `[remote]`. Raises ConfigError.
         """
@@ -189,9 +189,9 @@ def _overridden(
     prefix: str,
     source: str,
 ) -> dict[str, str]:
-    """Put variables over the file's values; returns where the value of each key is from.
+    """Override the file's values with variables; returns the source of each key's value.
 
-    An empty variable is not a value: scripts and containers pass one on for what is not set.
+    Empty variables are ignored, because scripts and containers often pass unset ones as empty.
     """
     sources = dict.fromkeys(values, source)
     for key in keys:
@@ -202,7 +202,7 @@ def _overridden(
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return the names of GRAFT_… variables that set nothing, such as misspelt ones."""
+    """Return the names of unknown GRAFT_… variables, such as misspelt ones."""
     known = {"GRAFT_CONFIG", *(f"GRAFT_{key.upper()}" for key in (*_CHECKS, *_LATER))}
     known.update(f"GRAFT_REMOTE_{key.upper()}" for key in _REMOTE_KEYS)
     return sorted(name for name in environment if name.startswith("GRAFT_") and name not in known)
@@ -214,7 +214,7 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
 
 
 def find_file(environment: Mapping[str, str]) -> Path | None:
-    """Return the configuration file that counts, or None; raises ConfigError if it is missing."""
+    """Return the configuration file to read, or None; raises ConfigError if it is missing."""
     named = environment.get("GRAFT_CONFIG")
     if named == os.devnull:
         return None
@@ -235,10 +235,10 @@ def find_file(environment: Mapping[str, str]) -> Path | None:
 
 
 def _exists(path: Path, environment: Mapping[str, str]) -> bool:
-    """Return True if there is a file of settings that GRAFT_CONFIG does not name.
+    """Return True if there is a settings file at a default path.
 
-    If that cannot be found out, as in the home directory of another user, it is an error, unless
-    the settings come from variables: then such a place does not matter.
+    If the path cannot be examined, as in the home directory of another user, it is an error,
+    unless the settings come from variables.
     """
     try:
         return _is_file(path)
@@ -256,9 +256,9 @@ def _exists(path: Path, environment: Mapping[str, str]) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    """Return True if a file exists; raises ConfigError if that cannot be found out."""
+    """Return True if a file exists; raises ConfigError if the path cannot be examined."""
     try:
-        # Not `is_file`, which takes every error for an absent file since Python 3.14.
+        # Not `is_file`: since Python 3.14 it treats every error as an absent file.
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
@@ -339,15 +339,15 @@ def _check_remote(
 
 
 def empty_aws_variables() -> list[str]:
-    """Return the AWS variables that are set and empty, which boto3 takes for values."""
+    """Return the AWS variables that are set but empty; boto3 would use the empty value."""
     return sorted(name for name, value in os.environ.items() if name[:4] == "AWS_" and not value)
 
 
 @contextlib.contextmanager
 def _empty_variables_named() -> Iterator[None]:
-    """Name the variables that are empty in a ConfigError of the block, of which they are the cause.
+    """If the block raises ConfigError because of empty variables, name them in the error.
 
-    A library leaves the environment as it is; the command line unsets them.
+    A library does not change the environment; the command line unsets these variables.
     """
     try:
         yield

@@ -1,30 +1,30 @@
-"""Commit objects: the header that says what a remote LSN changed, and small bodies with it.
+"""Commit objects: a header that describes what a remote LSN changed, then the frames if small.
 
 This docstring is the normative text of format version 1. Little-endian throughout.
 
       0   8  magic `GRAFTCMT`
       8   2  format version, 1
-     10   1  kind: 1 = commit (others belong to later versions)
+     10   1  kind: 1 = commit (other kinds belong to later versions)
      11   1  reserved, zero
      12   4  header length in bytes, from the magic to the end of the hash
      16  16  log id
      32   8  remote LSN, 1-based
-     40  32  hash of the commit before (at LSN 1 of a forked log: of the parent's commit); zeros
-             at LSN 1 of a log without parent, and only there
-     72  16  parent log id: LSN 1 of a forked log stands on that log; else zeros
+     40  32  hash of the previous commit (at LSN 1 of a forked log: of the parent's commit);
+             zeros only at LSN 1 of a log without parent
+     72  16  parent log id at LSN 1 of a forked log; else zeros
      88   8  parent LSN; 0 without parent
      96   4  page size in bytes
     100   4  page count of the database after the commit
-    104   4  change counter that page 1 shows after the commit
+    104   4  change counter in page 1 after the commit
     108   4  number of local commits rolled up
     112  16  segment id, or zeros: the frames follow the header in this object
     128  16  writer id, random for each data directory
     144  16  attempt id, random for each push
-    160   8  milliseconds since 1970, never less than in the commit before; the last is
+    160   8  milliseconds since 1970, never less than in the previous commit; at most
              253402300799999, the end of the year 9999
-    168   8  LSN of the newest checkpoint that the writer knew, less than this LSN; 0 = none
+    168   8  LSN of the newest checkpoint known to the writer, less than this LSN; 0 = none
     176   4  length a of the page set in bytes, at least 8
-    180   4  number f of frames: the pages divided by the pages in each frame, rounded up
+    180   4  number f of frames: the number of pages divided by pages per frame, rounded up
     184   2  pages in each frame but the last, 1..64
     186   2  length b of the author in bytes, at most 255
     188   4  reserved, zero
@@ -36,18 +36,18 @@ This docstring is the normative text of format version 1. Little-endian througho
      ..  32  BLAKE2b-256 of all of the above
      ..      frames, if there is no segment
 
-A header has at most 64 MiB. Readers take any choice of containers in the page set that is in the
-portable format; writers choose the smallest.
+A header is at most 64 MiB. Readers accept a page set with any containers that the portable format
+allows; writers choose the smallest.
 
 Invariants:
- 1. Pages are numbered by slots: the rank of a page in the page set. Slot s is in frame
-    s // pages-per-frame. No page is 0, the lock page, or beyond the page count.
- 2. Equal bytes are one attempt: the attempt id makes two pushes of equal pages differ.
- 3. The header proves itself by its hash and every frame by its checksum, so each can be read alone.
- 4. The hash is checked before anything after byte 16 is interpreted; what it covers is checked all
-    the same, because anyone who can write to the store can compute a hash.
- 5. Whatever the bytes are, decoding raises CorruptObjectError or FutureVersionError and nothing
-    else, and takes memory in proportion to the bytes given.
+ 1. A page's slot is its rank in the page set. Slot s is in frame s // pages-per-frame. No page is
+    0, the lock page, or beyond the page count.
+ 2. Equal bytes mean the same attempt: because of the attempt id, two pushes of equal pages differ.
+ 3. The header is verified by its hash, and every frame by its checksum, so each can be read alone.
+ 4. The hash is checked before anything after byte 16 is interpreted. The fields are validated even
+    if the hash is correct, because anyone who can write to the store can compute a hash.
+ 5. For any input, decoding returns a commit or raises CorruptObjectError or FutureVersionError. It
+    uses memory in proportion to the input.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """Frames: up to 16 page images compressed together, the smallest unit of a range read.
 
-A frame is one zstd frame with its content size in its header. A reader proves the compressed bytes
-by their XXH3-128 before it gives them to the decompressor, and refuses a frame whose header claims
-another size than the pages it must hold, so that no frame makes it allocate more.
+A frame is one zstd frame with its content size in its header. A reader verifies the XXH3-128 of the
+compressed bytes before it decompresses them. It rejects a frame whose content size differs from
+that of its pages, so a frame cannot make it allocate more.
 
 Invariants:
- 1. Only bytes whose checksum is right reach the decompressor.
- 2. Decoding gives exactly the bytes that the pages need, or raises CorruptObjectError.
- 3. A frame is one zstd frame to the last byte, with nothing after it.
+ 1. Only bytes with a correct checksum reach the decompressor.
+ 2. Decoding returns exactly the bytes of the pages, or raises CorruptObjectError.
+ 3. Nothing follows the zstd frame.
 
-16 pages of 4 KiB are a compromise by measurement: a point query fetches some 30 KiB, a scan joins
-neighbouring frames into one request anyway.
+16 pages of 4 KiB are a measured compromise: a point query fetches about 30 KiB, and a scan combines
+adjacent frames into one request anyway.
 """
 
 from __future__ import annotations

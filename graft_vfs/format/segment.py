@@ -1,18 +1,18 @@
-"""Segments: objects that hold only frames, for commits too large to carry them.
+"""Segments: objects that hold only frames, for commits that are too large to contain them.
 
     0   8  magic `GRAFTSEG`
     8   2  format version, 1
     10  6  reserved, zero
     16 16  segment id
-    32     frames, one after the other; the commit that names the segment says where each is
+    32     frames, one after the other; the commit that names the segment has their offsets
 
 Invariants:
  1. A segment is written before its commit and never changes.
- 2. A reader needs nothing of the header: the commit gives ranges and checksums. It is there for
-    people and tools that meet the object without its commit.
+ 2. A reader does not need the header: the commit has ranges and checksums. The header identifies
+    the object to people and tools that find it without its commit.
 
-Crash after the write of a segment and before that of its commit: no commit names the segment, and
-collection removes it after the grace period.
+After a crash between the two writes, no commit names the segment, and collection removes it after
+the grace period.
 """
 
 from __future__ import annotations

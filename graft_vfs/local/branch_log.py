@@ -3,8 +3,9 @@
 Invariants:
  1. Bytes below the end of the last commit never change. A snapshot is therefore an end offset.
  2. One writer appends at a time (the volume's writer lock); any process may read at any time.
- 3. A chunk belongs to the log only if its checksum is right and it names the checksum of the chunk
-    before it. What an abandoned transaction left after the tail can never follow a later one.
+ 3. A chunk belongs to the log only if its checksum is correct and it names the checksum of the
+    previous chunk. So chunks left over from an abandoned transaction can never become part of a
+    later one.
 
 File header, 64 bytes, little-endian:
 
@@ -12,32 +13,32 @@ File header, 64 bytes, little-endian:
     8   2  format version, 1; 2 if the file begins with a folded run
     10  6  reserved, zero
     16  16 the volume's id
-    32  8  salt: seeds every chunk's checksum and stands for the chunk before the first; random
+    32  8  salt, random: seeds every chunk's checksum; the first chunk names it as its predecessor
     40  24 reserved, zero
 
-Chunks (`chunk`) follow, each directly after the one before it.
+Chunks (`chunk`) follow without gaps.
 
-A transaction is one or more chunks of one LSN; only the last has COMMIT and makes it visible.
-The first transaction of a file of version 2 is a folded run: it has the LSN of the newest commit in
-it and stands for all commits of its branch up to that, of which it holds the newest image of each
-page. It was durable before any catalog named the file.
+A transaction is one or more chunks with the same LSN; only the last has COMMIT and makes it
+visible. The first transaction of a version 2 file is a folded run: it replaces all commits of its
+branch up to its LSN, and holds the newest image of each of their pages. It was durable before any
+catalog named the file.
 
-DURABLE_BEFORE says that all before this chunk had been synced when it was written, so that recovery
-reads images only after it. Crash here: a torn or uncommitted tail stays in the file until the next
-transaction overwrites it; readers stop before it. A later chunk with this flag after a place where
-reading stops is the evidence that something durable was damaged there (`damaged_before`).
+DURABLE_BEFORE means that everything before this chunk was synced when the chunk was written, so
+recovery verifies only the images after it. After a crash, a torn or uncommitted tail stays in the
+file until the next transaction overwrites it; readers stop before it. If a chunk with this flag
+follows the point where reading stops, durable data was damaged at that point (`damaged_before`).
 
-The file is extended sparsely, so that a mapping lasts, and zeroed a little ahead of the tail,
-because overwriting allocated blocks costs less than allocating them commit by commit, and a sync of
-such blocks has no metadata to write. A small chunk is copied into the mapping of that space, which
-costs a third of a write call; where the file system might have to allocate for such a copy, and so
-could only fail by killing the process, chunks are written by calls (`mapped_writes_are_safe`).
-Headers, and images whose checksum is verified, are read by calls, and later reads of those images
-go through the mapping; see `mapping` for the rules. The layout follows the ideas of SQLite's WAL.
+The file is extended sparsely, so that it need not be remapped often, and zeroed a little ahead of
+the tail. Overwriting allocated blocks is cheaper than allocating them commit by commit, and syncing
+them writes no metadata. A small chunk is copied into the mapping of that space, at a third of the
+cost of a write call. If the file system might have to allocate a block for such a copy, a failure
+would kill the process, so chunks are written by calls instead (`mapped_writes_are_safe`). Headers
+are read by calls, and so are images when their checksums are verified; later reads of verified
+images use the mapping. See `mapping` for the rules. The layout follows the ideas of SQLite's WAL.
 
-What an abandoned transaction wrote past the tail is given back by cutting the file (`give_back`).
-Another process may copy small chunks into space that it zeroed, so no process zeroes further ahead
-than `_kept_bytes` of the tail it knows, and that much is never cut.
+Truncating the file returns the space that an abandoned transaction wrote past the tail
+(`give_back`). Another process may copy small chunks into space that it zeroed. So no process zeroes
+more than `_kept_bytes` past the tail that it knows, and that much is never truncated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chunks: what a branch log is made of. A transaction is one chunk or several.
+"""Chunks: the records of a branch log. A transaction is one or more chunks.
 
 Little-endian:
 
@@ -12,12 +12,12 @@ Little-endian:
     28  4  page size in bytes
     32  8  milliseconds since 1970
     40  8  XXH3-64 of the images
-    48  8  checksum of the chunk before (its last header field)
+    48  8  checksum of the previous chunk (its last header field)
     56  4n page indexes
     ..  8  XXH3-64 of all of the above, seeded with the salt
     ..     n page images
 
-The layout follows the frames of SQLite's WAL: a chunk names the checksum of the one before it.
+The layout follows the frames of SQLite's WAL: a chunk names the checksum of its predecessor.
 """
 
 from __future__ import annotations

@@ -1,26 +1,27 @@
-"""The head file: five mapped words by which processes notice each other's changes.
+"""The head file: five mapped words by which processes detect each other's changes.
 
     word 0  end offset of the newest commit in the current branch log
     word 1  epoch: a random number, new at each change of branch
     word 2  magic and version
-    word 3  a number for the machine's boot during which word 0 was written
-    word 4  1 while a commit is being written, 0 once word 0 tells of it
+    word 3  a number that identifies the machine's boot in which word 0 was written
+    word 4  1 while a commit is being written, 0 once word 0 includes it
 
-A transaction begins with reading the first two words. If they are what the process knows, nothing
-has happened. If not, the log's tail and the catalog say what did: the words are a hint, never the
-truth. They are not durable, and a missing or short file is made anew, but not while other processes
-have the old one mapped: they would not see the new one. In one boot of the machine
-written pages outlive any process, so an end beyond what the log holds is a sign of damage then;
-after a power cut it only says that unsynced transactions were lost.
+A transaction begins by reading the first two words. If they match what the process knows, nothing
+has changed. Otherwise the process reads the log's tail and the catalog: the words are only a hint.
+They are not durable. A missing or short file is created again, but not while other processes have
+the old one mapped, because they would not see the new one. Within one boot of the machine, written
+pages outlive any process, so an end past the end of the log means damage. After a power cut, it
+only means that unsynced transactions were lost.
 
-Ordering: a process that changes the branch writes the new epoch here first and then commits the
-same number to the catalog, both within one transaction there, so the epoch of the last switch
-stays. A process whose catalog row does not carry the epoch it sees here looks again at each
-transaction, so a crash between the two steps costs time and never a wrong page.
+Ordering: a process that changes the branch writes the new epoch to this file first, and then
+commits the same number to the catalog. Both steps happen inside one catalog transaction, so the
+epoch of the last switch remains. If a process sees an epoch here that its catalog row does not
+have, it reads the catalog again at each transaction. So a crash between the two steps costs time,
+but never gives a wrong page.
 
-Version 1 belongs to programs that locked a file `writer.lock`; those of version 2 lock the branch
-file, and the two would not exclude each other. A file of version 1 becomes one of version 2 when no
-other process has the volume open, and is refused as long as one has.
+Programs of version 1 locked a file `writer.lock`; those of version 2 lock the branch file, so the
+two would not exclude each other. A version 1 file is upgraded if no other process has the volume
+open, and refused otherwise.
 """
 
 from __future__ import annotations

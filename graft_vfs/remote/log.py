@@ -1,37 +1,37 @@
-"""Remote logs: how objects in a store make an ordered, provable history, and the refs that name it.
+"""Remote logs: objects in a store that form an ordered, verifiable history, and the refs to it.
 
     refs/<name>                          names a log; create-only
-    logs/<log>/commits/<descending>      one commit; create-only, never deleted; if it is damaged,
-                                         only a repair writes the same commit over it
+    logs/<log>/commits/<descending>      one commit; create-only, never deleted; a repair may
+                                         overwrite a damaged one with the same commit
     logs/<log>/checkpoints/<descending>  the page table as of an LSN
-    segments/<segment>                   frames of commits too large to carry them
+    segments/<segment>                   frames of commits that are too large to contain them
 
-`<descending>` is the ones-complement of the 64-bit LSN in 16 hexadecimal digits, so that an
-ascending listing starts with the newest. `<name>` is one key segment, whatever the ref is called:
-letters, digits, `_` and `-` stand for themselves, `.` too except in front, all other UTF-8 bytes
-are percent-encoded. A name that gets longer than 160 characters so, more than some stores take, is
-cut there and followed by `~` and the BLAKE2b-128 of the whole name.
+`<descending>` is the ones' complement of the 64-bit LSN in 16 hexadecimal digits, so an ascending
+listing starts with the newest commit. `<name>` is the ref's name as one key segment: letters,
+digits, `_`, `-`, and any `.` that is not the first character are kept; all other UTF-8 bytes are
+percent-encoded. Some stores limit the length of keys, so an encoded name of more than 160
+characters is truncated to 160 and followed by `~` and the BLAKE2b-128 of the whole name.
 
-A ref object, at most 8192 bytes of ASCII; version 1 has no checksum and is still read:
+A ref object is at most 8192 bytes of ASCII. Version 1, which has no checksum, is still read:
 
     graft-vfs ref 2 <newline>
     <log id> <newline>
     <the whole name, percent-encoded> <newline>
     <XXH3-64 of all of the above in 16 hexadecimal digits> <newline>
 
-Objects that others left among refs and commits, such as `.DS_Store` or `README`, are skipped where
-keys are listed, with one warning.
+Listings skip foreign objects among refs and commits, such as `.DS_Store` or `README`, with one
+warning.
 
 Invariants:
- 1. A commit that is handed out has proved itself by its hash, has the log and LSN of its key, and
-    stands on the commit before it wherever that one's hash is known.
- 2. A log has no gaps. One that is found is damage, and said to be.
- 3. A frame that is handed out has proved itself by the checksum in its header.
- 4. A ref leads only to the log that its own name was given to: the name in it is compared, because
-    some stores take `Main` and `main` for one key.
+ 1. Every returned commit is verified: its hash is correct, its log and LSN match its key, and if
+    the hash of its predecessor is known, it names that hash.
+ 2. A log has no gaps. A gap is reported as damage.
+ 3. Every returned frame matches the checksum in its commit's header.
+ 4. A ref object contains its own name, and a reader compares it, because some stores treat the keys
+    `Main` and `main` as equal.
 
-A crash here leaves at most a segment that no commit names. What this module does not do: decide who
-owns an LSN (`claim`), or remember anything.
+A crash leaves at most a segment that no commit names. This module does not decide who owns an LSN
+(see `claim`), and keeps no state.
 """
 
 from __future__ import annotations

@@ -1,23 +1,23 @@
-"""Arenas: pairs of files that only grow, with decompressed frames of one remote log.
+"""Arenas: pairs of append-only files with decompressed frames of one remote log.
 
     NNNN.images  page images, frame after frame
     NNNN.index   header of 16 bytes: magic `GRAFTCCH`, format version (2 bytes, 2), 6 reserved
-                 then one record of 48 bytes a frame, little-endian:
-                  0 16 source: of a commit its LSN (8) and the first 8 bytes of its hash
+                 then one record of 48 bytes per frame, little-endian:
+                  0 16 source: for a commit its LSN (8) and the first 8 bytes of its hash
                  16 4 frame number               20 4 length in bytes
                  24 8 offset in NNNN.images      32 8 XXH3-64 of the images
                  40 8 XXH3-64 of the 40 bytes before
 
-Version 1 had other file names and no hash: it did not say which history a frame belonged to. Its
-files are removed unread. Files of a later version are left alone.
+Version 1 had other file names and no hash, so it did not record which history a frame belonged to.
+Its files are deleted unread. Files of a later version are left alone.
 
 Invariants:
- 1. Bytes below the tail are never overwritten. An arena is deleted whole, and may be deleted at any
-    time by any process.
- 2. Images are loaded through the mapping only after a call has read them and found them right, or
-    has written them (see `mapping`).
- 3. One process appends at a time: it holds flock on the index, which it does not wait for, because
-    another arena serves as well.
+ 1. Bytes below the tail are never overwritten. An arena is deleted whole, by any process at any
+    time.
+ 2. Images are read through the mapping only after a call has read and verified them, or has written
+    them (see `mapping`).
+ 3. One process appends at a time, holding flock on the index. A process does not wait for the lock,
+    because it can use another arena.
 """
 
 from __future__ import annotations

@@ -1,24 +1,24 @@
-"""`volume.json`: what a volume's current branch stands on, kept beside the branch's log.
+"""`volume.json`: the base of a volume's current branch, stored beside the branch's log.
 
-The catalog holds the same and decides. This copy has two uses: a volume whose catalog is lost can
-be adopted, because local pages mean nothing without the commit that they lie on; and a catalog that
-is older than its volumes, because its WAL is missing or a backup of it was put back, is detected
-before anything is read through it.
+The catalog holds the same facts and is authoritative. This copy has two uses. If the catalog is
+lost, the volume can be adopted: local pages are useless without the commit that they are based on.
+And if the catalog is older than its volumes, because its WAL is missing or a backup was restored,
+this is detected before anything is read through it.
 
     {"format": 1, "volume": id, "remote": log id, "branch": id, "log": log id, "base": LSN,
      "base_hash": hex or null, "counter": n, "first_lsn": LSN, "file": "0001.log", "offset": bytes,
      "checksum": n, "created_ms": n, "tags": [text, …], "check": hex}
 
-`base_hash` is the hash of commit `base` of `log`, null for a base of 0. `tags` are those that named
-the volume when the file was written; later changes do not reach it. `check` is the XXH3-64 of the
-rest as JSON with sorted keys.
+`base_hash` is the hash of commit `base` of `log`, null for a base of 0. `tags` are the tags that
+named the volume when the file was written; later changes are not recorded. `check` is the XXH3-64
+of the other fields as JSON with sorted keys.
 
 Invariant: the file is written from the catalog's committed rows while the catalog's write lock is
-held, and no transaction is committed on a branch that it does not describe. So it is never ahead of
-its own catalog, and whatever the log holds after `offset` lies on `base`.
+held, and no transaction commits on a branch that the file does not describe. So the file is never
+newer than its catalog, and everything in the log after `offset` is based on `base`.
 
-Crash here: the former file is whole, or the new one is. The next process that opens the volume
-finds that the catalog is ahead, and writes the file again.
+After a crash, either the old file or the new file is intact. The next process that opens the volume
+sees that the catalog is newer, and writes the file again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The catalog's file: a small SQLite database on the built-in VFS, synchronous=FULL.
 
-It is in WAL mode where the WAL's index can be mapped safely, else it has a rollback journal.
+It uses WAL mode if the WAL index can be mapped safely, and a rollback journal otherwise.
 
-What `write` or a `transaction` wrote is durable when it returns, whole or not at all. A read-only
-file is read with SQLite's locks if another process has it open, and otherwise without locks. Every
-error of SQLite becomes a declared error.
+`write` and `transaction` are atomic, and durable when they return. A read-only file is read with
+SQLite's locks if another process has it open, and without locks otherwise. Every SQLite error
+becomes a declared error.
 """
 
 from __future__ import annotations
