@@ -5,8 +5,8 @@
     connection.execute("CREATE TABLE t(x)")
     connection.pragma("graft_push")
 
-`connect` opens a tag through APSW, `register` gives the engine with the same verbs and typed
-results, `Config` is the configuration, and every declared error derives from `GraftError`.
+`connect` opens a tag through APSW. `register` returns the engine, which has the same verbs with
+typed results. `Config` is the configuration, and every declared error derives from `GraftError`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, so that a program which only might use it starts as fast as before.
+    """Import a name's module at its first use, so that importing the package is cheap.
 
-    The command line is such a program: its help and its version need no engine.
+    For example, the command line's help and version need no engine.
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

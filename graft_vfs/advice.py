@@ -1,7 +1,7 @@
-"""What to do next, as values that each audience reads in its own words.
+"""What to do next, as values that are worded for each audience.
 
-An error or a report names the verb that leads on, and not how it is typed: SQL reads a pragma, the
-command line a command, Python a method of the engine. Here is the one table of these words.
+An error or a report names the next verb, not its spelling: SQL shows a pragma, the command line a
+command, Python a method of the engine. This module has the only table of these spellings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ARGUMENT = re.compile(r"\b[A-Z]{3,}\b")
 
 
 class Audience(enum.Enum):
-    """Who reads a text."""
+    """The reader of a text."""
 
     SQL = "sql"
     CLI = "cli"
@@ -25,7 +25,7 @@ class Audience(enum.Enum):
 
 
 class Worded(abc.ABC):
-    """What reads differently for each audience; `str()` is for Python."""
+    """A text that differs by audience; `str()` is for Python."""
 
     __slots__ = ()
 
@@ -38,9 +38,9 @@ class Worded(abc.ABC):
 
 
 class Advice(enum.Enum):
-    """A verb as (pragma, command, method of the engine); capital words are its arguments.
+    """A verb as (pragma, command, engine method); capital words are its arguments.
 
-    Where there is no pragma, SQL reads the command, which is all that can be typed then.
+    If there is no pragma, SQL shows the command.
     """
 
     ADOPT = None, "adopt VOLUME", "adopt(VOLUME)"
@@ -71,17 +71,17 @@ class Advice(enum.Enum):
     UPDATE = None, "import --update FILE TAG", "import_(FILE, TAG, update=True)"
 
     def __call__(self, **arguments: object) -> Step:
-        """Return the verb with some of its arguments, by their names."""
+        """Return the verb with some of its arguments filled in, by name."""
         return Step(self, tuple(arguments.items()))
 
     def words(self, audience: Audience) -> str:
-        """Return how it is typed, in backticks."""
+        """Return its spelling, in backticks."""
         return Step(self, ()).words(audience)
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A verb with arguments; those that are not given are shown by their names."""
+    """A verb with arguments; missing arguments are shown by name."""
 
     advice: Advice
     arguments: tuple[tuple[str, object], ...]
@@ -119,7 +119,7 @@ def _expression(value: object) -> str:
 
 
 class Hint(Worded):
-    """A text with steps in it."""
+    """A text that contains verbs."""
 
     def __init__(self, *parts: str | Advice | Step | Worded) -> None:
         self._parts = parts
@@ -132,5 +132,5 @@ class Hint(Worded):
 
 
 def words(thing: object, audience: Audience) -> str:
-    """Return what an audience reads of anything: its words if it has any, else its text."""
+    """Return a value's text for an audience: its words if it has any, else `str()`."""
     return thing.words(audience) if isinstance(thing, Worded) else str(thing)

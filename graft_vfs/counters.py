@@ -1,7 +1,7 @@
-"""Counts of what an engine does, away from the hot path: claims, page cache, autosync.
+"""Counts of an engine's activity outside the hot path: claims, page cache, autosync.
 
-What a store sends is counted by the store (`store.base.StoreCounters`), and commits by their volume
-(`CommitCounts`), because a commit may not cost more than adding to an integer.
+Requests are counted by the store (`store.base.StoreCounters`), and commits by their volume
+(`CommitCounts`), because counting a commit must cost no more than incrementing an integer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CountName: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Counts since the engine was opened; see `metrics` for what each of them means."""
+    """Counts since the engine was opened; see `metrics` for their meaning."""
 
     claim_requests: int = 0
     claims_won: int = 0
@@ -48,7 +48,7 @@ class Counts:
 
 
 class CommitCounts:
-    """What was committed to one volume by this engine; changed under the volume's mutex."""
+    """This engine's commits to one volume; changed under the volume's mutex."""
 
     __slots__ = ("commits", "spilled")
 
@@ -60,25 +60,25 @@ class CommitCounts:
 class Counters:
     """The running counts of one engine. Any thread may add and take snapshots.
 
-    `pages_found` is added to without the lock, because looking for a page may cost no more. It is
-    exact as long as one thread reads; threads that read at one moment may lose a few.
+    `pages_found` is incremented without the lock, because a lock would slow every page lookup. It
+    is exact if one thread reads; concurrent readers may lose a few counts.
     """
 
     __slots__ = ("_counts", "_lock", "pages_found")
 
     def __init__(self) -> None:
-        # Reentrant, because a finalizer may count in the middle of a count of its own thread.
+        # Reentrant, because a finalizer may count while its own thread is counting.
         self._lock = threading.RLock()
         self.pages_found = 0
         self._counts = {field.name: 0 for field in fields(Counts)}
 
     def add(self, name: CountName, amount: int = 1) -> None:
         """Add to one count."""
-        # Occupied: a handler that fetched a page now would wait for the thread that counts it.
+        # Occupied: a handler that fetches a page now would wait for its own thread's lock.
         with occupied(), self._lock:
             self._counts[name] += amount
 
     def snapshot(self) -> Counts:
-        """Return the counts of this moment, consistent with one another."""
+        """Return a consistent copy of the current counts."""
         with occupied(), self._lock:
             return Counts(**{**self._counts, "pages_found": self.pages_found})

@@ -6,9 +6,9 @@
     bytes 8..15  random
 
 As text: base58 of bytes 0..6 (10 characters), `-`, base58 of bytes 7..15 (13 characters). Both
-halves begin with a byte of at least 0x80, which is why their lengths never vary and why text sorts
-as the bytes do. The scheme is that of the Graft project, whose own ids carry other high bytes in
-place 7; reading is that much wider than writing so that they parse.
+halves begin with a byte of at least 0x80, so their lengths never vary and text sorts in byte order.
+The scheme is that of the Graft project. Its ids have other high bytes at position 7, so reading
+accepts more than writing produces.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Id:
     raw: bytes
 
     def __init__(self, raw: bytes) -> None:
-        """Wrap 16 bytes; raises InvalidIdError if they do not carry this type's prefix."""
+        """Wrap 16 bytes; raises InvalidIdError if they lack this type's prefix."""
         if not self._is_well_formed(raw):
             raise InvalidIdError(f"these bytes are not a {self.KIND} id: {raw[:32].hex()}")
         object.__setattr__(self, "raw", bytes(raw))
@@ -55,7 +55,7 @@ class Id:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the 24-character text form; raises InvalidIdError."""
+        """Parse the 24-character text form; raises InvalidIdError."""
         problem = f"{text[:64]!r} is not a {cls.KIND} id"
         step = f"a {cls.KIND} id has 24 characters, such as {cls.example()}"
         if len(text) != _TEXT_CHARACTERS or text[_HEAD_CHARACTERS] != "-":
@@ -126,7 +126,7 @@ class Id:
 
     @property
     def time_ms(self) -> int:
-        """Milliseconds since 1970 at which the id was made."""
+        """The id's creation time in milliseconds since 1970."""
         return int.from_bytes(self.raw[1:7], "big")
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ class Id:
 
 
 class VolumeId(Id):
-    """Names one volume on one machine."""
+    """The id of one volume on one machine."""
 
     __slots__ = ()
     PREFIX = 0x80
@@ -162,7 +162,7 @@ class VolumeId(Id):
 
 
 class LogId(Id):
-    """Names a remote log or a local branch."""
+    """The id of a remote log or a local branch."""
 
     __slots__ = ()
     PREFIX = 0xA0
@@ -170,7 +170,7 @@ class LogId(Id):
 
 
 class SegmentId(Id):
-    """Names an immutable object of page images."""
+    """The id of an immutable object with page images."""
 
     __slots__ = ()
     PREFIX = 0xC0

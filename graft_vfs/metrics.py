@@ -1,8 +1,8 @@
-"""Metrics: what one engine did since it was opened, typed, and as Prometheus's text.
+"""Metrics: counts of one engine since it was opened, typed and as Prometheus text.
 
-`Graft.metrics()` takes them; taking them costs a few catalog queries for each open volume, and
-collecting them next to nothing: requests, claims and fetches are counted where they happen, commits
-by adding to an integer; reads of a cached page, after its first, are not counted at all.
+`Graft.metrics()` returns them, at the cost of a few catalog queries per open volume. Counting
+costs almost nothing: requests, claims and fetches are counted where they happen, and a commit
+increments an integer. Reads of a cached page are counted only the first time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graft_vfs.reports import Status
 from graft_vfs.store.base import LATENCY_BOUNDS_SECONDS, Latencies, StoreCounts, Verb
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""The media type of what `prometheus` returns."""
+"""The media type of the text that `prometheus` returns."""
 
 _NOT_VERBS = frozenset({"retries", "bytes_sent", "bytes_received"})
 _VERBS = tuple(field.name for field in fields(StoreCounts) if field.name not in _NOT_VERBS)
@@ -25,7 +25,7 @@ _VERBS = tuple(field.name for field in fields(StoreCounts) if field.name not in 
 
 @dataclass(frozen=True, slots=True)
 class VolumeMetrics:
-    """How an open volume stands to its log; `tag` is the first that names it, "" for none.
+    """An open volume relative to its log; `tag` is the first that names it, "" for none.
 
     `ahead` and `behind` count local and remote commits, as in `Status`.
     """
@@ -40,7 +40,7 @@ class VolumeMetrics:
 
     @classmethod
     def of(cls, tags: list[str], status: Status) -> VolumeMetrics:
-        """Take a volume's metrics from its status."""
+        """Return a volume's metrics from its status."""
         return cls(
             volume=status.volume,
             tag=tags[0] if tags else "",
@@ -54,14 +54,14 @@ class VolumeMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Counts of one engine since it was opened, and the volumes that it has open.
+    """Counts of one engine since it was opened, and its open volumes.
 
-    `store` and `latencies` are of requests, by verb. `counts`: PUTs of claims and how claims ended
-    (`claims_lost`: another push had the LSN; `claims_unknown`: no answer arrived); pages that a
-    view found in the page cache when it first looked (`pages_found`) and that it had to fetch
-    (`pages_missed`); what was fetched, with what was read ahead; what the cache gave up for room;
-    runs of autosync as leader, and failed ones. Of the local `commits`, `spilled_transactions` were
-    too large for memory. `cache_bytes` is of the page caches in use.
+    `store` and `latencies` are those of requests, by verb. `counts` are: PUTs of claims, and the
+    outcomes of claims (`claims_lost`: another push had the LSN; `claims_unknown`: no response
+    arrived); pages that a view found in the page cache at its first lookup (`pages_found`) or had
+    to fetch (`pages_missed`); fetches, including read-ahead; evictions from the cache; autosync
+    runs as leader, and failed runs. `spilled_transactions` is the number of local `commits` that
+    were too large for memory. `cache_bytes` is the size of the page caches in use.
     """
 
     store: StoreCounts

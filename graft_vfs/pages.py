@@ -15,10 +15,10 @@ LOCK_BYTE_OFFSET = 0x4000_0000
 """SQLite never reads or writes the page that holds this byte (1 GiB)."""
 
 LocalLsn = NewType("LocalLsn", int)
-"""A sequence number of local commits: 1-based, no gaps, never used twice in a volume."""
+"""A sequence number of local commits: 1-based, no gaps, never reused in a volume."""
 
 RemoteLsn = NewType("RemoteLsn", int)
-"""A sequence number of a remote log: 1-based, no gaps. 0 stands for the empty log."""
+"""A sequence number of a remote log: 1-based, no gaps. 0 means the empty log."""
 
 NO_LSN = RemoteLsn(0)
 """The LSN of a log without commits: the base of a new volume."""
@@ -28,15 +28,15 @@ _LSN_DIGITS_MAX = len(str(LSN_MAX))
 
 
 def is_lsn_text(text: str) -> bool:
-    """Return True if the text is a number that int() reads, not too long for an LSN."""
+    """Return True if the text is a number that int() parses and is not too long for an LSN."""
     return text.isascii() and text.isdigit() and len(text) <= _LSN_DIGITS_MAX
 
 
 def check_page_size(size: int) -> int:
-    """Return `size` in bytes if SQLite knows such pages, else raise PageSizeError."""
+    """Return `size` if it is a valid SQLite page size in bytes, else raise PageSizeError."""
     if size not in PAGE_SIZES:
         raise PageSizeError(
-            f"{size} is not a page size of SQLite",
+            f"{size} is not a SQLite page size",
             next_step="use a power of two from 512 to 65536",
         )
     return size

@@ -1,9 +1,9 @@
-"""What a thread is in the middle of, and a handler or finalizer in it must not do meanwhile.
+"""Refuses work in a signal handler or finalizer that its own thread was already doing.
 
-A signal handler, or a finalizer that the garbage collector calls, may read a page in the middle of
-any call. While its own thread fetches a page, sends a request or fills the page cache, it would
-wait for locks that this thread holds (in the page cache, the executor, the store's client), or
-change under it what they guard. So it is refused.
+A signal handler, or a finalizer that the garbage collector calls, may read a page during any call.
+If its own thread is fetching a page, sending a request or filling the page cache at that moment,
+the read would wait for locks that this thread holds (in the page cache, the executor or the store's
+client), or change the state that they protect. So the read is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Value = TypeVar("_Value")
 
 
 class _Thread(threading.local):
-    """`depth` counts what the thread is in the middle of."""
+    """`depth` is the number of nested occupied blocks of the thread."""
 
     depth = 0
 
@@ -30,7 +30,7 @@ thread = _Thread()
 
 @contextlib.contextmanager
 def occupied() -> Iterator[None]:
-    """Have reads of pages that have to be looked for refused inside the block, in this thread."""
+    """Inside the block, refuse this thread's reads of pages that need a lookup."""
     thread.depth += 1
     try:
         yield
@@ -39,7 +39,7 @@ def occupied() -> Iterator[None]:
 
 
 def refuse_reentry() -> None:
-    """Raise ReentryError if this thread is in the middle of such work."""
+    """Raise ReentryError if this thread is inside such a block."""
     if thread.depth:
         raise ReentryError(
             "a signal handler or finalizer reads a page while its thread is fetching another",
@@ -49,9 +49,9 @@ def refuse_reentry() -> None:
 
 
 def living(values: weakref.WeakValueDictionary[Any, _Value]) -> list[_Value]:
-    """Return the values of a weak dictionary, to which a handler may add in the middle.
+    """Return the values of a weak dictionary, even if a handler adds one during the call.
 
-    Its own iteration is code in Python, and ends with RuntimeError then; the copy of its references
-    is one call.
+    The dictionary's own iteration is Python code and would raise RuntimeError; copying its
+    references is a single call.
     """
     return [value for reference in values.valuerefs() if (value := reference()) is not None]

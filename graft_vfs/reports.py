@@ -1,7 +1,7 @@
-"""What the verbs report: typed facts, and the texts that people and scripts know.
+"""Results of the verbs: typed facts and their texts.
 
-A number's name ends with its unit: `…_ms` are milliseconds, and for a moment those since 1970 in
-UTC; `…_bytes` bytes; `…_lsn` an LSN, 0 for none. What else a number counts, its class says.
+A number's name ends with its unit: `…_ms` are milliseconds, since 1970 in UTC for a point in time;
+`…_bytes` are bytes; `…_lsn` is an LSN, 0 for none. Each class documents its other numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.version import __version__
 
 Progress = Callable[[int, int], None]
-"""Called by a verb that takes long with how much is done, and how much there is to do."""
+"""Called by a long-running verb with the amount done and the total."""
 
 
 def time_text(time_ms: int | None) -> str:
@@ -30,7 +30,7 @@ def time_text(time_ms: int | None) -> str:
 
 
 def commit_time_text(time_ms: int) -> str:
-    """Return a commit's time with milliseconds, so that `as_of` with this text finds it again."""
+    """Return a commit's time with milliseconds, so that `as_of` with this text selects it."""
     return _iso_text(time_ms, "milliseconds")
 
 
@@ -50,13 +50,13 @@ def age_text(time_ms: int) -> str:
 
 
 def _moment_text(time_ms: int | None) -> str:
-    """Return a time with how long ago it was."""
+    """Return a time, and how long ago it was."""
     age = "" if time_ms is None else f" ({age_text(time_ms)})"
     return f"{time_text(time_ms)}{age}"
 
 
 def size_text(size_bytes: int) -> str:
-    """Return a size for people, such as `8.0 KiB`."""
+    """Return a readable size, such as `8.0 KiB`."""
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
@@ -89,9 +89,9 @@ class TagReport:
 
 @dataclass(frozen=True, slots=True)
 class VolumeReport:
-    """One volume: where it stands, and which tags name it.
+    """One volume: its position and its tags.
 
-    With a `problem` it cannot be opened for that reason, and both LSNs are None.
+    A `problem` is the reason why it cannot be opened; both LSNs are then None.
     """
 
     volume: VolumeId
@@ -126,10 +126,10 @@ class RemoteLogReport:
 
 @dataclass(frozen=True, slots=True)
 class LostVolume:
-    """A volume that the catalog does not know, or with `is_known` knows only as it was earlier.
+    """A volume that the catalog lacks, or, with `is_known`, has only in an older state.
 
-    `tags` and `base_lsn` are those that its own files remember, None if they cannot be read. Its
-    branch file was last written at about `written_ms`.
+    `tags` and `base_lsn` come from the volume's files, None if these cannot be read. The branch
+    file was last written at about `written_ms`.
     """
 
     volume: VolumeId
@@ -168,25 +168,25 @@ class Adopted(Worded):
 
 
 class AutosyncRole(enum.Enum):
-    """What this process is in the autosync of a volume that several may have open."""
+    """The role of this process in the autosync of a volume."""
 
     LEADER = "leader"
     """It syncs the volume."""
 
     FOLLOWER = "follower"
-    """Another process syncs it; this one takes over when that ends."""
+    """Another process syncs it; this one takes over when that process ends."""
 
     CANDIDATE = "candidate"
-    """The first run is still to come."""
+    """No run has started yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutosyncReport:
-    """How the autosync of a volume stands in this process.
+    """The state of a volume's autosync in this process.
 
-    `failures` counts the failed runs since the last good one, `last_error` is of the last run, and
-    `last_run_ms` of the last one in which this process was the leader. Times are milliseconds since
-    1970.
+    `failures` counts failed runs since the last successful one. `last_error` is the error of the
+    last run, and `last_run_ms` the time of the last run in which this process was the leader. Times
+    are milliseconds since 1970.
     """
 
     role: AutosyncRole
@@ -217,13 +217,13 @@ class AutosyncReport:
 
 @dataclass(frozen=True, slots=True)
 class Status(Worded):
-    """How a volume stands to its remote log.
+    """A volume relative to its remote log.
 
-    `ahead` counts local commits, as a push does; `behind` counts remote commits known here that the
-    branch does not stand on; the oldest of these was pushed at `behind_since_ms`. `autosync` is
-    None if this process does not sync the volume by itself. `warning` says why the log has no ref,
-    and `advice` what to do about that.
-    `unpublished_fork` is true until a fork is pushed, with local commits or without.
+    `ahead` counts local commits, as a push does. `behind` counts fetched remote commits after the
+    branch's base; the oldest of these was pushed at `behind_since_ms`. `autosync` is None if this
+    process does not sync the volume automatically. `warning` says why the log has no ref, and
+    `advice` what to do about it. `unpublished_fork` is true until a fork is pushed, even without
+    local commits.
     """
 
     tag: str
@@ -280,7 +280,7 @@ class Status(Worded):
         return "\n".join(lines)
 
     def _position(self) -> tuple[str, *tuple[Hint, ...]]:
-        """Return where the volume stands, and what leads on."""
+        """Return the volume's position, and the next step."""
         if self.diverged:
             each = f"{commits_text(self.ahead)} and {commits_text(self.behind)} each"
             text = f"The Volume and the remote have diverged,\nand have {each}."
@@ -306,7 +306,7 @@ class Status(Worded):
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """A volume and its snapshot in numbers.
+    """A volume and its newest snapshot in numbers.
 
     The last sync ended at local LSN `synced_local` and remote LSN `synced_remote`. The snapshot has
     `pages` pages of `page_size` bytes; both are 0 before the first commit.
@@ -353,9 +353,9 @@ class Info:
 class LogEntry:
     """One commit in the history of a volume: local or remote.
 
-    `pages` changed in it, `page_count` is the size of the database after it. `stored_bytes` is what
-    it takes where it is: compressed on a remote, page images in the branch log. `local_commits` of
-    its author went into it.
+    It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
+    its stored size: compressed on a remote, page images in the branch log. It contains
+    `local_commits` of its author's local commits.
     """
 
     where: str
@@ -380,11 +380,12 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class CommitReport:
-    """One commit: remote, in `log`, or local, in the branch `log` and with no hash or frames.
+    """One commit: remote, in `log`, or local, in the branch `log` and without hash and frames.
 
-    `pages` changed in it, `page_count` is the size of the database after it. `stored_bytes` is what
-    it takes where it is: compressed frames and header on a remote, page images in a branch log.
-    `page_size` is in bytes; `local_commits` of its author went into it; `frames` hold its pages.
+    It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
+    its stored size: compressed frames and header on a remote, page images in a branch log.
+    `page_size` is in bytes. It contains `local_commits` of its author's local commits; `frames`
+    is the number of frames that hold its pages.
     """
 
     where: str
@@ -425,7 +426,7 @@ class CommitReport:
 
 
 class Change(enum.Enum):
-    """What became of something that a schema names."""
+    """A change to an object of the schema."""
 
     ADDED = "added"
     DROPPED = "dropped"
@@ -434,7 +435,7 @@ class Change(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SchemaDiff:
-    """A table, index, view or trigger that was added, dropped, or is declared otherwise now."""
+    """A table, index, view or trigger that was added, dropped or redefined."""
 
     kind: str
     name: str
@@ -449,7 +450,7 @@ class TableDiff:
     """How many rows were `inserted`, `deleted`, `updated`; None if that is unknown, see `note`.
 
     Rows are matched by rowid, or by primary key in a table WITHOUT ROWID. If the columns changed,
-    those that both sides have are compared.
+    only common columns are compared.
     """
 
     table: str
@@ -469,9 +470,9 @@ class TableDiff:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """What changed between two commits. `by_pages` tells whether only changed pages were read.
+    """The changes between two commits. `by_pages` is true if only changed pages were read.
 
-    `pages_changed` of `page_count` pages, those of the larger database, may differ.
+    `pages_changed` of `page_count` pages may differ; `page_count` is that of the larger database.
     """
 
     tag: str
@@ -497,7 +498,7 @@ class Diff:
 
 @dataclass(frozen=True, slots=True)
 class Audit(Worded):
-    """How much of the remote part of a snapshot is on this machine: `present` of `total` pages."""
+    """How much of a snapshot's remote part is cached locally: `present` of `total` pages."""
 
     present: int
     total: int
@@ -516,7 +517,7 @@ class Audit(Worded):
 
 @dataclass(frozen=True, slots=True)
 class Hydrated:
-    """How many `pages` a hydrate brought here."""
+    """How many `pages` a hydrate fetched."""
 
     pages: int
 
@@ -526,7 +527,7 @@ class Hydrated:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """A tag that names another volume now, and where that stands."""
+    """A tag that was pointed at another volume, and that volume's position."""
 
     tag: str
     volume: VolumeId
@@ -540,7 +541,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """The versions that matter for a report; `format` is that of remote objects."""
+    """The versions to include in a bug report; `format` is that of remote objects."""
 
     graft: str
     format: int

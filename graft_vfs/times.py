@@ -1,4 +1,4 @@
-"""Times as people write them."""
+"""Times as users write them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from graft_vfs.errors import UsageError
 
 CLOCK_TOLERANCE_SECONDS = 60.0
-"""By how much a machine's clock may differ from the store's and still date a commit."""
+"""A machine's clock may date a commit if it differs from the store's clock by no more."""
 _FRACTION = re.compile(r"[.,](\d+)")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
@@ -20,10 +20,9 @@ _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_80
 def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
     """Return milliseconds since 1970 of an ISO time (UTC if it names no zone) or `2 hours ago`.
 
-    An ISO time stands for the whole second that it names, or for the whole tenth, hundredth or
-    thousandth if it has a fraction; the last millisecond of that is returned. So a time that was
-    printed with less precision than a commit has still includes that commit. Raises UsageError.
-    `now` gives seconds since 1970.
+    An ISO time means the whole second that it names, or the whole tenth, hundredth or thousandth if
+    it has a fraction; its last millisecond is returned. So a commit's time printed with reduced
+    precision still includes that commit. Raises UsageError. `now` returns seconds since 1970.
     """
     words = text.split()
     if len(words) == 3 and words[2] == "ago" and words[1].rstrip("s") in _UNITS:
@@ -33,7 +32,7 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"{text!r} is no time", next_step='write 2026-01-31T12:00:00Z or "2 hours ago"'
+            f"{text!r} is not a time", next_step='write 2026-01-31T12:00:00Z or "2 hours ago"'
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
@@ -44,19 +43,19 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
 
 
 def parse_http_date(text: str) -> dt.datetime:
-    """Return the time that a header of HTTP names; raises ValueError or TypeError."""
+    """Return the time in an HTTP header; raises ValueError or TypeError."""
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - for start-up: few need it
 
     return parsedate_to_datetime(text)
 
 
 def uptime_seconds() -> float:
-    """Return seconds that only grow, also while the machine sleeps and when its clock is set."""
+    """Return monotonic seconds that include the time when the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def corrected_ms(now_ms: int, ahead_seconds: float | None) -> int:
-    """Return the time to date a commit with: `now_ms`, or the store's if the two disagree.
+    """Return the time for dating a commit: `now_ms`, or the store's if the two disagree.
 
     `ahead_seconds` is how far this machine's clock is ahead of the store's, None if that is not
     known.

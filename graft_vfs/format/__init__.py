@@ -1,1 +1,1 @@
-"""Floor 1: the bytes of remote objects. Knows no store, no file and no volume."""
+"""Floor 1: the bytes of remote objects. Independent of stores, files and volumes."""

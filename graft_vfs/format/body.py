@@ -1,4 +1,4 @@
-"""Building the body of a commit: pages in, frames out, the tables for the header at the end."""
+"""Builds the body of a commit: pages in, frames out, then the tables for the header."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graft_vfs.format.frame import FRAME_PAGES, checksum_of, encode_frame
 
 
 class BodyBuilder:
-    """Takes pages in ascending order and gives frames as they fill; holds one frame of pages.
+    """Takes pages in ascending order and returns full frames; holds one frame of pages.
 
     Owner: one push. Call `add` for each page, then `finish`, then read `pages` and `table`.
     """
@@ -47,5 +47,5 @@ class BodyBuilder:
 
     @property
     def table(self) -> FrameTable:
-        """The frame table of what was finished."""
+        """The table of the finished frames."""
         return FrameTable.of(FRAME_PAGES, self._sizes, self._last_pages, bytes(self._checksums))

@@ -72,13 +72,13 @@ VERSION = 1
 KIND_COMMIT = 1
 HASH_BYTES = 32
 HEAD_BYTES = 16_384
-"""What a reader asks for first: the header of all but large commits fits in it."""
+"""The size of a reader's first range request: the headers of all but large commits fit."""
 HEADER_BYTES_MAX = 64 << 20
 AUTHOR_BYTES_MAX = 255
 WRITER_BYTES = 16
 ATTEMPT_BYTES = 16
 TIME_MS_MAX = 253_402_300_799_999
-"""The last millisecond that Python's datetime can show."""
+"""The last millisecond that Python's datetime can represent."""
 NO_HASH = bytes(HASH_BYTES)
 
 _FIXED = struct.Struct("<8sHBxI16sQ32s16sQIIII16s16s16sQQIIHHI")
@@ -86,7 +86,7 @@ _FIXED_BYTES = 192
 _TIME = struct.Struct("<Q")
 _TIME_OFFSET = struct.calcsize("<8sHBxI16sQ32s16sQIIII16s16s16s")
 TIME_END = _TIME_OFFSET + _TIME.size
-"""So many bytes of an encoded header tell when the commit was made."""
+"""The length of the part of an encoded header that contains the commit's time."""
 _PROLOGUE_BYTES = 16
 _FRAME_COLUMNS_BYTES = 4 + 4 + CHECKSUM_BYTES
 _PAGE_SET_BYTES_MIN = 8
@@ -116,7 +116,7 @@ class FrameTable:
     def of(
         cls, frame_pages: int, sizes: array[int], last_pages: array[int], checksums: bytes
     ) -> FrameTable:
-        """Make a table; offsets are computed, relative to the first frame."""
+        """Create a table; offsets are computed relative to the first frame."""
         offsets = array("Q", itertools.accumulate(sizes, initial=0))
         return cls(frame_pages, sizes, last_pages, checksums, offsets)
 
@@ -124,7 +124,7 @@ class FrameTable:
         return len(self.sizes)
 
     def byte_range(self, first: int, end: int) -> tuple[int, int]:
-        """Return (offset, length) in bytes of frames first..end (half-open) in the body."""
+        """Return (offset, length) in bytes of the frames [first, end) in the body."""
         return self.offsets[first], self.offsets[end] - self.offsets[first]
 
     def frame_of(self, slot: int) -> int:
@@ -145,8 +145,8 @@ class FrameTable:
 class CommitHeader:
     """One commit of a remote log; see the module's byte table for each field.
 
-    One to push is `sealed` with its hash; one from bytes comes from `decode_header`. Headers are
-    equal only to themselves; compare their hashes. Thread rule: any thread may read it.
+    A header to push is `sealed` with its hash; a header from bytes comes from `decode_header`.
+    Headers compare by identity; compare their hashes instead. Thread rule: any thread may read it.
     """
 
     log_id: LogId
@@ -176,15 +176,15 @@ class CommitHeader:
         return replace(self, hash=self.encode()[-HASH_BYTES:])
 
     def pages_in_frame(self, frame: int) -> int:
-        """Return how many pages a frame holds; only the last may have fewer."""
+        """Return the number of pages in a frame; only the last may have fewer."""
         return min(self.frames.frame_pages, len(self.pages) - frame * self.frames.frame_pages)
 
     def body_offset(self, header_length: int) -> int:
-        """Return where the first frame begins, in the object that holds the frames."""
+        """Return the offset of the first frame in the object that holds the frames."""
         return header_length if self.segment is None else SEGMENT_HEADER_BYTES
 
     def encode(self) -> bytes:
-        """Return the header's bytes, the last 32 of which are its hash.
+        """Return the header's bytes; the last 32 are its hash.
 
         Raises ValueError for facts that no reader would accept, UsageError if it gets too large.
         """
@@ -233,13 +233,13 @@ class CommitHeader:
 
 
 def time_ms_of(prefix: bytes) -> int:
-    """Return when a commit was made, from the first TIME_END bytes of an encoded header."""
+    """Return a commit's time from the first TIME_END bytes of its encoded header."""
     (found,) = _TIME.unpack_from(prefix, _TIME_OFFSET)
     return int(found)
 
 
 def hash_of(head: bytes | memoryview) -> bytes:
-    """Return the BLAKE2b-256 that links commits to a chain."""
+    """Return the BLAKE2b-256 that links commits into a chain."""
     return hashlib.blake2b(head, digest_size=HASH_BYTES).digest()
 
 
@@ -247,7 +247,7 @@ def header_length(prefix: bytes, *, key: str) -> int:
     """Return the whole header's length in bytes, from its first 16 bytes or more.
 
     A reader that holds fewer bytes fetches the rest before it calls `decode_header`. Raises
-    FutureVersionError, or CorruptObjectError if this is no commit.
+    FutureVersionError, or CorruptObjectError if this is not a commit.
     """
     if prefix[: len(MAGIC)] != MAGIC or len(prefix) < _PROLOGUE_BYTES:
         raise CorruptObjectError(
@@ -256,7 +256,7 @@ def header_length(prefix: bytes, *, key: str) -> int:
     version, kind = int.from_bytes(prefix[8:10], "little"), prefix[10]
     if version > VERSION or (version == VERSION and kind != KIND_COMMIT):
         raise FutureVersionError(
-            f"{key} has format version {version} kind {kind}, this program reads version "
+            f"{key} has format version {version} kind {kind}; this program reads version "
             f"{VERSION} kind {KIND_COMMIT}",
             next_step="upgrade graft-vfs",
         )
@@ -270,9 +270,9 @@ def header_length(prefix: bytes, *, key: str) -> int:
 
 
 def decode_header(data: bytes, *, key: str) -> tuple[CommitHeader, int]:
-    """Return (header, its length) from bytes that begin with a whole header; `key` names it.
+    """Return (header, its length) from bytes that begin with a whole header.
 
-    Raises CorruptObjectError or FutureVersionError, and nothing else, whatever the bytes are.
+    For any bytes, raises only CorruptObjectError or FutureVersionError. `key` names the object.
     """
     length = header_length(data[:_PROLOGUE_BYTES], key=key)
     if len(data) < length:
@@ -280,8 +280,8 @@ def decode_header(data: bytes, *, key: str) -> tuple[CommitHeader, int]:
     digest = data[length - HASH_BYTES : length]
     if hash_of(memoryview(data)[: length - HASH_BYTES]) != digest:
         raise CorruptObjectError(
-            f"{key}: the header's hash is wrong, the bytes are not what was pushed",
-            next_step="try again; if it stays, restore the object from a replica or a backup",
+            f"{key}: the header's hash is wrong; the bytes are not those that were pushed",
+            next_step="try again; if that fails, restore the object from a replica or a backup",
         )
     try:
         header = _decode_proved(data, length, digest)
@@ -292,7 +292,7 @@ def decode_header(data: bytes, *, key: str) -> tuple[CommitHeader, int]:
 
 
 def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
-    """Decode a header whose hash is right; raises ValueError if its parts cannot be told apart."""
+    """Decode a header with a correct hash; raises ValueError if its parts do not fit."""
     (
         _magic,
         _version,
@@ -354,7 +354,7 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
 
 
 def _page_set(data: bytes) -> BitMap:
-    """Read a page set; raises ValueError if it is not in the portable format to the last byte."""
+    """Parse a page set; raises ValueError unless every byte is in the portable format."""
     _require(len(data) >= _PAGE_SET_BYTES_MIN, "the page set is too short")
     pages = BitMap.deserialize(data)
     _require(pages.serialize() == data, "the page set is not in its portable form")
@@ -362,7 +362,7 @@ def _page_set(data: bytes) -> BitMap:
 
 
 def _check_facts(header: CommitHeader) -> None:
-    """Raise ValueError for what a writer must not write and a reader does not believe."""
+    """Raise ValueError for fields that a writer must not write and a reader must reject."""
     _require(1 <= header.lsn <= LSN_MAX, f"LSN {header.lsn}")
     _require(header.page_size in PAGE_SIZES, f"page size {header.page_size}")
     _require(0 <= header.page_count <= PAGE_COUNT_MAX, f"page count {header.page_count}")
@@ -374,8 +374,8 @@ def _check_facts(header: CommitHeader) -> None:
         f"a checkpoint at LSN {header.checkpoint_lsn} before LSN {header.lsn}",
     )
     _require(len(header.author.encode()) <= AUTHOR_BYTES_MAX, "the author's name is too long")
-    _require(len(header.writer) == WRITER_BYTES, "the writer id has not 16 bytes")
-    _require(len(header.attempt) == ATTEMPT_BYTES, "the attempt id has not 16 bytes")
+    _require(len(header.writer) == WRITER_BYTES, "the writer id does not have 16 bytes")
+    _require(len(header.attempt) == ATTEMPT_BYTES, "the attempt id does not have 16 bytes")
     _check_lineage(header)
     _check_pages(header)
     _check_frames(header)
@@ -387,7 +387,7 @@ def _check_lineage(header: CommitHeader) -> None:
     _require(has_parent == (header.parent_lsn > 0), "half a parent")
     _require(not has_parent or header.lsn == 1, "a parent after LSN 1")
     _require(header.parent_log != header.log_id, "a log that is its own parent")
-    _require(len(header.previous_hash) == HASH_BYTES, "the previous hash has not 32 bytes")
+    _require(len(header.previous_hash) == HASH_BYTES, "the previous hash does not have 32 bytes")
     is_first = header.lsn == 1 and not has_parent
     _require(
         (header.previous_hash == NO_HASH) == is_first,
@@ -411,11 +411,11 @@ def _check_frames(header: CommitHeader) -> None:
         len(frames) == -(-page_total // size),
         f"{len(frames)} frames for {page_total} pages",
     )
-    _require(len(frames.last_pages) == len(frames), "a column of last pages that is too short")
+    _require(len(frames.last_pages) == len(frames), "the column of last pages is too short")
     _require(len(frames.checksums) == len(frames) * CHECKSUM_BYTES, "too few checksums")
     if not frames.sizes:
         return
-    # A slice of the set takes memory for the frames alone, and no step of Python for each of them.
+    # A slice of the set takes memory only for the frames, and no Python step per frame.
     last_pages = header.pages[size - 1 :: size].to_array()
     if page_total % size:
         last_pages.append(header.pages.max())

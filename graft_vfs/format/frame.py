@@ -30,7 +30,7 @@ _LEVEL = 3
 
 
 class _Codecs(threading.local):
-    """A compressor and a decompressor for each thread, because neither can be shared."""
+    """A compressor and a decompressor per thread, because neither can be shared."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
@@ -47,12 +47,12 @@ def encode_frame(images: Sequence[bytes]) -> bytes:
 
 
 def checksum_of(frame: bytes | memoryview) -> bytes:
-    """Return the 16 bytes by which a compressed frame is proved."""
+    """Return the 16-byte checksum of a compressed frame."""
     return xxh3_128_digest(frame)
 
 
 def compressed_bytes_max(page_size: int, page_count: int) -> int:
-    """Return the most bytes that a valid frame of this many pages can have (zstd's own bound)."""
+    """Return the maximum size of a valid frame of this many pages (zstd's bound)."""
     content = page_size * page_count
     return content + (content >> 8) + 512
 
@@ -60,21 +60,21 @@ def compressed_bytes_max(page_size: int, page_count: int) -> int:
 def decode_frame(
     frame: bytes | memoryview, *, page_size: int, page_count: int, checksum: bytes, name: str
 ) -> bytes:
-    """Return exactly page_count * page_size bytes; `name` says in errors which frame it is.
+    """Return exactly page_count * page_size bytes; `name` identifies the frame in errors.
 
     Raises CorruptObjectError for anything else. Allocates no more than the pages need.
     """
     if xxh3_128_digest(frame) != checksum:
         raise CorruptObjectError(
-            f"{name}: checksum mismatch, the bytes are not what was pushed",
-            next_step="try again; if it stays, restore the object from a replica or a backup",
+            f"{name}: checksum mismatch; the bytes are not those that were pushed",
+            next_step="try again; if that fails, restore the object from a replica or a backup",
         )
     expected = page_size * page_count
     try:
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed != expected:
             raise CorruptObjectError(
-                f"{name}: the frame claims {claimed} bytes where its pages have {expected}"
+                f"{name}: the frame claims {claimed} bytes, but its pages have {expected}"
             )
         images = _codecs.decompressor.decompress(
             frame, max_output_size=expected, allow_extra_data=False
@@ -82,5 +82,5 @@ def decode_frame(
     except zstandard.ZstdError as error:
         raise CorruptObjectError(f"{name}: {error}") from error
     if len(images) != expected:
-        raise CorruptObjectError(f"{name}: {len(images)} bytes where its pages have {expected}")
+        raise CorruptObjectError(f"{name}: {len(images)} bytes, but its pages have {expected}")
     return images

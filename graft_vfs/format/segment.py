@@ -32,7 +32,7 @@ assert _HEADER.size == SEGMENT_HEADER_BYTES
 
 
 def segment_header(segment: SegmentId) -> bytes:
-    """Return the 32 bytes that a segment object begins with."""
+    """Return the first 32 bytes of a segment object."""
     return _HEADER.pack(_MAGIC, _VERSION, _RESERVED, segment.raw)
 
 
@@ -49,7 +49,7 @@ def check_segment_header(data: bytes, segment: SegmentId) -> None:
     _, version, reserved, raw = _HEADER.unpack_from(data)
     if version > _VERSION:
         raise FutureVersionError(
-            f"segment {segment} has format version {version}, this program reads {_VERSION}",
+            f"segment {segment} has format version {version}; this program reads {_VERSION}",
             next_step="upgrade graft-vfs",
         )
     if version != _VERSION or reserved != _RESERVED:

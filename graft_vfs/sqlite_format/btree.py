@@ -1,4 +1,4 @@
-"""Pages of b-trees: which kind they are, and what interior ones name.
+"""Pages of b-trees: their kinds, and the children and keys of interior pages.
 
 Layout: https://www.sqlite.org/fileformat2.html#b_tree_pages.
 """
@@ -22,18 +22,18 @@ FIRST_PAGE_HEAD = slice(HEADER_BYTES, HEADER_BYTES + 8)
 
 
 class NoTreeError(Exception):
-    """A page is not what a b-tree has there. Internal: the readers of trees handle it."""
+    """A page does not belong at this position of a b-tree. Internal: readers of trees handle it."""
 
 
 def kind(image: bytes, page: int) -> int:
-    """Return the number that a page of a b-tree has for its kind; any other is not one."""
+    """Return the number of a page's kind; an unknown number means that it is not a b-tree page."""
     return image[_start(page)]
 
 
 def children(image: bytes, page: int, kind: int) -> Iterator[tuple[int, int | None]]:
     """Yield the children of an interior page with their last keys; None for the rightmost.
 
-    Those of an index have None for all. Raises NoTreeError if the page is not of that kind.
+    In an index, all keys are None. Raises NoTreeError if the page is not of that kind.
     """
     start = _start(page)
     if kind not in (_INTERIOR_TABLE, _INTERIOR_INDEX) or image[start] != kind:
@@ -55,7 +55,7 @@ def empty_table(page_size: int) -> bytes:
 
 
 def freelist_trunk(image: bytes) -> tuple[int, tuple[int, ...]]:
-    """Return the next trunk page of the freelist, or 0, and the leaves that this one names."""
+    """Return the next trunk page of the freelist, or 0, and the leaves that this page lists."""
     following, count, *leaves = struct.unpack(f">{len(image) // 4}I", image)
     return following, tuple(leaves[:count])
 
@@ -65,7 +65,7 @@ def _start(page: int) -> int:
 
 
 def _varint(image: bytes, at: int) -> int:
-    """Return SQLite's variable-length integer of 64 bits with a sign."""
+    """Return SQLite's signed 64-bit variable-length integer."""
     value = 0
     for byte in range(8):
         value = value << 7 | image[at + byte] & 0x7F

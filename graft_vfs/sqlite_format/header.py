@@ -1,7 +1,7 @@
-"""Page 1: the database header, its first 100 bytes. Numbers in it are big-endian.
+"""Page 1: the database header, its first 100 bytes. Numbers are big-endian.
 
-The change counter and version-valid-for are not content here: a volume keeps its own counter, and
-shows it in both places. Everything else in page 1 is as SQLite wrote it.
+The change counter and version-valid-for are not content: a volume has its own counter, and shows it
+in both fields. Everything else in page 1 is as SQLite wrote it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ JOURNAL_MODES = slice(18, 20)
 """File format write and read version: 1 is a rollback journal, 2 is WAL."""
 ROLLBACK_JOURNAL = b"\1\1"
 PAGE_FORMAT = slice(16, 20)
-"""Both of these, see `page_format`."""
+"""Both of these; see `page_format`."""
 RESERVED_BYTES = 20
-"""The index of the byte that says how many bytes at the end of each page are not SQLite's."""
+"""The offset of the byte with the number of reserved bytes at the end of each page."""
 PAYLOAD_FRACTIONS = slice(21, 24)
 PAYLOAD_FRACTIONS_VALUE = bytes((64, 32, 32))
 CHANGE_COUNTER = slice(24, 28)
 PAGE_COUNT = slice(28, 32)
-"""Believed by SQLite only if change counter and version-valid-for are equal."""
+"""SQLite uses it only if the change counter and version-valid-for are equal."""
 FIRST_FREELIST_TRUNK = slice(32, 36)
 PROBE_OFFSET, PROBE_BYTES = 24, 16
 PROBED = slice(24, 40)
-"""What SQLite reads at the start of each transaction, to see whether its cache is valid."""
+"""SQLite reads these at the start of each transaction, to check whether its cache is valid."""
 SCHEMA_COOKIE = slice(40, 44)
 SCHEMA_FORMAT = slice(44, 48)
 LARGEST_ROOT = slice(52, 56)
-"""The largest root page; other than 0 exactly if the database is auto_vacuum."""
+"""The largest root page; nonzero if and only if the database is auto_vacuum."""
 TEXT_ENCODING = slice(56, 60)
 VERSION_VALID_FOR = slice(92, 96)
 SQLITE_VERSION = slice(96, 100)
@@ -45,7 +45,7 @@ _AFTER_COUNTERS = slice(96, None)
 
 
 class FirstPage:
-    """Page 1 as it was written, taken apart once for the questions of every transaction."""
+    """Page 1 as it was written, split once for the comparisons of every transaction."""
 
     __slots__ = ("_between", "_head", "_tail", "image", "probed")
 
@@ -57,10 +57,10 @@ class FirstPage:
         self._tail = image[_AFTER_COUNTERS]
 
     def is_same(self, image: bytes) -> bool:
-        """Return True if `image` is this page but for change counter and version-valid-for.
+        """Return True if `image` equals this page except for change counter and version-valid-for.
 
         The long part is compared in place, because a slice would copy the page at each commit; for
-        the short ones a slice costs less.
+        the short parts, a slice costs less.
         """
         return (
             image.endswith(self._tail)
@@ -72,7 +72,7 @@ class FirstPage:
 def with_counter(first_page: bytes, counter: int) -> bytes:
     """Return page 1 with `counter` as change counter and as version-valid-for.
 
-    SQLite then believes the page count, and drops its page cache if it knew another counter.
+    SQLite then uses the page count, and drops its page cache if it knew another counter.
     """
     number = counter.to_bytes(4, "big")
     between = first_page[_BETWEEN_COUNTERS]
@@ -81,12 +81,12 @@ def with_counter(first_page: bytes, counter: int) -> bytes:
 
 
 def page_format(page_size: int) -> bytes:
-    """Return what PAGE_FORMAT is in a volume: this page size in bytes, and no WAL mode."""
+    """Return a volume's PAGE_FORMAT: this page size in bytes, and no WAL mode."""
     return (1 if page_size == 65536 else page_size).to_bytes(2, "big") + ROLLBACK_JOURNAL
 
 
 def claimed_page_size(first_page: bytes) -> int:
-    """Return the page size in bytes that page 1 claims; it may be none of SQLite's."""
+    """Return the page size in bytes that page 1 claims; it may be invalid."""
     claimed = int.from_bytes(first_page[PAGE_SIZE], "big")
     return 65536 if claimed == 1 else claimed
 
