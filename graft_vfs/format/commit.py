@@ -171,7 +171,7 @@ class CommitHeader:
     def sealed(self) -> CommitHeader:
         """Return the header with its hash.
 
-        Raises ValueError for facts that no reader would accept, UsageError if it gets too large.
+        Raises ValueError for fields that no reader would accept, UsageError if it is too large.
         """
         return replace(self, hash=self.encode()[-HASH_BYTES:])
 
@@ -186,7 +186,7 @@ class CommitHeader:
     def encode(self) -> bytes:
         """Return the header's bytes; the last 32 are its hash.
 
-        Raises ValueError for facts that no reader would accept, UsageError if it gets too large.
+        Raises ValueError for fields that no reader would accept, UsageError if it is too large.
         """
         _check_facts(self)
         author = self.author.encode()
