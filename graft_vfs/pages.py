@@ -36,7 +36,7 @@ def check_page_size(size: int) -> int:
     """Return `size` if it is a valid SQLite page size in bytes, else raise PageSizeError."""
     if size not in PAGE_SIZES:
         raise PageSizeError(
-            f"{size} is not a SQLite page size",
+            f"{size} is not a page size of SQLite",
             next_step="use a power of two from 512 to 65536",
         )
     return size
