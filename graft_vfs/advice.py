@@ -49,6 +49,7 @@ class Advice(enum.Enum):
     CLONE = "graft_clone = LOG", "clone LOG TAG", "clone(LOG, TAG)"
     COLLECT = None, "gc --local --force VOLUME", "collect_local(force=[VOLUME])"
     EXPORT = "graft_export = FILE", "export TAG FILE", "export(TAG, FILE)"
+    EXPORT_AT = None, "export TAG FILE --at COMMIT", "export(TAG, FILE, at=COMMIT)"
     FETCH = "graft_fetch", "fetch TAG", "fetch(TAG)"
     FORK = "graft_fork", "fork TAG", "fork(TAG)"
     FSCK = None, "fsck LOG", "fsck(LOG)"
@@ -67,6 +68,8 @@ class Advice(enum.Enum):
     PUSH = "graft_push", "push TAG", "push(TAG)"
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
+    RESTORE = None, "restore TAG --at COMMIT", "restore(TAG, COMMIT)"
+    RESTORE_FILE = None, "restore TAG --at COMMIT -o FILE", "restore_file(TAG, FILE, COMMIT)"
     SWITCH = "graft_switch = VOLUME", "switch TAG VOLUME", "switch(TAG, VOLUME)"
     UPDATE = None, "import --update FILE TAG", "import_(FILE, TAG, update=True)"
 

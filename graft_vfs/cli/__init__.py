@@ -25,7 +25,7 @@ _MODULES = {
     "volumes": "new init switch fork rm tags volumes status info snapshot dump-header gc",
     "history": "log show diff",
     "sync": "clone checkout fetch pull push hydrate audit dump-commit remote",
-    "transfer": "import export",
+    "transfer": "import export restore",
     "shell": "shell completion",
     "settings": "config",
     "doctor": "doctor",

@@ -284,6 +284,8 @@ def leftovers(directory: Path, catalog: Catalog) -> Iterator[tuple[Path, str]]:
     for path in sorted((directory / layout.CACHE).glob("*")):
         if not (LogId.looks_like(path.name) and catalog.knows_log(LogId.parse(path.name))):
             yield path, "caches pages of a log that the catalog does not know"
+    for path in layout.spools(directory):
+        yield path, "is the copy of an import that was interrupted"
 
 
 def _volume_leftovers(

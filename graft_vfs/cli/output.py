@@ -65,15 +65,15 @@ def echo_graft_error(error: GraftError) -> None:
     echo_error(error.message, error.next_step_for(Audience.CLI))
 
 
-def emit(result: object, *, as_json: bool) -> None:
+def emit(result: object, *, as_json: bool, err: bool = False) -> None:
     """Print a report: its own text, a line each for a sequence, or JSON."""
     if as_json:
-        echo(json.dumps(to_json(result), indent=2))
+        echo(json.dumps(to_json(result), indent=2), err=err)
     elif isinstance(result, list | tuple):
         for item in result:
-            echo(words(item, Audience.CLI))
+            echo(words(item, Audience.CLI), err=err)
     else:
-        echo(words(result, Audience.CLI))
+        echo(words(result, Audience.CLI), err=err)
 
 
 def emit_list(items: Sequence[object], *, as_json: bool, if_empty: str) -> None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import emit, json_option
 from graft_vfs.cli.progress import progress
-from graft_vfs.cli.session import opened, tag_argument
+from graft_vfs.cli.session import complete_tags, opened, tag_argument
+from graft_vfs.errors import UsageError
+from graft_vfs.tags import check_tag
+
+if TYPE_CHECKING:
+    from graft_vfs.history.restore import Restored, RestoredFile
 
 _FILE = click.Path(path_type=Path)
+_STREAM = Path("-")
 
 
-@command("import", "graft import shop.db main", "graft import --update shop.db main")
+@command(
+    "import",
+    "graft import shop.db main",
+    "graft import --update shop.db main",
+    "gunzip -c shop.db.gz | graft import - main",
+)
 @click.argument("file", type=_FILE)
 @tag_argument
 @click.option(
@@ -25,7 +38,7 @@ def import_(file: Path, tag: str, update: bool, as_json: bool) -> None:
     """Copy a plain SQLite FILE into a new volume named TAG; the file stays as it is.
 
     What its WAL holds is copied, too. An import that fails leaves no volume, or with --update the
-    one that is there as it was.
+    one that is there as it was. With - as FILE, the file is read from standard input.
 
     With --update, FILE is the next version of what TAG has: one commit, of the pages that differ,
     so that a push sends only these and readers keep what they have cached. Page size, reserved
@@ -33,23 +46,100 @@ def import_(file: Path, tag: str, update: bool, as_json: bool) -> None:
     """
     with opened() as engine:
         with progress("Importing pages") as show:
-            done = engine.import_(file, tag, update=update, progress=show)
+            done = engine.import_(_source(file), tag, update=update, progress=show)
         emit(done, as_json=as_json)
 
 
-@command("export", "graft export main backup.db")
+def _source(file: Path) -> Path | BinaryIO:
+    """Return a file, or standard input for `-`."""
+    if file != _STREAM:
+        return file
+    if sys.stdin.isatty():
+        raise UsageError("standard input is a terminal", next_step="name a file, or use a pipe")
+    return sys.stdin.buffer
+
+
+_force_option = click.option(
+    "--force", is_flag=True, help="Replace FILE if it exists, in one step."
+)
+
+
+@command(
+    "export",
+    "graft export main backup.db",
+    'graft export main --at "2 hours ago" old.db',
+    "graft export main - | gzip > main.db.gz",
+)
 @tag_argument
 @click.argument("file", type=_FILE)
+@click.option("--at", metavar="COMMIT", help="Write an earlier commit, given as for `graft show`.")
+@_force_option
 @json_option
-def export(tag: str, file: Path, as_json: bool) -> None:
+def export(tag: str, file: Path, at: str | None, force: bool, as_json: bool) -> None:
     """Write TAG as a plain SQLite FILE, which must not exist yet.
 
-    Pages that are not on this machine are fetched.
+    With - as FILE, the database goes to standard output, and the report to standard error. Pages
+    that are not on this machine are fetched.
     """
+    target = _target(file, force=force)
     with opened() as engine:
         with progress("Exporting pages") as show:
-            done = engine.export(tag, file, progress=show)
-        emit(done, as_json=as_json)
+            done = engine.export(tag, target, at=at, force=force, progress=show)
+        emit(done, as_json=as_json, err=target is not file)
 
 
-COMMANDS: tuple[click.Command, ...] = (import_, export)
+def _target(file: Path, *, force: bool) -> Path | BinaryIO:
+    """Return a file, or standard output for `-`."""
+    if file != _STREAM:
+        return file
+    if force:
+        raise UsageError("--force replaces a file", next_step="leave it out with -")
+    if sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal, which a database would garble",
+            next_step="redirect it to a file, or name one in place of -",
+        )
+    return sys.stdout.buffer
+
+
+@command(
+    "restore",
+    "graft restore main --at HEAD~1",
+    'graft restore main --at "2 hours ago" -o main.db',
+    "graft restore main -o main.db",
+)
+@click.argument("tag", shell_complete=complete_tags)
+@click.option("--at", metavar="COMMIT", help="The commit to restore, given as for `graft show`.")
+@click.option("-o", "--output", "file", type=_FILE, metavar="FILE", help="Write a plain file.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace FILE if it exists; without -o, restore although TAG has unpushed commits.",
+)
+@json_option
+def restore(tag: str, at: str | None, file: Path | None, force: bool, as_json: bool) -> None:
+    """Put an earlier commit of TAG on top, or write it to a file with -o.
+
+    In place, the pages that differ become one new commit; nothing is lost, and the report names the
+    commit to go back to. `graft push` then publishes it. Commits that are not pushed are refused,
+    because a push would roll them and the restore into one: push them first, or use --force.
+
+    With -o, TAG may also be a ref or log of the remote that this machine does not know. FILE is
+    read back, and checked by SQLite, before it gets its name. Without --at it is the newest commit.
+    """
+    if file is None and at is None:
+        raise UsageError(
+            "there is nothing to restore without --at and -o",
+            next_step=f"name a commit, as in `graft restore {tag} --at HEAD~1`, or a file with -o",
+        )
+    with opened() as engine:
+        result: Restored | RestoredFile
+        with progress("Restoring pages") as show:
+            if file is not None:
+                result = engine.restore_file(tag, file, at or "HEAD", force=force, progress=show)
+            else:
+                result = engine.restore(check_tag(tag), at or "", force=force, progress=show)
+        emit(result, as_json=as_json)
+
+
+COMMANDS: tuple[click.Command, ...] = (import_, export, restore)

@@ -6,13 +6,14 @@ command line call it; so may any program.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
 from collections.abc import Collection, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine import moving, signals, syncing
@@ -64,6 +65,7 @@ from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
+    from graft_vfs.history.restore import Restored, RestoredFile
     from graft_vfs.maintenance import fsck
     from graft_vfs.plain.transfer import Imported, Transferred
 
@@ -493,22 +495,77 @@ class Graft:
     # Files ------------------------------------------------------------------------------------
 
     def export(
-        self, tag: str | Opened, path: Path, *, progress: Progress | None = None
+        self,
+        tag: str | Opened,
+        target: Path | BinaryIO,
+        *,
+        at: str | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> Transferred:
-        """Write the newest snapshot as a plain SQLite file that does not exist yet.
+        """Write a volume, or a commit of it, as a plain SQLite file or to a binary stream.
 
-        The file is durable on return. Requests for pages that are not here. Raises
-        AlreadyExistsError.
+        `at` is a ref as for `resolve`, by default HEAD. The file is durable on return, and does not
+        exist yet, or is replaced in one step with `force`. Requests: those of `resolve`, and for
+        pages that are not here. Raises AlreadyExistsError, also for a WAL or a journal beside the
+        file.
         """
         with importing():
             from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
-        with self._opened(tag).volume.pinned() as snapshot:
-            return transfer.export_snapshot(snapshot, path, progress=progress)
+        opened = self._opened(tag)
+        with opened.volume.pinned() as newest:
+            pages = newest if at is None else self.snapshot_at(opened, at)
+            if isinstance(target, Path):
+                return transfer.export_pages(pages, target, force=force, progress=progress)
+            return transfer.export_stream(pages, target, progress=progress)
+
+    def restore(
+        self,
+        tag: str | Opened,
+        at: str,
+        *,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> Restored:
+        """Put an earlier state of a volume on top, as a local commit of the pages that differ.
+
+        `at` is a ref as for `resolve`. Nothing is lost: the report names the commit to go back to.
+        So commits that are not pushed are refused with UsageError, unless `force`, if there is a
+        remote: a push rolls them into one. Requests: those of `resolve`, and for pages that changed
+        since and are not here. `progress` counts pages. Raises WriterBusyError.
+        """
+        with importing():
+            from graft_vfs.history import restore  # noqa: PLC0415 - for start-up
+
+        return restore.restore_in_place(
+            self._opened(tag), self.logs, at, force=force, progress=progress
+        )
+
+    def restore_file(
+        self,
+        name: str,
+        path: Path,
+        at: str = "HEAD",
+        *,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> RestoredFile:
+        """Write a commit as a plain SQLite file that was read back and checked by SQLite.
+
+        `name` is a tag with commits, or else a ref or log id of the remote, which this machine need
+        not know. For the file see `export`. Requests: for such a ref those of a clone; those of
+        `resolve`, and for pages that are not here. Raises CorruptObjectError, with no file left, if
+        SQLite finds the database damaged.
+        """
+        with importing():
+            from graft_vfs.history import restore  # noqa: PLC0415 - for start-up
+
+        return restore.restore_named(self.context, name, at, path, force=force, progress=progress)
 
     def import_(
         self,
-        path: Path,
+        source: Path | BinaryIO,
         tag: str | Opened,
         *,
         update: bool = False,
@@ -516,9 +573,10 @@ class Graft:
     ) -> Imported:
         """Make a volume's first commit from a plain SQLite file, with what its WAL holds.
 
-        A tag that is new names the volume when all is in it; a failure leaves no volume. With
-        `update` the tag exists, and the pages in which the file differs from its volume become one
-        local commit on top; readers keep their snapshot, and what they have cached.
+        A binary stream is copied to a file beside the data first. A tag that is new names the
+        volume when all is in it; a failure leaves no volume. With `update` the tag exists, and the
+        pages in which the file differs from its volume become one local commit on top; readers keep
+        their snapshot, and what they have cached.
 
         No request, or with `update` those for pages that are neither here nor told by the checksum
         of their frame. Raises UsageError if the file is no database or the volume has commits, or
@@ -527,8 +585,15 @@ class Graft:
         made the tag meanwhile.
         """
         with importing():
+            from graft_vfs.plain import source as plain  # noqa: PLC0415 - for start-up
             from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
+        if not isinstance(source, Path):
+            self.catalog.require_writable()
+            with plain.spooled(source, self.context.volumes.directory.parent) as path:
+                done = self.import_(path, tag, update=update, progress=progress)
+            return dataclasses.replace(done, path="-")
+        path = source
         if update or isinstance(tag, Opened) or self.catalog.tag_volume(tag) is not None:
             volume = self._opened(tag).volume
             return transfer.import_file(volume, path, update=update, progress=progress)

@@ -1,6 +1,7 @@
 """Names of the files and directories of a data directory: no other module spells one.
 
 catalog.db, catalog.db-wal          tags, volumes, branches, known commits
+import-RANDOM/                      standard input, while it is imported
 cache/LOG-ID/
     NNNN.index, NNNN.images         arenas: pages of remote commits
     NNNN.frames, NNNN.pages         what version 1 had instead
@@ -24,6 +25,7 @@ CATALOG = "catalog.db"
 CATALOG_WAL = f"{CATALOG}-wal"
 CACHE = "cache"
 VOLUMES = "volumes"
+SPOOL_PREFIX = "import-"
 
 HEAD = "head"
 NEW_HEAD = "head.new"
@@ -81,6 +83,11 @@ def new_import(directory: Path) -> Path:
 def imports(directory: Path) -> list[Path]:
     """Return the copies that interrupted imports have left, by name."""
     return sorted(directory.glob("import-*.tmp"))
+
+
+def spools(data_dir: Path) -> list[Path]:
+    """Return the directories in which imports of standard input have theirs, by name."""
+    return sorted(data_dir.glob(f"{SPOOL_PREFIX}*"))
 
 
 # In the page cache of a log ---------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from multiprocessing import spawn
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import BusyError, DamageError, GraftError, LocalStorageError, UsageError
@@ -26,6 +27,7 @@ _END_SECONDS = 2.0
 _START = "import sys; sys.path[:] = sys.argv[5:]; exec(compile(sys.argv[4], 'reader.py', 'exec'))"
 _HEADER_BYTES_MAX = 4096
 _MESSAGE_BYTES_MAX = 4096
+_COPIED_BYTES = 1 << 20
 
 
 class PlainSource:
@@ -118,6 +120,27 @@ def require_file(path: Path) -> None:
         )
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a regular file", next_step="copy it to one")
+
+
+@contextlib.contextmanager
+def spooled(stream: BinaryIO, directory: Path) -> Iterator[Path]:
+    """Yield a file with what a stream holds, which is gone when the block ends.
+
+    SQLite reads databases by place, and not from a pipe. Raises LocalStorageError, UsageError for a
+    stream that holds nothing.
+    """
+    with storage_errors(directory):
+        folder = tempfile.TemporaryDirectory(
+            prefix=layout.SPOOL_PREFIX, dir=directory, ignore_cleanup_errors=True
+        )
+    with folder as name:
+        path = Path(name) / "standard input"  # What errors call it.
+        with storage_errors(directory), path.open("xb") as file:
+            shutil.copyfileobj(stream, file, _COPIED_BYTES)
+            size = file.tell()
+        if not size:
+            raise UsageError("there is nothing on standard input", next_step="check the pipe")
+        yield path
 
 
 @contextlib.contextmanager

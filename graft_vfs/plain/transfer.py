@@ -5,15 +5,22 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from xxhash import xxh3_128
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import AlreadyExistsError, UsageError
-from graft_vfs.local.files import storage_errors
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    CorruptObjectError,
+    LocalStorageError,
+    UsageError,
+)
+from graft_vfs.local.files import fsync_directory, storage_errors
+from graft_vfs.local.ownership import create
 from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.plain.publish import publish
 from graft_vfs.plain.source import PlainSource, reading
@@ -28,12 +35,14 @@ from graft_vfs.sqlite_format.header import (
     VERSION_VALID_FOR,
     with_counter,
 )
+from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.replacement import Replaced, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 _REPORT_PAGES = 256
 _PAGES_RESIDENT_MAX = 8192
+_JOURNAL_HEAD_BYTES = 32
 _ENCODINGS = {1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
 
 
@@ -77,45 +86,174 @@ class Imported(Transferred):
         )
 
 
-def export_snapshot(
-    snapshot: Snapshot, path: Path, *, progress: Progress | None = None
-) -> Transferred:
-    """Write a snapshot as a plain SQLite file, which appears whole and durable or not at all.
+class Pages(Protocol):
+    """What an export reads: the pages of a database in one state. A snapshot is it, for one."""
 
-    Pages that are not here are fetched. Raises AlreadyExistsError if the file exists.
+    @property
+    def page_size(self) -> int:
+        """Size of a page in bytes."""
+        ...
+
+    @property
+    def page_count(self) -> int:
+        """How many pages there are."""
+        ...
+
+    def read(self, page: int) -> bytes:
+        """Return a page as SQLite is to see it, fetched if need be."""
+        ...
+
+    def forget_resident(self) -> None:
+        """Release mapped pages that were read."""
+        ...
+
+
+class CommitPages:
+    """A remote commit as pages, on a machine that has no volume of its log."""
+
+    def __init__(self, view: LogView) -> None:
+        self._view = view
+        self.page_size = view.page_size
+        self.page_count = view.page_count
+        self.forget_resident = view.forget_resident
+
+    def read(self, page: int) -> bytes:
+        """Return a page; raises what fetching it raises, CorruptObjectError if there is none."""
+        located = self._view.locate(page)
+        if located is None:
+            if page == lock_page(self.page_size):
+                return bytes(self.page_size)
+            raise CorruptObjectError(
+                f"no commit holds page {page} of {self.page_count}",
+                next_step="open an older LSN, or restore the log from a replica",
+            )
+        view, offset = located
+        image = bytes(view[offset : offset + self.page_size])
+        return with_counter(image, self._view.change_counter) if page == 1 else image
+
+
+Check = Callable[[Path, str], None]
+"""What looks at a written file before it gets its name; receives its path and its checksum."""
+
+
+def export_pages(
+    pages: Pages,
+    path: Path,
+    *,
+    force: bool = False,
+    check: Check | None = None,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Write a database as a plain SQLite file, which appears whole and durable or not at all.
+
+    Pages that are not here are fetched. With `force` a file that exists is replaced in one step,
+    and keeps its owner and mode. Raises AlreadyExistsError if the file exists, or a WAL or a
+    journal of one of that name, which SQLite would take for changes of the new file; and what
+    `check` raises, with no file left.
     """
     path = path.absolute()
-    # Of a length that does not depend on the name, which may be as long as a name can be.
-    temporary = path.with_name(f".graft-{secrets.token_hex(8)}.part")
     with storage_errors(path):
-        if path.exists():
-            raise _exists(path)
-        file = temporary.open("xb")
+        if force:
+            path = path.resolve()
+        replaced = path if force and path.exists() else None
+        _require_free(path, force=force)
+        # Of a length that does not depend on the name, which may be as long as a name can be.
+        temporary = path.with_name(f".graft-{secrets.token_hex(8)}.part")
+        if replaced is None:
+            file = temporary.open("xb")
+        else:
+            file = os.fdopen(create(temporary, os.O_RDWR | os.O_EXCL, replaces=replaced), "wb")
     try:
         with storage_errors(path), file:
-            for page in range(1, snapshot.page_count + 1):
-                file.write(snapshot.read(page))
-                if page % _PAGES_RESIDENT_MAX == 0:
-                    snapshot.forget_resident()
-                if progress is not None and page % _REPORT_PAGES == 0:
-                    progress(page, snapshot.page_count)
+            checksum = _write(pages, file, progress)
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check(temporary, checksum)
         with storage_errors(path):
-            try:
-                publish(temporary, path)
-            except FileExistsError as error:
-                raise _exists(path) from error
+            _require_free(path, force=force)
+            if force:
+                temporary.replace(path)
+                fsync_directory(path.parent)
+            else:
+                try:
+                    publish(temporary, path)
+                except FileExistsError as error:
+                    raise _exists(path) from error
     finally:
         temporary.unlink(missing_ok=True)
-    return Transferred(str(path), snapshot.page_count, snapshot.page_size, "Exported to")
+    return Transferred(str(path), pages.page_count, pages.page_size, "Exported to")
+
+
+def export_stream(
+    pages: Pages, stream: BinaryIO, *, progress: Progress | None = None
+) -> Transferred:
+    """Write a database to a stream, page by page; a failure leaves it incomplete."""
+    _write(pages, stream, progress)
+    stream.flush()
+    return Transferred("-", pages.page_count, pages.page_size, "Exported to")
+
+
+def _write(pages: Pages, file: BinaryIO, progress: Progress | None) -> str:
+    """Write all pages, and return the checksum of the bytes."""
+    digest = xxh3_128()
+    for page in range(1, pages.page_count + 1):
+        image = pages.read(page)
+        digest.update(image)
+        file.write(image)
+        if page % _PAGES_RESIDENT_MAX == 0:
+            pages.forget_resident()
+        if progress is not None and page % _REPORT_PAGES == 0:
+            progress(page, pages.page_count)
+    return digest.hexdigest()
+
+
+def require_written(path: Path, checksum: str) -> None:
+    """Read a file back; raises LocalStorageError if it has another checksum than was written."""
+    digest = xxh3_128()
+    with storage_errors(path), path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            # Else the system answers from memory.
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while data := file.read(1 << 20):
+            digest.update(data)
+    if digest.hexdigest() != checksum:
+        raise LocalStorageError(
+            f"{path.parent} does not give back what was written to it",
+            next_step="check the disk, or write to another one",
+        )
+
+
+def _require_free(path: Path, *, force: bool) -> None:
+    """Raise AlreadyExistsError unless a file may be made, or replaced with `force`."""
+    if path.exists() and not (force and path.is_file()):
+        raise _exists(path)
+    for suffix in ("-wal", "-journal"):
+        beside = path.with_name(path.name + suffix)
+        # A journal that was kept after its transaction begins with zeros.
+        if beside.is_file() and any(_beginning(beside)):
+            raise AlreadyExistsError(
+                f"{beside} exists, and SQLite would take it for changes of {path.name}",
+                next_step="end the programs that have the database open; if none has, open it once "
+                "with SQLite, or remove that file",
+            )
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_JOURNAL_HEAD_BYTES)
 
 
 def _exists(path: Path) -> AlreadyExistsError:
     if path.is_dir():
         step = f"name a file in it, such as {path / 'export.db'}"
         return AlreadyExistsError(f"{path} is a directory", next_step=step)
-    return AlreadyExistsError(f"{path} exists already", next_step="choose another name")
+    if path.exists() and not path.is_file():
+        return AlreadyExistsError(f"{path} is not a regular file", next_step="name another one")
+    return AlreadyExistsError(
+        f"{path} exists already",
+        next_step="choose another name, or replace it by force (--force, or force=True in Python)",
+    )
 
 
 def import_file(

@@ -316,6 +316,16 @@ class LogView:
         absent = self._absent(missing)
         return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
 
+    def fetch_pages(self, pages: Iterable[int]) -> None:
+        """Fetch the frames of some pages that are not here, as `fetch` does."""
+        frames: dict[_SourceFrame, None] = {}
+        for page in pages:
+            found = self.table.find(page)
+            if found is not None:
+                source, slot = found
+                frames.setdefault((source, source.body.frames.frame_of(slot)))
+        self.fetch([(source, frame) for source, frame in frames if source.find(frame) is None])
+
     def fetch(
         self, frames: Collection[_SourceFrame], progress: Callable[[int, int], None] | None = None
     ) -> None:

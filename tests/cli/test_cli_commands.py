@@ -60,6 +60,7 @@ def test_the_commands_are_those_of_the_design():
             "remote init",
             "remote ls",
             "remote name",
+            "restore",
             "rm",
             "shell",
             "show",

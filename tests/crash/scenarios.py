@@ -282,7 +282,7 @@ def caching(life: Life) -> None:
 
 
 def updates(life: Life) -> None:
-    """Next versions of a plain file, and writes of pages as they were, between other commits."""
+    """Next versions of a plain file, an earlier state, and writes of pages as they were."""
     engine, ledger = life.replica.engine, life.ledger
     life.create("main")
     life.commit("main", "full", size=LARGE)
@@ -306,6 +306,9 @@ def updates(life: Life) -> None:
         life.push("main")
     connection = life.connection("main")
     connection.pragma("synchronous", "full")
+    before = sql.content(life.replica.connect("main", lsn="HEAD~2"))
+    with ledger.step("main", before):
+        engine.restore("main", "HEAD~2")
     connection.execute("VACUUM; VACUUM")
     with ledger.step("main", connection), connection:
         connection.execute("UPDATE t SET k = k; UPDATE counter SET n = n + 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import secrets
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from graft_vfs.cli import check_local
 from graft_vfs.errors import (
     AlreadyExistsError,
     BusyError,
@@ -23,6 +25,7 @@ from graft_vfs.errors import (
     GraftError,
     UsageError,
 )
+from graft_vfs.local import layout
 from tests.support.replicas import Replica, rows
 
 HEADER_FIELDS = ((18, 20), (24, 28), (92, 96))
@@ -491,3 +494,117 @@ def test_a_cold_clone_exports_whole_and_damage_stops_it(replicas, tmp_path) -> N
         cold.engine.export("main", tmp_path / "damaged.db")
     assert not (tmp_path / "damaged.db").exists()
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+# Over a file, and through pipes -------------------------------------------------------------------
+
+
+def test_an_export_by_force_replaces_a_file_in_one_step_and_keeps_its_mode(
+    filled, tmp_path
+) -> None:
+    target = tmp_path / "taken.db"
+    target.write_text("mine")
+    target.chmod(0o640)
+    link = tmp_path / "link.db"
+    link.symlink_to(target)
+    seen: list[str] = []
+    filled.engine.export(
+        "main", link, force=True, progress=lambda *_: seen.append(target.read_text())
+    )
+    assert set(seen) == {"mine"}
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert stock_dump(target) == dump(filled.connect())
+    with pytest.raises(AlreadyExistsError, match="is a directory"):
+        filled.engine.export("main", tmp_path, force=True)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AlreadyExistsError, match="is not a regular file"):
+        filled.engine.export("main", tmp_path / "pipe", force=True)
+    assert not list(tmp_path.glob(".graft-*"))
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("mode", ["wal", "persist"])
+def test_an_export_is_never_given_the_wal_or_journal_of_another_database(
+    filled, tmp_path, force, mode
+) -> None:
+    """SQLite would replay what lies beside a file into it, whatever that file holds."""
+    target = tmp_path / "target.db"
+    with process(
+        target,
+        f"PRAGMA journal_mode={mode}",
+        "CREATE TABLE theirs(x)",
+        "BEGIN; " if mode == "persist" else "PRAGMA wal_autocheckpoint=0",
+        "INSERT INTO theirs VALUES(zeroblob(100000))",
+    ) as writer:
+        writer.kill()
+        writer.wait()
+    if not force:
+        target.unlink()
+    beside = next(tmp_path.glob("target.db-*[lj]*"))
+    with pytest.raises(AlreadyExistsError, match="SQLite would take it for changes of"):
+        filled.engine.export("main", target, force=force)
+    beside.unlink()
+    filled.engine.export("main", target, force=force)
+    assert stock_dump(target) == dump(filled.connect())
+
+
+def test_a_journal_that_only_waits_for_the_next_transaction_is_no_obstacle(
+    filled, tmp_path
+) -> None:
+    target = tmp_path / "target.db"
+    connection = sqlite3.connect(target)
+    connection.execute("PRAGMA journal_mode=persist")
+    connection.execute("CREATE TABLE theirs(x)")
+    connection.close()
+    assert target.with_name("target.db-journal").stat().st_size
+    filled.engine.export("main", target, force=True)
+    assert stock_dump(target) == dump(filled.connect())
+
+
+def test_an_earlier_commit_is_exported(filled, tmp_path) -> None:
+    filled.engine.push("main")
+    connection = filled.connect()
+    expected = dump(connection)
+    connection.execute("DELETE FROM t WHERE k < 1000")
+    filled.engine.export("main", tmp_path / "first.db", at="BASE")
+    filled.engine.export("main", tmp_path / "now.db", at="HEAD")
+    assert stock_dump(tmp_path / "first.db") == expected
+    assert stock_dump(tmp_path / "now.db") == dump(connection)
+    with pytest.raises(GraftError):
+        filled.engine.export("main", tmp_path / "absent.db", at="9")
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_a_stream_takes_an_export_and_gives_an_import(filled, replicas, tmp_path) -> None:
+    written = io.BytesIO()
+    done = filled.engine.export("main", written)
+    assert (done.path, done.bytes) == ("-", len(written.getvalue()))
+    filled.engine.export("main", tmp_path / "copy.db")
+    assert written.getvalue() == (tmp_path / "copy.db").read_bytes()
+    other = replicas("other")
+    written.seek(0)
+    done = other.engine.import_(written, "main")
+    assert (done.path, done.lsn) == ("-", 1)
+    assert dump(other.connect()) == dump(filled.connect())
+    change = sqlite3.connect(tmp_path / "copy.db")
+    change.execute("DELETE FROM t WHERE k = 5")
+    change.commit()
+    change.close()
+    with (tmp_path / "copy.db").open("rb") as stream:
+        assert other.engine.import_(stream, "main", update=True).differ < 6
+    assert dump(other.connect()) == stock_dump(tmp_path / "copy.db")
+    with pytest.raises(DamageError, match="standard input is not a valid SQLite database"):
+        other.engine.import_(io.BytesIO(b"no database" * 1000), "new")
+    with pytest.raises(UsageError, match="there is nothing on standard input"):
+        other.engine.import_(io.BytesIO(), "new")
+    assert [tag.tag for tag in other.engine.tags()] == ["main"]
+    assert not layout.spools(other.engine.config.data_dir)
+
+
+def test_the_copy_of_an_interrupted_import_is_found(filled) -> None:
+    spool = filled.engine.config.data_dir / f"{layout.SPOOL_PREFIX}abc"
+    spool.mkdir()
+    (spool / "standard input").write_bytes(b"x" * 5000)
+    found = list(check_local.leftovers(filled.engine.config.data_dir, filled.engine.catalog))
+    assert found == [(spool, "is the copy of an import that was interrupted")]
