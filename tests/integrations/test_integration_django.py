@@ -126,6 +126,26 @@ def test_data_goes_out_and_in(manage, engine, tmp_path):
     assert shell(manage, "print(Book.objects.get().author.name)") == "Ann\n"
 
 
+def test_manage_py_runs_the_command_line(manage, engine):
+    shell(manage, "Author.objects.create(name='Ann')")
+    assert manage("graft", "push", "@default").stdout.startswith("Pushed ")
+    (status,) = [json.loads(manage("graft", "status", "@default", "--json").stdout)]
+    assert (status["tag"], status["ahead"]) == ("library", 0)
+    assert "there is no tag 'lib'" in manage("graft", "status", "lib", code=2).stderr
+
+
+def test_manage_py_graft_lists_the_databases_of_the_settings(manage, engine):
+    printed = manage("graft").stdout
+    assert "Usage: manage.py graft" in printed
+    assert "@default  tag library" in printed
+    assert "@archive  tag archive" in printed
+
+
+def test_the_command_line_can_be_called_from_a_program(manage, engine):
+    program = "call_command('graft', 'log', '@default'); print('done')"
+    assert shell(manage, program).splitlines()[-1] == "done"
+
+
 def test_dbshell_opens_the_volume(manage, engine):
     manage("migrate", "-v0")
     assert "library_book" in manage("dbshell", "--", ".tables").stdout

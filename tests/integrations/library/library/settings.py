@@ -11,6 +11,11 @@ DATABASES = {
     },
     "archive": {"ENGINE": "graft_vfs.django", "NAME": "archive"},
 }
-INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "library"]
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "graft_vfs.django",
+    "library",
+]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
