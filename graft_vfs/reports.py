@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import apsw
@@ -75,8 +75,51 @@ def pages_text(count: int) -> str:
     return "1 page" if count == 1 else f"{count} pages"
 
 
-@dataclass(frozen=True, slots=True)
-class TagReport:
+class Report:
+    """What a verb returns: `str()` is its text, `repr()` one line; a notebook shows its fields."""
+
+    __slots__ = ()
+
+    def summary(self) -> str:
+        """Return what one wants to know first, on one line."""
+        return " ".join(str(self).partition("\n")[0].split())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the fields as a table, for Jupyter and what is like it."""
+        import html  # noqa: PLC0415 - for start-up
+
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{name}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in _field_texts(self)
+        )
+        return f"<table><caption>{html.escape(self.summary())}</caption>{rows}</table>"
+
+
+def _field_texts(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a report that have a value, as (name, text) for people."""
+    for field in getattr(report, "__dataclass_fields__", ()):
+        value = getattr(report, field)
+        if isinstance(value, enum.Enum):
+            value = value.value
+        if isinstance(value, (tuple, list)):
+            value = ", ".join(map(str, value))
+        if value is None or value == "":
+            continue
+        name, _, unit = field.rpartition("_")
+        if unit in _UNIT_TEXTS:
+            yield name.replace("_", " "), _UNIT_TEXTS[unit](value)
+        else:
+            yield field.replace("_", " "), str(value)
+
+
+_UNIT_TEXTS: dict[str, Callable[[int], str]] = {"ms": time_text, "bytes": size_text}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TagReport(Report):
     """One tag and the volume that it names."""
 
     tag: str
@@ -87,8 +130,8 @@ class TagReport:
         return f"{'*' if self.current else ' '} {self.tag}  {self.volume}"
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class VolumeReport(Report):
     """One volume: its position and its tags.
 
     A `problem` is the reason why it cannot be opened; both LSNs are then None.
@@ -112,8 +155,8 @@ class VolumeReport:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteLogReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class RemoteLogReport(Report):
     """A log on the remote, its newest LSN, and the refs that name it."""
 
     log: LogId
@@ -124,8 +167,8 @@ class RemoteLogReport:
         return f"{self.log}  LSN {self.newest_lsn}  ({', '.join(self.refs) or 'no ref'})"
 
 
-@dataclass(frozen=True, slots=True)
-class LostVolume:
+@dataclass(frozen=True, slots=True, repr=False)
+class LostVolume(Report):
     """A volume that the catalog lacks, or, with `is_known`, has only in an older state.
 
     `tags` and `base_lsn` come from the volume's files, None if these cannot be read. The branch
@@ -146,8 +189,8 @@ class LostVolume:
         return f"{self.volume}  {what}  ({was}{written})"
 
 
-@dataclass(frozen=True, slots=True)
-class Adopted(Worded):
+@dataclass(frozen=True, slots=True, repr=False)
+class Adopted(Report, Worded):
     """An adopted volume: its tags, and the commit it is based on; `local_commits` are unpushed."""
 
     volume: VolumeId
@@ -180,8 +223,8 @@ class AutosyncRole(enum.Enum):
     """No run has started yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class AutosyncReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class AutosyncReport(Report):
     """The state of a volume's autosync in this process.
 
     `failures` counts failed runs since the last successful one. `last_error` is the error of the
@@ -215,8 +258,8 @@ class AutosyncReport:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Status(Worded):
+@dataclass(frozen=True, slots=True, repr=False)
+class Status(Report, Worded):
     """A volume relative to its remote log.
 
     `ahead` counts local commits, as a push does. `behind` counts fetched remote commits after the
@@ -279,6 +322,10 @@ class Status(Worded):
             lines.append(str(self.autosync))
         return "\n".join(lines)
 
+    def summary(self) -> str:
+        """Return the tag, and where the volume stands."""
+        return f"{self.tag}: {self._position()[0]}".replace("\n", " ")
+
     def _position(self) -> tuple[str, *tuple[Hint, ...]]:
         """Return the volume's position, and the next step."""
         if self.diverged:
@@ -304,8 +351,8 @@ class Status(Worded):
         return advice(TAG=self.tag)
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
+@dataclass(frozen=True, slots=True, repr=False)
+class Info(Report):
     """A volume and its newest snapshot in numbers.
 
     The last sync ended at local LSN `synced_local` and remote LSN `synced_remote`. The snapshot has
@@ -328,6 +375,10 @@ class Info:
         """Size of the database in bytes."""
         return self.pages * self.page_size
 
+    def summary(self) -> str:
+        """Return the tag, its snapshot, and how large it is."""
+        return f"{self.tag}: {self.snapshot}, {size_text(self.size_bytes)}"
+
     def __str__(self) -> str:
         is_based = str(self.remote) in self.snapshot
         synced = "not recorded" if is_based else "never"
@@ -349,8 +400,8 @@ class Info:
         return "\n".join(f"{name + ':':<16}{value}" for name, value in rows)
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+@dataclass(frozen=True, slots=True, repr=False)
+class LogEntry(Report):
     """One commit in the history of a volume: local or remote.
 
     It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
@@ -378,8 +429,8 @@ class LogEntry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CommitReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CommitReport(Report):
     """One commit: remote, in `log`, or local, in the branch `log` and without hash and frames.
 
     It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
@@ -433,8 +484,8 @@ class Change(enum.Enum):
     CHANGED = "changed"
 
 
-@dataclass(frozen=True, slots=True)
-class SchemaDiff:
+@dataclass(frozen=True, slots=True, repr=False)
+class SchemaDiff(Report):
     """A table, index, view or trigger that was added, dropped or redefined."""
 
     kind: str
@@ -445,8 +496,8 @@ class SchemaDiff:
         return f"{self.kind} {self.name}: {self.change.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class TableDiff:
+@dataclass(frozen=True, slots=True, repr=False)
+class TableDiff(Report):
     """How many rows were `inserted`, `deleted`, `updated`; None if that is unknown, see `note`.
 
     Rows are matched by rowid, or by primary key in a table WITHOUT ROWID. If the columns changed,
@@ -468,8 +519,8 @@ class TableDiff:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+@dataclass(frozen=True, slots=True, repr=False)
+class Diff(Report):
     """The changes between two commits. `by_pages` is true if only changed pages were read.
 
     `pages_changed` of `page_count` pages may differ; `page_count` is that of the larger database.
@@ -496,8 +547,8 @@ class Diff:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Audit(Worded):
+@dataclass(frozen=True, slots=True, repr=False)
+class Audit(Report, Worded):
     """How much of a snapshot's remote part is cached locally: `present` of `total` pages."""
 
     present: int
@@ -515,8 +566,8 @@ class Audit(Worded):
         return f"{text}\nChecksum: {self.checksum}"
 
 
-@dataclass(frozen=True, slots=True)
-class Hydrated:
+@dataclass(frozen=True, slots=True, repr=False)
+class Hydrated(Report):
     """How many `pages` a hydrate fetched."""
 
     pages: int
@@ -525,8 +576,8 @@ class Hydrated:
         return f"Fetched {pages_text(self.pages)}."
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+@dataclass(frozen=True, slots=True, repr=False)
+class Moved(Report):
     """A tag that was pointed at another volume, and that volume's position."""
 
     tag: str
@@ -539,8 +590,8 @@ class Moved:
         return f"{self.verb} {self.volume} on remote {self.log} at LSN {self.lsn}; tag {self.tag}"
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
+@dataclass(frozen=True, slots=True, repr=False)
+class Versions(Report):
     """The versions to include in a bug report; `format` is that of remote objects."""
 
     graft: str

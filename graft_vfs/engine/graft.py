@@ -114,6 +114,13 @@ class Graft:
             self._autosync = Autosync(sync, interval, self.logs.counters, clock=clock)
             signals.push_before_end()
 
+    def __repr__(self) -> str:
+        return f"<Graft {str(self.config.data_dir)!r} with {self.store.describe()}>"
+
+    def __dir__(self) -> list[str]:
+        """Return the verbs; what the engine is made of is for those who know its name."""
+        return [name for name, value in vars(Graft).items() if callable(value) and name[0] != "_"]
+
     def close(self) -> None:
         """Make everything durable and close it. Connections must be closed before.
 

@@ -25,15 +25,15 @@ from graft_vfs.ids import VolumeId
 from graft_vfs.local import layout
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
-from graft_vfs.reports import commits_text, size_text
+from graft_vfs.reports import Report, commits_text, size_text
 from graft_vfs.volume.context import Context
 
 _BLOCK_BYTES = 512
 _HEAD_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class CollectedVolume:
+@dataclass(frozen=True, slots=True, repr=False)
+class CollectedVolume(Report):
     """A volume that no tag names: whether it was `removed`, or would be; if not, why it is kept.
 
     `disk_bytes` is what its files take on the disk.

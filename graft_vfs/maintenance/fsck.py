@@ -36,7 +36,7 @@ from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
 from graft_vfs.remote.request_threads import request_threads
-from graft_vfs.reports import Progress, commits_text
+from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
@@ -46,8 +46,8 @@ _GAP_COMMITS_MAX = 10_000
 """A hostile listing may show any LSN: of a longer gap no more is looked for here."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogCheck(Worded):
+@dataclass(frozen=True, slots=True, repr=False)
+class LogCheck(Report, Worded):
     """One remote log: its newest LSN there, what was verified, and what was found."""
 
     log: LogId
@@ -67,8 +67,8 @@ class LogCheck(Worded):
         return "\n".join([head, *(each.words(audience) for each in self.findings)])
 
 
-@dataclass(frozen=True, slots=True)
-class Fsck(Worded):
+@dataclass(frozen=True, slots=True, repr=False)
+class Fsck(Report, Worded):
     """What was verified: the data directory, the remote's logs, its refs."""
 
     volumes: int

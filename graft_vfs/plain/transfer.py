@@ -24,7 +24,7 @@ from graft_vfs.local.ownership import create
 from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.plain.publish import publish
 from graft_vfs.plain.source import PlainSource, reading
-from graft_vfs.reports import Progress, pages_text, size_text
+from graft_vfs.reports import Progress, Report, pages_text, size_text
 from graft_vfs.sqlite_format.header import (
     CHANGE_COUNTER,
     JOURNAL_MODES,
@@ -46,8 +46,8 @@ _JOURNAL_HEAD_BYTES = 32
 _ENCODINGS = {1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
 
 
-@dataclass(frozen=True, slots=True)
-class Transferred:
+@dataclass(frozen=True, slots=True, repr=False)
+class Transferred(Report):
     """What an export or import moved: `pages` of `page_size` bytes. `verb` says which it was."""
 
     path: str

@@ -15,7 +15,7 @@ from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog
-from graft_vfs.reports import Progress, commits_text
+from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.sync.parents import read_parents
 from graft_vfs.sync.proof import prove, told_from_damage
 from graft_vfs.view.logs import Logs
@@ -27,8 +27,8 @@ _BATCH_BYTES = 16 << 20
 """Headers that are in memory before they go into the catalog."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+@dataclass(frozen=True, slots=True, repr=False)
+class Fetched(Report):
     """What a fetch found: the newest LSN that was known `before`, and the `newest` now."""
 
     log: LogId

@@ -13,7 +13,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
-from graft_vfs.reports import Progress, commits_text
+from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
@@ -26,8 +26,8 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
+@dataclass(frozen=True, slots=True, repr=False)
+class Pulled(Report):
     """What a pull did: the branch's base, as an LSN of the log, `before` and now."""
 
     log: LogId

@@ -44,7 +44,7 @@ from graft_vfs.local.locks import FileLock
 from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.claim import claim
-from graft_vfs.reports import Progress, commits_text, pages_text, size_text, time_text
+from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text, time_text
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.fetch import fetch_log
@@ -68,8 +68,8 @@ _PAGES_RESIDENT_MAX = 8192
 _FRAMES_RESIDENT_MAX = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+@dataclass(frozen=True, slots=True, repr=False)
+class Pushed(Report):
     """What a push did. With nothing to push, `claimed` is false and no request was made.
 
     `local_commits` became the remote commit `lsn`, which holds `pages`. `bytes_sent` are those of
