@@ -63,6 +63,8 @@ def opened(*, recovering: bool = False) -> Iterator[graft_vfs.Graft]:
 
 def declared(error: Exception, where: str) -> GraftError:
     """Return why SQL failed: the error of the VFS, or else SQLite's text, with where it was."""
+    if isinstance(error, GraftError):
+        return error
     cause = error.__cause__
     return cause if isinstance(cause, GraftError) else GraftError(f"{where}: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any, cast
 
 import apsw
@@ -43,6 +44,52 @@ def to_sqlite(error: errors.GraftError, *, at_open: bool = False) -> apsw.Error:
             translated.extendedresult = code
             return cast("apsw.Error", translated)
     raise AssertionError("GraftError is in the table")
+
+
+def to_python(error: apsw.Error) -> errors.GraftError:
+    """Return what SQLite reported as an error that both `GraftError` and `apsw.Error` catch.
+
+    Its class is the declared error that made SQLite fail, or, if there is none, the one whose
+    result code SQLite gave. It can be pickled.
+    """
+    cause = error.__cause__
+    declared = cause if isinstance(cause, errors.GraftError) else _declared_for(error)
+    combined = _combined(type(declared), type(error), declared.args, declared.__dict__)
+    codes: Any = error
+    combined.__dict__.update(result=codes.result, extendedresult=codes.extendedresult)
+    return combined.with_traceback(None)
+
+
+def _declared_for(error: apsw.Error) -> errors.GraftError:
+    """Return the declared error for a failure of SQLite's own, such as an unknown VFS."""
+    if isinstance(error, (apsw.SQLError, apsw.CantOpenError, apsw.MisuseError)):
+        return errors.UsageError(str(error))
+    # The last row of a kind is the most general one.
+    kinds: list[Any] = [declared for declared, (kind, _) in CODES.items() if type(error) is kind]
+    return cast("errors.GraftError", (kinds or [errors.GraftError])[-1](str(error)))
+
+
+def _combined(
+    declared: type[errors.GraftError],
+    kind: Any,
+    arguments: tuple[Any, ...],
+    state: dict[str, Any],
+) -> errors.GraftError:
+    made = _class_of_both(declared, kind)(*arguments)
+    made.__dict__.update(state)
+    return made
+
+
+@functools.cache
+def _class_of_both(declared: type[errors.GraftError], kind: Any) -> type[errors.GraftError]:
+    def reduced(self: errors.GraftError) -> tuple[Any, ...]:
+        return _combined, (declared, kind, self.args, self.__dict__)
+
+    namespace = {"__module__": declared.__module__, "__reduce__": reduced}
+    made: Any = types.new_class(
+        declared.__name__, (declared, kind), {}, lambda body: body.update(namespace)
+    )
+    return cast("type[errors.GraftError]", made)
 
 
 class Interrupted(apsw.IOError):

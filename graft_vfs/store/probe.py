@@ -27,7 +27,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store.base import ObjectStore, PutOutcome
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 PROBE_KEY = "probe/create-only"
 _TRIES_MAX = 8
@@ -58,7 +58,7 @@ def check_conditional_writes(
             # this one, and a store that compares contents does not look safe.
             outcome = store.put_if_absent(PROBE_KEY, b"graft-vfs probe %s" % _token())
         except CommitOutcomeUnknownError as error:
-            _log.debug("the probe of %s got no clear answer: %s", store.describe(), error)
+            _logger.debug("the probe of %s got no clear answer: %s", store.describe(), error)
             was_created, problem = False, error
             late += error.late_share
             if late >= 1.0:

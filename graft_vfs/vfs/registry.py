@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from types import ModuleType
@@ -12,11 +13,12 @@ import apsw
 
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.graft import Graft
-from graft_vfs.errors import ForkedProcessError
+from graft_vfs.errors import ForkedProcessError, GraftError
 from graft_vfs.local.files import importing
 from graft_vfs.local.fork import Step, at_fork
 from graft_vfs.pager import unread
 from graft_vfs.pager.snapshot_file import SnapshotFile
+from graft_vfs.pager.sqlite_errors import Interrupted, to_python
 from graft_vfs.pager.tagged_file import TaggedFile
 from graft_vfs.pager.volume_file import VolumeFile
 from graft_vfs.tags import check_tag
@@ -112,12 +114,24 @@ def unregister() -> None:
             _registered = None
 
 
-def connect(name: str, **arguments: Any) -> apsw.Connection:
+def connect(
+    name: str | os.PathLike[str],
+    *,
+    remote: str | None = None,
+    lsn: str | int | None = None,
+    as_of: str | None = None,
+    **arguments: Any,
+) -> apsw.Connection:
     """Open a tag, or a URI such as `file:main?vfs=graft&lsn=7`, with the VFS registered.
 
-    `arguments` are apsw.Connection's. Raises what register raises, and apsw.Error.
+    `remote`, `lsn` and `as_of` are the URI parameters of the same names, see `uri`; `arguments` are
+    apsw.Connection's. Raises what register raises. An error of SQLite is a GraftError and an
+    apsw.Error at once, with one cause at most.
     """
     register()
+    name = os.fspath(name)
+    asked = {"remote": remote, "lsn": lsn, "as_of": as_of}
+    parameters = {key: str(value) for key, value in asked.items() if value is not None}
     flags = arguments.pop(
         "flags",
         apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
@@ -127,11 +141,24 @@ def connect(name: str, **arguments: Any) -> apsw.Connection:
     if name.startswith("file:"):
         if "vfs=" not in name:
             arguments.setdefault("vfs", VFS_NAME)
+        if parameters:
+            name = f"{name}{'&' if '?' in name else '?'}{_query(parameters)}"
     else:
         check_tag(name)
         if arguments.setdefault("vfs", VFS_NAME) == VFS_NAME:
-            name = uri(name)  # Which says that the name is for a volume, whatever it looks like.
-    return apsw.Connection(name, flags=flags, **arguments)
+            # The URI says that the name is for a volume, whatever it looks like.
+            name = uri(name, **parameters)
+    try:
+        return apsw.Connection(name, flags=flags, **arguments)
+    except Interrupted:
+        raise
+    except apsw.Error as error:
+        opening, cause = to_python(error), error.__cause__
+    raise opening from (cause.__cause__ if isinstance(cause, GraftError) else None)
+
+
+def _query(parameters: dict[str, str]) -> str:
+    return "&".join(f"{key}={quote(value, safe='')}" for key, value in parameters.items())
 
 
 def uri(tag: str, **parameters: str) -> str:
@@ -153,8 +180,8 @@ def uri(tag: str, **parameters: str) -> str:
         `file:main?vfs=graft&mode=ro`.
     """
     check_tag(tag)
-    query = "".join(f"&{key}={quote(value, safe='')}" for key, value in parameters.items())
-    return f"{uri_of(tag, VFS_NAME)}{query}"
+    query = _query(parameters)
+    return f"{uri_of(tag, VFS_NAME)}{'&' if query else ''}{query}"
 
 
 def _set_up(connection: apsw.Connection) -> None:

@@ -41,7 +41,7 @@ from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.pager.sqlite_errors import Interrupted, to_sqlite
 from graft_vfs.vfs.file_system import FileSystem
 
-_log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Looked up once: APSW's module is slow at it.
 _OK = apsw.SQLITE_OK
@@ -219,13 +219,13 @@ class Bridge:
             # Else it may be a rollback that was interrupted: see `as_io_error`.
             return apsw.SQLITE_INTERRUPT if is_reading else apsw.SQLITE_IOERR
         if isinstance(error, Interrupted):
-            _log.error("a callback of SQLite was interrupted", exc_info=original)
+            _logger.error("a callback of SQLite was interrupted", exc_info=original)
             return apsw.SQLITE_IOERR
         if not isinstance(error, apsw.Error):
-            _log.error("a callback of SQLite failed", exc_info=error)
+            _logger.error("a callback of SQLite failed", exc_info=error)
             return apsw.SQLITE_ERROR
         if not isinstance(error, apsw.BusyError):
-            _log.error("%s", error)
+            _logger.error("%s", error)
         self._failures.last = str(error)
         return _result_code(error)
 

@@ -92,7 +92,8 @@ def _check_error(error: Exception, *, through_sql: bool) -> None:
     """A verb raises a declared error with its next step, and SQLite reports one like it."""
     if through_sql:
         assert isinstance(error, TRANSLATED), repr(error)
-    declared = error.__cause__ if isinstance(error, apsw.Error) else error
+    is_declared = isinstance(error, DECLARED)
+    declared = error.__cause__ if isinstance(error, apsw.Error) and not is_declared else error
     if declared is not None:
         assert isinstance(declared, DECLARED), repr(declared)
         assert declared.next_step, declared

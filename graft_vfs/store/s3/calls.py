@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from graft_vfs.backoff import backoff
-from graft_vfs.errors import CommitOutcomeUnknownError, StoreUnavailableError
+from graft_vfs.errors import CommitOutcomeUnknownError, GraftError, StoreUnavailableError
 from graft_vfs.store.base import StoreCounters, Verb
 from graft_vfs.store.s3.answers import (
     Failure,
@@ -34,7 +34,7 @@ from graft_vfs.store.s3.exchange import (
     carried_out,
 )
 
-_log = logging.getLogger("graft_vfs.store.s3")
+_logger = logging.getLogger("graft_vfs.store.s3")
 
 _PAUSE_SECONDS = 0.1
 _THROTTLED_PAUSE_SECONDS = 1.0
@@ -93,7 +93,7 @@ class Caller:
                 pause = self._pause_before(number + 1, error, budget)
                 if pause is None or (group is not None and group.cancelled.is_set()):
                     raise
-                _log.debug("%s of %r again in %.1f s: %s", verb, key, pause, error)
+                _logger.debug("%s of %r again in %.1f s: %s", verb, key, pause, error)
             self.clock.pause(pause, group.cancelled if group is not None else None)
             self._counters.add_retry()
         raise AssertionError  # pragma: no cover - the loop has no end of its own
@@ -130,7 +130,7 @@ class Caller:
             yield
         except ClientError as error:
             reply = Reply.of(error.response)
-            _log.debug("%s of %r: %s", verb, key, reply.shown)
+            _logger.debug("%s of %r: %s", verb, key, reply.shown)
             # The cause is cut off: its text is the server's.
             raise answer_error(self._store, reply, verb, key) from None
         except (
@@ -142,12 +142,24 @@ class Caller:
             InterruptedExchangeError,
         ) as error:
             # A ValueError is boto3's too: headers that are no dates or numbers, such as cut ones.
-            _log.debug("%s of %r: %s", verb, key, type(error).__name__)
+            _logger.debug("%s of %r: %s", verb, key, type(error).__name__)
             failure = classify_failure(error, is_unsent=exchange.is_provably_unsent)
             # So is that of a program that supplies credentials and may print them.
             is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
-            cause = None if is_foreign else error
+            cause = None if is_foreign else _first_cause(error)
             declared = failure_error(self._store, error, failure, verb, key)
             if isinstance(declared, CommitOutcomeUnknownError) and failure is Failure.TIMED_OUT:
                 declared.late_share = exchange.budget.spent_share()
             raise declared from cause
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the error that `error` began with, without the lines of the libraries in between.
+
+    boto3 wraps what urllib3 wraps: a refused connection would be shown as four errors in 148 lines.
+    """
+    while True:
+        inner = error.__cause__ or error.__context__
+        if inner is None or isinstance(inner, GraftError):
+            return error.with_traceback(None)
+        error = inner

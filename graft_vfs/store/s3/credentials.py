@@ -19,7 +19,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
-_log = logging.getLogger("graft_vfs.store.s3")
+_logger = logging.getLogger("graft_vfs.store.s3")
 
 _FROM_FILES = frozenset({"shared-credentials-file", "config-file"})
 
@@ -68,7 +68,7 @@ class _FileCredentials(Credentials):
         try:
             found = Session(profile=self._profile).get_credentials()
         except (BotoCoreError, ValueError) as error:
-            _log.debug("the credentials cannot be read again yet: %s", type(error).__name__)
+            _logger.debug("the credentials cannot be read again yet: %s", type(error).__name__)
             return False
         if type(found) is not Credentials or found.method not in _FROM_FILES:
             return False

@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_s3 import S3Client
 
-_log = logging.getLogger("graft_vfs.store.s3")
+_logger = logging.getLogger("graft_vfs.store.s3")
 
 _TAIL_BYTES = 16 * 1024
 """How much of an object's end is compared to prove that it is ours; its frames are compressed, so
@@ -217,7 +217,7 @@ class S3Store(ObjectStore):
                 )
             except ClientError as error:
                 reply = Reply.of(error.response)
-                _log.debug("create-only write of %r: %s", key, reply.shown)
+                _logger.debug("create-only write of %r: %s", key, reply.shown)
                 if reply.answer is Answer.EXISTS:
                     return PutOutcome.EXISTS
                 if reply.answer is Answer.RACING:

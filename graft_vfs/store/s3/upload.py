@@ -41,7 +41,7 @@ from graft_vfs.store.s3.exchange import Budget, Group
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_log = logging.getLogger("graft_vfs.store.s3")
+_logger = logging.getLogger("graft_vfs.store.s3")
 
 PART_BYTES = 8 * 1024 * 1024
 """Objects above this size are uploaded in parts of at least this size."""
@@ -110,7 +110,7 @@ class Upload:
         try:
             return self._complete(upload, self._send_parts(upload))
         except _ForgottenError:
-            _log.debug("the upload of %r was forgotten", self._name)
+            _logger.debug("the upload of %r was forgotten", self._name)
             return _End.WHOLE if self._is_whole() else _End.FORGOTTEN
         except BaseException as error:
             self._abort(upload, error)
@@ -291,7 +291,7 @@ class Upload:
             )
         except GraftError as error:
             failure.add_note("the upload could not be aborted; its parts stay in the bucket")
-            _log.debug("aborting the upload of %r: %s", self._name, error)
+            _logger.debug("aborting the upload of %r: %s", self._name, error)
 
 
 class _ForgottenError(Exception):
