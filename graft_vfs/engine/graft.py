@@ -504,7 +504,7 @@ class Graft:
     def export(
         self,
         tag: str | Opened,
-        target: Path | BinaryIO,
+        target: str | Path | BinaryIO,
         *,
         at: str | None = None,
         force: bool = False,
@@ -523,8 +523,8 @@ class Graft:
         opened = self._opened(tag)
         with opened.volume.pinned() as newest:
             pages = newest if at is None else self.snapshot_at(opened, at)
-            if isinstance(target, Path):
-                return transfer.export_pages(pages, target, force=force, progress=progress)
+            if isinstance(target, str | Path):
+                return transfer.export_pages(pages, Path(target), force=force, progress=progress)
             return transfer.export_stream(pages, target, progress=progress)
 
     def restore(
@@ -552,7 +552,7 @@ class Graft:
     def restore_file(
         self,
         name: str,
-        path: Path,
+        path: str | Path,
         at: str = "HEAD",
         *,
         force: bool = False,
@@ -568,11 +568,13 @@ class Graft:
         with importing():
             from graft_vfs.history import restore  # noqa: PLC0415 - for start-up
 
-        return restore.restore_named(self.context, name, at, path, force=force, progress=progress)
+        return restore.restore_named(
+            self.context, name, at, Path(path), force=force, progress=progress
+        )
 
     def import_(
         self,
-        source: Path | BinaryIO,
+        source: str | Path | BinaryIO,
         tag: str | Opened,
         *,
         update: bool = False,
@@ -595,12 +597,12 @@ class Graft:
             from graft_vfs.plain import source as plain  # noqa: PLC0415 - for start-up
             from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
 
-        if not isinstance(source, Path):
+        if not isinstance(source, str | Path):
             self.catalog.require_writable()
             with plain.spooled(source, self.context.volumes.directory.parent) as path:
                 done = self.import_(path, tag, update=update, progress=progress)
             return dataclasses.replace(done, path="-")
-        path = source
+        path = Path(source)
         if update or isinstance(tag, Opened) or self.catalog.tag_volume(tag) is not None:
             volume = self._opened(tag).volume
             return transfer.import_file(volume, path, update=update, progress=progress)

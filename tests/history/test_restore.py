@@ -214,6 +214,23 @@ def test_a_cold_machine_fetches_what_changed_since(ours, replicas) -> None:
     assert counts.bytes_received < 300_000
 
 
+def test_a_fork_goes_back_into_the_log_that_it_was_made_from(ours) -> None:
+    contents = history(ours)
+    ours.engine.fork("main", new_tag="forked")
+    connection = ours.connect("forked")
+    connection.execute("INSERT INTO other VALUES('in the fork')")
+    ours.engine.push("forked")
+    newest = content(connection)
+    parent = ours.engine.status("main").remote
+    done = ours.engine.restore("forked", "HEAD~3")
+    assert (done.commit, done.before) == (f"{parent}:3", "1")
+    assert content(connection) == contents["3"]
+    ours.engine.push("forked")
+    assert ours.engine.restore("forked", done.before).lsn is not None
+    assert content(connection) == newest
+    assert content(ours.connect()) == contents["5"]
+
+
 # To a file --------------------------------------------------------------------------------------
 
 

@@ -375,3 +375,36 @@ def test_the_next_version_of_a_file_sends_and_fetches_what_differs(machines, tmp
     assert found == expected
     assert counts.requests <= 3 + differ
     assert counts.bytes_received < 2 * 20 * 4096 * differ
+
+
+def test_a_restore_reads_what_it_needs_and_sends_what_differs(machines, tmp_path) -> None:
+    source = real_file(tmp_path / "source.db")
+    ours, fresh, cold = machines("ours"), machines("fresh"), machines("cold")
+    ours.engine.import_(source, "main")
+    first = ours.engine.push("main")
+    connection = ours.connect()
+    expected = rows(connection)
+    connection.execute("DELETE FROM t WHERE k IN (10, 1500, 2990)")
+    ours.engine.push("main")
+    differ = ours.engine.show("main").pages
+
+    # A machine that has never seen the log: its metadata, then ranges of many frames each.
+    path = tmp_path / "restored.db"
+    counts = used(fresh, lambda: fresh.engine.restore_file("main", path, "1"))
+    assert sqlite3.connect(path).execute("SELECT * FROM t ORDER BY 1").fetchall() == expected
+    frames = -(-path.stat().st_size // (16 * 4096))
+    assert counts.requests <= 4 + frames // 8 + 6
+    assert counts.bytes_received < first.bytes_sent + 200_000
+    assert (counts.put, counts.put_if_absent, counts.delete) == (0, 0, 0)
+
+    # In place, the pages that changed since are read, on top of a clone that has none of them.
+    cold.engine.clone("main", "main")
+    counts = used(cold, lambda: cold.engine.restore("main", "1"))
+    assert cold.engine.show("main").pages <= differ + 1
+    assert counts.requests == counts.get_range <= 2 * differ + 2
+    assert counts.bytes_received < 2 * 20 * 4096 * differ
+    counts = used(cold, lambda: cold.engine.push("main"))
+    assert counts.requests <= 2
+    assert counts.bytes_sent < first.bytes_sent // 50
+    ours.engine.pull("main")
+    assert rows(connection) == expected
