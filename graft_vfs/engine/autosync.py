@@ -1,6 +1,7 @@
 """Autosync: a thread that pushes what was committed and pulls what is new, every few seconds.
 
-It syncs the volumes that are open in this process, one after the other. Nothing is done when a
+It syncs the volumes that are open in this process, one after the other; a daemon has it sync those
+that tags name, a few at a time. Nothing is done when a
 transaction commits: each run looks whether there are local commits. So what was committed is on the
 remote at the latest one interval and one push later, and a run that finds nothing new costs one
 request.
@@ -9,6 +10,7 @@ Invariants:
  1. Of all processes that have a volume open, one syncs it: the one that holds the lock file
     `autosync.lock` of the volume, its leader. The kernel drops the lock of a dead process, and
     the next process that asks takes over; a follower asks once an interval, without a request.
+    A daemon takes no such lock: whether it finds a commit on the remote or pushes it is the same.
  2. Two runs of a volume are at least one interval apart. After failures in a row the pause doubles,
     up to five minutes or two intervals, with half of it random.
  3. A volume that has diverged costs no request until that is resolved.
@@ -22,12 +24,14 @@ from __future__ import annotations
 
 import atexit
 import enum
+import functools
 import logging
 import os
 import random
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -98,8 +102,10 @@ class _Task:
     """What is known about one volume's syncs. Guarded by the lock of its Autosync."""
 
     volume: VolumeId
-    directory: Path
+    directory: Path | None
+    """Where the lock of the leader is; None if none is wanted."""
     due: float
+    is_running: bool = False
     lock: FileLock | None = None
     role: AutosyncRole = AutosyncRole.CANDIDATE
     has_diverged: bool = False
@@ -109,6 +115,42 @@ class _Task:
     is_wanted: bool = True
     """Whether the volume was opened since its last run began."""
     is_flushed: bool = False
+
+
+class _Workers:
+    """Threads for a few runs at a time; with a count of 1 the thread that asks does them itself."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.are_several = count > 1
+        self._free = threading.BoundedSemaphore(count)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do the work: at once, or in a thread, when one is free."""
+        if self._count == 1:
+            work()
+            return
+        self._free.acquire()
+        try:
+            threading.Thread(target=self._do, args=(work,), name="graft-sync", daemon=True).start()
+        except RuntimeError:
+            # No thread can start any more.
+            self._do(work)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            self._free.release()
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Wait until no run is left, or for so long."""
+        end = time.monotonic() + timeout_seconds
+        held = 0
+        while held < self._count and self._free.acquire(timeout=max(0.0, end - time.monotonic())):
+            held += 1
+        for _ in range(held):
+            self._free.release()
 
 
 class Autosync:
@@ -125,7 +167,10 @@ class Autosync:
         counters: Counters,
         *,
         clock: Clock | None = None,
+        threads: int = 1,
+        warns: bool = True,
     ) -> None:
+        """Sync by `sync`, in so many threads; `warns` unless `sync` itself says how it ended."""
         self._sync = sync
         self._interval = interval_seconds
         self._counters = counters
@@ -134,13 +179,18 @@ class Autosync:
         self._tasks: dict[VolumeId, _Task] = {}
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
-        self._running: VolumeId | None = None
+        self._workers = _Workers(threads)
+        self._warns = warns
+        self._running: set[VolumeId] = set()
         self._is_closing = False
         self._closing_at = 0.0
         self._unpushed: dict[VolumeId, str] = {}
 
-    def add(self, volume: VolumeId, directory: Path) -> None:
-        """Sync a volume from now on; harmless if it is synced already. No request here."""
+    def add(self, volume: VolumeId, directory: Path | None) -> None:
+        """Sync a volume from now on; harmless if it is synced already. No request here.
+
+        `directory` is where the lock of the volume's leader is, None to sync it without one.
+        """
         with self._lock:
             if self._is_closing:
                 return
@@ -181,30 +231,32 @@ class Autosync:
                 next_run_ms=self._clock.time_ms() + int(seconds_left * 1000),
             )
 
-    def close(self) -> VolumeId | None:
-        """Push what was not pushed, for FLUSH_SECONDS at most, and end the thread.
+    def close(self, seconds: float = FLUSH_SECONDS) -> frozenset[VolumeId]:
+        """Push what was not pushed, for so long at most, and end the thread.
 
         What could not be pushed is told by a warning; it stays in its volume, and the next push has
-        it. Returns the volume that the thread is still at, if it did not end in time. Harmless when
-        repeated, and in the child of a fork, where the syncs are the parent's.
+        it. Returns the volumes whose syncs did not end in time. Harmless when repeated, and in the
+        child of a fork, where the syncs are the parent's.
         """
         if os.getpid() != self._process:
-            return None
+            return frozenset()
         with self._lock:
             thread = self._thread
             if self._is_closing:
-                return None
-            self._closing_at = self._clock.seconds() + FLUSH_SECONDS
+                return frozenset()
+            self._closing_at = self._clock.seconds() + seconds
             self._is_closing = True
         if thread is None:
-            return None
+            return frozenset()
         self._clock.wake()
         try:
-            thread.join(FLUSH_SECONDS)
+            thread.join(seconds)
         finally:
             # Also when Ctrl-C ends the wait.
-            self._warn_of_unpushed()
-        return self._running if thread.is_alive() else None
+            if self._warns:
+                self._warn_of_unpushed()
+        with self._lock:
+            return frozenset(self._running)
 
     def _warn_of_unpushed(self) -> None:
         with self._lock:
@@ -228,19 +280,30 @@ class Autosync:
 
     def _run_due(self) -> float:
         """Run what is due; returns how many seconds nothing will be."""
-        while not self._is_closing:
+        while True:
             with self._lock:
-                task = min(self._tasks.values(), key=lambda each: each.due, default=None)
-                pause = self._interval if task is None else task.due - self._clock.seconds()
-                if task is None or pause > 0:
-                    return pause
-                task.is_wanted = False
-            self._run_one(task)
-        return 0.0
+                now = self._clock.seconds()
+                waiting = [task for task in self._tasks.values() if not task.is_running]
+                due = sorted((t for t in waiting if t.due <= now), key=lambda each: each.due)
+                if not due:
+                    return min((task.due - now for task in waiting), default=self._interval)
+            for task in due:
+                if self._is_closing:
+                    return 0.0
+                with self._lock:
+                    task.is_wanted, task.is_running = False, True
+                self._workers.run(functools.partial(self._run_one, task))
 
     def _run_one(self, task: _Task) -> None:
         outcome, error = self._attempt(task, is_last=False)
+        self._note_run(task, outcome, error)
+        if self._workers.are_several:
+            self._clock.wake()  # Its next run may be the first that is due.
+
+    def _note_run(self, task: _Task, outcome: Outcome, error: Exception | None) -> None:
+        """Decide when a volume's next run is due, from how the last one ended."""
         with self._lock:
+            task.is_running = False
             if self._is_closing:
                 return  # The flush looks at this volume again, and tells what it finds.
             if outcome is Outcome.CLOSED and not task.is_wanted:
@@ -259,6 +322,8 @@ class Autosync:
             task.last_error = None if error is None else summary(error)
             had_diverged, task.has_diverged = task.has_diverged, outcome is Outcome.DIVERGED
             task.due = self._clock.seconds() + pause
+        if not self._warns:
+            return
         if task.has_diverged and not had_diverged:
             _logger.warning(
                 "volume %s has diverged from its log; autosync leaves it alone until that is "
@@ -277,7 +342,8 @@ class Autosync:
             if not self._leads(task):
                 return Outcome.SYNCED, None
             self._counters.add("autosync_runs")
-            self._running = task.volume
+            with self._lock:
+                self._running.add(task.volume)
             return self._sync(task.volume, is_last=is_last), None
         except DivergedError:
             return Outcome.DIVERGED, None
@@ -291,11 +357,12 @@ class Autosync:
             _logger.exception("autosync of volume %s", task.volume)
             return Outcome.SYNCED, error
         finally:
-            self._running = None
+            with self._lock:
+                self._running.discard(task.volume)
 
     def _leads(self, task: _Task) -> bool:
         """Return True if this process leads the volume; take the lead if no process has it."""
-        if task.role is AutosyncRole.LEADER:
+        if task.role is AutosyncRole.LEADER or task.directory is None:
             return True
         if task.lock is None:
             task.lock = FileLock(task.directory / layout.AUTOSYNC_LOCK)
@@ -308,16 +375,21 @@ class Autosync:
 
     def _flush(self) -> None:
         """Push what was not pushed, volume after volume, as long as there is time."""
+        self._workers.drain(self._closing_at - self._clock.seconds())
         for task in self._tasks.values():
-            if self._clock.seconds() < self._closing_at:
-                outcome, error = self._attempt(task, is_last=True)
-                with self._lock:
-                    task.is_flushed = True
-                    if error is not None:
-                        self._unpushed[task.volume] = summary(error)
-                    elif outcome is Outcome.DIVERGED:
-                        self._unpushed[task.volume] = "it has diverged"
-            _release(task)
+            self._workers.run(functools.partial(self._flush_one, task))
+        self._workers.drain(self._closing_at - self._clock.seconds())
+
+    def _flush_one(self, task: _Task) -> None:
+        if self._clock.seconds() < self._closing_at:
+            outcome, error = self._attempt(task, is_last=True)
+            with self._lock:
+                task.is_flushed = True
+                if error is not None:
+                    self._unpushed[task.volume] = summary(error)
+                elif outcome is Outcome.DIVERGED:
+                    self._unpushed[task.volume] = "it has diverged"
+        _release(task)
 
 
 def backoff_seconds(interval_seconds: float, failures: int, jitter: float) -> float:

@@ -128,7 +128,7 @@ class Graft:
         most, and what stays is told by a warning.
         """
         # A push that did not end in time ends at its next request, and its volume with it.
-        busy = self._autosync.close() if self._autosync is not None else None
+        busy = self._autosync.close() if self._autosync is not None else frozenset[VolumeId]()
         signals.restore()
         volumes = self.context.volumes
         volumes.expect_close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 
 from graft_vfs.counters import CommitCounts
@@ -56,6 +57,7 @@ class OpenVolumes:
         self._writable = writable
         self._hydrates = hydrates
         self._maps = maps
+        self.is_local = is_local
         self._volume_class = Volume if is_local else IncoherentVolume
         self._is_closed = False
         self._lock = threading.RLock()
@@ -176,7 +178,7 @@ class OpenVolumes:
         """Say that fetches may fail from now on, because the engine ends them."""
         self._is_closed = True
 
-    def close(self, *, but: VolumeId | None) -> None:
+    def close(self, *, but: Collection[VolumeId]) -> None:
         """Make all volumes durable and close them, except those still in use.
 
         Waits for background fetches; the caller has made these fail before.
@@ -185,7 +187,7 @@ class OpenVolumes:
             thread.join()
         with self._lock:
             for volume in living(self._open):
-                if volume.id != but:
+                if volume.id not in but:
                     volume.close()
             self._open.clear()
             self._kept.clear()
