@@ -88,13 +88,13 @@ def prometheus(metrics: Metrics) -> str:
 def _store(metrics: Metrics) -> Iterator[str]:
     store, counts = metrics.store, metrics.counts
     requests = [("", {"verb": verb}, float(getattr(store, verb))) for verb in _VERBS]
-    yield from _family("graft_store_requests_total", "counter", "Requests to the store.", requests)
+    yield from family("graft_store_requests_total", "counter", "Requests to the store.", requests)
     yield from _counter("graft_store_retries_total", "Requests that repeat one.", store.retries)
     yield from _counter("graft_store_sent_bytes_total", "Object bytes sent.", store.bytes_sent)
     yield from _counter(
         "graft_store_received_bytes_total", "Object bytes received.", store.bytes_received
     )
-    yield from _family(
+    yield from family(
         "graft_store_request_seconds",
         "histogram",
         "Time until the answer to a request began.",
@@ -106,7 +106,7 @@ def _store(metrics: Metrics) -> Iterator[str]:
     yield from _counter(
         "graft_claim_retries_total", "Steps of claims that were repeated.", counts.claim_retries
     )
-    yield from _family(
+    yield from family(
         "graft_claims_total",
         "counter",
         "Claims of a remote LSN, by how they ended.",
@@ -126,7 +126,7 @@ def _local(metrics: Metrics) -> Iterator[str]:
         "Commits that were too large for memory.",
         metrics.spilled_transactions,
     )
-    yield from _family(
+    yield from family(
         "graft_cache_lookups_total",
         "counter",
         "Remote pages that a view looked for the first time.",
@@ -141,7 +141,7 @@ def _local(metrics: Metrics) -> Iterator[str]:
     yield from _counter(
         "graft_fetched_pages_total", "Pages fetched, read ahead or not.", counts.pages_fetched
     )
-    yield from _family(
+    yield from family(
         "graft_cache_bytes",
         "gauge",
         "Size of the page caches in use.",
@@ -167,7 +167,7 @@ def _volumes(metrics: Metrics) -> Iterator[str]:
             for each, value in zip(metrics.volumes, values, strict=True)
             if value is not None
         ]
-        return _family(f"graft_volume_{name}", "gauge", text, samples)
+        return family(f"graft_volume_{name}", "gauge", text, samples)
 
     volumes = metrics.volumes
     yield from gauge(
@@ -197,10 +197,10 @@ def _histogram(verb: Verb, latencies: Latencies) -> Iterator[Sample]:
 
 
 def _counter(name: str, text: str, value: int) -> Iterator[str]:
-    return _family(name, "counter", text, [("", {}, value)])
+    return family(name, "counter", text, [("", {}, value)])
 
 
-def _family(name: str, kind: str, text: str, samples: Sequence[Sample]) -> Iterator[str]:
+def family(name: str, kind: str, text: str, samples: Sequence[Sample]) -> Iterator[str]:
     """Yield the lines of one metric; nothing if it has no samples."""
     if samples:
         yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n"

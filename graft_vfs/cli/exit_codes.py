@@ -10,7 +10,7 @@
 7    the remote store failed
 8    damaged bytes
 9    the local disk refused
-130  interrupted by Ctrl-C
+130  interrupted by Ctrl-C, or `graft sync` by a second signal
 141  the reader of standard output has gone, as in `graft log main | head -1`
 """
 

@@ -49,12 +49,17 @@ force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 
 
 @contextlib.contextmanager
-def opened(*, recovering: bool = False) -> Iterator[graft_vfs.Graft]:
-    """Yield the engine that the configuration describes, and close it; see Graft."""
+def opened(
+    *, recovering: bool = False, warnings: logging.Handler | None = None
+) -> Iterator[graft_vfs.Graft]:
+    """Yield the engine that the configuration describes, and close it; see Graft.
+
+    `warnings` gets what else is printed as lines on standard error.
+    """
     # What goes on in the background is for programs that go on; a command does what it is told.
     config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
     with (
-        logged(config.log_file),
+        logged(config.log_file, warnings),
         contextlib.closing(graft_vfs.Graft(config, recovering=recovering)) as engine,
         interruptible(),
     ):
@@ -85,20 +90,27 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        arguments = record.args if isinstance(record.args, tuple) else ()
-        shown = tuple(
-            words(each, Audience.CLI) if isinstance(each, GraftError) else each
-            for each in arguments
-        )
-        text = record.msg % shown if shown else record.getMessage()
-        echo(f"{record.levelname.lower()}: {without_credentials(text)}", err=True)
+        text = without_credentials(text_of(record))
+        echo(f"{record.levelname.lower()}: {text}", err=True)
+
+
+def text_of(record: logging.LogRecord) -> str:
+    """Return the text of a record, with errors in the words of the command line."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    shown = tuple(
+        words(each, Audience.CLI) if isinstance(each, GraftError) else each for each in arguments
+    )
+    return str(record.msg) % shown if shown else record.getMessage()
 
 
 @contextlib.contextmanager
-def logged(log_file: Path | None) -> Iterator[None]:
-    """Inside the block, print the engine's warnings, or write all of its log to the log file."""
+def logged(log_file: Path | None, warnings: logging.Handler | None = None) -> Iterator[None]:
+    """Inside the block, print the engine's warnings, or write all of its log to the log file.
+
+    `warnings` gets them instead of standard error.
+    """
     logger = logging.getLogger("graft_vfs")
-    handler: logging.Handler = _Lines(logging.WARNING)
+    handler = warnings or _Lines(logging.WARNING)
     level = logger.level
     if log_file is not None:
         with storage_errors(log_file):

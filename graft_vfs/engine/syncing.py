@@ -16,12 +16,13 @@ from graft_vfs.errors import (
     NoRemoteError,
     StoreError,
 )
-from graft_vfs.ids import VolumeId
-from graft_vfs.pages import RemoteLsn
+from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import pull as pulling
 from graft_vfs.sync import push as pushing
+from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.volume import Volume
@@ -29,15 +30,20 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def syncing(context: Context, volume: Volume) -> Iterator[None]:
-    """Keep the error of a sync for the volume's status, and clear it after a good one."""
+def require_remote(context: Context) -> None:
+    """Raise NoRemoteError if there is none."""
     if isinstance(context.store, NoStore):
         raise NoRemoteError(
             "no remote is configured",
             next_step="add a [remote] table to graft.toml, or set GRAFT_REMOTE_TYPE and its "
             "companions",
         )
+
+
+@contextlib.contextmanager
+def syncing(context: Context, volume: Volume) -> Iterator[None]:
+    """Keep the error of a sync for the volume's status, and clear it after a good one."""
+    require_remote(context)
     try:
         yield
     except GraftError as error:
@@ -87,6 +93,17 @@ def push(
         return again()
 
 
+def needs_push(status: Status) -> bool:
+    """Return True if a push has something to do: commits, a fork, or an earlier push to settle."""
+    return bool(status.ahead or status.unpublished_fork or status.pending_push)
+
+
+def is_diverged(context: Context, opened: Opened, status: Status) -> bool:
+    """Return True if neither a push nor a pull can move the volume. No request."""
+    is_open_question = status.diverged and not status.pending_push
+    return is_open_question and not recognise(opened.volume, context.logs)
+
+
 def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome:
     """Do one run of autosync: push if there are local commits, else pull.
 
@@ -98,18 +115,30 @@ def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome
     is_open = context.volumes.is_open(volume_id)
     opened = Opened(tags[0], context.volumes.look(volume_id))
     status = status_of(context, opened)
-    if status.diverged and not status.pending_push and not recognise(opened.volume, context.logs):
+    if is_diverged(context, opened, status):
         return Outcome.DIVERGED if is_open else Outcome.CLOSED
-    if status.ahead or status.unpublished_fork or status.pending_push:
+    if needs_push(status):
         # Another push here is as good as this one, but for commits that come when it ends.
         push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
-    elif is_open and not is_last and _may_have_news(context, status):
+    elif is_open and not is_last and _may_have_news(context, status.remote):
         pull(context, opened)
     return Outcome.SYNCED if is_open else Outcome.CLOSED
 
 
-def _may_have_news(context: Context, status: Status) -> bool:
+def has_news(context: Context, volume_id: VolumeId) -> bool:
+    """Return True if a pull may find something; the volume need not be open.
+
+    One request if nothing is new, and a second the first time in an engine; see `fetch_log`.
+    """
+    row, branch = context.catalog.current(volume_id)
+    if not context.catalog.newest_commit(row.remote)[0]:
+        return _may_have_news(context, row.remote)
+    base = branch.base if branch.log_id == row.remote else NO_LSN
+    return fetch_log(context.logs, row.remote).newest > base
+
+
+def _may_have_news(context: Context, log: LogId) -> bool:
     """Return True if a pull may find something; a log without commits is not listed for that."""
-    if context.catalog.newest_commit(status.remote)[0]:
+    if context.catalog.newest_commit(log)[0]:
         return True
-    return context.logs.log(status.remote).read_header(RemoteLsn(1)) is not None
+    return context.logs.log(log).read_header(RemoteLsn(1)) is not None

@@ -116,6 +116,29 @@ class HeadFile:
         return self._map.size() >= _HEAD_BYTES
 
 
+def look(path: Path) -> bytes | None:
+    """Return what a head file holds, for whoever asks later whether the volume has changed.
+
+    None if that proves nothing: no file, another version's, one that was made anew, or a commit is
+    being written. Commits and changes of branch of any process change it, and settling a push does.
+    Not for a file system on which another machine may write. Raises LocalStorageError.
+    """
+    with storage_errors(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            data = os.pread(descriptor, _HEAD_BYTES, 0)
+        finally:
+            os.close(descriptor)
+    if len(data) < _HEAD_BYTES:
+        return None
+    words = memoryview(data).cast("Q")
+    is_settled = words[END] and not words[WRITING] and words[_MAGIC] == _MAGIC_BASE + _VERSION
+    return data if is_settled else None
+
+
 def _is_alone(directory: int) -> bool:
     """Hold the volume's directory alone, if no other process has the volume open."""
     try:

@@ -66,7 +66,7 @@ def test_the_commands_are_those_of_the_design():
             "show",
         ),
         *("snapshot", "status", "switch", "tags", "volumes"),
-        *("gc", "help"),
+        *("gc", "help", "sync"),
     }
 
 

@@ -1,0 +1,62 @@
+"""Signals that end a program in good order, and at once if they come again.
+
+The first one is heard by the main thread where it waits for it. What Python runs for the second
+ends the process, whatever its threads wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from types import FrameType
+from typing import Self
+
+from graft_vfs.cli.exit_codes import INTERRUPTED
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopSignals:
+    """Inside the block, the signals that end a program are heard by `wait`.
+
+    One that is ignored, as `nohup` does, stays so. Owner: the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._heard = 0
+
+    def __enter__(self) -> Self:
+        self._reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        # Also instead of the descriptor of `noticed_at_once`, which would send Ctrl-C again.
+        self._former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._writer = writer
+        self._handlers = {
+            number: signal.signal(number, self._note)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Python's call
+        self._heard += 1
+        if self._heard > 1:
+            os._exit(INTERRUPTED)
+
+    def wait(self, seconds: float) -> signal.Signals | None:
+        """Wait for a signal, for so long; returns None if none came."""
+        if not select.select([self._reader], [], [], seconds)[0]:
+            return None
+        return signal.Signals(os.read(self._reader, 1)[0])
+
+    def wake(self) -> None:
+        """End the wait that is running, or the next one, as SIGPIPE would. Any thread."""
+        os.write(self._writer, bytes([signal.SIGPIPE]))

@@ -1,0 +1,205 @@
+"""One sync of one volume as the daemon does it: a volume that has not changed is not opened.
+
+The head file says whether it has (`local.head.look`); an open volume costs descriptors
+and memory, and its status several queries. What was found is kept as a state for each volume, and
+told once when it changes.
+
+Invariants:
+ 1. The head file is looked at before the volume, so that a commit in between is found next time.
+ 2. A volume is taken for synced only by its status after a sync, or while its head file is as it
+    was then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graft_vfs.daemon.events import EventLog, reasons
+from graft_vfs.daemon.metrics import StateWord
+from graft_vfs.daemon.remote import RemoteState, Unreachable
+from graft_vfs.engine.autosync import FLUSH_SECONDS, Clock, Outcome
+from graft_vfs.engine.status import status_of
+from graft_vfs.engine.syncing import has_news, is_diverged, needs_push, pull, push
+from graft_vfs.errors import BusyError, DivergedError, GraftError
+from graft_vfs.ids import VolumeId
+from graft_vfs.local import layout
+from graft_vfs.local.head import look
+from graft_vfs.metrics import VolumeMetrics
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.sync.push import diverged
+from graft_vfs.volume.context import Context, Opened
+
+
+@dataclass(slots=True)
+class SyncState:
+    """How the syncs of one volume stand; written by the one thread that syncs it."""
+
+    since_ms: int
+    """When the daemon found the volume."""
+    head: bytes | None = None
+    """What the head file held when the volume was last found synced."""
+    synced_ms: int | None = None
+    """When it was last found synced."""
+    is_synced: bool = False
+    is_flushed: bool = False
+    """Whether it was found synced at the end, when it was only to push."""
+    error: GraftError | None = None
+    """Why it is not synced."""
+    is_reported: bool = False
+    """Whether the log has the error, and nothing of its end yet."""
+    metrics: VolumeMetrics | None = None
+
+    @property
+    def word(self) -> StateWord:
+        """How it stands, in one word."""
+        if isinstance(self.error, Unreachable):
+            return "unreachable"
+        if isinstance(self.error, BusyError):
+            return "busy"
+        if isinstance(self.error, DivergedError):
+            return "diverged"
+        if self.error is not None:
+            return "failing"
+        return "waiting" if self.synced_ms is None else "synced"
+
+
+class Syncs:
+    """The syncs of the volumes in `tags`. Owner: the daemon. Thread rule: one thread a volume."""
+
+    def __init__(
+        self,
+        context: Context,
+        remote: RemoteState,
+        log: EventLog,
+        clock: Clock,
+        *,
+        push_only: bool,
+        wait_seconds: float,
+    ) -> None:
+        self.tags: Mapping[VolumeId, str] = {}
+        self._context = context
+        self._remote = remote
+        self._log = log
+        self._clock = clock
+        self._push_only = push_only
+        self._wait_seconds = wait_seconds
+        self._lock = threading.Lock()
+        self._states: dict[VolumeId, SyncState] = {}
+
+    def state(self, volume: VolumeId) -> SyncState:
+        """Return the state of a volume."""
+        with self._lock:
+            return self._states.setdefault(volume, SyncState(self._clock.time_ms()))
+
+    def forget(self, volume: VolumeId) -> None:
+        """Forget a volume that is synced no longer."""
+        with self._lock:
+            self._states.pop(volume, None)
+
+    def __call__(self, volume: VolumeId, /, *, is_last: bool) -> Outcome:
+        """Sync a volume: push if it has commits, else pull unless it is only to push.
+
+        Raises GraftError, which the state and the log have then.
+        """
+        tag = self.tags.get(volume)
+        if tag is None:
+            return Outcome.CLOSED
+        state = self.state(volume)
+        state.is_synced = False
+        try:
+            self._sync(tag, volume, state, is_last=is_last)
+        except Unreachable as error:
+            self._context.logs.counters.add("autosync_failures")
+            state.error = error
+            raise
+        except BusyError as error:
+            state.error = state.error or error
+            raise
+        except GraftError as error:
+            self._note_failure(tag, volume, state, error)
+            raise
+        if state.is_reported:
+            self._log.note("recovered", tag=tag, volume=volume)
+        state.error, state.is_reported = None, False
+        state.is_synced, state.is_flushed = True, is_last
+        state.synced_ms = self._clock.time_ms()
+        return Outcome.SYNCED
+
+    def _sync(self, tag: str, volume: VolumeId, state: SyncState, *, is_last: bool) -> None:
+        context, only_push = self._context, self._push_only or is_last
+        head = self._look(volume)
+        if head is not None and head == state.head:
+            if only_push:
+                return
+            with self._remote.asked():
+                if not has_news(context, volume):
+                    return
+        opened = Opened(tag, context.volumes.look(volume))
+        try:
+            found = status_of(context, opened)
+            if is_diverged(context, opened, found):
+                newest = RemoteLsn(found.base_lsn + found.behind)
+                raise diverged(found.remote, found.base_lsn, newest)
+            if needs_push(found):
+                self._push(opened, is_last=is_last)
+            elif not only_push:
+                self._pull(opened)
+        finally:
+            found = status_of(context, opened)
+            state.metrics = VolumeMetrics.of([tag], found)
+        if not (needs_push(found) or found.behind):
+            state.head = head
+
+    def _look(self, volume: VolumeId) -> bytes | None:
+        """Return what the head file holds; None where that proves nothing."""
+        if not self._context.volumes.is_local:
+            return None
+        return look(self._context.directory_of(volume) / layout.HEAD)
+
+    def _push(self, opened: Opened, *, is_last: bool) -> None:
+        began = self._clock.seconds()
+        wait_seconds = FLUSH_SECONDS if is_last else self._wait_seconds
+        with self._remote.asked():
+            done = push(self._context, opened, wait_seconds=wait_seconds)
+        if done.claimed:
+            self._log.note(
+                "pushed",
+                tag=opened.tag,
+                volume=opened.volume.id,
+                log=done.log,
+                lsn=done.lsn,
+                commits=done.local_commits,
+                pages=done.pages,
+                bytes=done.bytes_sent,
+                seconds=round(self._clock.seconds() - began, 3),
+                warning=done.warning,
+            )
+
+    def _pull(self, opened: Opened) -> None:
+        began = self._clock.seconds()
+        with self._remote.asked():
+            if not has_news(self._context, opened.volume.id):
+                return
+            done = pull(self._context, opened)
+        if done.commits:
+            self._log.note(
+                "pulled",
+                tag=opened.tag,
+                volume=opened.volume.id,
+                log=done.log,
+                lsn=done.lsn,
+                commits=done.commits,
+                seconds=round(self._clock.seconds() - began, 3),
+            )
+
+    def _note_failure(
+        self, tag: str, volume: VolumeId, state: SyncState, error: GraftError
+    ) -> None:
+        """Keep why a volume is not synced; the log has it once for each kind of error."""
+        is_known = state.is_reported and type(state.error) is type(error)
+        state.error, state.is_reported = error, True
+        if not is_known:
+            event = "diverged" if isinstance(error, DivergedError) else "failed"
+            self._log.note(event, "error", tag=tag, volume=volume, **reasons(error))
