@@ -1,4 +1,7 @@
-"""`graft help`: the manual, which ships in the package as Markdown, printed as plain text."""
+"""`graft help`: the manual, which ships in the package as Markdown, printed as plain text.
+
+Beside its pages are files to be used as they are, such as alert rules.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,22 @@ _INDEX = "index"
 
 def pages() -> dict[str, Traversable]:
     """Return the pages of the manual by topic, which is the name of the file."""
-    return dict(_pages_below(files("graft_vfs") / "docs"))
+    found = _files_below(files("graft_vfs") / "docs")
+    return {each.name.removesuffix(".md"): each for each in found if each.name.endswith(".md")}
 
 
-def _pages_below(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
+def extras() -> dict[str, Traversable]:
+    """Return the files beside the pages by their whole name, such as `alerts.yml`."""
+    found = _files_below(files("graft_vfs") / "docs")
+    return {each.name: each for each in found if not each.name.endswith(".md")}
+
+
+def _files_below(folder: Traversable) -> Iterator[Traversable]:
     for entry in folder.iterdir():
         if entry.is_dir():
-            yield from _pages_below(entry)
-        elif entry.name.endswith(".md"):
-            yield entry.name.removesuffix(".md"), entry
+            yield from _files_below(entry)
+        else:
+            yield entry
 
 
 def _plain(link: re.Match[str]) -> str:
@@ -55,6 +65,8 @@ def help_(context: click.Context, topic: str | None) -> None:
     if page := known.get(topic):
         text = _COMMENT.sub("", page.read_text(encoding="utf-8"))
         echo(_LINK.sub(_plain, text).rstrip("\n"))
+    elif extra := extras().get(topic):
+        echo(extra.read_text(encoding="utf-8").rstrip("\n"))
     elif found := cast("click.Group", root.command).get_command(root, topic):
         echo(found.get_help(click.Context(found, parent=root, info_name=topic)))
     else:
