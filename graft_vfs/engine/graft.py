@@ -587,8 +587,8 @@ class Graft:
         pages in which the file differs from its volume become one local commit on top; readers keep
         their snapshot, and what they have cached.
 
-        No request, or with `update` those for pages that are neither here nor told by the checksum
-        of their frame. Raises UsageError if the file is no database or the volume has commits, or
+        No request, or with `update` range reads of frames that are neither cached nor identified by
+        their checksum. Raises UsageError if the file is no database or the volume has commits, or
         with `update` another page size, reserved space or text encoding; DamageError if the file is
         not sound, BusyError if another program writes to it, AlreadyExistsError if another process
         made the tag meanwhile.

@@ -1,9 +1,9 @@
-"""Which of some page images differ from a snapshot's: what is to be written to get from it to them.
+"""Compares page images with those of a snapshot, to find the pages that a commit has to write.
 
-Each is compared where the snapshot's image is. Of a frame that is not on this machine, but all of
-whose pages are given, they are compressed and their checksum is compared with that in the commit's
-header: equal pages cost no request. Another version of zstd may compress them to other bytes, so
-unequal checksums prove nothing; then the frame is fetched and its pages are compared.
+An image is compared with the local or cached one. If a frame is not cached and all of its pages are
+given, they are compressed, and the result's checksum is compared with the one in the commit header:
+equal pages cost no request. Another version of zstd may compress them to other bytes, so different
+checksums prove nothing; the frame is then fetched and its pages are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graft_vfs.view.source import FrameSource
 from graft_vfs.volume.snapshot import Snapshot
 
 BATCH_BYTES = 8 << 20
-"""Images that are in memory at a time, and whose frames are fetched together."""
+"""How many bytes of images are in memory at a time; their frames are fetched together."""
 
 _Frame = tuple[FrameSource, int]
 _Slots = list[tuple[int, int]]
@@ -27,10 +27,11 @@ _Slots = list[tuple[int, int]]
 def differing(
     snapshot: Snapshot, pages: Iterable[tuple[int, bytes]]
 ) -> Iterator[tuple[int, bytes]]:
-    """Yield those of the pages, given ascending, that the snapshot has not, or not so.
+    """Yield the pages whose images differ from the snapshot's, and those that it does not have.
 
-    Memory: one batch. Requests: those for frames that are not here and cannot be told by their
-    checksum, each batch at once and in parallel. Raises what reading the snapshot raises.
+    `pages` are in ascending order. Memory: one batch. Requests: range reads of the frames that are
+    neither cached nor identified by their checksum, in parallel for each batch. Raises what reading
+    the snapshot raises.
     """
     batch: dict[int, bytes] = {}
     size = 0
@@ -54,18 +55,18 @@ def _differing(snapshot: Snapshot, batch: dict[int, bytes]) -> Iterator[tuple[in
 
 
 def same_here(snapshot: Snapshot, images: Mapping[int, bytes]) -> set[int]:
-    """Return the pages whose images are the snapshot's, as far as these are on this machine.
+    """Return the pages whose images equal the snapshot's; pages that are not cached are left out.
 
     No request. Raises what reading the snapshot raises.
     """
     if thread.depth:
-        return set()  # A handler in the middle of a fetch, which must not look into the page cache.
+        return set()  # A signal handler in the middle of a fetch must not use the page cache.
     with occupied():
         return _same_pages(snapshot, images, fetches=False)
 
 
 def _same_pages(snapshot: Snapshot, images: Mapping[int, bytes], *, fetches: bool) -> set[int]:
-    """Return the pages whose images are the snapshot's; the caller is `occupied`."""
+    """Return the pages whose images equal the snapshot's; the caller is `occupied`."""
     same, frames = _same_in_branch(snapshot, images)
     size = snapshot.page_size
     absent = []
@@ -82,7 +83,7 @@ def _same_pages(snapshot: Snapshot, images: Mapping[int, bytes], *, fetches: boo
         assert isinstance(snapshot.remote, LogView)
         snapshot.remote.fetch(absent)
         for source, frame in absent:
-            # A small cache may have given its room to what was fetched with it.
+            # A small cache may have evicted it for frames that were fetched with it.
             at = source.find(frame) or source.fetch_one(frame)
             same.update(_same_in(at, frames[source, frame], images, size))
     return same
@@ -91,13 +92,13 @@ def _same_pages(snapshot: Snapshot, images: Mapping[int, bytes], *, fetches: boo
 def _same_in_branch(
     snapshot: Snapshot, images: Mapping[int, bytes]
 ) -> tuple[set[int], dict[_Frame, _Slots]]:
-    """Compare pages with local images; of the others, return where the remote has them."""
+    """Compare pages with local images; return the equal ones, and the frames of the others."""
     same: set[int] = set()
     frames: dict[_Frame, _Slots] = {}
     remote, view, size = snapshot.remote, snapshot.view, snapshot.page_size
     offset_of, end, page_count = snapshot.branch.offset_of, snapshot.end.offset, snapshot.page_count
     for page, image in images.items():
-        # What is left of a larger database that this one once was is not of the snapshot.
+        # The page table may still have pages from before the database shrank.
         if page > page_count:
             continue
         offset = offset_of(page, end)
@@ -119,7 +120,7 @@ def _same_in(at: Place, slots: _Slots, images: Mapping[int, bytes], size: int) -
 
 
 def _is_whole(source: FrameSource, frame: int, slots: _Slots, images: Mapping[int, bytes]) -> bool:
-    """Return True if the images are the whole frame, by its checksum; False proves nothing."""
+    """Return True if the images are the whole frame by its checksum; False proves nothing."""
     return len(slots) == source.body.pages_in_frame(frame) and source.is_frame(
         frame, [images[page] for _, page in sorted(slots)]
     )

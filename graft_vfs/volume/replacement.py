@@ -1,7 +1,7 @@
-"""Another content in place of a volume's, as one commit of the pages that differ.
+"""Replaces the content of a volume in one commit of the pages that differ.
 
-It goes the way of every commit: under the writer lock, whole or not at all, with the next counter,
-so that every connection finds out; snapshots that are open stay as they are.
+It is a commit like any other: under the writer lock, all or nothing, with the next change counter,
+so that every connection detects it. Open snapshots keep what they show.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ class Replaced:
 def replace_content(
     volume: Volume, snapshot: Snapshot, images: Iterator[tuple[int, bytes]], *, page_count: int
 ) -> Replaced:
-    """Give a volume the content whose pages are `images`: page 1 first, then others ascending.
+    """Give a volume the content whose pages are `images`: page 1 first, the others ascending.
 
-    A page that is left out stays. The volume has pages already, of the same size. The caller holds
-    the writer lock since `snapshot`, the newest. Durable on return. Memory and requests: those of
-    `differing`. Raises what reading the snapshot and writing raise; nothing is changed then.
+    A page that is left out stays as it is. The volume is not empty and has the same page size. The
+    caller holds the writer lock since `snapshot`, the newest one. Durable on return. Memory and
+    requests are those of `differing`. Raises what reading the snapshot and writing raise; nothing
+    is changed then.
     """
     _, first_page = next(images)
     former = snapshot.first_page()
@@ -65,7 +66,7 @@ def replace_content(
 
 
 def _is_same(first_page: bytes, former: FirstPage) -> bool:
-    """Return True if page 1 differs only in what is no content: counters, cookie, library."""
+    """Return True if page 1 differs in counters, schema cookie and library version at most."""
     for mark in (SCHEMA_COOKIE, SQLITE_VERSION):
         first_page = with_field(first_page, mark, former.image[mark])
     return former.is_same(first_page)
@@ -74,9 +75,9 @@ def _is_same(first_page: bytes, former: FirstPage) -> bool:
 def _with_next_cookie(first_page: bytes, former: FirstPage) -> bytes:
     """Return page 1 with a schema cookie that the volume has not shown yet.
 
-    Connections that are open believe in their parsed schema as long as the cookie is the same. That
-    of a database with another past may be the same by chance, so this does what SQLite's backup
-    does: it counts on.
+    Open connections trust their parsed schema while the cookie stays the same. A database with
+    another history may have the same cookie by chance, so this increments the volume's cookie, as
+    SQLite's backup does.
     """
     cookie = int.from_bytes(former.image[SCHEMA_COOKIE], "big") + 1 & COUNTER_MAX
     return with_field(first_page, SCHEMA_COOKIE, cookie.to_bytes(4, "big"))

@@ -193,11 +193,12 @@ class Transaction:
             self.truncate(page_count)
 
     def thin(self) -> None:
-        """Drop the pages of a large transaction that are as in the snapshot, if these are here.
+        """Drop the pages of a large transaction that equal the snapshot's cached or local images.
 
-        VACUUM and a backup write every page of a database, most of them as they were; what is not
-        written here is not pushed either. A few pages tell whether it is such a transaction, so
-        that others hardly pay. A page that was spilled stays: its newest image counts.
+        VACUUM and a backup write every page of a database, most of them unchanged; a page that is
+        not committed is not pushed either. A sample is compared first, so that transactions which
+        change all of their pages pay little. A page that was spilled is kept, because recovery
+        reads the spilled image.
         """
         staged = self.staged
         is_small = len(staged) <= SMALL_PAGES_MAX
