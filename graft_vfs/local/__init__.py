@@ -1,13 +1,13 @@
-"""Floor 2: the files of a data directory, and nothing of what a remote log is.
+"""Floor 2: the files of a data directory, independent of remote logs.
 
     layout       what the files and directories are called
-    files, ownership, file_systems, mapping   calls, owners, and what a file system allows
-    locks, head, head_words   how processes exclude and notice each other
-    branch_file, branch_log, chunk   the local commits of one volume, in one file that only grows
-    tag_moves    moving a tag so that no process commits to the volume it leaves
-    catalog/     which volumes, tags and branches there are
-    cache/       frames of remote logs that were fetched
+    files, ownership, file_systems, mapping   system calls, owners, and what a file system allows
+    locks, head, head_words   how processes exclude each other and detect changes
+    branch_file, branch_log, chunk   the local commits of one volume, in one append-only file
+    tag_moves    moving a tag so that no process commits to its previous volume
+    catalog/     volumes, tags and branches
+    cache/       fetched frames of remote logs
 
-It imports neither formats of remote objects nor stores; import-linter checks that. What a method
-calls durable was synced before it returned.
+It imports neither formats of remote objects nor stores; import-linter checks this. Data that a
+method calls durable is synced before the method returns.
 """

@@ -1,20 +1,21 @@
-"""Who may append to a branch file, and whether it is still the one that others find.
+"""The writer lock on a branch file, and the check that the file was not replaced.
 
-Writers lock the branch file itself, each connection through a descriptor of its own, so that two of
-them never append to one file. When a volume moves on to another file its handles follow, and one
-that is held keeps its right: the new file is locked for it before others can see that.
+Writers lock the branch file itself, each connection through its own descriptor, so that two writers
+never append to one file. When a volume switches to another file, its handles follow. A handle that
+holds the lock keeps it: the new file is locked for it before other processes can see the file.
 
-The file may be moved, removed or replaced under a process that has it open: a restored backup, a
-data directory that was moved, a symbolic link that points elsewhere now. Two processes would write
-to two files then, one of which is no longer the volume. The same holds for the head file, without
-which they would not notice each other. So each commit asks whether its *mark* is there: an empty
-file beside the branch file, named after the device and the inodes of both. That is one short call,
-where comparing inodes would cost twice as much. Ordering: the first writer to a pair of files
-removes all other marks, makes its own, and reads the tail again, before it writes. From then on a
-process that has other files open finds no mark, compares the paths with what it has open, and is
-refused. A copy may hold the mark of the files it was made from; no process writes to it before its
-first writer has removed that. So who goes on at the old place also compares the path
-of the branch file when it did so more than 10 ms ago, and both paths once in 256 commits.
+The file may be moved, removed or replaced while a process has it open: by a restored backup, a
+moved data directory, or a changed symbolic link. Two processes would then write to two files, and
+one of these is no longer the volume. The same applies to the head file; without it, processes would
+not detect each other's changes. So each commit checks that its *mark* exists: an empty file beside
+the branch file, named after the device and the inodes of both files. This is one short call;
+comparing inodes would cost twice as much. Ordering: before the first writer to a pair of files
+writes, it removes all other marks, creates its own, and reads the tail again. A process with other
+files open then finds no mark, compares the paths with its open files, and is refused. A copy of the
+directory may contain the mark of the original files; the first writer to the copy removes it before
+it writes. For a process that continues on the moved original, the mark may still exist. So a
+process also compares the path of the branch file if it last did so more than 10 ms ago, and both
+paths every 256 commits.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ from graft_vfs.local.locks import (
 )
 
 CHECK_MASK = 255
-"""At each LSN that has none of these bits the paths are looked at, too: once in 256 commits."""
+"""At each LSN with none of these bits, the paths are checked too: once in 256 commits."""
 CHECK_SECONDS = 0.01
-"""The branch file is looked at, too, when the last look is older than this. Looking each time would
+"""The branch file is checked too if the last check is older than this. Checking each time would
 make a small commit a tenth slower."""
 
 
 class Place:
-    """Where a branch file that is open here stands. Owner: the volume while it is current."""
+    """The path and mark of an open branch file. Owner: the volume while it is current."""
 
     __slots__ = ("_head", "_identity", "_name", "_path", "mark")
 
     def __init__(self, path: Path, descriptor: int, head: HeadFile) -> None:
-        """Note what `descriptor` has open; raises LocalStorageError."""
+        """Record the identity of the open file; raises LocalStorageError."""
         self._path = path
         self._name = os.fsencode(path)
         self._head = head
@@ -62,7 +63,7 @@ class Place:
         self.mark = os.fsencode(layout.mark(path, found.st_dev, found.st_ino, head.inode))
 
     def check(self, *, with_head: bool = True) -> None:
-        """Raise MovedError unless branch file and head file are what stands at their paths."""
+        """Raise MovedError unless branch file and head file are still at their paths."""
         try:
             found = os.stat(self._name)  # noqa: PTH116 - a Path costs three times as much
             if (found.st_dev, found.st_ino) == self._identity and (
@@ -75,28 +76,28 @@ class Place:
             raise storage_error(self._path, error) from error
         raise MovedError(
             f"{self._path}, or the head file beside it, was moved, removed or replaced while it "
-            "was open here; nothing was written to it",
+            "was open; nothing was written to it",
             next_step="close this connection and open it again",
         )
 
     def leave_mark(self) -> bool:
-        """Make this mark the only one; for the writer, after `check`. Returns True if it was not.
+        """Make this mark the only one; for the writer, after `check`. True if that changed.
 
-        Raises LocalStorageError if the mark of another place cannot be removed.
+        Raises LocalStorageError if another mark cannot be removed.
         """
         if access(self.mark, F_OK):
             return False
         with storage_errors(self._path):
             for path in layout.marks(self._path.parent):
                 path.unlink(missing_ok=True)
-        # Without a mark, as on a full disk, each commit looks at the paths: slower, and as safe.
+        # Without a mark, as on a full disk, each commit checks the paths: slower, but as safe.
         with contextlib.suppress(OSError):
             os.close(ownership.create(Path(os.fsdecode(self.mark)), os.O_RDWR))
         return True
 
 
 class OpenFile:
-    """A descriptor of a branch file. Closed by its last user: a thread may be about to lock it."""
+    """A descriptor of a branch file. Its last user closes it: a thread may be about to lock it."""
 
     __slots__ = ("__weakref__", "number")
 
@@ -107,7 +108,7 @@ class OpenFile:
         close_after_fork(self)
 
     def abandon(self) -> None:
-        """Close it; also in the child of a fork, where its lock is the parent's."""
+        """Close it; also in a forked child, where the lock is the parent's."""
         if self.number >= 0:
             # Ordering: see `BranchLog.close`.
             number, self.number = self.number, -1
@@ -119,8 +120,8 @@ class OpenFile:
 class WriterLock:
     """One handle on a volume's writer lock; owned by one connection or one verb.
 
-    `held` is the descriptor whose lock it has. Ordering: it is set after locking and cleared before
-    unlocking, so that a handle that shows one has the lock.
+    `held` is the locked descriptor. Ordering: it is set after locking and cleared before unlocking,
+    so a handle with `held` always has the lock.
     """
 
     __slots__ = ("__weakref__", "current", "held", "path")
@@ -132,7 +133,7 @@ class WriterLock:
         self.held: OpenFile | None = None
 
     def acquire(self) -> bool:
-        """Try to take the lock; False at once if another handle has it."""
+        """Try to take the lock; immediately False if another handle has it."""
         current = self.current
         try:
             flock(current.number, EXCLUSIVE_AT_ONCE)
@@ -150,23 +151,23 @@ class WriterLock:
         return True
 
     def acquire_within(self, timeout_seconds: float) -> bool:
-        """Try to take the lock until the timeout; False if another handle has it all the time."""
+        """Try to take the lock until the timeout; False if another handle keeps it."""
         return repeated(self.acquire, timeout_seconds)
 
     @property
     def is_current(self) -> bool:
-        """True if what is locked is the volume's present branch file."""
+        """True if the locked file is the volume's current branch file."""
         return self.held is self.current
 
     def is_in_place(self) -> bool:
-        """Return True if the file that it was opened on stands at its path."""
+        """Return True if the open file is still at its path."""
         try:
             return os.path.samestat(self.path.stat(), os.fstat(self.current.number))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Give the lock back; harmless if it is not held."""
+        """Release the lock; harmless if it is not held."""
         held = self.held
         self.held = None
         if held is None:
@@ -179,12 +180,12 @@ class WriterLock:
             pass  # That was done before.
 
     def abandon(self) -> None:
-        """Close the handle as the end of the process would; in the child of a fork."""
+        """Close the handle in a forked child, as the end of the process would."""
         self.held = None
         self.current.abandon()
 
     def close(self) -> None:
-        """Give the lock back and close the handle; may be repeated."""
+        """Release the lock and close the handle; idempotent."""
         if self.current.number >= 0:
             self.release()
             self.current.abandon()
@@ -192,13 +193,13 @@ class WriterLock:
 
 @contextlib.contextmanager
 def held(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
-    """Lock all branch files of a volume inside the block, whichever is current.
+    """Lock all branch files of a volume inside the block.
 
-    Raises WriterBusyError if another handle has one until the timeout, LocalStorageError.
+    Raises WriterBusyError if another handle keeps one until the timeout, LocalStorageError.
     """
     with contextlib.ExitStack() as stack:
         locked: list[WriterLock] = []
-        # Again if a writer has moved on to another file while its former one was waited for.
+        # Repeat if a writer switched to another file during the wait.
         while not _are_all(directory, locked):
             stack.close()
             locked.clear()
@@ -208,7 +209,7 @@ def held(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
                 except LocalStorageError:
                     if path.exists():
                         raise
-                    break  # Removed meanwhile.
+                    break  # Removed in the meantime.
                 stack.callback(lock.close)
                 locked.append(lock)
                 if not lock.acquire_within(timeout_seconds):
@@ -220,27 +221,27 @@ def held(directory: Path, *, timeout_seconds: float) -> Iterator[None]:
 
 
 def _are_all(directory: Path, locked: list[WriterLock]) -> bool:
-    """Return True if the files that are locked are those in the directory."""
+    """Return True if the locked files are those in the directory."""
     return [lock.path for lock in locked] == layout.branch_files(directory) and all(
         lock.is_in_place() for lock in locked
     )
 
 
 class WriterLocks:
-    """The handles of one volume in this process. Owner: the volume, under whose mutex it is."""
+    """The handles of one volume in this process. Owner: the volume, under its mutex."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._all: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
     def open(self) -> WriterLock:
-        """Return a new handle, not held; raises LocalStorageError."""
+        """Return a new handle without the lock; raises LocalStorageError."""
         lock = WriterLock(self._path)
         self._all.add(lock)
         return lock
 
     def reserve(self, path: Path) -> dict[WriterLock, OpenFile]:
-        """Lock the next branch file for the handle that is held, before others can see the file.
+        """Lock the next branch file for the holding handle, before others can see the file.
 
         Raises BusyError if another process has it locked, LocalStorageError.
         """
@@ -257,7 +258,7 @@ class WriterLocks:
         return reserved
 
     def follow(self, path: Path, reserved: dict[WriterLock, OpenFile]) -> None:
-        """Let all handles lock another file from now on; a held one has what was reserved."""
+        """Switch all handles to another file; the one with the lock gets the reserved lock."""
         self._path = path
         for lock in list(self._all):
             if lock.current.number >= 0:

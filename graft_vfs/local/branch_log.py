@@ -96,25 +96,25 @@ _ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
 _READ_BYTES = 4096
 _READ_STEP_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
-"""Recovery never has to read more images than this, because NORMAL syncs at this interval too."""
+"""The maximum of images that recovery must read, because NORMAL syncs at this interval too."""
 
 assert _LOG_HEADER.size == LOG_HEADER_BYTES
 
 
 def _zero_ahead(offset: int) -> int:
-    """Return how far ahead of a chunk at `offset` space is zeroed."""
+    """Return how far ahead to zero space for a chunk at `offset`."""
     return min(_ZERO_STEP_MAX_BYTES, max(_ZERO_STEP_MIN_BYTES, offset // 4))
 
 
 def _kept_bytes(end: int) -> int:
-    """Return how much past the newest commit some process may have zeroed for its next one."""
+    """Return how far past the newest commit any process may have zeroed space."""
     return _ZERO_SKIP_BYTES + 4096 + _zero_ahead(end)
 
 
 class BranchLog:
     """One open branch log file.
 
-    Owner: a volume, for as long as one of its snapshots needs it. Thread rule: `append` and `sync`
+    Owner: a volume, as long as one of its snapshots needs it. Thread rule: `append` and `sync`
     by the holder of the writer lock; everything else by any thread.
     """
 
@@ -123,14 +123,14 @@ class BranchLog:
     def __init__(
         self, path: Path, *, volume: VolumeId, writable: bool = True, maps: bool = True
     ) -> None:
-        """Open an existing log; raises CorruptLogError if it is not one of this volume.
+        """Open an existing log; raises CorruptLogError if it is not a log of this volume.
 
-        Without `maps` it is read and written by calls alone.
+        Without `maps`, it is read and written only by calls.
         """
         self.path = path
         self._volume = volume
         self._maps = maps
-        self._map: mmap.mmap | None = None  # For stores.
+        self._map: mmap.mmap | None = None  # The mapping for stores.
         with storage_errors(path):
             self._file = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
         try:
@@ -138,13 +138,13 @@ class BranchLog:
             with storage_errors(path):
                 self._writes_in_place = mapped_writes_are_safe(path)
                 self._maps_writes = writable and maps and self._writes_in_place
-                # How long it was when this process last extended it or looked.
+                # The file's length when this process last extended or checked it.
                 self.capacity = os.fstat(self._file).st_size
-            # What is below this offset and past the tail was zeroed by this process.
+            # This process zeroed the space from the tail up to this offset.
             self._zeroed = 0
-            self.durable = 0  # What is below this offset was synced by this process.
+            self.durable = 0  # This process synced everything below this offset.
             self.view: View = memoryview(b"") if maps else FileView(self._file, path)
-            # How long the file is now: each transaction asks, so it is a call that costs little.
+            # The file's current length, by a cheap call, because each transaction checks it.
             self.size_bytes: Callable[[], int] = self.view.__len__
             self.remap()
         except BaseException:
@@ -161,9 +161,9 @@ class BranchLog:
         maps: bool = True,
         replaces: Path | None = None,
     ) -> BranchLog:
-        """Make an empty log; its header and name are durable on return.
+        """Create an empty log; its header and name are durable on return.
 
-        With `folded` the first transaction stands for all commits up to its LSN. The file gets
+        With `folded`, the first transaction replaces all commits up to its LSN. The file gets the
         owner and mode of the log that it `replaces`.
         """
         version = _FOLDED if folded else _PLAIN
@@ -188,7 +188,7 @@ class BranchLog:
         _, version, volume, salt = _LOG_HEADER.unpack(header)
         if version > _VERSION:
             raise FutureVersionError(
-                f"{self.path.name} has branch log format {version}, this program reads {_VERSION}",
+                f"{self.path.name} has branch log format {version}; this program reads {_VERSION}",
                 next_step="upgrade graft-vfs",
             )
         if version not in {_PLAIN, _FOLDED} or volume != self._volume.raw:
@@ -200,13 +200,13 @@ class BranchLog:
 
     @property
     def file_number(self) -> int:
-        """The number of the open file, as the system counts them."""
+        """The file descriptor."""
         return self._file
 
     # Reading ----------------------------------------------------------------------------------
 
     def remap(self) -> None:
-        """Map the file as long as it is now; snapshots keep the mapping they have."""
+        """Map the file at its current length; snapshots keep their mapping."""
         if not self._maps:
             return
         with storage_errors(self.path):
@@ -215,15 +215,15 @@ class BranchLog:
                 access = mmap.ACCESS_WRITE if self._maps_writes else mmap.ACCESS_READ
                 mapped = mmap.mmap(self._file, length, access=access)
                 view = memoryview(mapped).toreadonly()
-                # Ordering: the view last, because its length says that all of this was done.
+                # Ordering: the view last, because its length implies that all of this is done.
                 self._map = mapped if self._maps_writes else None
                 self.size_bytes = mapped.size
                 self.view = view
 
     def read_chunk(self, position: Position) -> Chunk | None:
-        """Read the chunk header at `position`; None if no chunk of this log follows there.
+        """Read the chunk header at `position`; None if no chunk of this log follows.
 
-        The images are not proved; see `images_are_sound`.
+        The images are not verified; see `images_are_sound`.
         """
         chunk = self._parse_chunk(position.offset)
         return chunk if chunk is not None and chunk.previous == position.checksum else None
@@ -243,11 +243,11 @@ class BranchLog:
         return chunk if chunk.after.offset <= len(self.view) else None
 
     def images_are_sound(self, chunk: Chunk) -> bool:
-        """Read all images of a chunk and return True if they are what was written."""
+        """Read all images of a chunk and return True if their checksum is correct."""
         return self.checksum_of(chunk.images, chunk.after.offset) == chunk.images_checksum
 
     def checksum_of(self, first: int, end: int) -> int:
-        """Return the XXH3-64 of bytes first..end (half-open), read by calls.
+        """Return the XXH3-64 of the bytes [first, end), read by calls.
 
         Raises LocalStorageError if the disk cannot read them.
         """
@@ -264,10 +264,10 @@ class BranchLog:
         return [data[at : at + chunk.page_size] for at in range(0, len(data), chunk.page_size)]
 
     def transactions(self, position: Position, lsn: LocalLsn) -> Iterator[list[Chunk]]:
-        """Yield the committed transactions after `position`, the first of which has `lsn`.
+        """Yield the committed transactions after `position`; the first has `lsn`.
 
-        A folded run has the LSN of the last commit in it instead. Ends before the first chunk that
-        does not follow. Images are not proved.
+        A folded run has the LSN of its last commit instead. Stops before the first chunk that does
+        not follow. Images are not verified.
         """
         pending: list[Chunk] = []
         is_run = self.begins_with_run(position)
@@ -284,18 +284,18 @@ class BranchLog:
                 lsn = LocalLsn(lsn + 1)
 
     def begins_with_run(self, position: Position) -> bool:
-        """Return True if a folded run stands at `position`, durable since a catalog named it."""
+        """Return True if a folded run is at `position`; it is durable, since a catalog named it."""
         return self.folded and position == self.start
 
     def damaged_before(self, position: Position, lsn: LocalLsn) -> bool:
-        """Return True if a durable transaction stood at `position`, where reading stopped.
+        """Return True if a durable transaction was at `position`, where reading stopped.
 
-        The evidence is a valid chunk further on of a later LSN than `lsn`, the one that is missing,
-        written when all before it was durable. Reads the rest of the file's data once.
+        The evidence is a later valid chunk with an LSN above `lsn`, the missing one, that was
+        written when everything before it was durable. Reads the rest of the file's data once.
         """
         for first, last in self._data_ranges(position.offset):
             for at in range(first, last, _READ_STEP_BYTES):
-                # A magic number may begin in one step and end in the next.
+                # A magic number may cross the boundary of two steps.
                 amount = min(last - at, _READ_STEP_BYTES + len(CHUNK_MAGIC_BYTES) - 1)
                 with storage_errors(self.path):
                     data = read_exactly(self._file, amount, at)
@@ -308,13 +308,13 @@ class BranchLog:
         return False
 
     def _data_ranges(self, offset: int) -> Iterator[tuple[int, int]]:
-        """Yield the half-open ranges after `offset` that are not holes of the sparse file."""
+        """Yield the half-open ranges after `offset` that are not holes in the sparse file."""
         length = self.size_bytes()
         while offset < length:
             try:
                 first = os.lseek(self._file, offset, os.SEEK_DATA)
             except OSError:
-                return  # ENXIO: nothing but a hole follows.
+                return  # ENXIO: only a hole follows.
             offset = min(length, os.lseek(self._file, first, os.SEEK_HOLE))
             yield first, offset
 
@@ -332,15 +332,16 @@ class BranchLog:
     ) -> tuple[int, Position]:
         """Write one chunk at `position`; `commit` is (page count, change counter) or None.
 
-        Returns the offset of the first image and the position after the chunk. With `sync` all of
-        the log up to there is durable then, else only after `sync`. Raises LocalStorageError, after
-        which the chunk may stand there in part: the next append at `position` overwrites it.
+        Returns the offset of the first image and the position after the chunk. With `sync`, the log
+        is durable up to that position on return; otherwise only after a call of `sync`. After
+        LocalStorageError, part of the chunk may remain: the next append at `position` overwrites
+        it.
         """
         count = len(pages)
         is_small = count <= SMALL_PAGES_MAX
-        # The images of a large chunk are hashed and written where they are.
+        # The images of a large chunk are hashed and written without copying.
         body = b"".join(images) if is_small else b""
-        # Unpacking a named tuple costs more than looking into it twice.
+        # Unpacking a named tuple costs more than two field accesses.
         offset, previous = position[0], position[1]
         if commit is None:
             flags, page_count, counter = 0, 0, 0
@@ -380,17 +381,17 @@ class BranchLog:
                     with self._allocating_whole(offset):
                         write_all(self._file, [data, *images], offset)
                 if sync:
-                    # A page that is mapped for writing would cost more to sync than to write.
+                    # Syncing a page that is mapped for writing costs more than writing it.
                     data_sync(self._file)
                     self.durable = after
-        # A named tuple's own constructor costs three times as much, at each commit.
+        # The named tuple's constructor costs three times as much, at each commit.
         return first_image, tuple.__new__(Position, (after, checksum))
 
     def copy_from(self, other: BranchLog, position: Position, lsn: LocalLsn) -> Position:
-        """Append what stands after `position` in another log, and be durable with it.
+        """Append the transactions after `position` in another log; they are durable on return.
 
-        Returns the position in the other log after what was copied. That is its last transaction,
-        or the one before damaged images. What was copied gets the present time.
+        Copying ends with the last transaction, or before the first with damaged images. Returns the
+        position in the other log after the copied part. The copies get the current time.
         """
         end = self.start
         for chunks in other.transactions(position, lsn):
@@ -407,13 +408,13 @@ class BranchLog:
     def _make_room(self, offset: int, needed: int, *, zeroes: bool) -> None:
         """Extend the file and its mapping to `needed` bytes; zero space for small chunks if asked.
 
-        Ordering: the file, its mapping, then the note that space is zeroed. Whichever step fails,
-        the next chunk tries again, and no copy goes where the mapping or the disk has no room.
+        Ordering: the file, its mapping, then the record of zeroed space. If a step fails, the next
+        chunk tries again, and no copy goes to space without a mapping or blocks.
         """
         with storage_errors(self.path):
             if needed > self.capacity:
-                # Another process may have extended the file. To cut it would take away space that
-                # the other one has zeroed, and kill it at its next copy into that.
+                # Another process may have extended the file. Truncating it would remove space that
+                # the other process zeroed, and kill that process at its next copy.
                 self.capacity = os.fstat(self._file).st_size
             if needed > self.capacity:
                 capacity = grown_size(needed)
@@ -422,7 +423,7 @@ class BranchLog:
         if self._maps and self.capacity > len(self.view):
             self.remap()
         if not zeroes:
-            # An abandoned transaction must not leave space noted that may be cut meanwhile.
+            # An abandoned transaction must not leave a record of space that may be truncated.
             self._zeroed = 0
         elif needed - offset < _ZERO_SKIP_BYTES:
             first = max(self._zeroed, offset)
@@ -433,11 +434,11 @@ class BranchLog:
 
     @contextlib.contextmanager
     def _allocating_whole(self, offset: int) -> Iterator[None]:
-        """Give back what a write at `offset` has allocated if the disk refuses the rest of it.
+        """If the disk refuses part of a write at `offset`, release the space that it allocated.
 
-        Else the first part of a write that failed would hold the last space of a full disk, which
-        the catalog needs for a push or for anything else that makes room. No process has zeroed or
-        mapped for stores what was a hole before.
+        Otherwise the first part of a failed write would keep the last space of a full disk, which
+        the catalog needs for a push or for other ways to free space. This is safe, because no
+        process has zeroed, or mapped for stores, space that was a hole before.
         """
         size = self.size_bytes()
         hole = os.lseek(self._file, offset, os.SEEK_HOLE) if offset < size else size
@@ -449,10 +450,10 @@ class BranchLog:
             raise
 
     def reserve(self, position: Position, pages: int, page_size: int) -> int:
-        """Make room for a small chunk of `pages` images at `position`, if there is none yet.
+        """Allocate space for a small chunk of `pages` images at `position`, if needed.
 
-        After that, writing such a chunk there needs no space on a file system that writes in place.
-        Returns how many bytes have room past it. Raises LocalStorageError.
+        Writing such a chunk then needs no more space on a file system that overwrites in place.
+        Returns the number of allocated bytes past the chunk. Raises LocalStorageError.
         """
         after = position[0] + CHUNK_HEAD_BYTES + pages * (4 + page_size)
         if after > self._zeroed:
@@ -460,11 +461,11 @@ class BranchLog:
         return self._zeroed - after
 
     def is_longer_than_needed(self, end: int) -> bool:
-        """Return True if `give_back` would cut the file. One or two system calls."""
+        """Return True if `give_back` would truncate the file. One or two system calls."""
         return self._holds_data_past(end + _kept_bytes(end))
 
     def _holds_data_past(self, offset: int) -> bool:
-        """Return True if space is allocated past `offset`, where the file may be sparse."""
+        """Return True if space is allocated past `offset`; the file may be sparse."""
         with storage_errors(self.path):
             if self.size_bytes() <= offset:
                 return False
@@ -472,20 +473,21 @@ class BranchLog:
                 os.lseek(self._file, offset, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return False  # Nothing but a hole follows.
+                    return False  # Only a hole follows.
                 raise
         return True
 
     def give_back(self, end: int) -> None:
-        """Cut off what an abandoned transaction wrote past `end`, the end of the newest commit.
+        """Truncate what an abandoned transaction wrote past `end`, the end of the newest commit.
 
-        The caller holds the writer lock. Harmless if there is nothing. Raises LocalStorageError.
+        The caller holds the writer lock. Does nothing if there is nothing. Raises
+        LocalStorageError.
         """
         kept = end + _kept_bytes(end)
-        # A file that is merely longer holds no space, and cutting it would make the next commit
-        # extend it again.
+        # A sparse extension takes no space, and after a truncation the next commit would extend the
+        # file again.
         if self._holds_data_past(kept):
-            # Ordering: the note first, so that no copy goes where the file was cut.
+            # Ordering: the record first, so that no copy goes to truncated space.
             self._zeroed = min(self._zeroed, kept)
             with storage_errors(self.path):
                 os.ftruncate(self._file, kept)
@@ -494,8 +496,8 @@ class BranchLog:
     def erase(self, position: Position) -> None:
         """Make the chunk at `position` unreadable; raises LocalStorageError.
 
-        On a full copy-on-write disk not even that can be written. There no process stores through
-        a mapping, so that the file may be cut instead, which needs no space.
+        On a full copy-on-write disk, even this write may fail. No process stores through a mapping
+        on such a disk, so the file is truncated instead, which needs no space.
         """
         with storage_errors(self.path):
             try:
@@ -514,16 +516,16 @@ class BranchLog:
             self.durable = end
 
     def close(self) -> None:
-        """Close the file; mappings live on as long as snapshots hold them."""
+        """Close the file; mappings stay valid as long as snapshots hold them."""
         if self._file >= 0:
-            # Ordering: forgotten first. If a signal's handler raises after the close, it would be
-            # closed again, when its number may be that of another file.
+            # Ordering: forget the descriptor first. If a signal handler raised after the close, it
+            # would be closed again, and its number may then belong to another file.
             file, self._file = self._file, -1
             os.close(file)
 
     def __del__(self) -> None:
-        """Close a log that its volume has replaced, with the last snapshot that needs it.
+        """Close a log that its volume has replaced, together with the last snapshot that needs it.
 
-        Else the descriptor would hold the deleted file, and its space on the disk, for ever.
+        Otherwise the descriptor would keep the deleted file, and its disk space, forever.
         """
         self.close()

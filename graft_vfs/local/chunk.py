@@ -35,9 +35,9 @@ DURABLE_BEFORE = 2
 
 CHUNK_PAGES_MAX = 65_536
 CHUNK_HEAD_BYTES = 64
-"""The bytes of a chunk without its images and their page indexes."""
+"""The size of a chunk without its images and page indexes."""
 SMALL_PAGES_MAX = 64
-"""Up to this many pages, a chunk is written at once, into space that was zeroed ahead."""
+"""A chunk of at most this many pages is written at once, into space zeroed in advance."""
 CHUNK_MAGIC = 0x4B48_4347
 CHUNK_MAGIC_BYTES = CHUNK_MAGIC.to_bytes(4, "little")
 _HEADER = struct.Struct("<IHHQIIIIQQQ")
@@ -49,7 +49,7 @@ assert _HEADER_BYTES + _CHECKSUM.size == CHUNK_HEAD_BYTES
 
 
 def checksum_of(images: Iterable[bytes]) -> int:
-    """Return the XXH3-64 of images that are not joined."""
+    """Return the XXH3-64 of several images, without joining them."""
     digest = xxh3_64()
     for image in images:
         digest.update(image)
@@ -57,7 +57,7 @@ def checksum_of(images: Iterable[bytes]) -> int:
 
 
 class _Packers(dict[int, struct.Struct]):
-    """The packers of chunk headers with so many page indexes; those of small chunks are kept."""
+    """Return the packers of headers with this many page indexes; small ones are cached."""
 
     def __missing__(self, count: int) -> struct.Struct:
         packer = struct.Struct(f"<IHHQIIIIQQQ{count}I")
@@ -70,7 +70,7 @@ packers = _Packers()
 
 
 class Position(NamedTuple):
-    """A place between two chunks: byte offset, and the checksum of the chunk that ends there."""
+    """A position between two chunks: byte offset, and the checksum of the previous chunk."""
 
     offset: int
     checksum: int
@@ -104,7 +104,7 @@ class Chunk(NamedTuple):
 
 
 def head_bytes(data: bytes) -> int | None:
-    """Return the length of the chunk head that begins in `data`, checksum included.
+    """Return the length of the chunk head at the start of `data`, including its checksum.
 
     None if no chunk begins here. `data` may be shorter than the head.
     """

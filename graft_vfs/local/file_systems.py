@@ -1,22 +1,23 @@
-"""File systems by type: which keep locks and mappings as one machine sees them.
+"""Types of file systems: which ones support locks and mappings as a data directory needs.
 
-A data directory is shared through flock and mapped files. Both hold among the processes of one
-kernel, for file systems that this kernel alone writes to. A network file system has other writers,
-whose locks may not reach this machine and whose writes a mapping does not show; a FUSE file system
-may be anything, from an encrypted folder to a bucket. So both are refused as data directories,
-unless the configuration allows the type by name, which is right where one machine uses the place.
+Processes share a data directory through flock and mapped files. Both work between the processes of
+one kernel, on file systems that only this kernel writes to. A network file system has other
+writers, whose locks may not reach this machine and whose writes a mapping does not show. A FUSE
+file system may be anything from an encrypted folder to a bucket. So both are refused as data
+directories, unless the configuration allows the type by name, which is safe if only one machine
+uses the directory.
 
-A remote in a directory needs less: that link(2) makes a name only once, for everybody who uses the
-store. A network file system does that on its server. A FUSE file system need not, and NFS from this
-very machine is the proxy of a mount helper, such as the one for S3 Files: that answers at once and
-writes the bucket a minute later, where another machine may have created the same key.
+A remote in a directory needs less: link(2) must create a name only once, for all clients. A network
+file system's server ensures this. A FUSE file system may not. Nor may NFS served by the same
+machine: it is the proxy of a mount helper, such as the one for S3 Files, which answers immediately
+but writes to the bucket a minute later, when another machine may have created the same key.
 
-Two file systems are hard to place. 9p and virtiofs give a guest a directory of its host: the guest
-has locks of its own, so a guest and its host, or two guests, do not exclude each other. They are
-refused, and may be allowed where one guest has the directory to itself. Overlayfs is local.
+Two cases are less clear. 9p and virtiofs give a guest a directory of its host. The guest has
+separate locks, so a guest and its host, or two guests, do not exclude each other. They are refused,
+and may be allowed if only one guest uses the directory. Overlayfs is local.
 
-Types are the names in /proc/self/mountinfo. A type that is in no table is allowed and not known as
-local. Where there is no such file nothing is known and nothing refused.
+Types are the names in /proc/self/mountinfo. A type in no table is allowed, but not treated as
+local. Without that file, nothing is known, and nothing is refused.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from graft_vfs.errors import ConfigError, UnsafeStoreError
 from graft_vfs.local.files import storage_errors
 
 WRITES_IN_PLACE = frozenset({"ext2", "ext3", "ext4", "tmpfs"})
-"""Writing to a page that was written before allocates nothing."""
+"""File systems where overwriting a page allocates nothing."""
 
 _LOCAL = WRITES_IN_PLACE | {
     *("apfs", "aufs", "bcachefs", "btrfs", "ecryptfs", "exfat", "f2fs", "hfs", "hfsplus", "jfs"),
     *("nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "ufs", "vfat", "xfs"),
     "zfs",
-    # Drivers of block devices, and the root of rootless containers: no other machine writes there.
+    # Drivers of block devices, and the root of rootless containers: no other machine writes to
+    # them.
     *("fuseblk", "fuse.fuse-overlayfs"),
 }
 _NETWORK = frozenset(
@@ -53,14 +55,14 @@ _THIS_MACHINE = ("127.", "localhost", "[::1]", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What is mounted: the type of the file system, and its source."""
+    """A mount: the type of the file system, and its source."""
 
     type: str
     source: str
 
     @property
     def is_fuse(self) -> bool:
-        """True for a file system that a program serves, but for those known as local."""
+        """True for FUSE file systems, except those known to be local."""
         return (self.type == "fuse" or self.type.startswith("fuse.")) and self.type not in _LOCAL
 
     @property
@@ -73,9 +75,9 @@ class Mount:
 
 
 def mount_of(path: Path) -> Mount | None:
-    """Return what `path`, or the nearest directory above it that exists, is mounted from.
+    """Return the mount of `path`, or of its nearest existing parent.
 
-    None where the system does not tell. Raises OSError.
+    None if the system does not provide it. Raises OSError.
     """
     existing = path.absolute()
     while not existing.exists() and existing != existing.parent:
@@ -91,11 +93,11 @@ def mount_of(path: Path) -> Mount | None:
 
 
 def _mount_number(descriptor: int) -> str | None:
-    # Not the device number: subvolumes of btrfs and others have numbers that no mount shows.
+    # Not by device number: subvolumes of btrfs and others have numbers that no mount has.
     try:
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, PermissionError):
-        # Not Linux, or a process that gave up rights and may not look at itself.
+        # Not Linux, or an unprivileged process that may not read its own /proc entry.
         return None
     return next((line.split()[1] for line in lines if line.startswith("mnt_id:")), None)
 
@@ -114,31 +116,33 @@ def parse_mounts(text: str) -> Iterator[tuple[str, Mount]]:
                 yield fields[0], Mount(fields[at + 1], fields[at + 2].replace("\\040", " "))
 
 
-# What they are good for ---------------------------------------------------------------------------
+# What they are suitable for -----------------------------------------------------------------------
 
 
 def against_data(mount: Mount) -> str | None:
-    """Return why a data directory must not be there, or None."""
+    """Return why the mount is unsuitable for a data directory, or None."""
     if mount.type in _NETWORK:
-        return "other machines can write to it, unseen by the locks and mappings of this one"
+        return (
+            "other machines can write to it, and this machine's locks and mappings do not see that"
+        )
     if mount.type in _HOST:
-        return "it belongs to the host, whose locks and those of this machine do not meet"
+        return "it belongs to the host, whose locks are separate from this machine's"
     if mount.is_fuse:
-        return "a program serves it, which need not keep locks and mapped files as a disk does"
+        return "a program serves it, which may not support locks and mapped files as a disk does"
     return None
 
 
 def against_creating(mount: Mount) -> str | None:
-    """Return why a remote there could let two writers create one key, or None."""
+    """Return why two writers could create the same key on the mount, or None."""
     if mount.is_fuse:
-        return "a program serves it, so that a file that was created here may not be on its store"
+        return "a program serves it, so a created file may not be on its store yet"
     if mount.type in _NFS and mount.source.startswith(_THIS_MACHINE):
-        return "it is NFS from this machine, as mount helpers of buckets make, which write later"
+        return "it is NFS served by this machine, as by mount helpers of buckets, which write later"
     return None
 
 
 def check_data_directory(path: Path, allowed: Collection[str]) -> bool:
-    """Return True if files there may be mapped and believed: this kernel alone writes to them.
+    """Return True if files there may be mapped, because only this kernel writes to them.
 
     Raises ConfigError if the file system is refused and not allowed, LocalStorageError.
     """
@@ -148,19 +152,19 @@ def check_data_directory(path: Path, allowed: Collection[str]) -> bool:
     if mount is not None and reason is not None:
         raise ConfigError(
             f"the data directory {path} is on {mount}: {reason}",
-            next_step="set data_dir to a directory on a local disk; if this machine alone ever "
+            next_step="set data_dir to a directory on a local disk; if only this machine ever "
             f'uses it, set allow_file_systems = "{mount.type}"',
         )
     return mount is None or mount.is_local
 
 
 def check_create_only(path: Path, allowed: Collection[str]) -> None:
-    """Raise UnsafeStoreError if a directory's file system need not create a name only once."""
+    """Raise UnsafeStoreError if a directory's file system may create a name twice."""
     mount = mount_of(path)
     reason = None if mount is None or mount.type in allowed else against_creating(mount)
     if mount is not None and reason is not None:
         raise UnsafeStoreError(
             f"the remote {path} is on {mount}: {reason}",
-            next_step='use a remote of type "s3_compatible", or a directory on a disk; if this '
-            f'machine alone ever pushes there, set allow_file_systems = "{mount.type}"',
+            next_step='use a remote of type "s3_compatible", or a directory on a disk; if only '
+            f'this machine ever pushes there, set allow_file_systems = "{mount.type}"',
         )

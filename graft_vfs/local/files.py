@@ -1,4 +1,4 @@
-"""What every local file shares: translated errors, exact reads, durable names."""
+"""Shared by all local files: error translation, exact reads, durable names."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from graft_vfs.errors import AccessDeniedError, DiskFullError, LocalStorageError
 from graft_vfs.local import ownership
 
 _PROGRAM = Path(__file__).parents[1]
-_VECTOR_MAX = 1000  # More than 1024 buffers in one call are refused.
+_VECTOR_MAX = 1000  # The system refuses more than 1024 buffers per call.
 
 _NEXT_STEPS = {
-    errno.ENOSPC: "free some disk space and try again; nothing that was committed is lost",
-    errno.EDQUOT: "raise the disk quota and try again; nothing that was committed is lost",
+    errno.ENOSPC: "free some disk space and try again; no commit is lost",
+    errno.EDQUOT: "raise the disk quota and try again; no commit is lost",
     errno.EFBIG: "raise the file size limit (ulimit -f) and try again",
-    errno.EROFS: "the file system is read-only; choose a place that can be written",
+    errno.EROFS: "the file system is read-only; choose a writable directory",
     errno.EACCES: "check the owner and the permissions of this path and of the folders above it",
     errno.EPERM: "check the owner and the permissions of this path and of the folders above it",
-    errno.ENOENT: "make the folder that it is in, or correct the path",
-    errno.ENOTDIR: "correct the path: what it takes for a folder is a file",
+    errno.ENOENT: "create the parent folder, or correct the path",
+    errno.ENOTDIR: "correct the path: one of its folders is a file",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files",
-    errno.EIO: "the disk reports an error; check it before anything else",
+    errno.EIO: "the disk reported an error; check the disk first",
 }
 
 _KINDS: dict[int, type[LocalStorageError]] = {
@@ -39,8 +39,8 @@ _KINDS: dict[int, type[LocalStorageError]] = {
 def storage_error(path: Path, error: OSError) -> LocalStorageError:
     """Translate an OSError about `path` into the declared error, with its next step.
 
-    One without an error number is not the system's, and is raised as it is: the handler of a signal
-    may raise TimeoutError, which is an OSError and says nothing about a disk.
+    An OSError without an error number is not the system's and is raised unchanged: a signal handler
+    may raise TimeoutError, which is an OSError but has nothing to do with a disk.
     """
     if error.errno is None:
         raise error
@@ -52,7 +52,7 @@ def storage_error(path: Path, error: OSError) -> LocalStorageError:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise LocalStorageError for an OSError of the system inside the block."""
+    """Convert the system's OSErrors in the block to LocalStorageError."""
     try:
         yield
     except OSError as error:
@@ -60,7 +60,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def importing() -> AbstractContextManager[None]:
-    """Raise LocalStorageError if a module cannot be read that is imported when it is needed."""
+    """Raise LocalStorageError if a late import in the block cannot read its module."""
     return storage_errors(_PROGRAM)
 
 
@@ -78,7 +78,7 @@ def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
 
 
 def write_fully(descriptor: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`; a short write goes on until the disk refuses."""
+    """Write all of `data` at `offset`; short writes are continued until the disk refuses."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(descriptor, rest, offset)
@@ -108,7 +108,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def make_directories(path: Path) -> None:
-    """Make a directory and what leads to it, if absent; the names that this made are durable."""
+    """Create a directory and its parents, if absent; the new names are durable."""
     absent = [each for each in (path, *path.parents) if not each.exists()]
     for each in reversed(absent):
         ownership.make_directory(each)
@@ -116,10 +116,10 @@ def make_directories(path: Path) -> None:
 
 
 def data_sync(descriptor: int) -> None:
-    """Make a file's bytes durable; its times may not be."""
+    """Make a file's bytes durable, but not its times."""
     if hasattr(os, "fdatasync"):
         os.fdatasync(descriptor)
-    else:  # On macOS only this call empties the drive's own cache.
+    else:  # On macOS, only this call flushes the drive's cache.
         import fcntl  # noqa: PLC0415
 
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
@@ -133,7 +133,7 @@ def grown_size(needed: int) -> int:
     """Return the size to which a file that must hold `needed` bytes is extended.
 
     At most a quarter or 64 KiB more than needed, so that a small file stays small and a large one
-    is seldom extended and mapped anew. Never less for a larger need.
+    is seldom extended and remapped. The result grows with `needed`.
     """
     step = min(_GROWTH_MAX_BYTES, max(_GROWTH_MIN_BYTES, 1 << max(0, needed.bit_length() - 3)))
     return -(-needed // step) * step

@@ -1,12 +1,12 @@
-"""What happens around os.fork(), in one order, whichever modules a process has imported.
+"""Hooks before and after os.fork(), in a fixed order, independent of the imported modules.
 
-Only the thread that forks goes on in the child, and what the others had locked stays locked there
-for ever. So before a fork each step below, from the first to the last, waits until no other thread
-is in the middle of what the child needs. Afterwards they run from the last to the first, in parent
-and child. Waiting in this order always ends: a thread that has a catalog locked may wait for an
-import, and one that imports waits for no catalog.
+Only the forking thread continues in the child, and locks of other threads stay locked there
+forever. So before a fork, each step below, from first to last, waits until no other thread is using
+what the child needs. Afterwards the steps run from last to first, in parent and child. Waiting in
+this order always ends: a thread that holds a catalog's lock may wait for an import, but an
+importing thread never waits for a catalog.
 
-A hook that fails keeps none of the others from running; Python prints its error.
+If a hook fails, the others still run; Python prints the error.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from collections.abc import Callable
 
 
 class Step(enum.IntEnum):
-    """What a hook is about."""
+    """The purpose of a hook."""
 
     REGISTRY = enum.auto()
-    """Child: the lock of the registered VFS is a new one."""
+    """Child: the registered VFS gets a new lock."""
     FILES = enum.auto()
-    """Child: files of the VFS neither go on with the parent's transactions nor end them."""
+    """Child: files of the VFS neither continue nor end the parent's transactions."""
     HANDLES = enum.auto()
-    """Child: descriptors that hold the parent's locks are closed."""
+    """Child: descriptors with the parent's locks are closed."""
     THREADS = enum.auto()
-    """Child: autosync's threads, and the pushes that they owe, are the parent's alone."""
+    """Child: autosync's threads and pending pushes stay with the parent."""
     CATALOG = enum.auto()
-    """Both: SQLite's files are closed, as its documentation asks; each side opens them anew."""
+    """Both: SQLite's files are closed, as its documentation requires; each side reopens them."""
     IMPORT = enum.auto()
-    """Both: no module is half imported, which the child would wait for."""
+    """Both: no import is in progress; the child would wait for it forever."""
 
 
 _Hook = Callable[[], object]
@@ -48,7 +48,7 @@ def at_fork(
     in_parent: _Hook | None = None,
     in_child: _Hook | None = None,
 ) -> None:
-    """Have hooks called at each fork from now on; for modules, at their import."""
+    """Register hooks for all later forks; modules call this when they are imported."""
     for hooks, hook in ((_before, before), (_in_parent, in_parent), (_in_child, in_child)):
         if hook is not None:
             hooks.append((step, hook))
@@ -65,7 +65,7 @@ def _go_on(hooks: list[tuple[Step, _Hook]]) -> None:
 
 def _call(hooks: list[_Hook]) -> None:
     with contextlib.ExitStack() as calls:
-        for hook in reversed(hooks):  # A stack calls what was put on it last first.
+        for hook in reversed(hooks):  # A stack calls the last registered hook first.
             calls.callback(hook)
 
 

@@ -60,10 +60,10 @@ class HeadFile:
     """The mapped head of one volume; owned by the volume, used by every thread."""
 
     def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
-        """Map the file, making it if absent; without `maps` it is read and written by calls.
+        """Map the file, creating it if absent; without `maps`, it is read and written by calls.
 
-        Raises FutureVersionError, LocalStorageError; BusyError if the file is gone while another
-        process, which would not notice a new one, has the volume open.
+        Raises FutureVersionError, LocalStorageError; BusyError if the file is missing while another
+        process, which would not see a new one, has the volume open.
         """
         self._path, self._writable = path, writable
         self._name = os.fsencode(path)
@@ -84,16 +84,16 @@ class HeadFile:
                 raise FutureVersionError(
                     f"another version of graft-vfs (head file {found & 0xFFFF}) uses this volume",
                     next_step="use one version for all processes of a data directory; end those "
-                    "of the other one",
+                    "of the other version",
                 )
         if directory is not None:
             self.words[_MAGIC] = _MAGIC_BASE + _VERSION
             fcntl.flock(directory, fcntl.LOCK_SH)
 
     def is_in_place(self) -> bool:
-        """Return False if another file stands at the path: other processes may have mapped it.
+        """Return False if another file is at the path: other processes may have mapped it.
 
-        No process makes a missing file while this one is mapped. Raises OSError.
+        No process creates a missing file while this one is mapped. Raises OSError.
         """
         try:
             found = os.stat(self._name)  # noqa: PTH116 - a Path costs three times as much
@@ -102,10 +102,10 @@ class HeadFile:
         return (found.st_dev, found.st_ino) == (self._device, self.inode)
 
     def is_whole(self) -> bool:
-        """Return False if another program has made the file shorter, and it cannot be mended.
+        """Return False if another program has truncated the file and it cannot be repaired.
 
-        It is mended with zeros, which say nothing, so that all is looked up. A load of a word that
-        was cut off would end the process.
+        It is filled with zeros, which carry no information, so everything is read from the log and
+        the catalog. A load of a truncated word would kill the process.
         """
         if self._map is None or self._map.size() >= _HEAD_BYTES:
             return True
@@ -140,18 +140,18 @@ def look(path: Path) -> bytes | None:
 
 
 def _is_alone(directory: int) -> bool:
-    """Hold the volume's directory alone, if no other process has the volume open."""
+    """Take the exclusive lock on the volume's directory, if no other process has it open."""
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        # The lock that was held is gone by the attempt.
+        # The attempt has released the shared lock.
         fcntl.flock(directory, fcntl.LOCK_SH)
         return False
     return True
 
 
 def _join(owner: HeadFile, path: Path) -> int:
-    """Hold the volume's directory shared while `owner` lives, and alone while making the file.
+    """Lock the volume's directory: shared while `owner` lives, exclusive while creating the file.
 
     Returns the directory's descriptor.
     """
@@ -162,16 +162,16 @@ def _join(owner: HeadFile, path: Path) -> int:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # The holder may be making the file just now.
+            # The lock's holder may be creating the file right now.
             if time.monotonic() >= deadline:
                 raise BusyError(
-                    f"the file {path} is gone, and other processes have the volume open",
+                    f"the file {path} is missing, and other processes have the volume open",
                     next_step="end them, then open it again; nothing is lost",
                 ) from None
             time.sleep(_POLL_SECONDS)
             continue
-        # Written, because a copy to a mapped hole would end the process on a full disk; under
-        # another name, because no process may see it short.
+        # Written by calls, because a copy to a mapped hole would kill the process on a full disk;
+        # under another name, because no process may see a short file.
         temporary = path.with_name(layout.NEW_HEAD)
         temporary.unlink(missing_ok=True)
         made = ownership.create(temporary, os.O_RDWR)
@@ -187,7 +187,7 @@ def _join(owner: HeadFile, path: Path) -> int:
 def _mapped(path: Path, *, writable: bool) -> tuple[mmap.mmap | bytes, int, int]:
     """Map the file; returns the mapping, device and inode.
 
-    Zeros for one that is missing and cannot be made, so that all is looked up.
+    Maps zeros if the file is missing and cannot be created, so everything is read elsewhere.
     """
     if not writable and (not path.exists() or path.stat().st_size < _HEAD_BYTES):
         return bytes(_HEAD_BYTES), 0, 0
@@ -201,7 +201,7 @@ def _mapped(path: Path, *, writable: bool) -> tuple[mmap.mmap | bytes, int, int]
 
 
 def _whole(path: Path, *, writable: bool) -> int:
-    """Open the file and fill it up with zeros, by calls: nothing of it is a hole then."""
+    """Open the file and fill it with zeros by calls, so that it has no holes."""
     descriptor = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
     try:
         size = os.fstat(descriptor).st_size
@@ -215,7 +215,7 @@ def _whole(path: Path, *, writable: bool) -> int:
 
 @functools.cache
 def boot_number() -> int:
-    """Return a number for this boot of the machine; 0 where the system does not tell."""
+    """Return a number for this boot of the machine; 0 if the system provides none."""
     source = Path("/proc/sys/kernel/random/boot_id")
     if not source.exists():
         return 0
@@ -223,5 +223,5 @@ def boot_number() -> int:
 
 
 def new_epoch() -> int:
-    """Return a number that no branch change used before: 63 random bits, never 0."""
+    """Return a number for a new epoch: 63 random bits, never 0."""
     return secrets.randbits(63) | 1

@@ -1,12 +1,12 @@
-"""The words of a head file where a store to its mapping could end the process.
+"""The words of a head file where a store to its mapping could kill the process.
 
-On btrfs each store may need a new block, and on xfs one to a file with a reflink copy does; see
-`mapping`. There, and with `mmap = "off"`, the words are stored by calls. Loads come from a mapping
-all the same, unless it is off.
+On btrfs, each store may need a new block; on xfs, so does a store to a file with a reflink copy;
+see `mapping`. On these, and with `mmap = "off"`, the words are stored by calls. Loads still use a
+mapping, unless it is off.
 
-A call may fail, and what tells of a commit that is in the log must not make it a failed one. So a
-word that cannot be stored then is left with a warning, and WRITING stays 1: END is read as 0 while
-it is, which is no log's end, so that every process looks at the log itself.
+A call may fail, but announcing a commit that is already in the log must not fail the commit. So a
+word that cannot be stored is skipped with a warning, and WRITING stays 1. While it is 1, END is
+read as 0, which is not the end of any log, so every process reads the log itself.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class CalledWords:
     __slots__ = ("_descriptor", "_is_unpublished", "_mapped", "_path")
 
     def __init__(self, path: Path, mapped: memoryview | None, *, writable: bool) -> None:
-        """Open the file; loads come from `mapped` if it is given. Raises OSError."""
+        """Open the file; loads use `mapped` if given. Raises OSError."""
         self._descriptor = -1
         self._path = path
         self._mapped = mapped
@@ -56,9 +56,9 @@ class CalledWords:
             raise storage_error(self._path, error) from error
         if len(data) < WORDS_BYTES:
             raise LocalStorageError(
-                f"{self._path} has {len(data)} bytes: another program has cut it",
-                next_step="end all processes that have the volume open, and open it again; nothing "
-                "that was committed is lost",
+                f"{self._path} has {len(data)} bytes: another program has truncated it",
+                next_step="end all processes that have the volume open, and open it again; no "
+                "commit is lost",
             )
         return memoryview(data).cast("Q")
 
@@ -76,9 +76,9 @@ class CalledWords:
             if not publishes:
                 raise failure from error
             self._is_unpublished = True
-            _logger.warning("a commit is found by the log alone: %s", failure)
+            _logger.warning("a commit is not announced in the head file: %s", failure)
 
     def __del__(self) -> None:
-        """Close the file with the last user of its words."""
+        """Close the file together with the last user of its words."""
         if self._descriptor >= 0:
             os.close(self._descriptor)

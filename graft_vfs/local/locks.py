@@ -1,15 +1,15 @@
-"""The locks of a volume: which process, and which connection of it, writes, pushes or syncs.
+"""The locks of a volume: which process and connection writes, pushes or syncs.
 
-flock(2) locks belong to an open file, not to a process. The kernel drops the lock of a killed
-process, which is why no lock is ever taken over by guessing.
+flock(2) locks belong to an open file, not to a process. The kernel releases the lock of a killed
+process, so no lock is ever considered stale by guessing.
 
-A lock excludes those who lock the same file, and a file can be removed or replaced. So a `FileLock`
-is compared with what stands at its path once it is held, and writers lock the branch file itself:
-two of them never append to one file, whatever is removed or moved around it. That the file is still
-the one that others find is what `branch_file` checks.
+A lock excludes only processes that lock the same file, and a file can be removed or replaced. So a
+`FileLock` is compared with the file at its path once it is held. Writers lock the branch file
+itself, so two writers never append to one file, even if other files are removed or moved.
+`branch_file` checks that the file is still at its path.
 
-A forked child has the open files of its parent, and a lock lasts until the last of them is closed.
-So the child closes all handles at once, and the parent's locks are the parent's alone.
+A forked child inherits its parent's open files, and a lock lasts until the last copy is closed. So
+the child closes all handles immediately, and only the parent keeps the locks.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ _POLL_SECONDS_MAX = 0.05
 
 
 class Handle(Protocol):
-    """Whatever keeps a descriptor whose lock belongs to this process alone."""
+    """The owner of a descriptor whose lock belongs only to this process."""
 
     def abandon(self) -> None:
-        """Close the descriptor in the child of a fork."""
+        """Close the descriptor in a forked child."""
         ...
 
 
 class FileLock:
-    """One handle on a lock file, which at most one handle holds at a time."""
+    """One handle on a lock file; at most one handle holds the lock."""
 
     __slots__ = ("__weakref__", "_file", "_path")
 
     def __init__(self, path: Path) -> None:
-        """Open the lock file, making it if absent; takes no lock. Raises LocalStorageError."""
+        """Open the lock file, creating it if absent; takes no lock. Raises LocalStorageError."""
         self._path = path
         self._file = self._open()
         close_after_fork(self)
@@ -60,9 +60,9 @@ class FileLock:
             return ownership.create(self._path, os.O_RDWR)
 
     def acquire(self) -> bool:
-        """Try to take the lock; False at once if another handle has it.
+        """Try to take the lock; immediately False if another handle has it.
 
-        Raises LocalStorageError if the file is gone and cannot be made anew.
+        Raises LocalStorageError if the file is missing and cannot be created.
         """
         while True:
             if self._file < 0:  # See `close_instead`.
@@ -73,11 +73,11 @@ class FileLock:
                 return False
             if self.is_in_place():
                 return True
-            # The file was removed or replaced: this lock would exclude no newcomer.
+            # The file was removed or replaced: this lock would not exclude new processes.
             self.abandon()
 
     def is_in_place(self) -> bool:
-        """Return True if the file that is open here is the one at its path."""
+        """Return True if the open file is the one at its path."""
         with storage_errors(self._path):
             try:
                 return os.path.samestat(os.fstat(self._file), self._path.stat())
@@ -85,11 +85,11 @@ class FileLock:
                 return False
 
     def acquire_within(self, timeout_seconds: float) -> bool:
-        """Try to take the lock until the timeout; False if another handle has it all the time."""
+        """Try to take the lock until the timeout; False if another handle keeps it."""
         return repeated(self.acquire, timeout_seconds)
 
     def release(self) -> None:
-        """Give the lock back; harmless if it is not held."""
+        """Release the lock; harmless if it is not held."""
         if self._file >= 0:
             try:
                 flock(self._file, UNLOCK)
@@ -97,13 +97,13 @@ class FileLock:
                 close_instead(self, self._path, error)
 
     def close(self) -> None:
-        """Give the lock back and close the handle; may be repeated."""
-        # Closing alone would leave it to a child that has not closed its copy yet.
+        """Release the lock and close the handle; idempotent."""
+        # Closing alone would leave the lock to a child that has not closed its copy yet.
         self.release()
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the handle; in the child of a fork, where the lock is the parent's."""
+        """Close the handle in a forked child, where the lock is the parent's."""
         if self._file >= 0:
             # Ordering: see `BranchLog.close`.
             file, self._file = self._file, -1
@@ -111,11 +111,11 @@ class FileLock:
 
 
 def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Call `acquire` until it succeeds or the timeout has passed; returns its last answer."""
+    """Call `acquire` until it succeeds or the timeout has passed; returns its last result."""
     deadline = time.monotonic() + timeout_seconds
     pause = _POLL_SECONDS
     while not acquire():
-        # flock has no timeout of its own, and a signal-based one is not for libraries.
+        # flock has no timeout, and a library cannot use a signal-based one.
         if time.monotonic() >= deadline:
             return False
         time.sleep(pause)
@@ -135,7 +135,7 @@ _handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 
 
 def close_after_fork(handle: Handle) -> None:
-    """Have a handle closed in each child that this process forks."""
+    """Close a handle in each child that this process forks."""
     _handles.add(handle)
 
 

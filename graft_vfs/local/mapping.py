@@ -1,24 +1,24 @@
-"""Mapped files: only where a load or a store cannot end the process.
+"""Mapped files: used only where a load or a store cannot kill the process.
 
-The kernel answers a load or a store that it cannot serve with SIGBUS, which ends the process; a
-call returns an error instead. It cannot serve
+If the kernel cannot serve a load or a store, it sends SIGBUS, which kills the process; a call
+returns an error instead. It cannot serve
 
-- a hole on tmpfs without memory left: it is allocated at the first touch, reads included;
-- a store that needs a new block when the disk is full: always on btrfs and other copy-on-write file
-  systems, on xfs for blocks that a reflink copy shares;
-- what lies beyond the end of a file that another program has cut;
+- a hole on tmpfs when memory is exhausted: even a read allocates it;
+- a store that needs a new block on a full disk: any store on btrfs and other copy-on-write file
+  systems, and on xfs a store to blocks shared with a reflink copy;
+- an address past the end of a file that another program has truncated;
 - a sector that the disk cannot read.
 
 So the rules for every mapped file are:
 
- 1. Bytes are loaded only after a call of this process has read or written them. The call is what
-    fails, and the checksum of what it read is verified at the same time.
- 2. Bytes are stored only where `mapped_writes_are_safe`, and where a call has written before.
- 3. A transaction begins with a look at the file's length, unless the last look was just before.
+ 1. Bytes are loaded only after a call of this process has read or written them. So it is the call
+    that fails, and the checksum of the bytes is verified at the same time.
+ 2. Bytes are stored only if `mapped_writes_are_safe`, and only where a call has written before.
+ 3. A transaction begins with a check of the file's length, unless the last check is recent.
 
-What these leave is a file that is cut within a transaction, and a sector that fails after it was
-read well and dropped from memory. With the setting `mmap = "off"` nothing is mapped: a `FileView`
-stands in, which reads by calls.
+Two cases remain: a file that is truncated during a transaction, and a sector that fails after it
+was read successfully and evicted from memory. With the setting `mmap = "off"`, nothing is mapped: a
+`FileView`, which reads by calls, replaces the mapping.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from graft_vfs.local.files import read_exactly, storage_error, storage_errors, w
 
 
 class FileView:
-    """A file that is read by calls; a slice of it is like a slice of a mapping.
+    """A file that is read by calls, with the interface of a mapping.
 
-    Owner: those who read; the file stays open for them, also after its log closed it. Thread rule:
-    any thread.
+    Owner: the readers; the file stays open for them after its log has closed it. Thread rule: any
+    thread.
     """
 
     __slots__ = ("_descriptor", "_path")
@@ -59,11 +59,11 @@ class FileView:
     def __getitem__(self, place: slice) -> bytes:
         """Return the bytes of a slice with a start and a stop.
 
-        Raises LocalStorageError if they cannot be read, or if the file ends before.
+        Raises LocalStorageError if they cannot be read, or if the file is too short.
         """
         first, end = place.start, place.stop
         try:
-            # As a rule one call reads all of it; this is the way of each page.
+            # Usually one call reads all of it; every page read takes this path.
             data = os.pread(self._descriptor, end - first, first)
         except OSError as error:
             raise storage_error(self._path, error) from error
@@ -76,18 +76,18 @@ class FileView:
         if len(data) != end - first:
             raise LocalStorageError(
                 f"{self._path} ends at byte {first + len(data)}, but byte {end} is needed: another "
-                "program has cut it",
+                "program has truncated it",
                 next_step="restore the data directory, or clone the volume again from its remote",
             )
         return data
 
     def __len__(self) -> int:
-        """Return the length of the file now."""
+        """Return the file's current length."""
         with storage_errors(self._path):
             return os.fstat(self._descriptor).st_size
 
     def __del__(self) -> None:
-        """Close the file with the last reader."""
+        """Close the file together with its last reader."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
@@ -113,7 +113,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def _moved_elsewhere(file: IO[bytes], length: int) -> IO[bytes]:
-    """Return a copy of a temporary file's first bytes, in the system's place for such files."""
+    """Return a copy of a temporary file's first bytes, in the system's temporary directory."""
     other = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
         file.truncate(length)
@@ -129,11 +129,11 @@ def _moved_elsewhere(file: IO[bytes], length: int) -> IO[bytes]:
 
 @contextlib.contextmanager
 def spooled(directory: Path, parts: Iterable[bytes]) -> Iterator[list[memoryview]]:
-    """Give parts as views of a mapped temporary file, so that they are never in memory together.
+    """Return parts as views of a mapped temporary file, so that they are not in memory together.
 
-    The file has no name, so nothing is left of it whatever happens. It is in `directory` or, once
-    that has no room, where the system keeps temporary files: a push is a way out of a full disk.
-    Raises LocalStorageError.
+    The file has no name, so it never outlives the process. It is in `directory` or, if that is
+    full, in the system's temporary directory: a push must work even on a full disk. Raises
+    LocalStorageError.
     """
     with contextlib.ExitStack() as files, storage_errors(directory):
         file: IO[bytes] = files.enter_context(tempfile.TemporaryFile(dir=directory))
@@ -160,9 +160,9 @@ def spooled(directory: Path, parts: Iterable[bytes]) -> Iterator[list[memoryview
 
 
 def forget_resident(view: View) -> None:
-    """Release the pages of a mapped file that this process has touched.
+    """Release the mapped pages that this process has touched (madvise).
 
-    They stay in the system's page cache and are mapped again when they are read; without this a
+    They stay in the kernel's page cache and are mapped again when they are read. Without this, a
     scan of a large file would count as memory of this process.
     """
     if isinstance(view, memoryview) and isinstance(view.obj, mmap.mmap):
@@ -170,11 +170,11 @@ def forget_resident(view: View) -> None:
 
 
 def mapped_writes_are_safe(path: Path) -> bool:
-    """Return True if a mapped page that was written before can be stored to without allocating.
+    """Return True if a store to a mapped page that was written before allocates nothing.
 
-    A copy-on-write file system allocates at such a moment, and if the disk is full then, the kernel
-    kills the process; xfs does so for blocks that a reflink copy shares. True only for file systems
-    on Linux that are known to write in place.
+    A copy-on-write file system allocates a block for such a store, and xfs does for blocks shared
+    with a reflink copy; on a full disk, the kernel then kills the process. True only for file
+    systems on Linux that are known to overwrite in place.
     """
     mount = mount_of(path)
     return mount is not None and mount.type in WRITES_IN_PLACE

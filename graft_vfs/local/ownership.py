@@ -1,8 +1,8 @@
-"""Owner and mode of files that are made here.
+"""Owner and mode of new files.
 
-A program of root, such as a backup job that pushes, must not lock out the account that owns the
-data. So what root makes belongs to the owner of the directory it is in, and a file that replaces
-another gets that file's owner and mode, whichever process makes it.
+A program that runs as root, such as a backup job that pushes, must not lock out the account that
+owns the data. So a file that root creates belongs to its directory's owner, and a file that
+replaces another gets that file's owner and mode, whoever creates it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 
 def create(path: Path, flags: int, *, replaces: Path | None = None) -> int:
-    """Open a file, making it if absent, and return its descriptor; raises OSError.
+    """Open a file, creating it if absent, and return its descriptor; raises OSError.
 
-    `flags` are those of os.open. What this makes has the owner of its directory, or owner and mode
-    of the file that it `replaces`.
+    `flags` are those of os.open. A new file gets its directory's owner, or the owner and mode of
+    the file that it `replaces`.
     """
     flags |= os.O_CLOEXEC
     while True:
@@ -42,7 +42,7 @@ def create(path: Path, flags: int, *, replaces: Path | None = None) -> int:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory if it is absent; one that root makes belongs to its parent's owner."""
+    """Create a directory if absent; if root creates it, it belongs to its parent's owner."""
     try:
         path.mkdir()
     except FileExistsError:
@@ -53,9 +53,9 @@ def make_directory(path: Path) -> None:
 
 
 def give_to_owner(made: Path | int, directory: Path | int) -> None:
-    """Give what root has made to the owner of its directory, both as paths or descriptors.
+    """Give a file created by root to its directory's owner; both are paths or descriptors.
 
-    Does nothing for another account. Raises OSError.
+    Does nothing if not root. Raises OSError.
     """
     if os.geteuid() == 0:
         model = os.stat(directory)  # noqa: PTH116 - it may be a descriptor
@@ -63,9 +63,9 @@ def give_to_owner(made: Path | int, directory: Path | int) -> None:
 
 
 def _give_as(descriptor: int, replaced: Path) -> None:
-    """Give a new file owner and mode of another one.
+    """Give a new file the owner and mode of another file.
 
-    An account other than root cannot give files away: it passes on the group, where it may.
+    Only root can change a file's owner; other accounts set the group if they may.
     """
     model = replaced.stat()
     if os.geteuid() == 0:

@@ -1,12 +1,12 @@
-"""Pointing a tag at another volume while connections of other processes have the former one open.
+"""Points a tag at another volume while other processes have its previous volume open.
 
-A commit that is acknowledged after that must not be in a volume that the tag does not name. So the
-mover holds the former volume's writer lock: no write transaction is open meanwhile. In the catalog
-transaction that moves the tag, the former volume gets a new epoch, which is announced in its head
-file as a change of branch is. So each connection of it looks up its tag at its next transaction,
-and the others of that volume, under other tags, find that theirs still names it.
+After the move, no commit under this tag may go to the previous volume. So the mover holds that
+volume's writer lock, which excludes open write transactions. In the catalog transaction that moves
+the tag, the previous volume gets a new epoch, announced in its head file like a change of branch.
+So each connection to that volume looks up its tag at its next transaction. Connections under other
+tags find that their tag is unchanged.
 
-Only the head file is opened here: a damaged volume can be replaced, too.
+This module opens only the head file, so a damaged volume can also be replaced.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from graft_vfs.local.catalog.catalog import Announce, Catalog
 _T = TypeVar("_T")
 
 WAIT_SECONDS = 10.0
-"""How long a verb that moves a tag waits for a write transaction of the volume that it named."""
+"""How long a verb that moves a tag waits for a write transaction of the previous volume."""
 
 
 class NamesAnotherError(Exception):
-    """The tag names another volume by now than the one whose writer lock is held."""
+    """The tag no longer names the volume whose writer lock is held."""
 
 
 def move_tag(
@@ -40,9 +40,9 @@ def move_tag(
 ) -> _T:
     """Call `change`, which moves the tag in the catalog, while no other process writes under it.
 
-    `to` is the volume that the tag will name, if it exists already. Returns what `change` does.
-    Raises WriterBusyError if a transaction is open for longer than WAIT_SECONDS,
-    FutureVersionError, LocalStorageError, and what `change` raises.
+    `to` is the tag's new volume, if it exists already. Returns the result of `change`. Raises
+    WriterBusyError if a transaction stays open for longer than WAIT_SECONDS, FutureVersionError,
+    LocalStorageError, and the errors of `change`.
     """
     while True:
         former = catalog.tag_volume(tag)

@@ -1,9 +1,9 @@
 """Object stores: the one medium that a remote log is made of.
 
-A store keeps immutable or overwritten objects under text keys. `base` says what every store
-promises, `memory`, `directory` and `s3` keep those promises, `probe` finds out whether a store
-really refuses to create a key twice. Nothing here knows what the bytes mean. `S3Store` is imported
-from `graft_vfs.store.s3`, so that it costs start-up only where S3 is the remote.
+A store keeps immutable or overwritten objects under text keys. `base` defines what every store
+guarantees; `memory`, `directory` and `s3` implement it; `probe` tests whether a store really
+refuses to create a key twice. Stores do not interpret the bytes. `S3Store` is imported from
+`graft_vfs.store.s3`, so that only programs with an S3 remote pay for it at start-up.
 """
 
 from graft_vfs.store.base import (

@@ -1,18 +1,18 @@
-"""What every object store promises, the keys it accepts, and the counting of its requests.
+"""The guarantees of every object store, the keys that it accepts, and its request counts.
 
-Invariants that every store keeps:
+Invariants of every store:
 
-1. `put_if_absent` creates a key at most once, whatever threads, processes and machines race for it,
-   and it never reports more than it knows: an outcome that was not seen is an error of its own.
-2. A reader sees an object whole or not at all. No half-written object has a key.
+1. `put_if_absent` creates a key at most once, even if threads, processes and machines race for it.
+   It never reports more than it knows: an unknown outcome is a separate error.
+2. A reader sees an object whole or not at all. A half-written object never has a key.
 3. After a `put`, a `put_if_absent` or a `delete` has returned, every reader sees its effect, and
    the effect is as durable as the medium makes it.
-4. A key is ASCII segments joined by `/`, none of them empty, `.` or `..`. It can therefore never
-   leave the root of a store, and sorting keys as text is sorting them as bytes.
-5. Reads are bounded: no remote, however hostile, decides how much memory a read takes.
+4. A key is ASCII segments joined by `/`, none of them empty, `.` or `..`. So a key can never leave
+   the root of a store, and keys sort alike as text and as bytes.
+5. Reads are bounded: even a hostile remote cannot make a read use more memory.
 
-A crash leaves an object present or absent, and at worst bytes without a key: a temporary file, or
-an unfinished upload, that no store ever lists.
+A crash leaves an object either present or absent. At worst it leaves bytes without a key, a
+temporary file or an unfinished upload, which no store lists.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from graft_vfs.errors import CorruptObjectError, UsageError
 from graft_vfs.reentry import occupied
 
 GET_LIMIT_BYTES = 64 * 1024 * 1024
-"""How large an object `get` reads unless it is told otherwise."""
+"""The default limit of the size of an object that `get` reads."""
 
 KEY_BYTES_MAX = 1024
-"""The longest key that S3 takes; a store with a prefix takes that much less."""
+"""The longest key that S3 accepts; a prefix reduces it by its length."""
 
 LIST_PAGE_KEYS = 1000
-"""How many keys one listing request answers at most; S3 knows no larger pages."""
+"""The maximum number of keys per listing request, as in S3."""
 
 REQUESTS_MAX = 32
 """How many requests of one verb are under way at most; the S3 client keeps so many connections."""
@@ -53,43 +53,43 @@ _TEXT = re.compile(r"[A-Za-z0-9._~%/-]*", re.ASCII)
 
 
 class ObjectInfo(NamedTuple):
-    """What a listing says of an object."""
+    """An object in a listing."""
 
     key: str
     bytes: int
-    """Its size."""
+    """The object's size."""
     modified: float | None
-    """When it was written last, in seconds since 1970 by the store's clock; None if not said."""
+    """The time of its last write, in seconds since 1970 by the store's clock; None if unknown."""
 
 
 class PutOutcome(enum.Enum):
-    """What is known about a create-only write that was answered."""
+    """The outcome of a create-only write that got a response."""
 
     CREATED = "created"
     """The key was absent and now holds our bytes (S3: 200)."""
 
     EXISTS = "exists"
-    """The key was there before this request; it may still be ours (S3: 412)."""
+    """The key existed before this request; the object may still be ours (S3: 412)."""
 
     RACING = "racing"
     """Another operation on the key was under way; nothing was written (S3: 409)."""
 
 
 def is_segment(text: str) -> bool:
-    """Return True if `text` may stand between the slashes of a key."""
+    """Return True if `text` is a valid segment of a key."""
     return _SEGMENT.fullmatch(text) is not None and text not in {".", ".."}
 
 
 def is_key(text: str) -> bool:
-    """Return True if `text` is a key; used for names that a remote listing shows."""
+    """Return True if `text` is a valid key; used for names in a remote listing."""
     return len(text) <= KEY_BYTES_MAX and all(is_segment(part) for part in text.split("/"))
 
 
 def check_key(key: str) -> str:
-    """Return `key` if it is one, else raise UsageError."""
+    """Return `key` if it is valid, else raise UsageError."""
     if not is_key(key):
         raise UsageError(
-            f"{key!r} is no key of an object store",
+            f"{key!r} is not a valid object key",
             next_step=f"use at most {KEY_BYTES_MAX} of A-Z a-z 0-9 . _ ~ % - in segments joined by"
             " '/', none of them empty, '.' or '..'",
         )
@@ -97,41 +97,41 @@ def check_key(key: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """Return `prefix` if some key can begin with it, else raise UsageError; "" is one."""
+    """Return `prefix` if a key can begin with it, else raise UsageError; "" is valid."""
     whole_segments = prefix.split("/")[:-1]
     if _TEXT.fullmatch(prefix) is None or not all(is_segment(part) for part in whole_segments):
-        raise UsageError(f"{prefix!r} is not how a key of an object store begins")
+        raise UsageError(f"{prefix!r} is not a valid prefix of an object key")
     return prefix
 
 
 def check_range(start: int, length: int) -> None:
-    """Raise UsageError unless `start` is an offset and `length` asks for at least one byte."""
+    """Raise UsageError unless `start` is an offset and `length` is at least 1."""
     if start < 0 or length < 1:
-        raise UsageError(f"no range of an object starts at {start} and has {length} bytes")
+        raise UsageError(f"a range cannot start at {start} and have {length} bytes")
 
 
 def check_limit(limit: int | None) -> int | None:
-    """Return the largest number of keys to list, or raise UsageError if it is negative."""
+    """Return the maximum number of keys to list, or raise UsageError if it is negative."""
     if limit is not None and limit < 0:
-        raise UsageError(f"a listing of {limit} keys does not exist")
+        raise UsageError(f"a listing cannot have {limit} keys")
     return limit
 
 
 def oversized(key: str, store: str, limit_bytes: int) -> CorruptObjectError:
-    """Make the error for an object that is larger than its reader can accept."""
+    """Return the error for an object that is larger than its reader accepts."""
     return CorruptObjectError(
         f"the object {key!r} in {store} is larger than {limit_bytes} bytes",
-        next_step="it was not written by graft_vfs, or it is damaged; run graft doctor",
+        next_step="it is foreign or damaged; run graft doctor",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """How often a store asked its medium, and how many bytes of objects went each way.
+    """A store's requests to its medium, and the bytes of objects in each direction.
 
-    A request is what the medium sees: a retry, a page of a listing and a part of an upload are one
-    request each. Of them, `retries` repeat one that failed. Bytes are those of objects, sent or
-    received, without headers and listings.
+    A retry, a page of a listing and a part of an upload count as one request each. `retries` is the
+    number of requests that repeat a failed one. Bytes are those of objects, sent or received,
+    without headers and listings.
     """
 
     get: int = 0
@@ -159,7 +159,7 @@ class StoreCounts:
         )
 
     def __sub__(self, earlier: StoreCounts) -> StoreCounts:
-        """Return what happened after `earlier` was taken."""
+        """Return the counts since `earlier`."""
         return StoreCounts(
             **{
                 field.name: getattr(self, field.name) - getattr(earlier, field.name)
@@ -173,10 +173,10 @@ LATENCY_BOUNDS_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """How long requests of one verb took until their answer began, failed ones too.
+    """The times from each request of a verb to the start of its response, including failures.
 
-    `buckets` counts those up to each of LATENCY_BOUNDS_SECONDS and above the one before; the last
-    bucket has no bound.
+    Each bucket counts requests up to its bound in LATENCY_BOUNDS_SECONDS and above the previous
+    bound; the last bucket has no bound.
     """
 
     buckets: tuple[int, ...]
@@ -186,13 +186,13 @@ class Latencies:
 class StoreCounters:
     """The running counts of one store handle.
 
-    Owned by its store, lives as long as it does. Any thread may add and take snapshots.
+    Owned by its store. Any thread may add and take snapshots.
     """
 
     __slots__ = ("_buckets", "_counts", "_lock", "_seconds")
 
     def __init__(self) -> None:
-        # Reentrant, because a finalizer may count in the middle of a count of its own thread.
+        # Reentrant, because a finalizer may count while its own thread is counting.
         self._lock = threading.RLock()
         self._counts = {field.name: 0 for field in fields(StoreCounts)}
         self._buckets: dict[Verb, list[int]] = {}
@@ -201,25 +201,25 @@ class StoreCounters:
     def add(
         self, verb: Verb, *, requests: int = 1, bytes_sent: int = 0, bytes_received: int = 0
     ) -> None:
-        """Count requests of one verb with the object bytes that they carried."""
+        """Count requests of one verb, with their object bytes."""
         with occupied(), self._lock:
             self._counts[verb] += requests
             self._counts["bytes_sent"] += bytes_sent
             self._counts["bytes_received"] += bytes_received
 
     def snapshot(self) -> StoreCounts:
-        """Return the counts of this moment, consistent with one another."""
+        """Return a consistent copy of the current counts."""
         with occupied(), self._lock:
             return StoreCounts(**self._counts)
 
     def add_retry(self) -> None:
-        """Count that a request, which is counted for itself, repeats one that failed."""
+        """Count a retry; the request itself is counted separately."""
         with occupied(), self._lock:
             self._counts["retries"] += 1
 
     @contextlib.contextmanager
     def timed(self, verb: Verb) -> Iterator[None]:
-        """Take the time of the block as that of one request."""
+        """Record the duration of the block as one request."""
         start = time.perf_counter()
         try:
             with occupied():
@@ -243,8 +243,8 @@ class StoreCounters:
 class ObjectStore(abc.ABC):
     """One handle on a store of objects.
 
-    Owned by the engine or by its maker, and used until `close`. Every method may be called
-    from any thread at any time. A handle is not for use after fork().
+    Owned by the engine or by its creator, and used until `close`. Any thread may call any method at
+    any time. A handle must not be used after fork().
     """
 
     def __init__(self) -> None:
@@ -279,39 +279,39 @@ class ObjectStore(abc.ABC):
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; atomic, and durable when CREATED is returned.
 
-        Exactly one request, never retried: a second try inside would hide whether the first landed.
+        Exactly one request, never retried: a retry would hide whether the first attempt landed.
 
         Raises:
             CommitOutcomeUnknownError: the request may have landed or not.
             StoreUnavailableError: the request was not sent.
             StoreDeniedError: refused; nothing was written.
-            BucketMissingError: there is no place to write to.
+            BucketMissingError: the bucket or the directory does not exist.
             StoreError: refused for another reason; nothing was written.
         """
 
     @abc.abstractmethod
     def put(self, key: str, data: Sequence[Buffer]) -> None:
-        """Write the buffers, in their order, as one object, over an older one if there is any.
+        """Write the buffers, in order, as one object; an older object is replaced.
 
-        Atomic, and durable on return. One request; on S3, above 8 MiB, one for each part and two
-        more. Retried if it fails.
+        Atomic, and durable on return. One request; on S3, above 8 MiB, one per part and two more.
+        Retried if it fails.
 
         Raises:
-            StoreError: the store did not do its part; an older object may be there or replaced.
+            StoreError: the store failed; an older object may or may not be replaced.
         """
 
     @abc.abstractmethod
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        """Write `new` over an object that has the bytes `old`; True if it has `new` on return.
+        """Replace an object with the bytes `old` by `new`; True if it has `new` on return.
 
-        For repairs alone. Durable on return. Where the medium can compare and write at once, as S3
-        does with `If-Match`, a change by another client meanwhile is never overwritten. One read
+        Only for repairs. Durable on return. If the medium can compare and write atomically, as S3
+        does with `If-Match`, a concurrent change by another client is never overwritten. One read
         and one write, retried if they fail.
 
         Raises:
             ObjectMissingError: the key is absent.
             CorruptObjectError: the object is larger than both.
-            StoreError: the store did not do its part; the object may be replaced or not.
+            StoreError: the store failed; the object may or may not be replaced.
         """
 
     @abc.abstractmethod
@@ -320,57 +320,57 @@ class ObjectStore(abc.ABC):
     ) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with `prefix`, ascending by key.
 
-        Only those above `start_after` are given, and at most `limit` of them. One request for each
-        1000 keys, sent when the iteration gets there; a smaller `limit` is all that is asked for.
-        Names that are no keys are foreign to this program and left out. Whether objects that come
-        or go during the iteration are given is not defined.
+        Yields only keys above `start_after`, and at most `limit` objects. One request per 1000
+        keys, sent as the iteration advances; with a smaller `limit`, no more keys are requested.
+        Names that are not valid keys are foreign and skipped. Objects created or deleted during the
+        iteration may or may not be yielded.
 
         Raises:
-            StoreError: the store did not do its part, or does not list in order.
+            StoreError: the store failed, or does not list in order.
         """
 
     def keys(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[str]:
-        """Yield the keys alone; see `list`."""
+        """Yield only the keys; see `list`."""
         return (found.key for found in self.list(prefix, start_after=start_after, limit=limit))
 
     @abc.abstractmethod
     def delete(self, key: str) -> None:
-        """Remove an object; one that is absent stays absent. One request, retried if it fails.
+        """Remove an object; an absent one is ignored. One request, retried if it fails.
 
         Raises:
             StoreError: the store did not do its part.
         """
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are absent stay absent.
+        """Remove objects; absent ones are ignored.
 
-        One request each, retried if it fails; on S3 one for each 1000.
+        One request per object, retried if it fails; on S3, one per 1000 objects.
 
         Raises:
-            StoreError: the store did not do its part; some objects may be removed.
+            StoreError: the store failed; some objects may be removed.
         """
         for key in keys:
             self.delete(key)
 
     def clock_ahead_seconds(self) -> float | None:
-        """Return how far this machine's clock is ahead of the store's, as the last answer said.
+        """Return how far this machine's clock is ahead of the store's, by its last response.
 
-        None if no answer told the time. No request.
+        None if no response gave the time. No request.
         """
         return None
 
     @abc.abstractmethod
     def describe(self) -> str:
-        """Return what people call this store, such as `s3://bucket/prefix`; no credential."""
+        """Return a readable name, such as `s3://bucket/prefix`, without credentials."""
 
     def close(self) -> None:
-        """Give back connections; harmless when repeated. Later calls raise UsageError."""
+        """Release connections; idempotent. Later calls raise UsageError."""
         self._closed = True
 
     def __enter__(self) -> Self:
-        """Return the store itself, to be closed at the end of the block."""
+        """Return the store; the end of the block closes it."""
         return self
 
     def __exit__(
@@ -383,7 +383,7 @@ class ObjectStore(abc.ABC):
         self.close()
 
     def __str__(self) -> str:
-        """Return `describe()`, or as much of it as is known without work."""
+        """Return `describe()`, or the part of it that is known without work."""
         return self.describe()
 
     def __repr__(self) -> str:
@@ -394,7 +394,7 @@ class ObjectStore(abc.ABC):
             raise UsageError(f"{self.describe()} was closed", next_step="open it again")
 
     def _counted_pages(self, objects: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
-        """Pass objects on, counting one request for each page as a remote store would need."""
+        """Yield the objects, counting one request per page as a remote store would."""
         self.counters.add("list")
         for number, found in enumerate(objects):
             if number and number % LIST_PAGE_KEYS == 0:

@@ -4,23 +4,24 @@ An object `a/b/c` is the regular file `<root>/a/b/c`.
 
 Invariants:
 
-1. A name appears only for a file that is complete and synced: bytes go to a temporary file in the
-   same folder, which is then linked (create-only) or renamed (overwrite) to its name. link(2)
-   fails if the name exists, which makes the create-only write safe between processes.
+1. A name appears only once its file is complete and synced: bytes go to a temporary file in the
+   same folder, which is then linked (create-only) or renamed (overwrite) to its name. link(2) fails
+   if the name exists, so create-only writes are safe between processes.
 2. Ordering: the file's bytes are durable before its name is, and a folder's name before the names
    inside it.
-3. Temporary names hold a `#`, which no key does: they are never listed and never in the way.
-4. No symbolic link below the root is followed, so that no name planted there leads out of it.
+3. Temporary names contain a `#`, which no key does, so they are never listed and never collide with
+   a key.
+4. Symbolic links below the root are not followed, so no planted name leads out of it.
 
-5. The root holds the file `@graft-remote`, whose name is no key. Without it, and without the
-   folders of a remote that an earlier version made, the root is taken for a disk that is not
-   mounted: no request finds a key absent there, and none makes one.
+5. The root contains the file `@graft-remote`, whose name is not a key. Without it, and without the
+   folders of an earlier version's remote, the root is treated as an unmounted disk: requests
+   neither report a key as absent nor create one.
 
-Crash here: between writing and linking, a temporary file stays. It is harmless; it may be deleted
-when no writer is at work. Between linking and syncing the folder, a power cut may undo the link.
+A crash between writing and linking leaves a temporary file. It is harmless, and may be deleted when
+no writer is active. A power cut between linking and syncing the folder may undo the link.
 
-What it does not do: lock, or work on file systems without hard links. Names that differ in case
-only are one name where the file system thinks so.
+This store does not lock, and needs a file system with hard links. On a case-insensitive file
+system, names that differ only in case are equal.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ from graft_vfs.store.base import (
 )
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a pipe that was left in the directory would wait for ever.
+# Without O_NONBLOCK, opening a pipe in the directory would wait forever.
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TEMPORARY_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -85,9 +86,9 @@ _ERRORS: dict[int, tuple[type[GraftError], str]] = {
     errno.EROFS: (StoreDeniedError, "the file system is read-only; mount it for writing"),
     errno.EACCES: (StoreDeniedError, "check the owner and the permissions of the directory"),
     errno.EPERM: (StoreDeniedError, "check the owner and the permissions of the directory"),
-    errno.ENAMETOOLONG: (UsageError, "use a shorter name; this file system has no longer ones"),
-    errno.ENOTDIR: (StoreError, "a file or a symbolic link is where a folder must be; move it"),
-    errno.EISDIR: (StoreError, "a folder is where a file must be; move it"),
+    errno.ENAMETOOLONG: (UsageError, "use a shorter name; this file system limits its length"),
+    errno.ENOTDIR: (StoreError, "a file or symbolic link is in the place of a folder; move it"),
+    errno.EISDIR: (StoreError, "a folder is in the place of a file; move it"),
     errno.ELOOP: (StoreError, "symbolic links are not followed; put the file itself there"),
 }
 
@@ -103,7 +104,7 @@ def directory_error(path: str, error: OSError) -> GraftError:
 class DirectoryStore(ObjectStore):
     """A handle on a directory of objects.
 
-    Owned by its creator; holds no file open between calls. Any number of handles, threads and
+    Owned by its creator; keeps no files open between calls. Any number of handles, threads and
     processes may use one directory.
     """
 
@@ -116,13 +117,13 @@ class DirectoryStore(ObjectStore):
     ) -> None:
         """Make the directory a remote if it is absent or empty, and `create` is true.
 
-        With `create` false nothing is made, and requests fail until there is a remote.
+        With `create` false, nothing is created, and requests fail until there is a remote.
 
-        Create-only writes are refused on file systems that need not make a name only once (see
-        `local/file_systems`), but for types that are allowed by name.
+        Create-only writes are refused on file systems that may create a name twice (see
+        `local/file_systems`), except types that are explicitly allowed.
 
         Raises:
-            ConfigError: `root` is something else than a directory.
+            ConfigError: `root` is not a directory.
             StoreError: it cannot be created.
         """
         super().__init__()
@@ -187,7 +188,7 @@ class DirectoryStore(ObjectStore):
                 os.fsync(folder)
             except OSError as error:
                 raise CommitOutcomeUnknownError(
-                    f"{self._path(key)} was created, but the disk did not confirm it:"
+                    f"{self._path(key)} was created, but syncing it failed:"
                     f" {error.strerror or error}",
                     next_step="check the disk, then push again; the record of this push is kept",
                 ) from error
@@ -208,10 +209,10 @@ class DirectoryStore(ObjectStore):
             os.fsync(folder)
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        """Write over an object that is as expected; see ObjectStore.replace.
+        """Replace an object that has the expected bytes; see ObjectStore.replace.
 
-        A directory cannot compare and write at once: what another client writes in between, which
-        only another repair or `put` does, is overwritten.
+        A directory cannot compare and write atomically: a concurrent write by another client, which
+        only a repair or `put` does, is overwritten.
         """
         held = self.get(key, limit_bytes=max(len(old), len(new)))
         if held == old:
@@ -221,7 +222,7 @@ class DirectoryStore(ObjectStore):
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
     ) -> Iterator[ObjectInfo]:
-        """Yield objects in order, folder after folder; see ObjectStore.list."""
+        """Yield objects in order, folder by folder; see ObjectStore.list."""
         self._check_open()
         check_prefix(prefix)
         after = check_prefix(start_after or "")
@@ -231,7 +232,7 @@ class DirectoryStore(ObjectStore):
         return self._counted_pages(itertools.islice(self._walk(folder, prefix, after), limit))
 
     def delete(self, key: str) -> None:
-        """Remove an object; see ObjectStore.delete. Folders stay."""
+        """Remove an object; see ObjectStore.delete. Folders are kept."""
         self._check_open()
         check_key(key)
         self.counters.add("delete")
@@ -241,7 +242,8 @@ class DirectoryStore(ObjectStore):
                     os.unlink(name, dir_fd=folder)
                     os.fsync(folder)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                # No object has this key, whatever else has its name or that of its folder.
+                # No object has this key, although something else has its name or that of its
+                # folder.
                 self._check_root()
 
     def describe(self) -> str:
@@ -249,7 +251,7 @@ class DirectoryStore(ObjectStore):
         return f"file://{self._root}"
 
     def _make_root(self) -> None:
-        """Create the root and sync each name that leads to it, from the top down; then mark it."""
+        """Create the root and its parents, syncing each name from the top down; then mark it."""
         absent = [path for path in (self._root, *self._root.parents) if not path.exists()]
         for path in reversed(absent):
             ownership.make_directory(path)
@@ -265,9 +267,9 @@ class DirectoryStore(ObjectStore):
                 _sync_file(file.fileno())
             _sync_folder(self._root)
         except FileExistsError:
-            pass  # Another process made it.
+            pass  # Another process created it.
         except OSError:
-            # One that an earlier version made, and that is only read here, needs none.
+            # A remote of an earlier version that is only read needs no mark.
             if not self._is_remote():
                 raise
 
@@ -283,13 +285,13 @@ class DirectoryStore(ObjectStore):
         return self._is_marked() or any(_is_there(self._root / name) for name in _FOLDERS)
 
     def _check_root(self) -> None:
-        """Tell an absent object from an absent store, which an unmounted disk looks like."""
+        """Distinguish an absent object from an absent store, such as an unmounted disk."""
         if not self._is_remote():
             what = "has no remote" if _is_there(self._root) else "is absent"
             raise BucketMissingError(
                 f"the directory {self._root} {what}, as if its disk were not mounted",
                 next_step=Hint(
-                    "mount it, or correct remote.root; if a new remote is to be made there, run ",
+                    "mount it, or correct remote.root; to create a new remote there, run ",
                     Advice.MAKE_REMOTE,
                 ),
             )
@@ -299,7 +301,7 @@ class DirectoryStore(ObjectStore):
 
     @contextlib.contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Raise the declared error for any OSError inside the block."""
+        """Convert any OSError in the block to the declared error."""
         try:
             yield
         except OSError as error:
@@ -309,8 +311,8 @@ class DirectoryStore(ObjectStore):
         """Distinguish a file system without hard links from a link whose outcome is unknown."""
         if error.errno in _NO_HARD_LINKS:
             return UnsafeStoreError(
-                f"{self._path(key)}: the file system makes no hard links, so that two writers"
-                " could create one key",
+                f"{self._path(key)}: the file system has no hard links, so two writers"
+                " could create the same key",
                 next_step="use a directory on a file system with hard links, or S3",
             )
         if error.errno in _ERRORS:
@@ -322,7 +324,7 @@ class DirectoryStore(ObjectStore):
 
     @contextlib.contextmanager
     def _folder_of(self, key: str, *, create: bool) -> Iterator[tuple[int, str]]:
-        """Open the folder of a key; gives its descriptor and the key's last segment."""
+        """Open the folder of a key; yield its descriptor and the key's last segment."""
         *folders, name = key.split("/")
         descriptor = self._open_folder(folders, create=create)
         try:
@@ -331,7 +333,7 @@ class DirectoryStore(ObjectStore):
             os.close(descriptor)
 
     def _open_folder(self, folders: Sequence[str], *, create: bool) -> int:
-        """Open a folder below the root, segment by segment so that no link is followed."""
+        """Open a folder below the root, one segment at a time, so that no link is followed."""
         self._check_root()
         # The root itself is the user's choice and may be a link.
         descriptor = os.open(self._root, _FOLDER_FLAGS & ~os.O_NOFOLLOW)
@@ -361,7 +363,7 @@ class DirectoryStore(ObjectStore):
 
     def _walk(self, folder: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Yield the objects in and below `folder` ("" or text that ends in "/"), in key order."""
-        # Folders may be nested deeper than calls can be, so what is to come is kept in a list.
+        # Folders may be nested deeper than the call stack, so pending ones are kept in a list.
         waiting = [*self._entries(folder)]
         while waiting:
             found = waiting.pop()
@@ -373,10 +375,10 @@ class DirectoryStore(ObjectStore):
                 yield found
 
     def _entries(self, folder: str) -> Sequence[ObjectInfo]:
-        """Return the objects and folders in a folder, sorted as their keys are, the last first.
+        """Return the objects and folders in a folder, in reverse key order.
 
-        A folder counts as its name with a slash: `a.b` sorts before `a/b`, although `a` sorts
-        before `a.b`.
+        A folder sorts as its name with a slash: `a.b` sorts before `a/b`, although `a` sorts before
+        `a.b`.
         """
         with self._translated(folder):
             try:
@@ -408,7 +410,7 @@ def _may_hold(folder: str, prefix: str, after: str) -> bool:
 
 
 def _listed(entry: os.DirEntry[str], folder: str) -> ObjectInfo | None:
-    """Return an object, a folder with a slash after its key, or None for what is neither."""
+    """Return an object, a folder (its key ends with a slash), or None for anything else."""
     if not is_segment(entry.name):
         return None
     if entry.is_dir(follow_symlinks=False):
@@ -418,18 +420,18 @@ def _listed(entry: os.DirEntry[str], folder: str) -> ObjectInfo | None:
     try:
         found = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
-        return None  # Removed meanwhile.
+        return None  # Removed in the meantime.
     return ObjectInfo(folder + entry.name, found.st_size, found.st_mtime)
 
 
 def _open_child(parent: int, name: str, *, create: bool) -> int:
-    """Open the folder `name` in an open folder, making it durable if it is made."""
+    """Open the folder `name` in an open folder; a new one is made durable."""
     try:
         return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
     except FileNotFoundError:
         if not create:
             raise
-    # Another writer may make the same folder at the same time.
+    # Another writer may create the same folder at the same time.
     is_made = False
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
@@ -443,7 +445,7 @@ def _open_child(parent: int, name: str, *, create: bool) -> int:
 
 
 def _exists(folder: int, name: str) -> bool:
-    """Return True if an object has this name; raises OSError if something else has it."""
+    """Return True if an object has this name; raises OSError if it is not a regular file."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -457,7 +459,7 @@ def _exists(folder: int, name: str) -> bool:
 
 @contextlib.contextmanager
 def _temporary_file(folder: int, data: Sequence[Buffer]) -> Iterator[str]:
-    """Give the name of a complete and synced file; the name is gone after the block."""
+    """Yield the name of a complete and synced temporary file; the block's end removes it."""
     name = f"#{os.getpid()}-{secrets.token_hex(8)}"
     descriptor = os.open(name, _TEMPORARY_FLAGS, 0o666, dir_fd=folder)
     try:
@@ -470,7 +472,7 @@ def _temporary_file(folder: int, data: Sequence[Buffer]) -> Iterator[str]:
             os.close(descriptor)
         yield name
     finally:
-        # A rename has taken the name away; a link, or a failure, has not.
+        # After a rename the name no longer exists; after a link or a failure, it does.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
 
@@ -496,7 +498,7 @@ def _sync_file(descriptor: int) -> None:
     full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is None:
         os.fsync(descriptor)
-    else:  # On macOS only this empties the drive's own cache.
+    else:  # On macOS, only this flushes the drive's cache.
         fcntl.fcntl(descriptor, full_sync)
 
 

@@ -2,10 +2,10 @@
 
 Invariants:
 
-1. All changes of objects happen under their lock, so one key is created by one thread only.
+1. Objects change only under their lock, so only one thread creates a key.
 2. Stored bytes are private copies: no caller can change an object in place.
 
-Handles of one name share their objects as long as the process lives. A crash leaves nothing.
+Handles with the same name share their objects for the life of the process. A crash leaves nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from graft_vfs.store.base import (
 class MemoryObjects:
     """The objects that handles share, guarded by `lock`.
 
-    Those of a name live as long as the process; others as long as a handle uses them.
+    Named objects live as long as the process; others as long as a handle uses them.
     """
 
     __slots__ = ("by_key", "lock", "modified", "name")
@@ -45,13 +45,13 @@ class MemoryObjects:
         self.modified: dict[str, float] = {}
 
     def write(self, key: str, data: bytes) -> None:
-        """Keep an object; the lock is held."""
+        """Store an object; the caller holds the lock."""
         self.by_key[key] = data
         self.modified[key] = time.time()
 
     @classmethod
     def named(cls, name: str) -> MemoryObjects:
-        """Return the objects that this process keeps under `name`, the same each time."""
+        """Return the objects with this name in this process, always the same instance."""
         with _named_lock:
             return _named.setdefault(name, cls(name))
 
@@ -63,8 +63,8 @@ _named_lock = threading.Lock()
 class MemoryStore(ObjectStore):
     """A handle on objects in memory.
 
-    `MemoryStore()` makes objects of its own, `MemoryStore.named(name)` shares them with every other
-    handle of that name in the process. Each handle counts for itself. Any thread may use it.
+    `MemoryStore()` has its own objects; `MemoryStore.named(name)` shares them with every other
+    handle of that name in the process. Each handle has its own counts. Any thread may use it.
     """
 
     def __init__(self, objects: MemoryObjects | None = None) -> None:
@@ -73,7 +73,7 @@ class MemoryStore(ObjectStore):
 
     @classmethod
     def named(cls, name: str) -> MemoryStore:
-        """Return a new handle on the objects that this process keeps under `name`."""
+        """Return a new handle on the objects with this name in this process."""
         return cls(MemoryObjects.named(name))
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
@@ -118,7 +118,7 @@ class MemoryStore(ObjectStore):
         self.counters.add("put", bytes_sent=len(joined))
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        """Write over an object that is as expected; see ObjectStore.replace."""
+        """Replace an object that has the expected bytes; see ObjectStore.replace."""
         held = self.get(key, limit_bytes=max(len(old), len(new)))
         if held != old:
             return held == new

@@ -1,4 +1,4 @@
-"""The store of an engine without a remote: every verb says that there is none."""
+"""The store of an engine without a remote: every request raises NoRemoteError."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectInfo, ObjectStor
 def _refuse() -> NoReturn:
     raise NoRemoteError(
         "no remote is configured",
-        next_step="add a [remote] table to graft.toml, or set GRAFT_REMOTE_TYPE and its companions",
+        next_step="add a [remote] table to graft.toml, or set GRAFT_REMOTE_… variables",
     )
 
 
@@ -54,5 +54,5 @@ class NoStore(ObjectStore):
         _refuse()
 
     def describe(self) -> str:
-        """Say that there is none."""
+        """Return `no remote`."""
         return "no remote"

@@ -1,15 +1,16 @@
-"""Finds out whether a store refuses to create a key twice, before anything relies on it.
+"""Tests whether a store refuses to create a key twice, before anything relies on it.
 
-Some S3 gateways take the condition of a create-only write and ignore it, in silence: every writer
-would win every claim, and commits would be lost. So before the first push to a remote, one key that
-all clients share, and that stays, is created with the same kind of request as commits are:
+Some S3 gateways accept the condition of a create-only write and silently ignore it: every writer
+would win every claim, and commits would be lost. So before the first push to a remote, a client
+creates a permanent key, shared by all clients, with the same kind of request as a commit:
 
-    refused                    the store honours the condition: one request for everyone after the
-                               first
-    created, and then created  it does not: nothing removes that key, and each answer proved that it
-                               was the store's, for these bytes
-    anything else              tried again: an answer that was lost says nothing, nor does one
-                               creation; a store that is silent has as long as for any verb
+    refused                    the store honours the condition; every client after the first
+                               needs one request
+    created, and then created  the store ignores it: nothing removes that key, and each response
+                               proved that the store wrote these bytes
+    anything else              retried: a lost response and a single creation prove nothing; a
+    silent
+                               store gets the same total timeout as for any verb
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _PAUSE_SECONDS_MAX = 8.0
 def check_conditional_writes(
     store: ObjectStore, *, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Return if the store refuses to create a key that exists. One request, two for the first.
+    """Return if the store refuses to create an existing key. One request, two for the first.
 
     Raises:
-        UnsafeStoreError: the store created one key twice, or knows no conditions.
+        UnsafeStoreError: the store created a key twice, or does not support conditions.
         StoreUnavailableError: the store gave no clear answer.
         StoreError: the store refused for another reason.
     """
@@ -54,8 +55,8 @@ def check_conditional_writes(
             sleep(max(waits, backoff(_PAUSE_SECONDS, number, _PAUSE_SECONDS_MAX)))
         problem, tries = None, number + 1
         try:
-            # The bytes differ each time, so that no answer to an earlier request can stand for
-            # this one, and a store that compares contents does not look safe.
+            # The bytes differ each time, so that a delayed response to an earlier request does not
+            # count, and a store that compares contents does not seem safe.
             outcome = store.put_if_absent(PROBE_KEY, b"graft-vfs probe %s" % _token())
         except CommitOutcomeUnknownError as error:
             _logger.debug("the probe of %s got no clear answer: %s", store.describe(), error)
@@ -73,7 +74,7 @@ def check_conditional_writes(
                 next_step="use a store that honours 'If-None-Match: *' (Amazon S3 does)",
             )
         was_created = outcome is PutOutcome.CREATED
-    # Nothing was claimed here, so the declared error must not speak of a claim.
+    # Nothing was claimed, so the error must not mention a claim.
     raise StoreUnavailableError(
         f"{store.describe()} gave no clear answer to {tries} test writes of {PROBE_KEY!r}"
         + (f", the last time: {problem.message}" if problem is not None else ""),

@@ -1,11 +1,11 @@
-"""A store that passes everything to another one, as the base of stores that change one thing.
+"""A store that forwards every call to another one; a base for stores that change one thing.
 
     class CountingStore(WrapperStore):
         def request(self, verb, key, send):
             print(verb, key)
             return send()
 
-Tests and benchmarks fail, delay or record requests so, and a program may do the same.
+Tests, benchmarks and programs use it to fail, delay or record requests.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 class WrapperStore(ObjectStore):
-    """Passes each call to `inner`, which it owns and closes; both have the same counts.
+    """Forwards each call to `inner`, which it owns and closes; both have the same counts.
 
-    A subclass overrides `request`, which every call goes through, or single methods.
+    Every call goes through `request`; a subclass overrides it, or single methods.
     """
 
     def __init__(self, inner: ObjectStore) -> None:
@@ -37,10 +37,10 @@ class WrapperStore(ObjectStore):
         self.counters = inner.counters
 
     def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:  # noqa: ARG002
-        """Carry out one call; `send` passes it to the inner store and returns its answer.
+        """Run one call; `send` forwards it to the inner store and returns the result.
 
-        `key` is that of the object, the prefix of a listing, or "" for several objects. The answer
-        of a listing is an iterator, whose requests are sent as it is used. `replace` is a "put".
+        `key` is that of the object, the prefix of a listing, or "" for several objects. A listing's
+        result is an iterator, which sends requests as it advances. `replace` is a "put".
         """
         return send()
 
@@ -81,18 +81,18 @@ class WrapperStore(ObjectStore):
         self.request("delete", "", lambda: self.inner.delete_many(keys))
 
     def clock_ahead_seconds(self) -> float | None:
-        """Return what the inner store says."""
+        """Return the inner store's value."""
         return self.inner.clock_ahead_seconds()
 
     def describe(self) -> str:
-        """Return what the inner store is called."""
+        """Return the inner store's name."""
         return self.inner.describe()
 
     def __str__(self) -> str:
-        """Return what the inner store is called without work."""
+        """Return the inner store's name, without work."""
         return str(self.inner)
 
     def close(self) -> None:
-        """Close the inner store, too."""
+        """Close the inner store."""
         super().close()
         self.inner.close()

@@ -273,7 +273,7 @@ def test_a_file_that_is_removed_while_processes_run_cannot_be_made_anew_by_anoth
             HeadFile(path)
         with child(config.data_dir, newcomer) as refused:
             (answer,) = refused.end()
-        assert "is gone, and other processes have the volume open" in answer
+        assert "is missing, and other processes have the volume open" in answer
         # Those that have it go on, and see each other.
         for n in range(3):
             writer.say(str(n))

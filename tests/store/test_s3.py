@@ -210,7 +210,7 @@ def test_a_range_beyond_the_end_is_empty(scripted):
 @pytest.mark.parametrize("body", [b"", b"<html>416 Requested Range Not Satisfiable</html>"])
 def test_a_416_page_is_no_proof_that_an_object_is_empty(scripted, body):
     scripted.script = [answer(416, body, content_type="text/html")]
-    with scripted.store() as store, pytest.raises(StoreUnavailableError, match="a page of its own"):
+    with scripted.store() as store, pytest.raises(StoreUnavailableError, match="no S3 error code"):
         store.get_range("k", 0, 10)
 
 
@@ -218,7 +218,7 @@ def test_a_416_page_is_no_proof_that_an_object_is_empty(scripted, body):
 def test_a_page_is_no_proof_that_a_claim_was_refused(scripted, status):
     scripted.script = [answer(status, b"<html>no</html>", content_type="text/html")]
     with scripted.store() as store:
-        with pytest.raises(CommitOutcomeUnknownError, match="a page of its own") as caught:
+        with pytest.raises(CommitOutcomeUnknownError, match="a page that is not S3's") as caught:
             store.put_if_absent("k", b"x")
         with pytest.raises(StoreUnavailableError, match="no clear answer"):
             check_conditional_writes(store, sleep=lambda _: None)
@@ -334,7 +334,7 @@ def test_a_server_that_knows_no_ranges(scripted):
 
 def test_a_server_that_answers_another_range(scripted):
     scripted.script = [held(b"0123", 206, content_range="bytes 0-3/10")]
-    with scripted.store() as store, pytest.raises(StoreError, match="another range"):
+    with scripted.store() as store, pytest.raises(StoreError, match="a range other than"):
         store.get_range("k", 3, 4)
 
 
@@ -348,7 +348,7 @@ def test_a_server_that_answers_too_much(scripted):
 def test_a_range_needs_proof_of_where_it_is(scripted, shown):
     headers = {} if shown is None else {"content_range": shown}
     scripted.script = [held(b"3456", 206, **headers)]
-    with scripted.store() as store, pytest.raises(StoreError, match="another range"):
+    with scripted.store() as store, pytest.raises(StoreError, match="a range other than"):
         store.get_range("k", 3, 4)
 
 

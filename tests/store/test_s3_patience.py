@@ -314,7 +314,7 @@ OPENED = answer(
         (
             answer(404, b"<html>default backend - 404</html>"),
             StoreError,
-            "HTTP 404, .* a page of its own",
+            "HTTP 404, .* no S3 error code",
         ),
         (error(400, "InvalidArgument.Prefix"), StoreError, r"HTTP 400, InvalidArgument\.Prefix"),
     ],

@@ -170,7 +170,7 @@ def test_a_writer_without_a_second_one_learns_that_its_directory_has_moved(data)
         assert first.insert(1) == "done"
         real.rename(real.with_name("elsewhere"))
         assert "close this connection and open it again" in first.insert(2)
-        assert "put the data directory back" in first.run("reconnect")
+        assert "restore the data directory" in first.run("reconnect")
         real.with_name("elsewhere").rename(real)
         assert first.run("reconnect") == "done"
         assert first.insert(3) == "done"

@@ -1,8 +1,8 @@
-"""Floor 2: frames of remote logs that were fetched, kept in files of bounded size.
+"""Floor 2: fetched frames of remote logs, kept in files of bounded size.
 
     page_cache   the frames by log, segment and number
     arena        one file of frames, mapped for reading
-    space        the bound that all logs of a data directory share, and what is evicted
+    space        the size limit that all logs of a data directory share, and eviction
 
-Everything in it can be fetched again: a cache that is deleted costs requests, and nothing else.
+Everything can be fetched again: losing the cache costs requests and nothing else.
 """

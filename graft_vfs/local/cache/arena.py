@@ -70,7 +70,7 @@ class FrameKey(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Where an arena has a frame, and what its images sum up to."""
+    """The place of a frame in an arena, and the checksum of its images."""
 
     key: FrameKey
     length: int
@@ -79,17 +79,17 @@ class Record(NamedTuple):
 
 
 def commit_source(lsn: int, commit_hash: bytes) -> bytes:
-    """Return what names a commit as a source of frames: its place, and of which history it is."""
+    """Return a commit's name as a source of frames: its LSN, and part of its hash."""
     return lsn.to_bytes(8, "little") + commit_hash[:8]
 
 
 class Arena:
-    """One pair of files. Owner: the cache of its log, under whose lock it is used."""
+    """One pair of files. Owner: its log's cache, under that cache's lock."""
 
     _file = -1
 
     def __init__(self, directory: Path, number: int, *, maps: bool) -> None:
-        """Open an arena that exists; raises LocalStorageError, also for one of a later version."""
+        """Open an existing arena; raises LocalStorageError, also for a later version."""
         self.number = number
         self.index_path = layout.arena_index(directory, number)
         self.images_path = layout.arena_images(directory, number)
@@ -107,11 +107,12 @@ class Arena:
 
     @classmethod
     def create(cls, directory: Path, number: int, *, maps: bool) -> Arena:
-        """Make an empty arena; raises FileExistsError, LocalStorageError."""
+        """Create an empty arena; raises FileExistsError, LocalStorageError."""
         flags = os.O_WRONLY | os.O_EXCL
         path = layout.arena_index(directory, number)
         try:
-            # The index is last: without its whole header there is no arena, now or after a crash.
+            # The index comes last: without its complete header there is no arena, even after a
+            # crash.
             os.close(ownership.create(layout.arena_images(directory, number), flags))
             file = ownership.create(path, flags)
             try:
@@ -125,15 +126,15 @@ class Arena:
         return cls(directory, number, maps=maps)
 
     def is_deleted(self) -> bool:
-        """Return True if the files are no longer in the directory, or are others by now."""
+        """Return True if the files were removed from the directory, or replaced."""
         try:
-            # The descriptor keeps the number of the file from being given to another one.
+            # The open descriptor prevents reuse of the inode number.
             return not os.path.samestat(self.images_path.stat(), os.fstat(self._file))
         except OSError:
             return True
 
     def new_records(self) -> list[Record]:
-        """Return the records that were not read before; raises LocalStorageError."""
+        """Return the records added since the last call; raises LocalStorageError."""
         with storage_errors(self.index_path):
             whole = (self.index_path.stat().st_size - HEADER_BYTES) // RECORD_BYTES
             size = HEADER_BYTES + whole * RECORD_BYTES
@@ -154,12 +155,12 @@ class Arena:
         return records
 
     def verify(self, record: Record) -> bool:
-        """Read a frame's images by a call and return True if they are what was cached."""
+        """Read a frame's images by a call and return True if their checksum is correct."""
         images = self.read(record)
         return images is not None and xxh3_64_intdigest(images) == record.checksum
 
     def read(self, record: Record) -> bytes | None:
-        """Read a frame's images by a call; None if the file ends before, or the disk fails."""
+        """Read a frame's images by a call; None if the file is too short, or the disk fails."""
         try:
             if record.offset + record.length > os.fstat(self._file).st_size:
                 return None
@@ -179,14 +180,14 @@ class Arena:
         return True
 
     def is_cut(self) -> bool:
-        """Return True if another program has cut the file, so that it must not be loaded from."""
+        """Return True if another program has truncated the file; it must not be loaded from."""
         try:
             return _lseek(self._file, 0, _SEEK_END) < self.tail
         except OSError:
             return True
 
     def note_use(self) -> None:
-        """Note that the arena is used, now and then also for other processes."""
+        """Record the arena's use; now and then in the file's times, for other processes."""
         self.used = time.time()
         if self.used - self._touched > _TOUCH_SECONDS:
             self._touched = self.used
@@ -199,11 +200,11 @@ class Arena:
 
     @contextlib.contextmanager
     def appending(self) -> Iterator[Appender | None]:
-        """Hold the arena for appending; None if another process does, or if it is unfit.
+        """Lock the arena for appending; None if another process has the lock, or if it is unfit.
 
-        That is if it is deleted, or not whole: what was lost at a power cut, or cut by another
-        program, may still be in use by a reader, and must not become something else. What others
-        have appended must be read before anything is written. Raises LocalStorageError.
+        It is unfit if it is deleted or incomplete: a reader may still use bytes that were lost in a
+        power cut or truncated by another program, so they must not be overwritten. Records that
+        other processes appended must be read before anything is written. Raises LocalStorageError.
         """
         with contextlib.ExitStack() as stack:
             with storage_errors(self.index_path):
@@ -214,7 +215,7 @@ class Arena:
                 except BlockingIOError:
                     yield None
                     return
-                # Explicitly, because a child that forks now inherits the descriptor.
+                # Explicitly, because a child forked at this moment inherits the descriptor.
                 stack.callback(fcntl.flock, index, fcntl.LOCK_UN)
             with storage_errors(self.images_path):
                 images = os.open(self.images_path, os.O_RDWR | os.O_CLOEXEC)
@@ -226,14 +227,14 @@ class Arena:
             yield Appender(self, index, images)
 
     def __del__(self) -> None:
-        """Close the file; mappings live on while they are read."""
+        """Close the file; mappings stay valid while they are in use."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 class Appender:
-    """The right to append to an arena, as long as `Arena.appending` lasts."""
+    """The right to append to an arena, inside `Arena.appending`."""
 
     def __init__(self, arena: Arena, index: int, images: int) -> None:
         self.arena = arena
@@ -243,7 +244,7 @@ class Appender:
     def growth(self, length: int, *, most: int) -> int:
         """Return by how many bytes the files grow for a frame of `length` bytes.
 
-        A file that is to have at most `most` bytes gets no room ahead beyond that.
+        No space is reserved beyond a file size of `most` bytes.
         """
         with storage_errors(self.arena.images_path):
             size = os.fstat(self._images).st_size
@@ -252,7 +253,7 @@ class Appender:
         return RECORD_BYTES + max(0, wanted - size)
 
     def append(self, key: FrameKey, images: bytes, *, growth: int) -> Record:
-        """Write a frame and its record; raises LocalStorageError, and nothing is appended then."""
+        """Write a frame and its record; if it raises LocalStorageError, nothing is appended."""
         arena = self.arena
         record = Record(key, len(images), arena.tail, xxh3_64_intdigest(images))
         try:
@@ -265,7 +266,7 @@ class Appender:
             with storage_errors(arena.index_path):
                 write_fully(self._index, _packed(record), arena.index_end)
         except LocalStorageError:
-            # A full disk gets back what is of no use.
+            # Release useless space on a full disk.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._images, arena.tail)
                 os.ftruncate(self._index, arena.index_end)
@@ -275,7 +276,7 @@ class Appender:
         return record
 
     def _leave_room(self, length: int) -> None:
-        """Refuse to take the last space of a disk: commits, and the catalog at a push, need it."""
+        """Refuse to use the last space of a disk: commits and pushes need it."""
         found = os.fstatvfs(self._images)
         if found.f_bavail * found.f_frsize < length + _LEFT_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -299,7 +300,7 @@ def _packed(record: Record) -> bytes:
 
 
 def _records(data: bytes) -> Iterator[Record]:
-    """Yield the records in `data`, without those that a power cut has torn."""
+    """Yield the valid records in `data`; a power cut may have torn some."""
     view = memoryview(data)
     for at in range(0, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
         source, frame, length, offset, checksum, own_sum = _RECORD.unpack_from(data, at)

@@ -1,19 +1,18 @@
-"""The page cache: decompressed frames of one remote log, kept on this machine.
+"""The page cache: decompressed frames of one remote log, on the local disk.
 
-The cache of a log is a row of arenas (`arena`) in a folder of its own; the caches of all logs share
-a bound (`cache_space`).
+The cache of a log is a series of arenas (`arena`) in its own folder; the caches of all logs share a
+size limit (`space`).
 
 Invariants:
- 1. A frame is known by the name of its source and its number there. The name of a commit has part
-    of its hash, so pages of a history that was abandoned are never shown, whatever was restored
-    from a backup.
+ 1. A frame is identified by the name of its source and its number. A commit's name includes part of
+    its hash, so pages of an abandoned history are never returned, even after a backup was restored.
  2. A frame counts as present only after its images were verified against its record: when this
-    process wrote them, or once at first use. So a power cut that kept the record and lost the
-    images costs a fetch, never a wrong page, and nothing here is ever synced.
- 3. The cache never makes anything fail. What cannot be kept on the disk is kept in memory, within a
-    bound, and what cannot be read is not present.
+    process wrote them, or at first use. So if a power cut keeps the record but loses the images,
+    this costs a fetch and never gives a wrong page. The cache is never synced.
+ 3. The cache never causes a failure. Frames that cannot be kept on disk are kept in memory, up to a
+    limit, and unreadable frames count as absent.
 
-All of it may be deleted at any time, also while it is used: it is fetched again then.
+All of it may be deleted at any time, even while in use; frames are then fetched again.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _BATCH_BYTES = 1 << 20
 
 
 class Place(NamedTuple):
-    """Where the images of a frame are; `arena` is what must not be cut meanwhile, if any."""
+    """The place of a frame's images; `arena`, if any, must not be truncated during use."""
 
     view: View
     offset: int
@@ -58,17 +57,17 @@ class PageCache:
     """The cached frames of one remote log.
 
     Owner: the engine, one per log. Thread rule: any thread; processes share the files. A thread
-    that holds the lock is occupied, because a fetch ends in other threads that wait for it.
+    that holds the lock is occupied, because fetches end in other threads, which need the lock.
     """
 
     def __init__(self, directory: Path, space: CacheSpace | None = None) -> None:
-        """Use the cache at `directory`, a folder of the space's. No I/O."""
+        """Use the cache at `directory`, a folder of the space. No I/O."""
         self.directory = directory
         self.space = space or CacheSpace(directory.parent)
         self.counters = self.space.counters
         self._lock = self.space.lock
         self._arenas: dict[int, Arena] = {}
-        # The arena's number, the record, and whether its images were verified.
+        # The arena's number, the record, and whether the images are verified.
         self._frames: dict[FrameKey, tuple[int, Record, bool]] = {}
         self._names: list[str] = []
         self._is_warned = False
@@ -77,9 +76,9 @@ class PageCache:
     # Finding ----------------------------------------------------------------------------------
 
     def find(self, key: FrameKey, length: int) -> Place | None:
-        """Return where the verified images of a frame are, or None. No request, no error.
+        """Return the place of a frame's verified images, or None. No request, no error.
 
-        `length` is that of the images in bytes: a record that says something else is not believed.
+        `length` is the length of the images in bytes; a record with another length is ignored.
         """
         with occupied(), self._lock:
             place = self._look(key, length)
@@ -89,7 +88,7 @@ class PageCache:
             return place
 
     def has(self, key: FrameKey) -> bool:
-        """Return True if a frame seems to be here, from what this process has seen. No I/O."""
+        """Return True if this process has seen the frame in the cache. No I/O."""
         with occupied(), self._lock:
             return key in self._frames or self.space.remembered(self.directory, key) is not None
 
@@ -140,7 +139,7 @@ class PageCache:
             return {*self._frames, *self.space.remembered_keys(self.directory)}
 
     def _refresh(self) -> None:
-        """Take in what other processes cached, and forget what was deleted."""
+        """Read what other processes cached, and forget deleted arenas."""
         for number, arena in list(self._arenas.items()):
             if arena.is_deleted():
                 self.forget_arena(number)
@@ -148,7 +147,7 @@ class PageCache:
         try:
             names = [path.name for path in self.directory.iterdir()]
         except OSError:
-            return  # Nothing is cached, or nothing that can be read.
+            return  # Nothing is cached, or nothing is readable.
         self._names = [name for name in names if layout.is_arena_file(name)]
         for name in filter(layout.is_arena_index, self._names):
             number = layout.number_of(name)
@@ -171,7 +170,7 @@ class PageCache:
             _logger.debug("page cache %s: %s", self.directory.name, error)
 
     def forget_arena(self, number: int) -> int:
-        """Forget an arena that was deleted; returns how many bytes of images it had."""
+        """Forget a deleted arena; returns the size of its images in bytes."""
         with occupied(), self._lock:
             arena = self._arenas.pop(number, None)
             if arena is None:
@@ -181,23 +180,23 @@ class PageCache:
             return arena.tail
 
     def arena_used(self, number: int) -> float | None:
-        """Return when this process used an arena last, None if it does not know it."""
+        """Return when this process last used an arena, None if the arena is unknown."""
         arena = self._arenas.get(number)
         return None if arena is None else arena.used
 
     # Adding -----------------------------------------------------------------------------------
 
     def add(self, key: FrameKey, images: bytes) -> Place:
-        """Keep a frame's images if possible, and return where they are in any case."""
-        with occupied(), self._lock:  # Else other threads could make room for theirs in between.
+        """Cache a frame's images if possible; in any case, return their place."""
+        with occupied(), self._lock:  # Otherwise other threads could evict them first.
             self.add_all(key, [images])
             return self.find(key, len(images)) or Place(memoryview(images), 0)
 
     def add_all(self, first: FrameKey, frames: Iterable[bytes]) -> LocalStorageError | None:
-        """Keep neighbouring frames of one commit, the first of which is given, in their order.
+        """Cache adjacent frames of one commit, in order, beginning with the given one.
 
-        Returns what keeps some from being on the disk; they are in memory then, within its
-        bound. None if all are on the disk.
+        Returns None if all are on disk. Otherwise returns the error; the remaining frames are in
+        memory, up to its limit.
         """
         failure: LocalStorageError | None = None
         batch: deque[tuple[FrameKey, bytes]] = deque()
@@ -211,7 +210,7 @@ class PageCache:
         return self._keep(batch) or failure
 
     def _keep(self, batch: deque[tuple[FrameKey, bytes]]) -> LocalStorageError | None:
-        """Append frames to arenas; the rest stays in memory. Empties the batch."""
+        """Append frames to arenas; frames that do not fit stay in memory. Empties the batch."""
         failure: LocalStorageError | None = None
         with occupied(), self._lock:
             try:
@@ -236,7 +235,7 @@ class PageCache:
             growth = appender.growth(len(images), most=space.arena_bytes)
             if not space.make_room(growth, keep=arena.index_path):
                 raise LocalStorageError(
-                    f"{self.directory}: cache_max_bytes = {space.bytes_max} has no room for a "
+                    f"{self.directory}: cache_max_bytes = {space.bytes_max} has no space for a "
                     f"frame of {len(images)} bytes",
                     next_step="raise cache_max_bytes",
                 )
@@ -244,7 +243,7 @@ class PageCache:
             batch.popleft()
 
     def _appender(self, stack: contextlib.ExitStack) -> Appender:
-        """Return the newest arena that has room and that no other process appends to, or a new one.
+        """Return the newest arena with space that no other process appends to, or a new one.
 
         Raises LocalStorageError.
         """
@@ -258,8 +257,8 @@ class PageCache:
                         return appender
             self._create()
         raise LocalStorageError(
-            f"{self.directory}: its files are deleted as fast as they are made",
-            next_step="see which program removes them",
+            f"{self.directory}: its files are deleted as fast as they are created",
+            next_step="find the program that deletes them",
         )
 
     def _try_appending(self, arena: Arena, stack: contextlib.ExitStack) -> Appender | None:
@@ -267,7 +266,7 @@ class PageCache:
             try:
                 appender = held.enter_context(arena.appending())
             except LocalStorageError as error:
-                # Of another user, perhaps; a new arena is this one's own.
+                # It may belong to another user; a new arena belongs to this process.
                 _logger.debug("page cache %s: %s", self.directory.name, error)
                 return None
             if appender is None:
@@ -279,7 +278,7 @@ class PageCache:
             return appender
 
     def _create(self) -> None:
-        """Make an arena, and the folders if they are gone; raises LocalStorageError."""
+        """Create an arena, and its folders if missing; raises LocalStorageError."""
         with storage_errors(self.directory):
             for folder in (self.directory.parent, self.directory):
                 ownership.make_directory(folder)
@@ -289,24 +288,24 @@ class PageCache:
                     (self.directory / name).unlink()
         number = 1 + max(map(layout.number_of, self._names), default=0)
         with contextlib.suppress(FileExistsError):
-            # Else another process was faster, and the next look finds its arena.
+            # Otherwise another process was first, and the next lookup finds its arena.
             self._arenas[number] = Arena.create(self.directory, number, maps=self.space.maps)
 
     def _warn(self, error: LocalStorageError) -> None:
-        """Tell once what keeps frames from being on the disk, until it goes well again."""
+        """Log why frames are not kept on disk, once until it works again."""
         if not self._is_warned and self.space.writable:
             self._is_warned = True
-            _logger.warning("page cache %s: not kept on the disk: %s", self.directory.name, error)
+            _logger.warning("page cache %s: not kept on disk: %s", self.directory.name, error)
 
     # The rest ---------------------------------------------------------------------------------
 
     def size_bytes(self) -> int:
-        """Return how many bytes of images are on the disk, of those this process has seen."""
+        """Return the size of the images on disk that this process has seen, in bytes."""
         with occupied(), self._lock:
             return sum(arena.tail for arena in self._arenas.values())
 
     def forget_resident(self) -> None:
-        """Release mapped pages that were read, and of arenas that another process deleted."""
+        """Release mapped pages that were read, and arenas that another process deleted."""
         with occupied(), self._lock:
             for number, arena in list(self._arenas.items()):
                 if arena.is_deleted():
@@ -315,7 +314,7 @@ class PageCache:
                     arena.forget_resident()
 
     def close(self) -> None:
-        """Forget the files; mappings live on as long as readers hold them."""
+        """Forget the files; mappings stay valid as long as readers hold them."""
         with occupied(), self._lock:
             self._arenas.clear()
             self._frames.clear()
@@ -323,6 +322,6 @@ class PageCache:
 
 def _refused(directory: Path) -> LocalStorageError:
     return LocalStorageError(
-        f"{directory}: the data directory cannot be written",
+        f"{directory}: the data directory is not writable",
         next_step="check its owner and its permissions; pages are fetched when they are read",
     )

@@ -1,13 +1,12 @@
-"""The room that the page caches of all logs share: on the disk, and in memory.
+"""The space that the page caches of all logs share, on disk and in memory.
 
-On the disk are the arenas of all logs, those of other processes and of logs that no process
-reads now included. Before one grows or is made, the least recently used others are deleted, so that
-their files together stay within the bound. Processes do not wait for one another here: what they
-delete leaves two 64ths of the bound free, and each looks at all files again once it has grown by
-one.
+The disk has the arenas of all logs, including those of other processes and of logs that are not in
+use. Before an arena grows or is created, the least recently used others are deleted, so that all
+files together stay within the limit. Processes do not wait for each other: each deletion leaves two
+64ths of the limit free, and a process checks all files again once it has grown by one 64th.
 
-In memory are frames that cannot be kept on the disk, because it is full or cannot be written, and
-those of a cache that may not map its files. They have a bound of their own.
+Memory has the frames that cannot be kept on disk, because it is full or not writable, and those of
+a cache that may not map its files. They have a separate limit.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ _ARENA_BYTES_MAX = 1 << 30
 _ARENAS_PER_CACHE = 8
 _SUPERSEDED_MAX = 64
 _LOOKS_PER_BOUND = 64
-"""How often a process looks at all files while it fills the bound once."""
+"""How often a process checks all files while it fills the limit once."""
 _MEMORY_BYTES_MAX = 64 << 20
 _MEMORY_BYTES_MIN = 4 << 20
-"""As large as the largest frame, so that its pages do not cost a request each."""
+"""The size of the largest frame, so that its pages do not cost one request each."""
 
 
 class Reader(Protocol):
     """A reader that remembers places in the page cache."""
 
     def forget_located(self) -> None:
-        """Forget all places: what they are in is about to go."""
+        """Forget all places: their mappings are about to be released."""
         ...
 
 
 class Tenant(Protocol):
-    """The cache of one log, whose arenas are in `directory`. Called under the space's lock."""
+    """The cache of one log, with its arenas in `directory`. Called under the space's lock."""
 
     directory: Path
 
@@ -66,7 +65,7 @@ class Tenant(Protocol):
 
 
 class _Pair(NamedTuple):
-    """The files of an arena as a look at the directories found them."""
+    """The files of an arena, as found by the last check of the directories."""
 
     used: float
     directory: Path
@@ -75,11 +74,11 @@ class _Pair(NamedTuple):
 
 
 class CacheSpace:
-    """The bound and the memory of all page caches of an engine.
+    """The size limit and the memory of all page caches of an engine.
 
-    Owner: the engine. Thread rule: any thread; `lock` is that of all its caches, so that one can
-    delete arenas of another. A thread is `occupied` before it takes the lock: a page that a signal
-    handler wants meanwhile is fetched by other threads, which would wait for this lock for ever.
+    Owner: the engine. Thread rule: any thread; all caches share `lock`, so that one can delete
+    arenas of another. A thread is `occupied` before it takes the lock: if a signal handler read a
+    page at that moment, other threads would fetch it and wait for this lock forever.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class CacheSpace:
         maps: bool = True,
         counters: Counters | None = None,
     ) -> None:
-        """Take the room at `directory`, which has a folder for each log. No I/O."""
+        """Use the space at `directory`, which has a folder for each log. No I/O."""
         self.directory = directory
         self.bytes_max = bytes_max
         self.writable = writable
@@ -103,12 +102,12 @@ class CacheSpace:
         self._superseded: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._memory: OrderedDict[tuple[Path, FrameKey], bytes] = OrderedDict()
         self._memory_bytes = 0
-        # What the last look at all files found, and by how much this process grew since.
+        # The result of the last check of all files, and this process's growth since then.
         self._seen_bytes, self._unseen_bytes = 0, bytes_max or 0
 
     @property
     def arena_bytes(self) -> int:
-        """How large an arena gets: an eighth of the bound, so that little goes at a time."""
+        """The size of an arena: an eighth of the limit, so that each eviction is small."""
         if self.bytes_max is None:
             return _ARENA_BYTES_MAX
         return max(1, min(_ARENA_BYTES_MAX, self.bytes_max // _ARENAS_PER_CACHE))
@@ -119,12 +118,12 @@ class CacheSpace:
             self._caches.add(cache)
 
     def add_reader(self, reader: Reader) -> None:
-        """Tell a reader when to forget its places, while it is in use."""
+        """Notify a reader when to forget its places, while the reader is in use."""
         with occupied(), self.lock:
             self._readers.add(reader)
 
     def forget_located(self) -> None:
-        """Have all readers forget their places, so that nothing holds what was deleted."""
+        """Make all readers forget their places, so that nothing keeps deleted files alive."""
         with occupied(), self.lock:
             for reader in list(self._readers):
                 reader.forget_located()
@@ -136,9 +135,9 @@ class CacheSpace:
                 cache.forget_resident()
 
     def note_superseded(self, view: memoryview) -> None:
-        """Count a mapping that a longer one replaces; it lives on in places that readers remember.
+        """Count a mapping that a longer one replaces; places that readers remember keep it alive.
 
-        Each has a descriptor, so that readers forget their places when there are too many.
+        Each mapping has a descriptor, so readers forget their places if there are too many.
         """
         if isinstance(view.obj, mmap.mmap):
             with occupied(), self.lock:
@@ -151,7 +150,7 @@ class CacheSpace:
     def make_room(self, needed: int, *, keep: Path | None) -> bool:
         """Delete least recently used arenas until `needed` more bytes are within the bound.
 
-        `keep` is the index of the arena that is to grow. False if there is no such room.
+        `keep` is the index of the arena that will grow. False if there is not enough space.
         """
         if self.bytes_max is None:
             return True
@@ -164,8 +163,8 @@ class CacheSpace:
             return self._evict(needed, keep, self.bytes_max)
 
     def _evict(self, needed: int, keep: Path | None, bytes_max: int) -> bool:
-        """Look at all arenas and delete what has to go; see `make_room`."""
-        # Others may grow meanwhile by what they need not look for.
+        """Check all arenas and delete as many as needed; see `make_room`."""
+        # Other processes may grow until their next check.
         bound = max(needed, bytes_max - 2 * bytes_max // _LOOKS_PER_BOUND)
         pairs = sorted(self._pairs())
         total = sum(pair.bytes for pair in pairs)
@@ -179,7 +178,7 @@ class CacheSpace:
         return total + needed <= bytes_max
 
     def _pairs(self) -> list[_Pair]:
-        """Return the arenas of all logs; what vanishes meanwhile is left out."""
+        """Return the arenas of all logs; arenas deleted in the meantime are skipped."""
         known = {cache.directory: cache for cache in list(self._caches)}
         found: dict[tuple[str, int], tuple[float, int]] = {}
         with contextlib.suppress(OSError), os.scandir(self.directory) as logs:
@@ -202,7 +201,7 @@ class CacheSpace:
         return pairs
 
     def _delete(self, pair: _Pair) -> None:
-        """Delete an arena; its frames are fetched again when they are needed."""
+        """Delete an arena; its frames are fetched again when needed."""
         for path in layout.arena_files(pair.directory, pair.number):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -219,7 +218,7 @@ class CacheSpace:
     # Memory -----------------------------------------------------------------------------------
 
     def remember(self, directory: Path, key: FrameKey, images: bytes) -> None:
-        """Keep a frame of the cache at `directory` in memory; others may have to go."""
+        """Keep a frame of the cache at `directory` in memory; others may be evicted."""
         with occupied(), self.lock:
             self._memory_bytes += len(images) - len(self._memory.get((directory, key), b""))
             self._memory[directory, key] = images
@@ -227,14 +226,14 @@ class CacheSpace:
             bound = max(bound, _MEMORY_BYTES_MIN)
             if self._memory_bytes <= bound:
                 return
-            # Some at a time: each time all readers forget where their pages are.
+            # Several at a time, because each eviction makes all readers forget their places.
             while self._memory_bytes > bound - bound // 8 and len(self._memory) > 1:
                 _, images = self._memory.popitem(last=False)
                 self._memory_bytes -= len(images)
             self.forget_located()
 
     def remembered(self, directory: Path, key: FrameKey) -> bytes | None:
-        """Return a frame that is in memory, and note that it was used."""
+        """Return a frame that is in memory, and record its use."""
         if not self._memory:
             return None
         with occupied(), self.lock:
@@ -250,11 +249,11 @@ class CacheSpace:
 
     @property
     def memory_bytes(self) -> int:
-        """How many bytes of images are in memory."""
+        """The size of the images in memory, in bytes."""
         return self._memory_bytes
 
     def close(self) -> None:
-        """Forget what is in memory."""
+        """Forget all frames in memory."""
         with occupied(), self.lock:
             self._memory.clear()
             self._memory_bytes = 0

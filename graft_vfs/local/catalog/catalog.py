@@ -1,16 +1,15 @@
-"""The catalog: what this machine knows of volumes, tags, branches, remote commits and pushes.
+"""The catalog: this machine's volumes, tags, branches, known remote commits and pushes.
 
-What a method says it wrote is durable when it returns, whole or not at all. Only sync verbs write
-here; transactions of applications never do. `catalog_file` has the file and its schema,
-`catalog_rows` what the rows are.
+Every method that writes is atomic, and durable when it returns. Only sync verbs write to the
+catalog; application transactions never do. `file` has the file and its schema, `rows` the rows.
 
 Invariants:
  1. A branch row's base never changes.
- 2. A volume's current branch changes together with its epoch, in one transaction; so does a tag
-    that names it and is removed or moved elsewhere.
- 3. A pending push is written before its claim is sent and deleted with the settling of that LSN. It
-    is deleted earlier only if its LSN is known to be another push's, or if its maker did not send
-    it and no process has adopted it.
+ 2. A volume's current branch and its epoch change in one transaction. A tag that is removed or
+    moved also changes in one transaction with the epoch of its previous volume.
+ 3. A pending push is written before its claim is sent, and deleted when that LSN is settled. It is
+    deleted earlier only if another push is known to have its LSN, or if the process that wrote it
+    did not send it and no other process has adopted it.
 """
 
 from __future__ import annotations
@@ -48,7 +47,8 @@ from graft_vfs.local.head import new_epoch
 from graft_vfs.pages import NO_LSN, RemoteLsn
 
 Announce = Callable[[VolumeId, int], None]
-"""Called with a volume that loses a tag and its new epoch, in that transaction; see `tag_moves`."""
+"""Called with a volume that loses a tag, and its new epoch, in that transaction; see
+`tag_moves`."""
 
 
 class Catalog:
@@ -58,12 +58,12 @@ class Catalog:
     """
 
     def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
-        """Open, making it if absent; raises CorruptCatalogError, FutureVersionError."""
+        """Open, creating it if absent; raises CorruptCatalogError, FutureVersionError."""
         self.path = path
         self._file = CatalogFile(path, writable=writable, maps=maps)
 
     def require_writable(self) -> None:
-        """Raise ReadOnlyError if the data directory cannot be written."""
+        """Raise ReadOnlyError if the data directory is not writable."""
         self._file.require_writable()
 
     def close(self) -> None:
@@ -73,24 +73,24 @@ class Catalog:
     # Tags -------------------------------------------------------------------------------------
 
     def tags(self) -> list[tuple[str, VolumeId]]:
-        """Return all tags in order of their text."""
+        """Return all tags, sorted."""
         return [
             (text_of(tag), id_of(VolumeId, volume))
             for tag, volume in self._file.rows("SELECT tag, volume FROM tags ORDER BY tag")
         ]
 
     def volume_tags(self, volume: VolumeId) -> list[str]:
-        """Return the tags that name a volume, in order of their text."""
+        """Return the tags that name a volume, sorted."""
         rows = self._file.rows("SELECT tag FROM tags WHERE volume = ? ORDER BY tag", volume.raw)
         return [text_of(tag) for (tag,) in rows]
 
     def tag_volume(self, tag: str) -> VolumeId | None:
-        """Return the volume that a tag names now."""
+        """Return the tag's current volume."""
         rows = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
         return id_of(VolumeId, rows[0][0]) if rows else None
 
     def set_tag(self, tag: str, volume: VolumeId, announce: Announce) -> None:
-        """Point a tag at a volume, whatever it named before; raises NotFoundError."""
+        """Point a new or existing tag at a volume; raises NotFoundError."""
         with self._file.transaction() as connection:
             self._leave(connection, tag, volume, announce)
             connection.execute(
@@ -103,7 +103,7 @@ class Catalog:
                 )
 
     def add_tag(self, tag: str, volume: VolumeId) -> None:
-        """Point a new tag at a volume; raises AlreadyExistsError if it names another."""
+        """Point a new tag at a volume; raises AlreadyExistsError if it names another one."""
         with self._file.transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO tags VALUES(?, ?)", (tag, volume.raw))
             named = self.tag_volume(tag)
@@ -126,10 +126,10 @@ class Catalog:
     def _leave(
         self, connection: apsw.Connection, tag: str, to: VolumeId | None, announce: Announce
     ) -> None:
-        """Give the volume that a tag names, unless it is `to`, a new epoch and announce it.
+        """Give the tag's volume, unless it is `to`, a new epoch, and announce it.
 
-        Ordering: the head file first, as at each change of branch. By a new epoch every process
-        that has the volume open learns that a tag may have gone.
+        Ordering: the head file first, as at each change of branch. The new epoch makes every
+        process with the volume open check whether its tag was moved.
         """
         former = self.tag_volume(tag)
         if former is None or former == to:
@@ -161,10 +161,10 @@ class Catalog:
         tag: str | None,
         replacing: Announce | None = None,
     ) -> VolumeId:
-        """Add a volume, its first branch and its tag at once; returns the tag's volume.
+        """Add a volume, its first branch and its tag in one transaction; returns the tag's volume.
 
-        If the tag exists and `replacing` is None, nothing is written and the volume that it names
-        is returned: of two threads that open a new tag, both get the winner's.
+        If the tag exists and `replacing` is None, nothing is written and the tag's volume is
+        returned: two threads that open the same new tag get the same volume.
         """
         with self._file.transaction() as connection:
             if tag is not None and replacing is None:
@@ -206,7 +206,7 @@ class Catalog:
         return volume_row(row[:10]), branch_row(row[10:])
 
     def delete_volume(self, volume: VolumeId) -> bool:
-        """Forget a volume, its branches and its push, unless a tag names it; returns if it went."""
+        """Remove a volume, its branches and its push, unless a tag names it; returns if removed."""
         with self._file.transaction() as connection:
             if self.volume_tags(volume):
                 return False
@@ -220,7 +220,7 @@ class Catalog:
         return True
 
     def set_remote(self, volume: VolumeId, log_id: LogId) -> None:
-        """Have a volume push to another log; for one without commits."""
+        """Change the log that a volume without commits pushes to."""
         self._file.write("UPDATE volumes SET remote = ? WHERE id = ?", log_id.raw, volume.raw)
 
     def announce_epoch(self, volume: VolumeId, announce: Callable[[int], None]) -> None:
@@ -229,7 +229,7 @@ class Catalog:
             announce(self.volume(volume).epoch)
 
     def descriptor(self, volume: VolumeId) -> Descriptor:
-        """Return what a volume's current branch stands on; raises NotFoundError."""
+        """Return the base of a volume's current branch; raises NotFoundError."""
         row, branch = self.current(volume)
         base = self.commits(branch.log_id, branch.base, branch.base) if branch.base else []
         return Descriptor(
@@ -244,9 +244,9 @@ class Catalog:
     def adopt_volume(
         self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replacing: Announce
     ) -> None:
-        """Adopt a volume as its own files describe it, over what is known of it; durable.
+        """Adopt a volume as its files describe it, replacing what the catalog has; durable.
 
-        A push that is pending for it is forgotten: it is found on the log, or was not made.
+        A pending push is removed: it is found on the log if it landed.
         """
         with self._file.transaction() as connection:
             connection.execute("DELETE FROM volumes WHERE id = ?", (row.id.raw,))
@@ -259,7 +259,7 @@ class Catalog:
                 connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
 
     def has_bases(self) -> bool:
-        """Return True if a volume stands on a commit of a remote log, or pushed one."""
+        """Return True if a volume is based on a commit of a remote log, or has pushed one."""
         sql = "SELECT 1 FROM branches WHERE base > 0 UNION ALL SELECT 1 FROM commits LIMIT 1"
         return bool(self._file.rows(sql))
 
@@ -275,13 +275,13 @@ class Catalog:
         unless_pending: bool = False,
         announce: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Make `branch` current if `expected` still is, whose row goes; all or nothing, durable.
+        """Replace the current branch `expected` by `branch`, if still current; atomic, durable.
 
-        `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push` the
-        pending push goes in the same transaction; with `unless_pending` nothing is done if there is
-        one, because its record names a place in the branch's file. `announce` is called before it
-        commits, if it will: in the order in which switches commit, because they hold SQLite's write
-        lock then.
+        `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push`, the
+        pending push is removed in the same transaction. With `unless_pending`, nothing is done if
+        there is a pending push, because its record refers to an offset in the branch's file.
+        `announce` is called just before the commit, under SQLite's write lock, so that calls have
+        the same order as the switches.
         """
         now = time.time_ns() // 1_000_000
         with self._file.transaction() as connection:
@@ -292,7 +292,7 @@ class Catalog:
                 return False
             if unless_pending and self.pending_push(volume) is not None:
                 return False
-            # All commits of the former branch are on the remote or on this one.
+            # All commits of the previous branch are on the remote or on the new branch.
             connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
             _insert_branch(connection, branch)
             connection.execute(
@@ -311,14 +311,14 @@ class Catalog:
         return True
 
     def note_sync_error(self, volume: VolumeId, error: GraftError | None) -> None:
-        """Keep the text of the last sync error for `graft_status`; None clears it."""
+        """Store the text of the last sync error for `graft_status`; None clears it."""
         text = None if error is None else summary(error)
         self._file.write("UPDATE volumes SET last_error = ? WHERE id = ?", text, volume.raw)
 
     # Remote commits ---------------------------------------------------------------------------
 
     def add_commits(self, log_id: LogId, commits: Sequence[CommitRow]) -> None:
-        """Add commits of a remote log; one that is known already stays as it is."""
+        """Add commits of a remote log; known commits are not changed."""
         with self._file.transaction() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO commits VALUES(?, ?, ?, ?)",
@@ -326,15 +326,15 @@ class Catalog:
             )
 
     def forget_commits(self, log_id: LogId) -> None:
-        """Forget all commits of a remote log; the caller knows that no volume stands on them."""
+        """Forget all commits of a remote log; the caller ensures that no volume needs them."""
         self._file.write("DELETE FROM commits WHERE log = ?", log_id.raw)
 
     def known_logs(self) -> list[LogId]:
-        """Return the remote logs of which commits are known."""
+        """Return the remote logs with known commits."""
         return [id_of(LogId, log) for (log,) in self._file.rows("SELECT DISTINCT log FROM commits")]
 
     def log_ids(self) -> set[LogId]:
-        """Return the ids of all remote logs and local branches that are known here."""
+        """Return the ids of all known remote logs and local branches."""
         rows = self._file.rows(
             "SELECT remote FROM volumes UNION SELECT id FROM branches "
             "UNION SELECT log FROM branches UNION SELECT log FROM commits"
@@ -342,7 +342,7 @@ class Catalog:
         return {id_of(LogId, raw) for (raw,) in rows}
 
     def bases(self) -> list[tuple[VolumeId, LogId]]:
-        """Return which log each volume stands on, by its current branch; none for a base of 0."""
+        """Return the log of each volume's base; volumes with base 0 are left out."""
         rows = self._file.rows(
             "SELECT v.id, b.log FROM volumes v JOIN branches b ON b.id = v.branch WHERE b.base > 0"
         )
@@ -390,9 +390,9 @@ class Catalog:
     def last_within(
         self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, bytes_max: int
     ) -> RemoteLsn:
-        """Return the last LSN up to which known headers from `first` on have so many bytes.
+        """Return the last LSN such that the known headers from `first` to it fit in the bytes.
 
-        At least `first`, and at most `last`, which is near.
+        At least `first`, and at most `last`, which is close to it.
         """
         rows = self._file.rows(
             "SELECT max(lsn) FROM (SELECT lsn, sum(length(header)) OVER (ORDER BY lsn) AS total "
@@ -407,10 +407,10 @@ class Catalog:
     # Pushes -----------------------------------------------------------------------------------
 
     def add_pending_push(self, push: PendingPush, *, branch: LogId) -> bool:
-        """Keep a push before its claim is sent; raises AlreadyExistsError if one is pending.
+        """Store a push before its claim is sent; raises AlreadyExistsError if one is pending.
 
-        False, and nothing is kept, if `branch` is no longer current: `push.through` is a place in
-        its file.
+        Returns False, and stores nothing, if `branch` is no longer current: `push.through` is an
+        offset in its file.
         """
         with self._file.transaction() as connection:
             if self.volume(push.volume).branch != branch:
@@ -440,7 +440,7 @@ class Catalog:
         return True
 
     def pending_push(self, volume: VolumeId) -> PendingPush | None:
-        """Return the push that waits to be settled."""
+        """Return the unsettled push."""
         rows = self._file.rows(
             "SELECT log, lsn, hash, data, through_lsn, counter, offset, checksum "
             "FROM pending_pushes WHERE volume = ?",
@@ -461,7 +461,7 @@ class Catalog:
         )
 
     def take_up_pending_push(self, push: PendingPush) -> bool:
-        """Note that a process other than its maker will send the push; False if it is gone."""
+        """Record that another process adopts the push; False if it no longer exists."""
         with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE pending_pushes SET is_taken_up = 1 WHERE volume = ? AND hash = ?",
@@ -470,7 +470,7 @@ class Catalog:
             return connection.changes() > 0
 
     def withdraw_pending_push(self, push: PendingPush) -> None:
-        """Forget a push that its maker did not send, unless another process has adopted it."""
+        """Remove a push that was not sent, unless another process has adopted it."""
         self._file.write(
             "DELETE FROM pending_pushes WHERE volume = ? AND hash = ? AND NOT is_taken_up",
             push.volume.raw,
@@ -478,7 +478,7 @@ class Catalog:
         )
 
     def delete_pending_push(self, push: PendingPush) -> None:
-        """Forget a push whose LSN is known to belong to another push."""
+        """Remove a push whose LSN belongs to another push."""
         self._file.write(
             "DELETE FROM pending_pushes WHERE volume = ? AND hash = ?", push.volume.raw, push.hash
         )
@@ -486,17 +486,17 @@ class Catalog:
     # Soundness --------------------------------------------------------------------------------
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the file or its rows, in plain words; reads all of it."""
+        """Return a readable list of faults in the file and its rows; reads all of it."""
         found = [text_of(text) for (text,) in self._file.rows("PRAGMA integrity_check")]
         found = [] if found == ["ok"] else found
         known = {row.id: row for row in self.volumes()}
         found += [
-            f"tag {tag!r} names volume {volume}, which is not there"
+            f"tag {tag!r} names volume {volume}, which does not exist"
             for tag, volume in self.tags()
             if volume not in known
         ]
         found += [
-            f"volume {row.id} stands on branch {row.branch}, which is not there"
+            f"volume {row.id} names branch {row.branch}, which does not exist"
             for row in known.values()
             if row.branch not in {branch.id for branch in self.branches(row.id)}
         ]
@@ -510,7 +510,7 @@ class Catalog:
     # Refs -------------------------------------------------------------------------------------
 
     def known_ref(self, store: str, name: str) -> LogId | None:
-        """Return the log that a ref of a store was seen to name; it never names another."""
+        """Return the log of a known ref of a store; a ref never changes its log."""
         if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
             return None
         rows = self._file.rows(
@@ -519,18 +519,18 @@ class Catalog:
         return id_of(LogId, rows[0][0]) if rows else None
 
     def known_refs(self, store: str) -> list[tuple[str, LogId]]:
-        """Return the (name, log) of the refs of a store that were seen."""
+        """Return (name, log) of the known refs of a store."""
         if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
             return []
         rows = self._file.rows("SELECT name, log FROM known_refs WHERE store = ?", store)
         return [(name, id_of(LogId, log)) for name, log in rows]
 
     def keep_ref(self, store: str, name: str, log_id: LogId) -> None:
-        """Remember a ref, if the catalog can be written; opening a tag asks for it only once."""
+        """Store a ref, if the catalog is writable, so that opening a tag requests it only once."""
         if not self._file.writable or self.known_ref(store, name) == log_id:
             return
         with self._file.transaction() as connection:
-            # Not in the schema, so that versions before this one read the catalog, too.
+            # Not in the schema, so that earlier versions can read the catalog too.
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS known_refs(store TEXT, name TEXT, log BLOB NOT NULL, "
                 "PRIMARY KEY(store, name)) STRICT, WITHOUT ROWID"
@@ -542,11 +542,11 @@ class Catalog:
     # Probes -----------------------------------------------------------------------------------
 
     def is_probed(self, store: str) -> bool:
-        """Return True if this store was seen to honour create-only conditions."""
+        """Return True if this store is known to honour create-only conditions."""
         return bool(self._file.rows("SELECT 1 FROM probed_stores WHERE store = ?", store))
 
     def set_probed(self, store: str) -> None:
-        """Note that this store honours create-only conditions."""
+        """Record that this store honours create-only conditions."""
         now = time.time_ns() // 1_000_000
         self._file.write("INSERT OR REPLACE INTO probed_stores VALUES(?, ?)", store, now)
 

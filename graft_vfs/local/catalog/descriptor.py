@@ -57,10 +57,10 @@ _HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A volume's current branch, the hash of the commit that it stands on, and the volume's tags.
+    """A volume's current branch, the hash of its base commit, and the volume's tags.
 
-    `remote` is the log that the volume pushes to; `base_hash` is None if there is no base, or none
-    whose commit is known.
+    `remote` is the log that the volume pushes to. `base_hash` is None without a base, or if its
+    commit is not known.
     """
 
     remote: LogId
@@ -69,9 +69,9 @@ class Descriptor:
     tags: tuple[str, ...]
 
     def is_newer(self, other: BranchRow) -> bool:
-        """Return True if this branch followed `other` in the life of their volume.
+        """Return True if this branch is newer than `other` of the same volume.
 
-        Log files are numbered, positions in them grow, and the base grows where they stay.
+        File numbers, then offsets, then bases grow from one branch to the next.
         """
         return self._rank(self.branch) > self._rank(other)
 
@@ -97,7 +97,7 @@ def read(directory: Path) -> Descriptor | None:
         found = values.get("format") if isinstance(values, dict) else None
         if isinstance(found, int) and found > _FORMAT:
             raise FutureVersionError(
-                f"{path} has format {found}, this program reads {_FORMAT}",
+                f"{path} has format {found}; this program reads {_FORMAT}",
                 next_step="upgrade graft-vfs",
             )
         if not isinstance(values, dict) or values.pop("check", None) != _check(values):
@@ -117,7 +117,7 @@ def read(directory: Path) -> Descriptor | None:
 def _damaged(path: Path, why: str) -> CorruptLogError:
     return CorruptLogError(
         f"{path} is damaged: {why}",
-        next_step="delete it if the catalog is valid: it is written again from there",
+        next_step="if the catalog is valid, delete the file: it is written again from the catalog",
     )
 
 
@@ -130,7 +130,7 @@ def _decoded(values: dict[str, Any]) -> Descriptor:
     if digest is not None and (
         len(text_of(digest)) != 2 * HASH_BYTES or not _HEX.fullmatch(digest)
     ):
-        raise ValueError("base_hash is no hash")
+        raise ValueError("base_hash is not a hash")
     branch = branch_row(
         (
             LogId.parse(text_of(values["branch"])).raw,
@@ -180,7 +180,7 @@ def write(directory: Path, descriptor: Descriptor) -> None:
     The caller holds the catalog's write lock. Raises LocalStorageError.
     """
     path = directory / layout.DESCRIPTOR
-    # The catalog's lock keeps writers apart, so that one name is enough; a crash may leave it.
+    # The catalog's lock allows only one writer, so one name is enough; a crash may leave it.
     temporary = directory / layout.NEW_DESCRIPTOR
     with storage_errors(path):
         temporary.unlink(missing_ok=True)
@@ -200,14 +200,14 @@ def write(directory: Path, descriptor: Descriptor) -> None:
 
 
 def keep(directory: Path, wanted: Descriptor) -> None:
-    """Make the file describe what the catalog holds; the caller holds the catalog's write lock.
+    """Write the catalog's facts to the file; the caller holds the catalog's write lock.
 
     Raises CorruptCatalogError if the file is newer than the catalog, LocalStorageError.
     """
     try:
         found = read(directory)
     except CorruptLogError:
-        found = None  # The catalog decides, and the file is written from it.
+        found = None  # The catalog is authoritative, and the file is written from it.
     if found is not None and found.branch.id != wanted.branch.id and found.is_newer(wanted.branch):
         raise older_catalog(found, wanted.branch)
     if found is None or found.branch.id != wanted.branch.id:
@@ -224,18 +224,18 @@ def older_catalog(found: Descriptor, known: BranchRow) -> CorruptCatalogError:
         next_step=Hint(
             f"{PUT_BACK}, or run ",
             Advice.ADOPT(VOLUME=known.volume),
-            ", which takes the volume as it is",
+            ", which adopts the volume as its files describe it",
         ),
     )
 
 
-# Volumes that a catalog does not know ---------------------------------------------------------
+# Volumes that a catalog lacks -----------------------------------------------------------------
 
 
 def holds_volume(directory: Path) -> bool:
-    """Return True if a directory is a volume that was in use: described, or with commits.
+    """Return True if a directory is a used volume: one with a descriptor or commits.
 
-    One whose making was interrupted has neither.
+    A volume whose creation was interrupted has neither.
     """
     with storage_errors(directory):
         if (directory / layout.DESCRIPTOR).exists():
@@ -251,10 +251,10 @@ def holds_volume(directory: Path) -> bool:
 def unknown_volumes(
     volumes_directory: Path, known: Callable[[], Iterable[VolumeId]]
 ) -> list[VolumeId]:
-    """Return the volumes in use below a data directory's `volumes` that are not known, by id.
+    """Return the used volumes below a data directory's `volumes` that are not known, by id.
 
-    Ordering: `known` is asked again after the files were looked at, so that a volume which another
-    process is making is either not in use yet or known.
+    Ordering: `known` is called again after the files were examined, so that a volume that another
+    process is creating is either unused or known.
     """
     with storage_errors(volumes_directory):
         if not volumes_directory.is_dir():

@@ -77,7 +77,7 @@ ALTER TABLE pending_pushes ADD COLUMN is_taken_up INTEGER NOT NULL DEFAULT 0
 
 
 class _State(NamedTuple):
-    """What changes of a file, or beside it, when its content does."""
+    """The facts of a file, and of the files beside it, that change with its content."""
 
     inode: int
     size_bytes: int
@@ -92,9 +92,9 @@ class CatalogFile:
     """
 
     def __init__(self, path: Path, *, writable: bool = True, maps: bool = True) -> None:
-        """Open, making it if absent; raises CorruptCatalogError, FutureVersionError.
+        """Open, creating it if absent; raises CorruptCatalogError, FutureVersionError.
 
-        Without `maps` SQLite maps no file beside it.
+        Without `maps`, SQLite maps no file beside it.
         """
         self.path = path
         self._maps = maps
@@ -115,21 +115,21 @@ class CatalogFile:
     # Statements -------------------------------------------------------------------------------
 
     def rows(self, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
-        """Return all rows of a statement that reads; inside a transaction, as that has it."""
+        """Return all rows of a query; inside a transaction, in its state."""
         with self._errors():
             return cast("list[tuple[Any, ...]]", self.connection.execute(sql, bindings).fetchall())
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
-        """Hold SQLite's write lock inside the block, which is durable after it or undone."""
+        """Hold SQLite's write lock inside the block; its changes are then durable, or undone."""
         self.require_writable()
         with self._errors():
             connection = self.connection
             if connection.in_transaction:
-                # Holding the lock, only this very thread can be in the middle of one.
+                # This thread holds the lock, so only this thread can be inside a transaction.
                 raise ReentryError(
-                    "a signal handler or finalizer wants to write to the catalog while its thread "
-                    "is writing to it",
+                    "a signal handler or finalizer writes to the catalog while its thread "
+                    "is already writing to it",
                     next_step="run it again outside the handler",
                 )
             connection.execute("BEGIN IMMEDIATE")
@@ -137,27 +137,27 @@ class CatalogFile:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                # On a full disk SQLite has rolled back already.
+                # On a full disk, SQLite has already rolled back.
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
 
     def write(self, sql: str, *bindings: Any) -> None:
-        """Run one statement in a transaction of its own; durable on return."""
+        """Run one statement as a transaction; durable on return."""
         with self.transaction() as connection:
             connection.execute(sql, bindings)
 
     @property
     def writable(self) -> bool:
-        """Whether the catalog, and so the data directory, can be written."""
+        """Whether the catalog, and so the data directory, is writable."""
         return self._writable
 
     def require_writable(self) -> None:
-        """Raise ReadOnlyError if the data directory cannot be written."""
+        """Raise ReadOnlyError if the data directory is not writable."""
         if not self._writable:
             raise ReadOnlyError(
                 f"the data directory {self.path.parent} is read-only",
-                next_step="do this where it can be written, or set data_dir to a copy of it",
+                next_step="make it writable, or set data_dir to a writable copy of it",
             )
 
     @contextlib.contextmanager
@@ -172,7 +172,10 @@ class CatalogFile:
                         f"another process is writing to the catalog {self.path}",
                         next_step="try again",
                     )
-        except (*_DAMAGE_ERRORS, UnicodeDecodeError) as error:  # The last is of a text's bytes.
+        except (
+            *_DAMAGE_ERRORS,
+            UnicodeDecodeError,
+        ) as error:  # The last one is an error in a text's encoding.
             raise CorruptCatalogError(
                 f"the catalog {self.path} is damaged: {error}",
                 next_step=DAMAGE_STEP,
@@ -191,7 +194,7 @@ class CatalogFile:
 
     @property
     def connection(self) -> apsw.Connection:
-        """The connection, opened anew after a fork; the caller holds the lock."""
+        """The connection, reopened after a fork; the caller holds the lock."""
         if self._open_connection is None:
             if self._is_closed:
                 raise UsageError("the catalog was closed", next_step="open the engine again")
@@ -202,7 +205,7 @@ class CatalogFile:
         if not self._writable:
             return self._connect_read_only()
         with storage_errors(self.path):
-            # SQLite gives its WAL the owner of this file.
+            # SQLite gives the WAL this file's owner.
             os.close(ownership.create(self.path, os.O_RDWR))
         connection = self._opened(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
         connection.pragma("synchronous", "full")
@@ -210,7 +213,7 @@ class CatalogFile:
         return connection
 
     def _identity_at_path(self) -> tuple[int, int] | None:
-        """Return device and inode of the file that others find at the path; None if none is."""
+        """Return device and inode of the file at the path; None if there is none."""
         with storage_errors(self.path):
             try:
                 found = self.path.stat()
@@ -219,7 +222,7 @@ class CatalogFile:
         return found.st_dev, found.st_ino
 
     def _forget_moved(self) -> None:
-        """Close a file that was moved or replaced, so that the one at the path is opened."""
+        """Close a file that was moved or replaced, so that the file at the path is opened."""
         connection = self._open_connection
         if connection is None or self._identity is None or connection.in_transaction:
             return
@@ -229,22 +232,23 @@ class CatalogFile:
         self._disconnect()
         if found is None:
             raise MovedError(
-                f"the catalog {self.path} was moved or removed while it was open here",
-                next_step="put the data directory back, or set data_dir to where it is now",
+                f"the catalog {self.path} was moved or removed while it was open",
+                next_step="restore the data directory, or set data_dir to its new path",
             )
 
     def _opened(self, flags: int, parameters: str = "") -> apsw.Connection:
-        # Naming the built-in VFS keeps the catalog out of ours when that is the default.
+        # The built-in VFS by name, because ours may be the default.
         name = f"file:{quote(str(self.path))}{parameters}"
         connection = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI, vfs=_builtin_vfs())
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         return connection
 
     def _connect_read_only(self) -> apsw.Connection:
-        """Open a file that cannot be written, even if no process has it open.
+        """Open a read-only file, even if no process has it open.
 
-        SQLite reads a database in WAL mode only with the files beside it, which it cannot make
-        here. Without a WAL all is in the file itself, which is read then as long as it stays so.
+        In WAL mode SQLite needs the files beside it, which it cannot create in a read-only
+        directory. Without a WAL, everything is in the file itself, which is then read without
+        locks until it changes.
         """
         self._at_rest = None
         connection = self._opened(apsw.SQLITE_OPEN_READONLY)
@@ -259,7 +263,7 @@ class CatalogFile:
         return connection
 
     def _state(self) -> _State:
-        """Return by what a change of a file that is read without locks is noticed."""
+        """Return the facts by which a change of a file that is read without locks is detected."""
         wal = self.path.with_name(self.path.name + "-wal")
         with storage_errors(self.path):
             file = self.path.stat()
@@ -267,7 +271,7 @@ class CatalogFile:
         return _State(file.st_ino, file.st_size, file.st_mtime_ns, wal_bytes)
 
     def _forget_changed(self) -> bool:
-        """Close a file that was read without locks if it was written to meanwhile."""
+        """Close a file that was read without locks if it has changed."""
         has_changed = self._at_rest is not None and self._at_rest != self._state()
         if has_changed:
             self._disconnect()
@@ -276,7 +280,7 @@ class CatalogFile:
     def _disconnect(self) -> None:
         connection, self._open_connection = self._open_connection, None
         if connection is not None:
-            # SQLite looks whether the file was moved before it deletes a WAL, by its name.
+            # Before SQLite deletes a WAL by name, it checks whether the file was moved.
             connection.close()
 
     def _prepare(self, connection: apsw.Connection) -> None:
@@ -285,7 +289,7 @@ class CatalogFile:
         version = connection.pragma("user_version")
         if version > SCHEMA_VERSION:
             raise FutureVersionError(
-                f"the catalog has version {version}, this program reads {SCHEMA_VERSION}",
+                f"the catalog has version {version}; this program reads {SCHEMA_VERSION}",
                 next_step="upgrade graft-vfs",
             )
         if version == 0 and self._writable:
@@ -299,10 +303,10 @@ class CatalogFile:
             self._migrate(connection)
 
     def _choose_journal(self, connection: apsw.Connection) -> None:
-        """Use a WAL where its index can be mapped, else a rollback journal.
+        """Use a WAL if its index can be mapped, else a rollback journal.
 
-        SQLite stores to the mapped index at each write and at a checkpoint, and on a full
-        copy-on-write file system that would end the process; see `mapping`.
+        SQLite stores to the mapped index at each write and checkpoint; on a full copy-on-write file
+        system, this would kill the process; see `mapping`.
         """
         with storage_errors(self.path):
             is_safe = self._maps and mapped_writes_are_safe(self.path)
@@ -313,7 +317,7 @@ class CatalogFile:
             connection.set_busy_timeout(0)
             connection.pragma("journal_mode", wanted)
         except apsw.BusyError:
-            # Other processes have it open in the other mode, and keep it.
+            # Other processes have it open in the other mode.
             _logger.debug("%s keeps its journal mode", self.path)
         finally:
             connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
@@ -333,24 +337,24 @@ class CatalogFile:
                 connection.pragma("user_version", SCHEMA_VERSION)
 
     def close(self) -> None:
-        """Close the database; it cannot be used any more."""
+        """Close the database for good."""
         with self._lock:
             self._is_closed = True
             self._disconnect()
 
     def before_fork(self) -> None:
-        """Close the file and hold the lock, until `after_fork`.
+        """Close the file and hold the lock until `after_fork`.
 
-        SQLite knows the files that a process has open by their inode and locks each once a process.
-        A child would inherit that knowledge without the locks: its parent's last close would remove
-        the WAL under it, and what it wrote there would be lost.
+        SQLite tracks a process's open files by inode, and locks each once per process. A child
+        would inherit this state without the locks: the parent's last close would delete the WAL
+        while the child uses it, and the child's writes would be lost.
         """
         self._lock.acquire()
         _held.files.append(self)
         self._disconnect()
 
     def after_fork(self) -> None:
-        """Let parent and child go on, each of which opens the file when it needs it."""
+        """Release the lock in parent and child; each reopens the file when needed."""
         self._lock.release()
 
 
@@ -358,7 +362,7 @@ class CatalogFile:
 
 
 class _Held(threading.local):
-    """The files that a thread holds while it forks."""
+    """The files whose lock a thread holds while it forks."""
 
     def __init__(self) -> None:
         self.files: list[CatalogFile] = []
@@ -382,5 +386,5 @@ at_fork(Step.CATALOG, before=_before_fork, in_parent=_after_fork, in_child=_afte
 
 
 def _builtin_vfs() -> str:
-    """Return the name of SQLite's own VFS for this platform."""
+    """Return the name of SQLite's default VFS on this platform."""
     return "unix"

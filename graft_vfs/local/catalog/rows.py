@@ -1,7 +1,7 @@
-"""Rows of the catalog: what they are, and how values that a file may hold become them.
+"""Rows of the catalog, and their validation when they are read.
 
-A row that is handed out has values that its readers can use: whatever the file holds, an id is one,
-a number is in its range, and the name of a log file is no path. All else is CorruptCatalogError.
+Every returned row has valid values, whatever the file contains: ids are ids, numbers are in range,
+and the name of a log file is not a path. Anything else raises CorruptCatalogError.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DAMAGE_STEP = Hint(
 )
 HASH_BYTES = 32
 INTEGER_MAX = (1 << 63) - 1
-"""SQLite knows no larger integers, so no larger LSN is ever known here."""
+"""SQLite's largest integer, and so the largest LSN in the catalog."""
 U32_MAX = 0xFFFF_FFFF
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _TIME_MS_MAX = 253_402_300_799_999  # The end of the year 9999.
@@ -36,7 +36,7 @@ _DIGITS = re.compile(r"[0-9]{1,20}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class BranchRow:
-    """A local branch: everything in `file` from `start` on, over `log` 1..base."""
+    """A local branch: everything in `file` from `start`, based on `log` 1..base."""
 
     id: LogId
     volume: VolumeId
@@ -51,7 +51,7 @@ class BranchRow:
 
 @dataclass(frozen=True, slots=True)
 class VolumeRow:
-    """A volume, its current branch, and how its last sync ended."""
+    """A volume, its current branch, and the result of its last sync."""
 
     id: VolumeId
     created_ms: int
@@ -67,7 +67,7 @@ class VolumeRow:
 
 @dataclass(frozen=True, slots=True)
 class CommitRow:
-    """A known commit of a remote log, as the encoded header that proves itself."""
+    """A known commit of a remote log, as its encoded header, which has a hash."""
 
     lsn: RemoteLsn
     hash: bytes
@@ -76,7 +76,7 @@ class CommitRow:
 
 @dataclass(frozen=True, slots=True)
 class PendingPush:
-    """A push whose claim was or may have been sent: exact bytes, and what it covers locally."""
+    """A push whose claim may have been sent: its exact bytes, and the local commits it covers."""
 
     volume: VolumeId
     log_id: LogId
@@ -128,7 +128,7 @@ def branch_row(row: Sequence[Any]) -> BranchRow:
 
 def _impossible(value: object, wanted: str) -> CorruptCatalogError:
     return CorruptCatalogError(
-        f"the catalog holds {reprlib.repr(value)} where {wanted} must be", next_step=DAMAGE_STEP
+        f"the catalog has {reprlib.repr(value)} instead of {wanted}", next_step=DAMAGE_STEP
     )
 
 
@@ -150,12 +150,12 @@ def number_of(value: object, first: int = 0, last: int = INTEGER_MAX) -> int:
 
 
 def local_lsn_of(value: object, first: int = 0) -> LocalLsn:
-    """Return a local LSN, no smaller than `first`."""
+    """Return a local LSN of at least `first`."""
     return LocalLsn(number_of(value, first))
 
 
 def remote_lsn_of(value: object, first: int = 0) -> RemoteLsn:
-    """Return a remote LSN, no smaller than `first`."""
+    """Return a remote LSN of at least `first`."""
     return RemoteLsn(number_of(value, first))
 
 
@@ -167,7 +167,7 @@ def text_of(value: object) -> str:
 
 
 def bytes_of(value: object, length: int | None = None) -> bytes:
-    """Return bytes, of a given length if there is one."""
+    """Return bytes, of `length` if given."""
     if not isinstance(value, bytes) or (length is not None and len(value) != length):
         raise _impossible(value, "bytes" if length is None else f"{length} bytes")
     return value
@@ -181,7 +181,7 @@ def _log_file(value: object) -> str:
 
 def position_of(offset: object, checksum: object) -> Position:
     """Return a position in a branch log."""
-    # A checksum is a text because SQLite has no unsigned 64-bit integers.
+    # Checksums are texts because SQLite has no unsigned 64-bit integers.
     is_sound = isinstance(checksum, str) and _DIGITS.fullmatch(checksum) is not None
     if not is_sound or int(cast("str", checksum)) > _U64_MAX:
         raise _impossible(checksum, "a checksum")

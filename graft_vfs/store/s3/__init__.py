@@ -1,8 +1,8 @@
 """A store in a bucket of Amazon S3, or of anything that speaks its protocol.
 
-`store` has the verbs. Below it, `calls` repeats and times them, `reading` reads objects and
-listings, `upload` sends what is large, `answers` says what a server's answers prove, `exchange` and
-`connection` know what of a request has left, `client` and `credentials` make boto3 do as we need.
+`store` has the verbs. Below it, `calls` retries and times them, `reading` reads objects and
+listings, `upload` sends large objects, `answers` interprets a server's responses, `exchange` and
+`connection` track how much of a request was sent, and `client` and `credentials` adapt boto3.
 """
 
 from graft_vfs.store.s3.store import S3Store

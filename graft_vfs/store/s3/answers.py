@@ -1,23 +1,23 @@
-"""What the answers of an S3 server mean, and which declared error each becomes.
+"""The meaning of an S3 server's answers, and the declared error for each.
 
-Pure: an answer is read by `classify`, a request without an answer by `classify_failure`. No text
-that a server sends reaches an error, except a well-formed error code and the name of a region,
-because servers repeat credentials in their messages.
+Pure functions: `classify` interprets an answer, `classify_failure` a request without one. The only
+server texts in errors are a well-formed error code and the name of a region, because servers repeat
+credentials in their messages.
 
-Between a client and a store stand proxies, portals and gateways with answers of their own, so
-nothing is concluded from a status alone:
+Proxies, portals and gateways between client and store send their own answers, so a status alone
+proves nothing:
 
     landed     status 200 with the ETag of our bytes (`proves_landing`)
     present    status 200 or 206 with a strong ETag (`proves_object`), and for a range the
-               Content-Range of what was asked for; whose bytes they are, checksums tell
-    listed     an `IsTruncated`, and the prefix that was asked for
-    absent     the code NoSuchKey; a 404 page proves nothing
+               requested Content-Range; checksums verify the bytes
+    listed     an `IsTruncated`, and the requested prefix
+    absent     the error code NoSuchKey; a 404 page proves nothing
     exists, races with another write, ends before the range
-               a code, too; a page with status 412, 409 or 416 proves nothing
+               an error code; a page with status 412, 409 or 416 proves nothing
     deleted    status 204, or the code NoSuchKey
-    refused    an error code of S3; a page with status 403 may come from a filter that let the
-               request through and not its answer
-    not sent   what the connections reported (`exchange`)
+    refused    an S3 error code; a page with status 403 may come from a filter that forwarded
+               the request but blocked its answer
+    not sent   as the connections report (`exchange`)
 """
 
 from __future__ import annotations
@@ -44,17 +44,15 @@ from graft_vfs.store.base import Verb
 from graft_vfs.times import parse_http_date
 
 LOST_NEXT_STEP = "check the endpoint and the network, and try again"
-PAGE_NEXT_STEP = (
-    "check the endpoint, and what stands before the store: a proxy, a portal or an ingress"
-)
+PAGE_NEXT_STEP = "check the endpoint, and any proxy, portal or ingress in front of the store"
 
 _CODE = re.compile(r"(?=.{3,64}\Z)[A-Z][a-z][A-Za-z]*(\.[A-Z][a-z][A-Za-z]*)*", re.ASCII)
-"""An error code; some servers give theirs in parts, such as `InvalidParameter.Prefix`."""
+"""An error code; some have several parts, such as `InvalidParameter.Prefix`."""
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]{2,12}){1,3}-[0-9]{1,2}", re.ASCII)
 
 
 class Answer(enum.Enum):
-    """What an error answer of the server means."""
+    """The meaning of a server's error answer."""
 
     OBJECT_MISSING = "object missing"
     PAGE = "a page that is not the store's"
@@ -137,17 +135,17 @@ _ANSWER_OF_STATUS = {
 }
 
 _NEED_A_CODE = frozenset({Answer.RACING, Answer.EXISTS, Answer.BEYOND_END})
-"""What a reader or a claim acts on, so that a status alone does not prove it."""
+"""Meanings that a reader or a claim acts on; a status alone does not prove them."""
 
 
 def classify(code: str, status: int) -> Answer:
-    """Return what an error answer means, from its S3 error code and its HTTP status."""
+    """Return the meaning of an error answer from its S3 error code and HTTP status."""
     by_code = _ANSWER_OF_CODE.get(code)
     if by_code is None and "." in code:
         first, _, last = code.partition(".")
         by_code = _ANSWER_OF_CODE.get(last.rpartition(".")[2]) or _ANSWER_OF_CODE.get(first)
     if status >= 500 and status != 501:
-        # Whatever the code says: a server that failed cannot say what it has done.
+        # Regardless of the code: a server that failed does not know what it has done.
         return Answer.THROTTLED if by_code is Answer.THROTTLED else Answer.UNAVAILABLE
     by_status = _ANSWER_OF_STATUS.get(status, Answer.REFUSED)
     if by_status in _NEED_A_CODE and _CODE.fullmatch(code) is None:
@@ -173,8 +171,8 @@ _DENIED_FAILURES = frozenset(
 def classify_failure(error: Exception, *, is_unsent: bool) -> Failure:
     """Return what is known about a request that ended in a botocore or urllib3 exception.
 
-    `is_unsent` is what the connections proved: the class of an exception proves nothing about that.
-    Classes are known by name, so that this module needs no botocore to be imported.
+    `is_unsent` comes from the connections, because an exception's class does not prove it. Classes
+    are compared by name, so that this module does not import botocore.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
     if is_unsent:
@@ -200,10 +198,9 @@ _ENCRYPTION_KEY_HEADERS = (
 def proves_landing(status: int, headers: Mapping[str, str], tag: str, expected: str) -> bool:
     """Return True if an answer to a write proves that the store has exactly our bytes.
 
-    It has status 200 and an ETag, which is `expected` (hexadecimal, with or without quotes). Where
-    a header says that a key of KMS or of the customer encrypted the object, the ETag is another
-    one; then it must only be there. Some gateways have ETags of their own kind: what they wrote
-    is settled by reading it.
+    The status must be 200, and the ETag `expected` (hexadecimal, with or without quotes). If a
+    header says that the object was encrypted with a KMS or customer key, any ETag is accepted. Some
+    gateways have other kinds of ETags; writes to them are settled by reading.
     """
     bare = tag.strip().strip('"')
     if status != 200 or not bare:
@@ -217,26 +214,26 @@ def proves_landing(status: int, headers: Mapping[str, str], tag: str, expected: 
 def proves_object(status: int, tag: str) -> bool:
     """Return True if an answer to a read proves that it is an object of the store.
 
-    Every store gives each object a strong ETag. Portals and frameworks for web pages give none, or
-    weak ones, which begin with `W/`.
+    Every store gives each object a strong ETag. Portals and web frameworks send none, or a weak
+    ETag, which begins with `W/`.
     """
     return status in {200, 206} and is_tag(tag) and not tag.startswith("W/")
 
 
 def is_of_a_store(parsed: Mapping[str, Any]) -> bool:
-    """Return True if an answer, as boto3 parsed it, has what those of proxies and portals lack."""
+    """Return True if a parsed answer has the headers that proxies and portals lack."""
     code = str(parsed.get("Error", {}).get("Code", ""))
     known = ("ETag", "IsTruncated", "UploadId", "Deleted")
     return _CODE.fullmatch(code) is not None or any(name in parsed for name in known)
 
 
 def is_tag(tag: str) -> bool:
-    """Return True if text is an ETag that a part of an upload can have."""
+    """Return True if the text is a valid ETag of an upload part."""
     return bool(tag.strip().strip('"'))
 
 
 def tag_of_parts(tags: Sequence[str]) -> str:
-    """Return the ETag that an upload of parts with these ETags gets; "" if theirs are no MD5."""
+    """Return the ETag of a multipart upload with these part ETags; "" if they are not MD5s."""
     bare = [tag.strip().strip('"') for tag in tags]
     if not all(_MD5_HEX.fullmatch(tag) and "-" not in tag for tag in bare):
         return ""
@@ -246,20 +243,20 @@ def tag_of_parts(tags: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An error answer: its meaning, and what may be shown of it."""
+    """An error answer: its meaning, and the parts of it that may be shown."""
 
     answer: Answer
     shown: str
     region: str
-    """Where the server says the bucket is; "" if it says nothing."""
+    """The bucket's region according to the server; "" if it gives none."""
     is_of_a_store: bool
-    """Whether it has an error code, which pages of proxies and portals do not."""
+    """Whether it has an error code; pages of proxies and portals have none."""
     wants_https: bool
     retry_after_seconds: float | None
 
     @classmethod
     def of(cls, response: Any) -> Reply:
-        """Read the parsed response of a botocore ClientError; foreign, so nothing is assumed."""
+        """Interpret the parsed response of a botocore ClientError, without trusting its fields."""
         error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
         code = str(error.get("Code", ""))
         status = int(metadata.get("HTTPStatusCode", 0))
@@ -283,7 +280,7 @@ class Reply:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header, which may be a number or a date."""
+    """Return the seconds of a Retry-After header: a number or a date."""
     text = str(headers.get("retry-after", "")).strip()
     if not text:
         return None
@@ -311,12 +308,12 @@ _ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
     ),
     Answer.WRONG_REGION: (
         StoreError,
-        "says that the bucket is in another region",
+        "reports that the bucket is in another region",
         "set the bucket's region, in the configuration or as AWS_DEFAULT_REGION",
     ),
     Answer.PAGE: (
         StoreUnavailableError,
-        "answered with a page of its own, without the error code that a store gives",
+        "answered with a page that has no S3 error code",
         PAGE_NEXT_STEP,
     ),
     Answer.MOVED: (
@@ -326,18 +323,18 @@ _ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
     ),
     Answer.EXPIRED: (
         StoreDeniedError,
-        "says that the session token has expired",
+        "reports that the session token has expired",
         "get a new one (`aws sso login`, or a new AWS_SESSION_TOKEN), and try again",
     ),
     Answer.SKEWED: (
         StoreDeniedError,
-        "says that this machine's clock is wrong",
-        "set the clock, best by NTP, and try again",
+        "reports that this machine's clock is wrong",
+        "set the clock, preferably by NTP, and try again",
     ),
     Answer.ARCHIVED: (
         StoreError,
         "has archived this object, so it cannot be read at once",
-        "restore it (`aws s3api restore-object`), and take the lifecycle rule away that moved it",
+        "restore it (`aws s3api restore-object`), and remove the lifecycle rule that archived it",
     ),
     Answer.THROTTLED: (
         StoreUnavailableError,
@@ -346,8 +343,8 @@ _ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
     ),
     Answer.UNSUPPORTED: (
         StoreError,
-        "does not know this kind of request",
-        "use a store that does as Amazon S3 does",
+        "does not support this kind of request",
+        "use a store that behaves like Amazon S3",
     ),
     Answer.UNAVAILABLE: (
         StoreUnavailableError,
@@ -363,10 +360,10 @@ _ERROR_OF_ANSWER: dict[Answer, tuple[type[StoreError], str, str]] = {
 
 
 def _answer_for(verb: Verb, answer: Answer) -> Answer:
-    """Read an answer in the light of what was asked.
+    """Interpret an answer for the verb that was requested.
 
-    Only reads know absent objects: for the others, NoSuchKey means nothing. The outcomes of
-    create-only writes mean nothing for the rest.
+    NoSuchKey is meaningful only for reads, and the outcomes of create-only writes only for these
+    writes.
     """
     if answer is Answer.OBJECT_MISSING and verb not in {"get", "get_range"}:
         return Answer.REFUSED
@@ -389,7 +386,7 @@ def _unknown(
 
 
 def unproven_error(store: str, status: int, verb: Verb, key: str) -> GraftError:
-    """Return the declared error for an answer that says a write was done, and does not prove it."""
+    """Return the declared error for a success answer that does not prove the write."""
     message = (
         f"{store} ({verb} of {key!r}: HTTP {status}) answered without the ETag of what was written"
     )
@@ -413,14 +410,14 @@ def answer_error(store: str, reply: Reply, verb: Verb, key: str) -> GraftError:
     if answer is Answer.DENIED and verb in {"get", "get_range"}:
         step = (
             "check the credentials and the permission s3:GetObject; without"
-            " s3:ListBucket, S3 answers this for absent objects too, so grant both"
+            " s3:ListBucket, S3 sends the same answer for absent objects, so grant both"
         )
     elif answer is Answer.WRONG_REGION and reply.region:
         step = f"set the region {reply.region}, in the configuration or as AWS_DEFAULT_REGION"
     elif answer is Answer.MOVED and reply.wants_https:
         what, step = "redirects to https", "write the endpoint with https:// in front"
     elif answer is Answer.THROTTLED and reply.retry_after_seconds:
-        what = f"{what}, and asks to be left alone for {reply.retry_after_seconds:g} seconds"
+        what = f"{what}, and asks to retry after {reply.retry_after_seconds:g} seconds"
     error = kind(f"{where} {what}", next_step=step)
     if isinstance(error, StoreUnavailableError) and answer is Answer.THROTTLED:
         error.retry_after_seconds = reply.retry_after_seconds or 0.0
@@ -428,7 +425,7 @@ def answer_error(store: str, reply: Reply, verb: Verb, key: str) -> GraftError:
 
 
 def _claim_error(where: str, answer: Answer, reply: Reply) -> GraftError | None:
-    """Return the error of a claim whose answer proves nothing, or tells of an unsafe store."""
+    """Return the error of a claim whose answer proves nothing, or shows an unsafe store."""
     if answer in {Answer.UNAVAILABLE, Answer.THROTTLED}:
         waits = (reply.retry_after_seconds or 0.0) if answer is Answer.THROTTLED else None
         return _unknown(f"{where} failed while it handled a claim", waits)
@@ -436,13 +433,13 @@ def _claim_error(where: str, answer: Answer, reply: Reply) -> GraftError | None:
         first = "write the endpoint with https:// in front, and "
         return _unknown(f"{where} redirects a claim to https", first=first)
     if not (reply.is_of_a_store or answer is Answer.WRONG_REGION):
-        first = "check the endpoint, and what stands before the store, and "
-        unknown = _unknown(f"{where} answered a claim with a page of its own", first=first)
+        first = "check the endpoint, and any proxy in front of the store, and "
+        unknown = _unknown(f"{where} answered a claim with a page that is not S3's", first=first)
         unknown.was_answered = True
         return unknown
     if answer is Answer.UNSUPPORTED:
         return UnsafeStoreError(
-            f"{where} knows no create-only writes, so pushing to it could lose commits",
+            f"{where} does not support create-only writes, so pushing to it could lose commits",
             next_step="use a store that honours 'If-None-Match: *' (Amazon S3 does)",
         )
     return None
@@ -451,7 +448,7 @@ def _claim_error(where: str, answer: Answer, reply: Reply) -> GraftError | None:
 def failure_error(
     store: str, error: Exception, failure: Failure, verb: Verb, key: str
 ) -> GraftError:
-    """Return the declared error for a request to a store that has no answer."""
+    """Return the declared error for a request without an answer."""
     where = f"{store} ({verb} of {key!r}: {type(error).__name__})"
     if failure is Failure.DENIED:
         return StoreDeniedError(
@@ -460,8 +457,8 @@ def failure_error(
         )
     if failure is Failure.CERTIFICATE:
         return StoreUnavailableError(
-            f"{where} has a certificate that is not trusted here, so nothing was sent",
-            next_step="name its CA's file in AWS_CA_BUNDLE, or correct the endpoint's host name or "
+            f"{where} has a certificate that this machine does not trust, so nothing was sent",
+            next_step="set AWS_CA_BUNDLE to its CA's file, or correct the endpoint's host name or "
             "this machine's clock",
         )
     if failure is Failure.NOT_SENT:
@@ -469,13 +466,15 @@ def failure_error(
             f"{where} cannot be reached", next_step="check the endpoint and the network"
         )
     if failure is Failure.WRONG_CALL:
-        return UsageError(f"{where} cannot be asked this", next_step="check the bucket's name")
+        return UsageError(
+            f"{where} cannot be sent this request", next_step="check the bucket's name"
+        )
     if verb == "put_if_absent":
         return _unknown(f"{where} did not answer a claim")
     is_late = failure is Failure.TIMED_OUT
     unanswered = StoreUnavailableError(
         f"{where} did not answer in full{' in time' if is_late else ''}",
-        next_step="check the network; if it is only slow, raise remote.read_timeout and"
+        next_step="check the network; if it is just slow, raise remote.read_timeout and"
         " remote.total_timeout"
         if is_late
         else LOST_NEXT_STEP,

@@ -1,8 +1,8 @@
-"""Calls of boto3: carried out, timed, translated, and repeated where that is safe.
+"""Calls of boto3: run, timed, translated, and retried if that is safe.
 
-An attempt is one request. boto3 itself repeats nothing, so that each attempt is counted here, its
-exchange is known, and a lost answer is seen as lost. What is repeated is what the store did not
-answer, failed at, or throttled; throttling is waited out for as long as the verb has time.
+An attempt is one request. boto3 itself never retries, so each attempt is counted, its exchange is
+known, and a lost answer is reported as lost. Attempts without an answer, and those that failed or
+were throttled, are retried; throttling is waited out within the verb's time limit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Caller:
-    """Carries out the attempts of one store. Owner: the store. Thread rule: any thread."""
+    """Runs the attempts of one store. Owner: the store. Thread rule: any thread."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Caller:
         self._jitter = jitter
 
     def once(self, verb: Verb, key: str, attempt: Callable[[], T]) -> T:
-        """Carry out one attempt; raises the declared error for what boto3 raises."""
+        """Run one attempt; boto3's exceptions become declared errors."""
         exchange = Exchange(self.limits, self._budget())
         with carried_out(exchange), self._translated(verb, key, exchange):
             return attempt()
@@ -78,7 +78,7 @@ class Caller:
         group: Group | None = None,
         budget: Budget | None = None,
     ) -> T:
-        """Carry out attempts until one is answered; `group` can end them from another thread."""
+        """Run attempts until one gets an answer; `group` can cancel them from another thread."""
         budget = budget or self._budget()
         for number in itertools.count(1):
             exchange = Exchange(self.limits, budget)
@@ -93,7 +93,7 @@ class Caller:
                 pause = self._pause_before(number + 1, error, budget)
                 if pause is None or (group is not None and group.cancelled.is_set()):
                     raise
-                _logger.debug("%s of %r again in %.1f s: %s", verb, key, pause, error)
+                _logger.debug("retrying %s of %r in %.1f s: %s", verb, key, pause, error)
             self.clock.pause(pause, group.cancelled if group is not None else None)
             self._counters.add_retry()
         raise AssertionError  # pragma: no cover - the loop has no end of its own
@@ -106,8 +106,8 @@ class Caller:
     ) -> float | None:
         """Return how long to wait before attempt `number`, None to give up.
 
-        Throttling is waited out, whatever the number of attempts, with half of each pause random;
-        what is silent for long is not asked again when the verb's time is over.
+        Throttling is waited out for any number of attempts; half of each pause is random. A silent
+        store is not asked again once the verb's time is over.
         """
         repeated, jitter = number - 2, self._jitter()
         if error.retry_after_seconds is not None:
@@ -121,7 +121,7 @@ class Caller:
 
     @contextlib.contextmanager
     def _translated(self, verb: Verb, key: str, exchange: Exchange) -> Iterator[None]:
-        """Raise the declared error for any of boto3's inside the block."""
+        """Convert boto3's exceptions in the block to declared errors."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
         from botocore.parsers import ResponseParserError  # noqa: PLC0415
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
@@ -131,7 +131,7 @@ class Caller:
         except ClientError as error:
             reply = Reply.of(error.response)
             _logger.debug("%s of %r: %s", verb, key, reply.shown)
-            # The cause is cut off: its text is the server's.
+            # Without the cause, which contains the server's text.
             raise answer_error(self._store, reply, verb, key) from None
         except (
             BotoCoreError,
@@ -141,10 +141,10 @@ class Caller:
             TimeoutError,
             InterruptedExchangeError,
         ) as error:
-            # A ValueError is boto3's too: headers that are no dates or numbers, such as cut ones.
+            # boto3 also raises ValueError, for headers with malformed dates or numbers.
             _logger.debug("%s of %r: %s", verb, key, type(error).__name__)
             failure = classify_failure(error, is_unsent=exchange.is_provably_unsent)
-            # So is that of a program that supplies credentials and may print them.
+            # A credential process's error is also hidden: its text may contain credentials.
             is_foreign = failure is Failure.DENIED or isinstance(error, ValueError)
             cause = None if is_foreign else _first_cause(error)
             declared = failure_error(self._store, error, failure, verb, key)

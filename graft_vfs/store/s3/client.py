@@ -1,8 +1,8 @@
-"""boto3's clients as the S3 store needs them: how they are made, and which habits they lose.
+"""Creates boto3 clients for the S3 store, with some defaults changed.
 
-boto3 is imported when the first client is made, not with this module: it costs more time than
-opening a database. A client is made at the first request of a store, in whichever thread sends it,
-and no process is forked meanwhile: a child would wait for ever to import what another thread of its
+boto3 is imported when the first client is created, not with this module, because importing it takes
+longer than opening a database. The thread that sends a store's first request creates the client. No
+fork happens during that time: a child would wait forever for a module that another thread of its
 parent was importing.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
-"""What is read of a listing, an error, or any other answer that is no object."""
+"""The maximum size of an answer that is not an object, such as a listing or an error."""
 
 _HOST = re.compile(r"((?!-)[a-z\d-]{1,63}(?<!-)\.)*(?!-)[a-z\d-]{1,63}(?<!-)\.?", re.ASCII)
 
@@ -42,7 +42,7 @@ at_fork(
 
 
 def checked_endpoint(bucket: str, endpoint: str) -> str:
-    """Return an endpoint that boto3 would take, without importing it; raises ConfigError."""
+    """Return an endpoint that boto3 would accept, without importing boto3; raises ConfigError."""
     try:
         parts = urlsplit(endpoint)
         host, _ = parts.hostname or "", parts.port
@@ -56,9 +56,9 @@ def checked_endpoint(bucket: str, endpoint: str) -> str:
 
 
 def _no_url(bucket: str) -> ConfigError:
-    """Make the error for an endpoint, which may hold a password and is not repeated."""
+    """Return the error for an endpoint, without its text, which may contain a password."""
     return ConfigError(
-        f"s3://{bucket} has an endpoint that is no URL",
+        f"s3://{bucket} has an endpoint that is not a URL",
         next_step="write it as http://host:port or https://host",
     )
 
@@ -67,14 +67,14 @@ def _refuse_password(endpoint: str) -> None:
     parts = urlsplit(endpoint)
     if parts.username is not None or parts.password is not None:
         raise ConfigError(
-            "the S3 endpoint holds a user name or a password",
-            next_step="leave it out; credentials belong into the AWS variables or a profile",
+            "the S3 endpoint contains a user name or a password",
+            next_step="remove it; set credentials in the AWS variables or a profile",
         )
 
 
 @contextlib.contextmanager
 def configuration_errors(bucket: str) -> Iterator[None]:
-    """Raise the declared error for what boto3 says while clients are made."""
+    """Convert boto3's exceptions to declared errors while a client is created."""
     with importing(), _importing:
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - only S3 needs boto3
 
@@ -91,12 +91,12 @@ def configuration_errors(bucket: str) -> Iterator[None]:
             next_step="check the region, and the profile in the AWS configuration files",
         ) from error
     except ValueError:
-        # The text of this error repeats the endpoint that the AWS configuration names.
+        # This error's text repeats the endpoint of the AWS configuration.
         raise _no_url(bucket) from None
 
 
 def make_client(endpoint: str | None, region: str | None, settings: dict[str, Any]) -> S3Client:
-    """Return a client that sends each request once, on connections that tell what they do."""
+    """Return a client that sends each request once, on connections that report their progress."""
     with importing(), _importing:
         import boto3.session  # noqa: PLC0415 - only S3 needs boto3
         from botocore.config import Config  # noqa: PLC0415
@@ -105,9 +105,9 @@ def make_client(endpoint: str | None, region: str | None, settings: dict[str, An
         from graft_vfs.store.s3.credentials import reread_when_changed  # noqa: PLC0415
 
         session = boto3.session.Session()
-        # This makes a context of TLS, in the middle of which OpenSSL's locks survive no fork.
+        # This creates a TLS context; OpenSSL's locks do not survive a fork during that.
         session._session.get_component("credential_provider")  # noqa: SLF001 - as below
-    # Without the lock, because credentials may come from a program or a server that takes its time.
+    # Without the lock, because credentials may come from a slow program or server.
     reread_when_changed(session._session)  # noqa: SLF001 - boto3 shows botocore's session nowhere
 
     def make(addressing: Literal["auto", "path"]) -> S3Client:
@@ -136,9 +136,9 @@ def make_client(endpoint: str | None, region: str | None, settings: dict[str, An
 
 
 def credentials_source() -> str | None:
-    """Return where the AWS chain finds credentials, such as `env`; None if it finds none.
+    """Return the source of credentials in the AWS chain, such as `env`; None if there is none.
 
-    Asks the metadata service of a cloud machine if nothing nearer has any. Raises ConfigError.
+    Queries a cloud machine's metadata service if no nearer source has any. Raises ConfigError.
     """
     import boto3.session  # noqa: PLC0415 - only S3 needs boto3
 
@@ -151,30 +151,30 @@ def credentials_source() -> str | None:
 
 
 def prepare_call(model: OperationModel, params: dict[str, Any], **_: object) -> None:
-    """Change three of boto3's habits, just before it makes a request of a call."""
+    """Change three of boto3's defaults, just before it builds a request."""
     if model.name == "PutObject":
-        # With this header a client waits for the server's consent before it sends the body, which
-        # costs a round trip for each push, and a second where a server does not answer it.
+        # With this header, a client waits for the server's consent before it sends the body. That
+        # costs a round trip for each push, and a second if the server does not support it.
         params["headers"].pop("Expect", None)
     elif model.name == "DeleteObjects":
-        # boto3 would send a checksum that older servers do not know; all know the MD5.
+        # boto3 would send a checksum that older servers reject; all of them accept an MD5.
         params["context"].pop("checksum", None)
         params["headers"]["Content-MD5"] = md5_header(params["body"])
-    # When an answer names another region, boto3 asks for the bucket's and repeats the request. That
-    # is more than the one request of a claim, and a server that always answers so makes it recurse
-    # until the stack ends. A request that counts as redirected already is left alone.
+    # If an answer names another region, boto3 queries the bucket's region and repeats the request.
+    # A claim must be one request, and a server that always answers this way would make boto3
+    # recurse without end. So each request is marked as already redirected.
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def note_signed(**_: object) -> None:
-    """Note that a request is signed and goes to the connection; until then, nothing has left."""
+    """Record that a request is signed and goes to the connection; nothing was sent before."""
     exchange = current()
     if exchange is not None:
         exchange.stage = Stage.HANDED_OVER
 
 
 class Bodies(threading.local):
-    """The body of the newest answer of each thread that is an object, until boto3 gives it out."""
+    """The body of each thread's newest object answer, until boto3 returns it."""
 
     newest: Any = None
 
@@ -182,7 +182,7 @@ class Bodies(threading.local):
 def bounded_sender(client: Any, bodies: Bodies) -> Callable[[AWSPreparedRequest], Any]:
     """Return a function that sends a request and reads its answer, unless that is an object.
 
-    boto3 reads listings and errors to their end, however far away a hostile server puts it.
+    boto3 alone would read listings and errors without a limit, even from a hostile server.
     """
     from botocore.exceptions import HTTPClientError  # noqa: PLC0415 - only S3 needs boto3
     from urllib3.exceptions import HTTPError  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""boto3's connections, made to tell the exchange of their thread what they do.
+"""boto3's connections, extended to report their progress to their thread's exchange.
 
 This module imports botocore, so it is imported when the first client is made.
 """
@@ -20,19 +20,19 @@ from graft_vfs.store.s3.exchange import Stage, WatchedSocket, current, watched
 
 
 class _WatchedTlsSocket(WatchedSocket, ssl.SSLSocket):
-    """A watched socket over TLS; made by an SSLContext whose `sslsocket_class` it is."""
+    """A watched TLS socket, created by an SSLContext through its `sslsocket_class`."""
 
 
 class _Telling:
-    """Mixin: `connect` and `send` say what of a request can have left.
+    """Mixin: `connect` and `send` report whether any byte of a request was sent.
 
-    What is sent while connecting, to a proxy, is not the request itself.
+    Bytes sent to a proxy while connecting are not part of the request.
     """
 
     _is_connecting = False
 
     def connect(self) -> None:
-        """Make the connection, and the tunnel through a proxy; nothing of the request leaves."""
+        """Connect, if needed through a proxy's tunnel; no byte of the request is sent."""
         this: Any = self
         exchange = current()
         if exchange is not None:
@@ -49,7 +49,7 @@ class _Telling:
             self._is_connecting = False
 
     def send(self, data: Any) -> None:
-        """Send bytes of the request; from the first one on, its outcome is unknown."""
+        """Send bytes of the request; after the first byte, its outcome is unknown."""
         this: Any = self
         if this.sock is None and this.auto_open:
             self.connect()
@@ -79,10 +79,10 @@ class _HttpsPool(AWSHTTPSConnectionPool):
 
 
 def watch(client: Any) -> None:
-    """Let a client make connections of this module; before its first request."""
+    """Make a client use this module's connections; call it before the first request."""
     session = client._endpoint.http_session  # noqa: SLF001 - no public name leads there
     pools = {"http": _HttpPool, "https": _HttpsPool}
-    # The session hands this mapping to the managers of proxies, which it makes when they are asked
-    # for; the manager without a proxy exists already.
+    # The session passes this mapping to proxy managers, which it creates on demand; the manager
+    # without a proxy already exists.
     session._pool_classes_by_scheme = pools  # noqa: SLF001 - botocore has no public way
     session._manager.pool_classes_by_scheme = pools  # noqa: SLF001

@@ -1,9 +1,8 @@
 """Credentials from a shared file, read again when the file changes.
 
-boto3 reads the credentials of a profile once. Rotating them by rewriting the file would require
-a restart of every program. So the files are looked at before each request is signed, which costs
-two calls of stat(2); credentials that renew themselves, and those of variables, are boto3's
-business.
+boto3 reads the credentials of a profile only once, so rotating them by rewriting the file would
+require a restart of every program. So the files are checked before each request is signed, with two
+calls of stat(2). boto3 handles credentials that renew themselves and those in variables.
 
 This module imports botocore, so it is imported when the first client is made.
 """
@@ -25,7 +24,7 @@ _FROM_FILES = frozenset({"shared-credentials-file", "config-file"})
 
 
 def reread_when_changed(session: Any) -> None:
-    """Let a botocore session sign with what its files hold; no change for other sources."""
+    """Make a botocore session sign with its files' current credentials; others are unchanged."""
     found = session.get_credentials()
     if found is not None and type(found) is Credentials and found.method in _FROM_FILES:
         session._credentials = _FileCredentials(session, found)  # noqa: SLF001 - as boto3 users do
@@ -45,7 +44,7 @@ class _FileCredentials(Credentials):
         self._seen = self._look()
 
     def get_frozen_credentials(self) -> Any:
-        """Return what the files hold, or held when they could last be read."""
+        """Return the files' credentials as of the last successful read."""
         with self._lock:
             seen = self._look()
             if seen != self._seen and self._reread():
@@ -64,7 +63,7 @@ class _FileCredentials(Credentials):
         return found
 
     def _reread(self) -> bool:
-        """Take what the files hold now; False if they are being written and hold nothing whole."""
+        """Read the files' credentials; False if they are incomplete, as during a write."""
         try:
             found = Session(profile=self._profile).get_credentials()
         except (BotoCoreError, ValueError) as error:

@@ -1,13 +1,13 @@
-"""One request and its answer: what of it has left, how many bytes moved, how long it may take.
+"""One request and its answer: whether it was sent, its bytes, its time limits.
 
-boto3 wraps what goes wrong in exceptions whose classes prove nothing: through a proxy, a connection
-that is reset after the request was sent looks like one that was never made. So the connections of
-this package (`connection`) tell the exchange of their thread what they do, and only what they
-report is believed.
+boto3 wraps failures in exceptions whose classes prove nothing: through a proxy, a connection that
+is reset after the request was sent looks like one that was never made. So this package's
+connections (`connection`) report their progress to their thread's exchange, and only these reports
+count.
 
 Two clocks limit an exchange. *Silence*: neither side has moved a byte for `read_seconds`. *Budget*:
-a verb may take `total_seconds`, and a second more for each 4 KiB that moved, so that a slow line
-which makes progress is no timeout, and a server which sends a byte a second is one.
+a verb may take `total_seconds`, plus one second per 4 KiB transferred. So a slow connection that
+makes progress does not time out, but a server that sends one byte per second does.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from dataclasses import dataclass
 from typing import Any
 
 _SLOWEST_BYTES_PER_SECOND = 4 * 1024
-"""What moves more slowly, once `total_seconds` are over, counts as stalled."""
+"""A slower transfer counts as stalled once `total_seconds` are over."""
 
 _RELAY_BYTES_PER_SECOND = 64 * 1024
-"""How fast a proxy that has taken all of a request passes it on, at least."""
+"""The minimum speed at which a proxy forwards a request that it has accepted."""
 
 _SEND_BYTES = 64 * 1024
 _UNSENT_BYTES_MAX = 128 * 1024
-"""How much may wait in the kernel, where its progress cannot be seen: 4 MB without this bound."""
+"""The limit of unsent bytes in the kernel, whose progress is invisible: 4 MB by default."""
 
 
 class Clock:
-    """The time, and a pause. Tests have one that they move."""
+    """A clock and pauses; tests replace it."""
 
     def seconds(self) -> float:
-        """Return seconds that only grow."""
+        """Return monotonic seconds."""
         return time.monotonic()
 
     def pause(self, seconds: float, end: threading.Event | None = None) -> None:
-        """Return after so many seconds, or as soon as `end` is set."""
+        """Return after this many seconds, or as soon as `end` is set."""
         if end is None:
             time.sleep(seconds)
         else:
@@ -49,7 +49,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long the parts of a request may take, in seconds."""
+    """The time limits of a request, in seconds."""
 
     connect_seconds: float = 5.0
     read_seconds: float = 15.0
@@ -57,7 +57,7 @@ class Limits:
 
 
 class Budget:
-    """The time of one verb, all its attempts together. Owner: the thread that runs the verb."""
+    """The time limit of one verb, over all its attempts. Owner: the thread that runs the verb."""
 
     __slots__ = ("_bytes", "_clock", "_start", "_total")
 
@@ -68,7 +68,7 @@ class Budget:
         self._bytes = 0
 
     def add(self, moved_bytes: int) -> None:
-        """Count bytes that moved, in either direction."""
+        """Count transferred bytes, in either direction."""
         self._bytes += moved_bytes
 
     def spent(self) -> float:
@@ -80,11 +80,11 @@ class Budget:
         return self._total + self._bytes / _SLOWEST_BYTES_PER_SECOND - self.spent()
 
     def spent_share(self) -> float:
-        """Return which share of the verb's own seconds, whatever moved, is over."""
+        """Return the fraction of the verb's base time that has passed, regardless of transfers."""
         return self.spent() / self._total
 
     def allows(self, pause_seconds: float) -> bool:
-        """Return True if a pause would end within the verb's own seconds, whatever moved."""
+        """Return True if a pause would end within the verb's base time, regardless of transfers."""
         return self.spent() + pause_seconds <= self._total
 
 
@@ -92,9 +92,9 @@ class Stage(enum.Enum):
     """How far a request has come."""
 
     NOT_BEGUN = "boto3 was not asked to send it"
-    HANDED_OVER = "boto3 was asked to send it; no connection has said what became of it"
-    CONNECTING = "a connection is being made, and no byte of the request has left"
-    SENT = "a byte of it may have left"
+    HANDED_OVER = "boto3 was asked to send it; no connection has reported anything"
+    CONNECTING = "a connection is being made; no byte of the request was sent"
+    SENT = "a byte of it may have been sent"
 
 
 class InterruptedExchangeError(OSError):
@@ -102,7 +102,7 @@ class InterruptedExchangeError(OSError):
 
 
 class Exchange:
-    """One attempt of a request. Owner: the thread that makes it; any thread may cancel it."""
+    """One attempt of a request. Owner: the thread that runs it; any thread may cancel it."""
 
     def __init__(self, limits: Limits, budget: Budget) -> None:
         self.stage = Stage.NOT_BEGUN
@@ -115,23 +115,23 @@ class Exchange:
 
     @property
     def is_provably_unsent(self) -> bool:
-        """Whether nothing of the request can have reached anyone."""
+        """Whether it is certain that no byte of the request was sent."""
         return self.stage in {Stage.NOT_BEGUN, Stage.CONNECTING}
 
     def cancel(self) -> None:
-        """End the exchange: whatever its thread waits for on the network returns at once."""
+        """Cancel the exchange: its thread's network calls return immediately."""
         self._is_cancelled = True
         waiting = self._socket
         if waiting is not None:
-            with contextlib.suppress(OSError):  # It was closed meanwhile.
-                # Not the method of a TLS socket, which takes the socket from under its own thread.
+            with contextlib.suppress(OSError):  # It was closed in the meantime.
+                # Not the TLS socket's method, which would invalidate the socket for its own thread.
                 socket.socket.shutdown(waiting, socket.SHUT_RDWR)
 
     def begin(self, where: socket.socket) -> None:
-        """Give a socket the time that its next call may take; raises TimeoutError if none is left.
+        """Set a socket's timeout for its next call; raises TimeoutError if no time is left.
 
-        Between the last byte of a request and the first of its answer there may be a proxy that has
-        taken everything and passes it on slowly, so that silence is longer there.
+        The wait between the end of a request and its answer may be longer, because a proxy may have
+        accepted the whole request and forward it slowly.
         """
         self._socket = where
         if self._is_cancelled:
@@ -145,17 +145,17 @@ class Exchange:
         where.settimeout(seconds)
 
     def sent(self, count: int) -> None:
-        """Count bytes that left."""
+        """Count bytes that were sent."""
         self._sent_bytes += count
         self.budget.add(count)
 
     def received(self, count: int) -> None:
-        """Count bytes that came."""
+        """Count bytes that were received."""
         self._is_answered = self._is_answered or self.stage is Stage.SENT
         self.budget.add(count)
 
     def connect_seconds(self) -> float:
-        """Return how long making a connection may take; raises TimeoutError if none is left."""
+        """Return how long connecting may take; raises TimeoutError if no time is left."""
         if self._is_cancelled:
             raise InterruptedExchangeError("cancelled")
         seconds = min(self._limits.connect_seconds, self.budget.left())
@@ -172,13 +172,13 @@ _current = _Current()
 
 
 def current() -> Exchange | None:
-    """Return the exchange that this thread carries out, None if it carries out none."""
+    """Return this thread's current exchange, or None."""
     return _current.exchange
 
 
 @contextlib.contextmanager
 def carried_out(exchange: Exchange) -> Iterator[Exchange]:
-    """Make an exchange that of this thread inside the block."""
+    """Make an exchange this thread's current one inside the block."""
     former, _current.exchange = _current.exchange, exchange
     try:
         yield exchange
@@ -187,7 +187,7 @@ def carried_out(exchange: Exchange) -> Iterator[Exchange]:
 
 
 class Group:
-    """Exchanges that end together. Thread rule: any thread."""
+    """Exchanges that are cancelled together. Thread rule: any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -195,7 +195,7 @@ class Group:
         self.cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """End all exchanges, and those that are still to come."""
+        """Cancel all current and future exchanges."""
         with self._lock:
             self.cancelled.set()
             for exchange in self._exchanges:
@@ -203,7 +203,7 @@ class Group:
 
     @contextlib.contextmanager
     def joined(self, exchange: Exchange) -> Iterator[None]:
-        """Have the exchange end with the group inside the block."""
+        """Add the exchange to the group inside the block."""
         with self._lock:
             self._exchanges.add(exchange)
             if self.cancelled.is_set():
@@ -219,7 +219,7 @@ class Group:
 
 
 class WatchedSocket(socket.socket):
-    """A socket that asks the exchange of its thread how long it may wait, and tells what moved."""
+    """A socket that takes its timeouts from its thread's exchange, and reports transfers."""
 
     def recv_into(self, *arguments: Any, **named: Any) -> int:
         """Receive, within the time of the exchange."""
@@ -242,7 +242,7 @@ class WatchedSocket(socket.socket):
         return data
 
     def send(self, *arguments: Any, **named: Any) -> int:
-        """Send some bytes, within the time of the exchange."""
+        """Send some bytes, within the exchange's time limits."""
         exchange = _current.exchange
         if exchange is None:
             return super().send(*arguments, **named)
@@ -252,7 +252,7 @@ class WatchedSocket(socket.socket):
         return count
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all bytes, each step within the time of the exchange: progress is no timeout."""
+        """Send all bytes; the exchange's time limits apply to each step."""
         with memoryview(data) as view, view.cast("B") as rest:
             at = 0
             while at < len(rest):
@@ -260,7 +260,7 @@ class WatchedSocket(socket.socket):
 
 
 def watched(connected: socket.socket) -> WatchedSocket:
-    """Return a socket on the same connection that is watched; the one given is used up."""
+    """Return a watched socket on the same connection; the given socket is detached."""
     timeout = connected.gettimeout()
     made = WatchedSocket(
         connected.family, connected.type, connected.proto, fileno=connected.detach()
@@ -268,6 +268,6 @@ def watched(connected: socket.socket) -> WatchedSocket:
     made.settimeout(timeout)
     lowat = getattr(socket, "TCP_NOTSENT_LOWAT", None)
     if lowat is not None:
-        with contextlib.suppress(OSError):  # A system without it sees less of the progress.
+        with contextlib.suppress(OSError):  # Without this option, progress is less visible.
             made.setsockopt(socket.IPPROTO_TCP, lowat, _UNSENT_BYTES_MAX)
     return made

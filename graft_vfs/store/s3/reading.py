@@ -1,11 +1,11 @@
-"""What a bucket holds: objects, parts of them and listings, proved and read.
+"""Verified reads of a bucket: objects, ranges and listings.
 
-A server may lie in any of its answers, so that each is held against what was asked: a body has a
-length and stays within its limit, a range is the right one, a listing is the one asked for, in
-order, and comes to its end. What breaks S3's promises raises StoreError; what may be a page of a
-portal, or was cut on its way, raises StoreUnavailableError and is asked for again.
+A server may lie in any answer, so each is checked against its request: a body has a length and
+stays within its limit, a range is the requested one, and a listing is the requested one, in order,
+and finite. An answer that violates S3's guarantees raises StoreError. One that may be a portal's
+page, or was truncated, raises StoreUnavailableError and is retried.
 
-What it does not do: see that the bytes are those that were written; readers carry checksums.
+This module does not verify that the bytes are those that were written; readers verify checksums.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _READ_CHUNK_BYTES = 4 * 1024 * 1024
 _NO_OBJECT_BYTES = 16 * 1024
-"""How much is read of a body that is no object, to see whether it was cut."""
+"""How much to read of a body that is not an object, to detect truncation."""
 _EMPTY_PAGES_MAX = 16
 _LENGTH_HEADERS = frozenset({"content-length", "transfer-encoding"})
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})", re.ASCII)
@@ -54,7 +54,7 @@ class Reader:
         bucket: str,
         prefix: str,
     ) -> None:
-        """`store` is for people; `check_open` raises once the store is closed."""
+        """`store` is its name for messages; `check_open` raises once the store is closed."""
         self._client = client
         self._caller = caller
         self._bodies = bodies
@@ -68,7 +68,7 @@ class Reader:
     ) -> tuple[bytes, str]:
         """Return an object, or up to `limit_bytes` from `start`, and its ETag.
 
-        Beyond its end both are empty. `name` is its key in the bucket.
+        Past its end, both are empty. `name` is its key in the bucket.
         """
         from botocore.exceptions import ClientError  # noqa: PLC0415 - only S3 needs boto3
 
@@ -79,8 +79,8 @@ class Reader:
                 if Reply.of(error.response).answer is Answer.BEYOND_END and start is not None:
                     return b"", ""
                 raise
-            # Closing a body that was read to its end returns its connection to the pool; closing
-            # it earlier ends the connection, which discards what was not read.
+            # Closing a body after its end returns the connection to the pool; closing it earlier
+            # ends the connection and discards the rest.
             with contextlib.closing(answer["Body"]):
                 return self._read_body(key, start, limit_bytes, answer), answer["ETag"]
 
@@ -95,7 +95,7 @@ class Reader:
             wanted = f"bytes={start}-{start + limit_bytes - 1}"
             return self._client.get_object(Bucket=self._bucket, Key=name, Range=wanted)
         except BaseException:
-            # boto3 leaves the body open of an answer whose head it cannot read.
+            # boto3 does not close the body if it cannot parse the answer's headers.
             if self._bodies.newest is not None:
                 self._bodies.newest.close()
             raise
@@ -105,17 +105,17 @@ class Reader:
     def _read_body(
         self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
     ) -> bytes:
-        """Read a body, whose length a server may lie about, within its limit."""
+        """Read a body within its limit; the server may lie about its length."""
         from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - only S3 needs boto3
 
         body, status = answer["Body"], answer["ResponseMetadata"]["HTTPStatusCode"]
         if not _LENGTH_HEADERS & answer["ResponseMetadata"]["HTTPHeaders"].keys():
-            # Such a body ends wherever its connection does, and the head may have been cut too.
+            # Such a body ends with its connection, and the headers may be truncated too.
             raise IncompleteReadError(actual_bytes=0, expected_bytes=limit_bytes)
         is_object = proves_object(status, answer.get("ETag", ""))
         if is_object and start is None and answer.get("ContentLength", 0) > limit_bytes:
             raise oversized(key, self._store, limit_bytes)
-        # Read first: an answer that was cut in its head may lack the tag, or half of a range.
+        # Read first: truncated headers may lack the ETag, or half of a range.
         data = _read_up_to(body, limit_bytes + 1 if is_object else _NO_OBJECT_BYTES)
         if not is_object:
             raise StoreUnavailableError(
@@ -128,30 +128,30 @@ class Reader:
         elif status == 206:
             self._check_range(answer.get("ContentRange", ""), start, limit_bytes, len(data))
         elif start == 0:
-            # Some servers answer a range that covers the whole object as if none was asked for,
-            # and some know no ranges; the first bytes are the right ones if they start at 0.
+            # Some servers ignore a range that covers the whole object, and some do not support
+            # ranges; if the range starts at 0, the first bytes are the requested ones.
             return data[:limit_bytes]
         else:
             raise self._broken("ignores range requests")
         return data
 
     def _check_range(self, shown: str, start: int, wanted: int, got: int) -> None:
-        """Raise StoreError unless a Content-Range says that the bytes are those asked for.
+        """Raise StoreError unless the Content-Range is the requested range.
 
-        They are fewer only where the object ends.
+        It is shorter only at the end of the object.
         """
         match = _CONTENT_RANGE.fullmatch(shown)
         if match is None or int(match[1]) != start:
-            raise self._broken("answers another range than the one it was asked for")
+            raise self._broken("returns a range other than the requested one")
         if got > wanted:
-            raise self._broken("answers more bytes than it was asked for")
+            raise self._broken("returns more bytes than requested")
         if got < wanted and int(match[2]) != start + got:
-            raise self._broken("answers fewer bytes than it was asked for and the object has")
+            raise self._broken("returns fewer bytes than requested, although the object has more")
 
     # Listing --------------------------------------------------------------------------------------
 
     def objects(self, prefix: str, after: str, limit: int | None) -> Iterator[ObjectInfo]:
-        """Yield objects in order, page by page; a page asks for no more than are still wanted."""
+        """Yield objects in order, page by page, requesting no more than the remaining limit."""
         previous = self._prefix + after if after else ""
         found = empty_pages = 0
         page = self._page(prefix, limit, start_after=previous)
@@ -168,22 +168,21 @@ class Reader:
                         raise self._broken("lists objects without their size")
                     seconds = None if modified is None else modified.timestamp()
                     yield ObjectInfo(key, item["Size"], seconds)
-            # Short pages are legal, and so are empty ones and those of foreign names, but a listing
-            # must come to its end.
+            # Short and empty pages, and pages of foreign names, are legal, but a listing must end.
             empty_pages = 0 if found > found_before else empty_pages + 1
             if not page.get("IsTruncated") or found == limit:
                 return
             token = page.get("NextContinuationToken")
             if not token or empty_pages > _EMPTY_PAGES_MAX:
-                raise self._broken("lists pages without an end")
-            # Many foreign names may follow, so full pages are requested from here on.
+                raise self._broken("lists an endless number of pages")
+            # Many foreign names may follow, so the next requests ask for full pages.
             wanted = None if empty_pages else limit and limit - found
             page = self._page(prefix, wanted, token=token)
 
     def _page(
         self, prefix: str, wanted: int | None, *, start_after: str = "", token: str = ""
     ) -> ListObjectsV2OutputTypeDef:
-        """Ask for one page; one request."""
+        """Request one page; one request."""
         self._check_open()
         asked: dict[str, Any] = {
             "Bucket": self._bucket,
@@ -198,13 +197,13 @@ class Reader:
         def attempt() -> ListObjectsV2OutputTypeDef:
             page = self._client.list_objects_v2(**asked)
             if "IsTruncated" not in page:
-                # boto3 reads an answer that ends in its head as a listing of nothing.
+                # boto3 parses an answer with truncated headers as an empty listing.
                 raise StoreUnavailableError(
                     f"{self._store} did not answer in full (list of {prefix!r})",
                     next_step=LOST_NEXT_STEP,
                 )
             if page.get("Prefix", "") != asked["Prefix"]:
-                # Such as a cache that knows pages by their path alone.
+                # For example from a cache that identifies pages only by path.
                 raise StoreUnavailableError(
                     f"{self._store} answered a list of {prefix!r} with another listing",
                     next_step=PAGE_NEXT_STEP,
@@ -214,23 +213,23 @@ class Reader:
         return self._caller.repeat("list", prefix, attempt)
 
     def _check_order(self, name: str, previous: str, prefix: str) -> None:
-        """Refuse a listing that a reader of logs would be misled by."""
+        """Reject a listing that would mislead a reader of logs."""
         if not name.startswith(self._prefix + prefix):
-            raise self._broken("lists keys that it was not asked for")
+            raise self._broken("lists keys that were not requested")
         if name <= previous:
             raise self._broken("does not list keys in order")
 
     def _broken(self, what: str) -> StoreError:
-        """Make the error for a server that does not keep S3's promises."""
+        """Return the error for a server that violates S3's guarantees."""
         return StoreError(
             f"{self._store} {what}",
-            next_step="use a store that does as Amazon S3 does (general purpose buckets; not"
-            " directory buckets of S3 Express)",
+            next_step="use a store that behaves like Amazon S3 (general purpose buckets; not"
+            " S3 Express directory buckets)",
         )
 
 
 def _read_up_to(body: StreamingBody, length: int) -> bytes:
-    """Read a body to its end or up to `length` bytes; raises if it ends before its end."""
+    """Read a body to its end or up to `length` bytes; raises if it is truncated."""
     parts = []
     while length > 0 and (part := body.read(min(length, _READ_CHUNK_BYTES))):
         parts.append(part)

@@ -2,20 +2,20 @@
 
 Invariants:
 
-1. A create-only write is one PutObject with `If-None-Match: *` that is never repeated here: a
-   second try that finds the first would see 412 and hide that the write had landed.
-2. Every write carries the MD5 of its body: some servers create the key for a body that a killed
-   client did not send to its end, and buckets with Object Lock demand it.
-3. A write counts as landed, and an object as absent, only by what `answers` calls a proof.
-4. No text that a server sends reaches an error or a log, except a well-formed error code and the
-   name of a region, because servers repeat credentials in their messages.
-5. boto3 is imported for the first request, not with this module: it costs more time than opening a
-   database, and what sends no request must not pay for it.
+1. A create-only write is one PutObject with `If-None-Match: *`, and is never retried: after a
+   landed first attempt, a retry would get 412 and hide that the write had landed.
+2. Every write has the MD5 of its body: some servers create a key for a truncated body of a killed
+   client, and buckets with Object Lock require it.
+3. Only a proof as defined in `answers` makes a write landed or an object absent.
+4. The only server texts in errors and logs are a well-formed error code and the name of a region,
+   because servers repeat credentials in their messages.
+5. The first request imports boto3, not this module, because the import takes longer than opening a
+   database and many commands send no request.
 
-Crash here: while a large object is uploaded, its parts stay at the server without a key. A rule of
-the bucket's life cycle for incomplete uploads removes them. An upload that fails is aborted.
+A crash during the upload of a large object leaves parts without a key on the server. A lifecycle
+rule for incomplete uploads removes them. A failed upload is aborted.
 
-What it does not do: detect bytes damaged on the way here; readers carry checksums for that.
+This module does not detect bytes that were damaged in transit; readers verify checksums.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("graft_vfs.store.s3")
 
 _TAIL_BYTES = 16 * 1024
-"""How much of an object's end is compared to prove that it is ours; its frames are compressed, so
-that no two objects end alike."""
+"""The number of bytes at an object's end to compare, to prove that it is ours. Frames are
+compressed, so no two objects end alike."""
 
 _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", re.ASCII)
 
@@ -94,10 +94,10 @@ _BUCKET = re.compile(r"arn:[A-Za-z0-9:/_.-]+|[A-Za-z0-9][A-Za-z0-9._-]{0,254}", 
 class S3Store(ObjectStore):
     """A handle on the objects of a bucket, or on those below a prefix of it.
 
-    Owned by its creator; keeps connections open until `close`. Credentials come from the
-    standard AWS chain, and so do the endpoint and the region if none is given. Any thread may use
-    it. Making one sends no request. The first request makes the client, and raises ConfigError or
-    StoreDeniedError if the AWS configuration cannot be right.
+    Owned by its creator; keeps connections open until `close`. Credentials come from the standard
+    AWS chain, as do endpoint and region if not given. Any thread may use it. Creating a handle
+    sends no request. The first request creates the client, and raises ConfigError or
+    StoreDeniedError if the AWS configuration is invalid.
     """
 
     _client: S3Client
@@ -118,15 +118,15 @@ class S3Store(ObjectStore):
         clock: Clock | None = None,
         configuring: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """Check the settings; the client is made by the first request.
+        """Check the settings; the first request creates the client.
 
-        `read_timeout_seconds` bounds silence, `total_timeout_seconds` a verb with its repetitions,
-        which gets a second more for each 4 KiB that moves. `attempts_max` bounds how often a
-        request is sent that may be repeated; throttling is waited out however often. The client is
-        made inside `configuring`, which may say more about a ConfigError.
+        `read_timeout_seconds` limits silence. `total_timeout_seconds` limits a verb with its
+        retries, plus one second per 4 KiB transferred. `attempts_max` limits the attempts of a
+        request that may be retried; throttling does not count. The client is created inside
+        `configuring`, which may add to a ConfigError.
 
         Raises:
-            ConfigError: the bucket, prefix or endpoint cannot be right.
+            ConfigError: the bucket, prefix or endpoint is invalid.
         """
         super().__init__()
         self._bucket = _checked_bucket(bucket)
@@ -137,7 +137,7 @@ class S3Store(ObjectStore):
             "connect_timeout": connect_timeout_seconds,
             "read_timeout": read_timeout_seconds,
             "max_pool_connections": REQUESTS_MAX,
-            # The default checksum headers are refused by several servers and older gateways.
+            # Several servers and older gateways refuse the default checksum headers.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
@@ -145,15 +145,15 @@ class S3Store(ObjectStore):
         self._attempts_max = attempts_max
         self._configuring = configuring
         self._clock = clock or Clock()
-        # Reentrant: a finalizer may close the store in the middle of making its client.
+        # Reentrant: a finalizer may close the store while its client is being created.
         self._making = threading.RLock()
         self._is_made = False
         self._answered: tuple[float, str] | None = None
 
     def _check_open(self) -> None:
-        """Make the client if this is the first use; raises UsageError, and what making it raises.
+        """Create the client at the first use; raises UsageError, and the errors of creating it.
 
-        What fails is made anew by the next request, so that a mistake can be corrected meanwhile.
+        After a failure the next request tries again, so that a mistake can be corrected.
         """
         super()._check_open()
         if not self._is_made:
@@ -247,14 +247,14 @@ class S3Store(ObjectStore):
             try:
                 self._check_landed(done, "put", key, body)
             except StoreUnavailableError:
-                # Gateways with ETags of another kind, and portals, are told apart by reading.
+                # Reading distinguishes a gateway with another kind of ETag from a portal.
                 if not self._is_whole(key, joined):
                     raise
 
         self._caller.repeat("put", key, attempt)
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
-        """Write over an object that is as expected; see ObjectStore.replace."""
+        """Replace an object that has the expected bytes; see ObjectStore.replace."""
         from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         limit_bytes = max(len(old), len(new))
@@ -296,7 +296,7 @@ class S3Store(ObjectStore):
         try:
             if not start:
                 return self.get(key, limit_bytes=_TAIL_BYTES) == body.read(0, body.size)
-            # One byte more than there is, so that a longer object differs.
+            # One byte more, so that a longer object differs.
             return self.get_range(key, start, _TAIL_BYTES + 1) == body.read(start, body.size)
         except ObjectMissingError:
             return False
@@ -334,14 +334,14 @@ class S3Store(ObjectStore):
                     raise
                 return
             status = done["ResponseMetadata"]["HTTPStatusCode"]
-            # Some gateways answer 200, and so do portals, which reading tells apart.
+            # Some gateways answer 200, as portals do; reading distinguishes them.
             if status != 204 and self._is_there(key):
                 raise unproven_error(self.describe(), status, "delete", key)
 
         self._caller.repeat("delete", key, attempt)
 
     def delete_many(self, keys: Iterable[str]) -> None:
-        """Remove objects, 1000 with each request; see ObjectStore.delete_many."""
+        """Remove objects, 1000 per request; see ObjectStore.delete_many."""
         waiting = iter(keys)
         while batch := {self._name(key): key for key in itertools.islice(waiting, LIST_PAGE_KEYS)}:
             self._caller.repeat(
@@ -349,7 +349,7 @@ class S3Store(ObjectStore):
             )
 
     def _delete_batch(self, keys: dict[str, str]) -> None:
-        """Remove up to 1000 objects, given as name → key; raises unless the answer proves it."""
+        """Remove up to 1000 objects, given as name → key; raises unless success is proved."""
         done = self._client.delete_objects(
             Bucket=self._bucket, Delete={"Objects": [{"Key": name} for name in keys]}
         )
@@ -368,8 +368,8 @@ class S3Store(ObjectStore):
     def describe(self) -> str:
         """Return `s3://<bucket>[/<prefix>] at <endpoint>`.
 
-        Makes the client if only the AWS configuration knows the endpoint, and raises what that
-        raises; a store that was closed without one names no endpoint.
+        Creates the client if only the AWS configuration has the endpoint, and raises its errors. A
+        store that was closed before that shows no endpoint.
         """
         if self._endpoint is None and not self._closed:
             self._check_open()
@@ -380,7 +380,7 @@ class S3Store(ObjectStore):
         return place if self._endpoint is None else f"{place} at {self._endpoint}"
 
     def clock_ahead_seconds(self) -> float | None:
-        """Compare the clock with the last answer's Date, to which the time since is added."""
+        """Compare the clock with the last answer's Date plus the time since then."""
         if self._answered is None:
             return None
         noted, date = self._answered
@@ -388,10 +388,10 @@ class S3Store(ObjectStore):
             there = parse_http_date(date).timestamp() + uptime_seconds() - noted
             return time.time() - there
         except ValueError:
-            return None  # The server's text, which no other code needs.
+            return None  # The server's text; no other code needs it.
 
     def _note_date(self, parsed: dict[str, Any], **_: object) -> None:
-        """Keep the Date header of a store's answer, also an error; it is read when asked for."""
+        """Keep the Date header of any answer, even an error; it is parsed on demand."""
         date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if date is not None and is_of_a_store(parsed):
             self._answered = uptime_seconds(), date
@@ -428,7 +428,7 @@ class S3Store(ObjectStore):
                 verb = "put_if_absent"
             carries_object = operation in {"PutObject", "UploadPart"}
             sent = int(request.headers.get("Content-Length", 0)) if carries_object else 0
-            # Counted before it is sent: a request that fails meanwhile is one, too.
+            # Counted before it is sent: a failed request counts too.
             self.counters.add(verb, bytes_sent=sent)
             with self.counters.timed(verb):
                 return send(request)
@@ -442,7 +442,7 @@ class S3Store(ObjectStore):
     ) -> tuple[bytes, str]:
         """Return an object, or up to `limit_bytes` from `start`, and its ETag.
 
-        Beyond its end both are empty.
+        Past its end, both are empty.
         """
         name = self._name(key)
         data, tag = self._reader.fetch(verb, key, name, start, limit_bytes)
@@ -463,8 +463,8 @@ class S3Store(ObjectStore):
 def _checked_bucket(bucket: str) -> str:
     if _BUCKET.fullmatch(bucket) is None:
         raise ConfigError(
-            f"{bucket!r} is no name of a bucket",
-            next_step="name the bucket alone; what comes after a '/' is the prefix",
+            f"{bucket!r} is not a valid bucket name",
+            next_step="give only the bucket's name; set the rest as the prefix",
         )
     return bucket
 
@@ -476,6 +476,6 @@ def _checked_prefix(prefix: str) -> str:
         return ""
     if not is_key(bare):
         raise ConfigError(
-            f"{prefix!r} is no prefix for keys", next_step="use A-Z a-z 0-9 . _ ~ % - and '/'"
+            f"{prefix!r} is not a valid key prefix", next_step="use A-Z a-z 0-9 . _ ~ % - and '/'"
         )
     return f"{bare}/"

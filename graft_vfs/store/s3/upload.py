@@ -1,13 +1,13 @@
-"""Uploads of what is larger than one request should be: in parts, a few at a time.
+"""Multipart uploads of large objects, a few parts at a time.
 
     begin → parts → complete → prove
 
-A completion whose answer is lost, late or proves nothing may have landed: large ones take minutes.
-So it is followed by a look whether the object is whole, before it is asked for again; and only a
-server that knows neither the object nor the upload gets everything once more.
+A completion may have landed even if its answer is lost, late or proves nothing: large ones take
+minutes. So before a completion is retried, the object is checked. Everything is uploaded again only
+if the server has neither the object nor the upload.
 
-Crash here: parts stay at the server without a key, until a rule of the bucket's life cycle removes
-them. An upload that fails is aborted. Ctrl-C ends the requests that are under way.
+A crash leaves parts without a key on the server, until a lifecycle rule removes them. A failed
+upload is aborted. Ctrl-C cancels the requests that are in flight.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ PART_BYTES = 8 * 1024 * 1024
 
 PARTS_MAX = 10_000
 UPLOADS_PARALLEL = 4
-"""Few, because some providers throttle more parallel parts of one object."""
+"""Small, because some providers throttle more parallel parts of one object."""
 
 COMPLETION_SECONDS = 300.0
-"""How long a server may take to put the parts together."""
+"""How long a server may take to join the parts."""
 
 _ABORT_SECONDS = 1.0
 _JOIN_SECONDS = 1.0
 
 
 class _End(enum.Enum):
-    """How a completion ended."""
+    """The outcome of a completion."""
 
     WHOLE = "the object is whole"
-    FORGOTTEN = "the server knows neither the upload nor the object"
+    FORGOTTEN = "the server has neither the upload nor the object"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an object goes: `name` is its key in the bucket; `store` and `key` are for people."""
+    """The object to write: `name` is its key in the bucket; `store` and `key` are for messages."""
 
     store: str
     bucket: str
@@ -85,7 +85,7 @@ class Upload:
         body: JoinedBuffers,
         is_whole: Callable[[], bool],
     ) -> None:
-        """`is_whole` looks whether the store has all of `body` under the key."""
+        """`is_whole` checks whether the store has all of `body` under the key."""
         self._client = client
         self._caller = caller
         self._store, self._key = place.store, place.key
@@ -94,10 +94,10 @@ class Upload:
         self._is_whole = is_whole
         self._part_bytes = max(PART_BYTES, -(-body.size // PARTS_MAX))
         self._group = Group()
-        """The requests of the parts; a new one for each try."""
+        """The requests of the parts; a new group for each attempt."""
 
     def run(self) -> None:
-        """Upload; once more if the server forgot the upload."""
+        """Upload; repeat once if the server lost the upload."""
         if self._try() is _End.FORGOTTEN and self._try() is _End.FORGOTTEN:
             raise StoreUnavailableError(
                 f"{self._store} lost the upload of {self._key!r} twice",
@@ -110,20 +110,20 @@ class Upload:
         try:
             return self._complete(upload, self._send_parts(upload))
         except _ForgottenError:
-            _logger.debug("the upload of %r was forgotten", self._name)
+            _logger.debug("the server lost the upload of %r", self._name)
             return _End.WHOLE if self._is_whole() else _End.FORGOTTEN
         except BaseException as error:
             self._abort(upload, error)
             raise
 
     def _open(self) -> str:
-        """Begin an upload; returns its id. A page of a portal, which has none, is no answer."""
+        """Begin an upload; returns its id. A portal's page has none and is rejected."""
         opened = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name)
         upload = opened.get("UploadId")
         if not upload:
             status = opened["ResponseMetadata"]["HTTPStatusCode"]
             raise StoreUnavailableError(
-                f"{self._store} (put of {self._key!r}: HTTP {status}) began an upload without id",
+                f"{self._store} (put of {self._key!r}: HTTP {status}) began an upload with no id",
                 next_step=PAGE_NEXT_STEP,
             )
         return upload
@@ -131,7 +131,7 @@ class Upload:
     # Parts ----------------------------------------------------------------------------------------
 
     def _send_parts(self, upload: str) -> Sequence[str]:
-        """Upload all parts; returns their tags in order, when no upload runs any more."""
+        """Upload all parts; returns their ETags in order, once no part is in flight."""
         count = -(-self._body.size // self._part_bytes)
         tags = [""] * count
         numbers = iter(range(1, count + 1))
@@ -153,13 +153,13 @@ class Upload:
 
         self._run_workers(work, min(UPLOADS_PARALLEL, count))
         if failures:
-            # The first is the cause; those after it come from the cancelling.
+            # The first error is the cause; the others come from the cancellation.
             raise failures[0]
         return tags
 
     def _run_workers(self, work: Callable[[], None], count: int) -> None:
-        """Run `work` in so many threads; when this returns or raises, their requests have ended."""
-        # Daemons, so that a program which ends meanwhile does not wait for the network.
+        """Run `work` in threads; their requests have ended when this returns or raises."""
+        # Daemons, so that a program can exit without waiting for the network.
         workers = [
             threading.Thread(target=work, name=f"graft-upload-{number}", daemon=True)
             for number in range(count)
@@ -171,7 +171,7 @@ class Upload:
                     worker.start()
                     started.append(worker)
             except RuntimeError:
-                # No thread can start any more, such as when the program ends.
+                # No thread can start any more, for example at interpreter exit.
                 work()
             for worker in started:
                 worker.join()
@@ -183,7 +183,7 @@ class Upload:
                     worker.join(max(0.0, end - time.monotonic()))
 
     def _send_part(self, upload: str, number: int) -> str:
-        """Upload one part; returns its tag, which the completion has to name."""
+        """Upload one part; returns its ETag, which the completion must name."""
         from botocore.exceptions import ClientError  # noqa: PLC0415 - only S3 needs boto3
 
         start = (number - 1) * self._part_bytes
@@ -206,7 +206,7 @@ class Upload:
                     raise _ForgottenError from None
                 raise
             status = part["ResponseMetadata"]["HTTPStatusCode"]
-            # Whatever kind of ETag a server gives: the completion proves that it is its own.
+            # Any kind of ETag is accepted; the completion proves that it is the server's.
             if status != 200 or not is_tag(part.get("ETag", "")):
                 raise unproven_error(self._store, status, "put", self._key)
             return part["ETag"]
@@ -216,7 +216,7 @@ class Upload:
     # Completion -----------------------------------------------------------------------------------
 
     def _complete(self, upload: str, tags: Sequence[str]) -> _End:
-        """Ask for the completion until the object is whole, or surely never will be."""
+        """Request the completion until the object is whole, or certainly never will be."""
         budget = Budget(self._caller.clock, COMPLETION_SECONDS)
         for number in itertools.count(2):
             is_forgotten = False
@@ -275,8 +275,8 @@ class Upload:
         self._caller.once("put", self._key, attempt)
 
     def _abort(self, upload: str, failure: BaseException) -> None:
-        """Remove the parts of a failed upload, without hiding why it failed."""
-        # A person who pressed Ctrl-C does not wait for a server that may be the reason.
+        """Remove the parts of a failed upload, without hiding the failure."""
+        # A user who pressed Ctrl-C does not wait for a server that may be the reason.
         seconds = self._caller.limits.total_seconds
         if not isinstance(failure, Exception):
             seconds = min(seconds, _ABORT_SECONDS)
@@ -299,15 +299,15 @@ class _ForgottenError(Exception):
 
 
 def md5_header(data: bytes) -> str:
-    """Return the header by which a server knows a body that is not whole.
+    """Return the header by which a server detects a truncated body.
 
-    Buckets with Object Lock demand it, or a checksum header that older servers refuse.
+    Buckets with Object Lock require it, or a checksum header that older servers refuse.
     """
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
 class JoinedBuffers:
-    """Several buffers, read as if they were one. Immutable; any thread may read."""
+    """Several buffers, read as one. Immutable; any thread may read."""
 
     __slots__ = ("_ends", "_views", "size")
 
