@@ -4,9 +4,9 @@
     body            the frames of a commit in its object, read and verified
     commit_reader   reads commits ahead, in bounded memory
     request_threads the threads of one verb
-    claim           the conditional write that makes a commit the next one, and its outcome
+    claim           the conditional write that claims the next LSN, and its outcome
 
-It may import formats, stores and the files of the data directory. A commit's key is written once:
-that is the claim, and the only lock of a remote log. The one exception is an explicit repair, which
-writes the same commit over its own damaged bytes (`maintenance.mending`).
+It may import formats, stores and the files of the data directory. A commit's key is written once;
+this write is the claim, and the only lock of a remote log. The one exception is an explicit repair,
+which overwrites a damaged commit with its original bytes (`maintenance.mending`).
 """

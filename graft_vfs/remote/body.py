@@ -13,10 +13,10 @@ from graft_vfs.store.base import ObjectStore
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
-    """Frames one after the other in the object `key`, the first at byte `offset`.
+    """Consecutive frames in the object `key`, beginning at byte `offset`.
 
-    They hold `slots` pages in all; only the last frame may have fewer than the others. `name` is
-    what errors call the owner of the frames. Thread rule: any thread.
+    They hold `slots` pages in total; only the last frame may hold fewer than the others. `name` is
+    the owner of the frames, for errors. Thread rule: any thread.
     """
 
     name: str
@@ -27,14 +27,14 @@ class Body:
     page_size: int
 
     def pages_in_frame(self, frame: int) -> int:
-        """Return how many pages a frame holds."""
+        """Return the number of pages in a frame."""
         return min(self.frames.frame_pages, self.slots - frame * self.frames.frame_pages)
 
     def read(self, store: ObjectStore, first: int, end: int) -> list[bytes]:
-        """Return the page images of frames first..end (half-open), one run of pages for each.
+        """Return the page images of the frames [first, end), one run of pages per frame.
 
-        One range read. Raises CorruptObjectError if a frame is not what the table says, or
-        ObjectMissingError if the object is gone.
+        One range read. Raises CorruptObjectError if a frame does not match the table,
+        ObjectMissingError if the object does not exist.
         """
         if first == end:
             return []
@@ -42,16 +42,16 @@ class Body:
         data = store.get_range(self.key, self.offset + start, length)
         if len(data) != length:
             raise CorruptObjectError(
-                f"{self.key}: truncated, {len(data)} bytes where frames {first} to {end - 1} have "
+                f"{self.key}: truncated to {len(data)} bytes; frames {first} to {end - 1} have "
                 f"{length}",
                 next_step="restore the object from a replica or a backup",
             )
         return list(self.decoded(memoryview(data), first, end))
 
     def decoded(self, data: memoryview, first: int, end: int) -> Iterator[bytes]:
-        """Yield the page images of frames first..end (half-open), whose bytes `data` begins with.
+        """Yield the page images of the frames [first, end), which are at the start of `data`.
 
-        Raises CorruptObjectError if a frame is not what the table says.
+        Raises CorruptObjectError if a frame does not match the table.
         """
         base, _ = self.frames.byte_range(first, end)
         for frame in range(first, end):

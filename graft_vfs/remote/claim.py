@@ -1,4 +1,4 @@
-"""Claiming a remote LSN: one conditional write, and what to do with each answer.
+"""Claims a remote LSN: one conditional write, and a rule for each answer.
 
     CREATED             it is ours
     EXISTS, RACING      read the commit at the key
@@ -6,29 +6,29 @@
       another hash      it is lost
       nothing           write the same bytes again
       not readable      read again
-    no answer           write the same bytes again; their answer is the one that was lost
+    no answer           write the same bytes again; the new answer replaces the lost one
     an answer without   read the commit at the key
       a proof
-    surely not sent     as no answer if a write before may have landed, else an error
-    refused for good    read the key if a write before may have landed, else an error; if it is
-                        absent, the outcome stays unknown
+    certainly not sent  like no answer if an earlier write may have landed, else an error
+    refused for good    read the key if an earlier write may have landed, else an error; if the key
+                        is absent, the outcome stays unknown
 
-A claim that an earlier call may have made begins by reading, so that a machine which may not write
-any more learns how it ended, too. Throttling is waited out for about a minute. A store that does
-not answer in time is asked again until the time is over that it has for any verb.
+If an earlier call may have sent the claim, this call begins by reading, so that a machine that may
+no longer write can still find the outcome. Throttling is waited out for about a minute. A store
+that does not answer is retried until the time limit of a verb.
 
-The rules are `next_step`, a function of one event; `claim` only carries out what it says.
+The rules are in `next_step`, a function of one event; `claim` only carries them out.
 
 Invariants:
- 1. A claim is reported won only after a CREATED of its own or the same hash read at the key.
- 2. A claim is reported lost only after another hash was read at the key. A key that is absent
-    proves nothing: a write that is on its way may still arrive.
- 3. Once a write may have landed, only 1 or 2 ends in anything else than CommitOutcomeUnknownError.
+ 1. A claim is reported won only after its own CREATED, or after the same hash was read at the key.
+ 2. A claim is reported lost only after another hash was read at the key. An absent key proves
+    nothing: a write in flight may still arrive.
+ 3. Once a write may have landed, anything but 1 or 2 is a CommitOutcomeUnknownError.
 
-Crash here: the caller's pending record has the same bytes and hash; calling `claim` with them again
-ends as this call would have. Before the first call the caller makes that record durable; it removes
-the record when `claim` returned, or raised another StoreError than CommitOutcomeUnknownError at the
-first call for that record.
+After a crash, the caller's pending record has the same bytes and hash, and calling `claim` with
+them again gives the result that this call would have given. The caller makes the record durable
+before the first call. It removes the record when `claim` returns, or when the first call for this
+record raises a StoreError other than CommitOutcomeUnknownError.
 """
 
 from __future__ import annotations
@@ -59,23 +59,23 @@ ATTEMPTS = 6
 _PAUSE_SECONDS = 0.1
 _PAUSE_SECONDS_MAX = 5.0
 _THROTTLED_SECONDS_MAX = 60.0
-"""How long a claim waits in all because the store throttles."""
+"""How long a claim waits for throttling in total."""
 
 
 class Event(enum.Enum):
-    """What one request showed."""
+    """The result of one request."""
 
-    CREATED = "the write made the key"
+    CREATED = "the write created the key"
     EXISTS = "the write was refused because the key exists"
     RACING = "the write was refused because another one was in progress"
     UNKNOWN = "the write got no answer"
-    UNPROVEN = "the write was answered, and the answer does not prove that it landed"
-    NOT_SENT = "the write was surely not carried out, but an earlier one may have been"
-    REFUSED = "the write was refused for good, but an earlier one may have been carried out"
-    FOUND_SAME = "the key holds a commit with our hash"
-    FOUND_OTHER = "the key holds a commit with another hash"
+    UNPROVEN = "the write got an answer that does not prove that it landed"
+    NOT_SENT = "the write certainly did not land, but an earlier one may have"
+    REFUSED = "the write was refused for good, but an earlier one may have landed"
+    FOUND_SAME = "the key has a commit with our hash"
+    FOUND_OTHER = "the key has a commit with another hash"
     FOUND_NOTHING = "the key is absent"
-    STUCK = "the key is absent and we may not write it, or the store throttles reading it"
+    STUCK = "the key is absent and we may not write it, or the store throttles the read"
     UNREADABLE = "the key could not be read"
 
 
@@ -108,7 +108,7 @@ _REPEATING = frozenset({Action.PUT_AGAIN, Action.READ_AGAIN})
 
 
 def next_step(event: Event, *, attempts_left: int) -> Action:
-    """Return what follows an event; a step that repeats a request needs an attempt for it."""
+    """Return the next step after an event; repeating a request needs a remaining attempt."""
     action = _NEXT_STEPS[event]
     if action in _REPEATING and attempts_left == 0:
         return Action.GIVE_UP_UNKNOWN
@@ -117,7 +117,7 @@ def next_step(event: Event, *, attempts_left: int) -> Action:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """How a claim ended. `winner` is the commit that has the LSN, None if that is our own."""
+    """The outcome of a claim. `winner` is the commit that has the LSN, None if it is ours."""
 
     winner: CommitRecord | None
 
@@ -141,14 +141,13 @@ def claim(
 ) -> ClaimResult:
     """Claim `lsn` for the commit object `data`, whose header has `commit_hash`.
 
-    One request if nothing goes wrong, two if another client was first; at most `attempts` requests
-    that are not answered, and more while the store throttles. The result is durable in the store.
-    `in_doubt` says that an earlier call with these bytes may have written them: then the key is
-    read first, and written only if it is absent. `counters` learns what happened. `jitter` gives
-    numbers from 0 to 1.
+    One request in the normal case, two if another client was first; at most `attempts` unanswered
+    requests, and more while the store throttles. The result is durable in the store. `in_doubt`
+    means that an earlier call may have written these bytes: then the key is read first, and written
+    only if it is absent. `counters` counts the events. `jitter` returns numbers from 0 to 1.
 
-    Raises CommitOutcomeUnknownError if a write may have landed and nothing tells; another
-    StoreError only if no write of this call has landed or will.
+    Raises CommitOutcomeUnknownError if a write may have landed and nothing proves the outcome;
+    another StoreError only if no write of this call has landed or will land.
     """
     run = _Claim(log, lsn, data, commit_hash, counters or Counters(), in_doubt=in_doubt)
     return run.run(attempts, sleep, jitter)
@@ -182,7 +181,7 @@ class _Claim:
     def run(
         self, attempts: int, sleep: Callable[[float], None], jitter: Callable[[], float]
     ) -> ClaimResult:
-        """Carry out steps until one of them ends the claim."""
+        """Run steps until one of them ends the claim."""
         assert attempts >= 1
         failures, throttles, waited = 0, 0, 0.0
         event = self._read() if self._in_doubt else Event.FOUND_NOTHING
@@ -218,7 +217,7 @@ class _Claim:
             event = self._put() if action is Action.PUT_AGAIN else self._read()
 
     def _put(self) -> Event:
-        """Write once. Raises StoreError if that did nothing and nothing is in doubt."""
+        """Write once. Raises StoreError if it had no effect and nothing is in doubt."""
         self._counters.add("claim_requests")
         self._throttled = None
         try:
@@ -238,23 +237,23 @@ class _Claim:
                 return Event.NOT_SENT
             self._is_refused = True
             return Event.REFUSED
-        # A refusal may be the echo of our own write that something on the way sent twice, so from
-        # here on only a commit that was read can tell.
+        # The refusal may be caused by our own write, which a proxy sent twice. From now on, only
+        # reading the key decides.
         self._in_doubt = True
         return _EVENTS[outcome]
 
     def _read(self) -> Event:
-        """Read what the key holds; the store waits out throttling by itself."""
+        """Read the key; the store waits out throttling itself."""
         self._throttled = None
         try:
             record = self._log.read_header(self._lsn)
         except (StoreError, DamageError) as error:
-            # Damage can be a bit that flipped on the way here, and the commit our own.
+            # The damage may have happened in transit, and the commit may be ours.
             self._problem = error
             if isinstance(error, StoreUnavailableError) and error.retry_after_seconds is not None:
-                return Event.STUCK  # The store has waited that out for as long as it may.
+                return Event.STUCK  # The store has waited out throttling up to its limit.
             if isinstance(error, StoreUnavailableError) and error.was_late:
-                self._late_share = 1.0  # The store was asked for as long as a verb may take.
+                self._late_share = 1.0  # The store was retried up to a verb's time limit.
             return Event.UNREADABLE
         if record is None:
             return Event.STUCK if self._is_refused else Event.FOUND_NOTHING
@@ -266,9 +265,9 @@ class _Claim:
     def _unknown(self) -> CommitOutcomeUnknownError:
         cause = f": {self._problem}" if self._problem is not None else ""
         return CommitOutcomeUnknownError(
-            f"no answer tells whether this push has LSN {self._lsn} of log {self._log.log_id}"
+            f"no answer proves whether this push has LSN {self._lsn} of log {self._log.log_id}"
             f"{cause}",
-            next_step="push again; the attempt is kept and is asked for first",
+            next_step="push again; this push is recorded and is settled first",
         )
 
 

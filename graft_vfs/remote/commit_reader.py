@@ -1,12 +1,12 @@
-"""Reading commit headers from a store: one, or many at once in the order in which they are wanted.
+"""Reads commit headers from a store: one, or many concurrently in a given order.
 
 Invariants:
- 1. A commit that is returned has verified itself by its hash, and has the log and LSN of its place.
- 2. Whatever the objects claim, no more than 64 MiB of long headers are under way at a time, and of
-    all others no more than the 16 KiB that a first read asks for. A header that is handed out
-    belongs to the caller, who decides how many to keep.
+ 1. A returned commit has a correct hash, and the log and LSN of its place.
+ 2. Whatever sizes the objects claim, at most 64 MiB of long headers are in flight at a time, and at
+    most the 16 KiB of a first read for each of the others. A yielded header belongs to the caller,
+    who decides how many to keep.
 
-What this module does not do: know how places follow one another (`remote_log`).
+This module does not know the order of places (see `log`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.store.base import REQUESTS_MAX, ObjectStore
 
 LONG_BYTES_IN_FLIGHT_MAX = HEADER_BYTES_MAX
-"""Bytes of headers longer than the first read that may be requested and not yet handed out."""
+"""The limit of requested but not yet yielded bytes of headers longer than a first read."""
 
 
 class Place(NamedTuple):
-    """Where a commit is expected: its log, its LSN and the key of its object."""
+    """The place of an expected commit: its log, its LSN and the key of its object."""
 
     log_id: LogId
     lsn: RemoteLsn
@@ -46,9 +46,9 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CommitRecord:
-    """A commit that was read: its header, how long that is, and the bytes that prove it.
+    """A commit that was read: its header, the header's length and bytes.
 
-    `behind` are the bytes of the object that came after the header in the same request.
+    `behind` are the bytes after the header that came with the same request.
     """
 
     header: CommitHeader
@@ -60,8 +60,8 @@ class CommitRecord:
 def read_commit(store: ObjectStore, place: Place) -> CommitRecord | None:
     """Return the commit at a place, or None if there is none.
 
-    One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it is
-    not the commit of this place, FutureVersionError, StoreError.
+    One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
+    is not the commit of this place, FutureVersionError, StoreError.
     """
     head = _read_head(store, place)
     if head is None:
@@ -74,8 +74,8 @@ def read_commit(store: ObjectStore, place: Place) -> CommitRecord | None:
 def read_commits(store: ObjectStore, places: Iterable[Place]) -> Iterator[CommitRecord | None]:
     """Yield the commit at each place, or None, in the order of the places.
 
-    The requests of `read_commit`, 32 at a time, which go on only as far ahead as twice that. Raises
-    what `read_commit` raises, at the turn of the place that it concerns.
+    The requests of `read_commit`, 32 at a time, at most twice that many ahead of the caller. Raises
+    the errors of `read_commit`, when their place is due.
     """
     waiting = iter(places)
     first = [*islice(waiting, REQUESTS_MAX)]
@@ -89,7 +89,7 @@ def read_commits(store: ObjectStore, places: Iterable[Place]) -> Iterator[Commit
 
 @dataclass(slots=True, eq=False)
 class _Reading:
-    """A place that is being read: its head, and the rest if that is requested.
+    """A place that is being read: the first read, and the rest if requested.
 
     `missing_bytes` is None until the head has arrived.
     """
@@ -116,13 +116,13 @@ def _in_order(
         _request_rests(store, executor, readings)
         rest = reading.rest.result() if reading.rest is not None else b""
         readings.popleft()
-        # What is read ahead goes on while the caller works on this one.
+        # Reading ahead continues while the caller processes this one.
         start(1)
         yield None if head is None else _record(head, rest, reading.place)
 
 
 def _request_rests(store: ObjectStore, executor: Executor, readings: deque[_Reading]) -> None:
-    """Request the rest of long headers, in order, up to the bound; the first always."""
+    """Request the rest of long headers, in order, up to the limit; always at least one."""
     under_way = 0
     for reading in readings:
         if reading.missing_bytes is None:
@@ -138,7 +138,7 @@ def _request_rests(store: ObjectStore, executor: Executor, readings: deque[_Read
 
 
 def _bytes_to_request(reading: _Reading) -> int | None:
-    """Return how long the rest is, None if that is not known yet; what is wrong has its turn."""
+    """Return the length of the rest, None if not known yet; errors are raised later in order."""
     if not reading.head.done():
         return None
     head = None if reading.head.exception() is not None else reading.head.result()
@@ -156,7 +156,7 @@ def _read_head(store: ObjectStore, place: Place) -> bytes | None:
 
 
 def _missing_bytes(head: bytes, place: Place) -> int:
-    """Return how many bytes of the header a first read did not bring."""
+    """Return how many bytes of the header the first read lacks."""
     missing_bytes = header_length(head, key=place.key) - len(head)
     return missing_bytes if missing_bytes > 0 and len(head) == HEAD_BYTES else 0
 
@@ -166,7 +166,7 @@ def _record(head: bytes, rest: bytes, place: Place) -> CommitRecord:
     header, length = decode_header(data, key=place.key)
     if (header.log_id, header.lsn) != (place.log_id, place.lsn):
         raise CorruptObjectError(
-            f"{place.key} holds LSN {header.lsn} of log {header.log_id}",
+            f"{place.key} contains LSN {header.lsn} of log {header.log_id}",
             next_step="restore the object from a replica or a backup",
         )
     return CommitRecord(header, length, data[:length], data[length:])

@@ -81,36 +81,37 @@ _NAME_HASH_BYTES = 16
 _REF_MAGIC = b"graft-vfs ref "
 _REF_VERSION = 2
 _REF_LINES = {b"1": 3, b"2": 4}
-"""How many lines follow the first in each version, the empty one at the end included."""
+"""The number of lines after the first in each version, including the empty last one."""
 _NEWEST_KEYS = 8
 _REF_ATTEMPTS = 5
 _REF_PAUSE_SECONDS = 0.1
 _BEHIND_BYTES_MAX = 8 << 20
 _LOOKS = (1, 1, 7)
-"""How many commits a poll looks at together, step by step while all of them exist."""
+"""The number of commits that each step of a poll reads at once, while all of them exist."""
 
 
 # Keys -----------------------------------------------------------------------------------------
 
 
 def descending(lsn: RemoteLsn) -> str:
-    """Return the key segment of an LSN: 16 digits that sort from the newest to the oldest."""
+    """Return the key segment of an LSN: 16 digits that sort from newest to oldest."""
     assert 0 < lsn <= LSN_MAX
     return f"{_U64_MAX - lsn:016x}"
 
 
 def ascending(text: str, *, key: str) -> RemoteLsn:
-    """Return the LSN of a key segment; raises CorruptObjectError if it is none. `key` names it."""
+    """Return the LSN of a key segment of `key`; raises CorruptObjectError if it is invalid."""
     lsn = _U64_MAX - int(text, 16) if _DESCENDING.fullmatch(text) else 0
     if not 0 < lsn <= LSN_MAX:
         raise CorruptObjectError(
-            f"{key} is foreign: its name is no LSN", next_step="check who else writes to the remote"
+            f"{key} is foreign: its name is not an LSN",
+            next_step="check who else writes to the remote",
         )
     return RemoteLsn(lsn)
 
 
 def commits_prefix(log_id: LogId) -> str:
-    """Return what the keys of a log's commits begin with."""
+    """Return the prefix of the keys of a log's commits."""
     return f"{LOGS_PREFIX}{log_id}/commits/"
 
 
@@ -125,7 +126,7 @@ def segment_key(segment: SegmentId) -> str:
 
 
 def ref_key(name: str) -> str:
-    """Return the key of a ref; raises InvalidTagError for a name that no tag can have."""
+    """Return the key of a ref; raises InvalidTagError for a name that is not a valid tag."""
     encoded = _encode_name(name)
     if len(encoded) > _SEGMENT_CHARACTERS_MAX:
         digest = hashlib.blake2b(name.encode(), digest_size=_NAME_HASH_BYTES).hexdigest()
@@ -134,19 +135,19 @@ def ref_key(name: str) -> str:
 
 
 def _encode_name(name: str) -> str:
-    """Percent-encode a name; `~` is left to mark names that were cut, and no result is `..`."""
+    """Percent-encode a name; `~` marks truncated names, and no result is `..`."""
     step = "use a text of 1 to 512 characters without NUL"
     if not 0 < len(name) <= REF_NAME_CHARACTERS_MAX or "\0" in name:
         raise InvalidTagError(f"{name[:64]!r} cannot name a ref", next_step=step)
     try:
         encoded = quote(name, safe="", errors="strict").replace("~", "%7E")
     except UnicodeEncodeError as error:
-        raise InvalidTagError(f"{name[:64]!r} is no Unicode text", next_step=step) from error
+        raise InvalidTagError(f"{name[:64]!r} is not Unicode text", next_step=step) from error
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
 
 
 def _decode_name(encoded: str, *, key: str) -> str:
-    """Undo `_encode_name`; raises CorruptObjectError for what it never gives."""
+    """Undo `_encode_name`; raises CorruptObjectError for a text that it never returns."""
     try:
         name = unquote_to_bytes(encoded).decode()
         is_ours = _encode_name(name) == encoded
@@ -154,7 +155,7 @@ def _decode_name(encoded: str, *, key: str) -> str:
         is_ours = False
     if not is_ours:
         raise CorruptObjectError(
-            f"{key} is foreign: no ref has such a name",
+            f"{key} is foreign: it is not the name of a ref",
             next_step="check who else writes to the remote",
         )
     return name
@@ -164,9 +165,9 @@ def _decode_name(encoded: str, *, key: str) -> str:
 
 
 class RemoteLog:
-    """The handle of one log in one store. It remembers nothing, so it is never out of date.
+    """A handle on one log in one store. It is stateless, so it is never out of date.
 
-    Owner: its maker; there is nothing to close. Thread rule: any thread.
+    Owner: its creator; there is nothing to close. Thread rule: any thread.
     """
 
     def __init__(self, store: ObjectStore, log_id: LogId) -> None:
@@ -182,7 +183,7 @@ class RemoteLog:
         """Return the commit at `lsn`, or None if there is none yet.
 
         One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
-        is not the commit of this key, or does not stand on the one whose hash is given.
+        is not the commit of this key, or if its predecessor is not the one with the given hash.
         """
         record = read_commit(self.store, self.place(lsn))
         if record is not None:
@@ -190,13 +191,13 @@ class RemoteLog:
         return record
 
     def place(self, lsn: RemoteLsn) -> Place:
-        """Return where the commit of an LSN is expected. No request."""
+        """Return the place of the commit with an LSN. No request."""
         return Place(self.log_id, lsn, commit_key(self.log_id, lsn))
 
     def newest_lsn(self) -> RemoteLsn:
         """Return the newest LSN, 0 for an empty log. One listing of a few keys.
 
-        Foreign objects are skipped; if there are many, another listing goes past them.
+        Foreign objects are skipped; if there are many, another listing continues after them.
         """
         keys = list(self.store.keys(commits_prefix(self.log_id), limit=_NEWEST_KEYS))
         lsns = self._lsns_of(keys)
@@ -206,7 +207,7 @@ class RemoteLog:
         return next(self.lsns(), NO_LSN)
 
     def lsns(self) -> Iterator[RemoteLsn]:
-        """Yield the LSNs of all commits, the newest first. One listing for each 1000.
+        """Yield the LSNs of all commits, newest first. One listing per 1000.
 
         Foreign objects are skipped, with one warning.
         """
@@ -220,7 +221,7 @@ class RemoteLog:
                 lsn = ascending(key.removeprefix(prefix), key=key)
             except CorruptObjectError as error:
                 if not has_warned:
-                    _logger.warning("skipped what is no commit: %s", error)
+                    _logger.warning("skipped an object that is not a commit: %s", error)
                 has_warned = True
                 continue
             yield lsn
@@ -234,9 +235,9 @@ class RemoteLog:
     ) -> Iterator[CommitRecord]:
         """Yield the commits first..last (inclusive) in ascending order, as they arrive.
 
-        `previous_hash` is that of the commit before `first`, None if it is not known; every commit
-        is proved to stand on the one before. One request each, 32 at a time, which go on only as
-        far ahead as twice that. Raises CorruptObjectError at a gap.
+        `previous_hash` is the hash of the commit before `first`, None if unknown. The chain of
+        hashes is verified. One request per commit, 32 at a time, at most twice that many ahead of
+        the caller. Raises CorruptObjectError at a gap.
         """
         records = read_commits(self.store, map(self.place, map(RemoteLsn, range(first, last + 1))))
         for lsn, record in enumerate(records, first):
@@ -249,12 +250,12 @@ class RemoteLog:
             yield record
 
     def gap(self, lsn: RemoteLsn) -> CorruptObjectError:
-        """Return the error for a commit that is absent though a newer one exists."""
+        """Return the error for a commit that is absent although a newer one exists."""
         return CorruptObjectError(
             f"log {self.log_id} has a gap: {commit_key(self.log_id, lsn)} (LSN {lsn}) is absent "
-            "though a newer commit exists",
-            next_step="restore the object from a replica or a backup; a commit is never deleted by "
-            "graft-vfs",
+            "although a newer commit exists",
+            next_step="restore the object from a replica or a backup; graft-vfs never deletes a "
+            "commit",
         )
 
     def probe_next(
@@ -265,13 +266,14 @@ class RemoteLog:
         lists: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[CommitRecord]:
-        """Yield all commits after `known_lsn`, ascending, proved to follow it, as they arrive.
+        """Yield all commits after `known_lsn`, ascending, as they arrive; their chain is verified.
 
-        `known_lsn` is 0 and `known_hash` None when nothing is known: a listing then, and one
-        request for each commit, 32 at a time. Else one request when nothing is new, and two for one
-        new commit. If there are two, the seven after them are looked at together, and only if all
-        exist does a listing tell how many more there are; with `lists` it always does, which also
-        finds that the next commit is missing. `progress` gets the commits read, and all.
+        If nothing is known, `known_lsn` is 0 and `known_hash` None; this takes a listing, and one
+        request per commit, 32 at a time. Otherwise, one request if nothing is new, and two for one
+        new commit. If there are two, the next seven are read at once, and only if all of these
+        exist does a listing find the rest. With `lists` there is always a listing, which also
+        detects that the next commit is missing. `progress` gets the number of commits read, and
+        the total.
         """
         newest, is_far = known_lsn, not known_lsn
         for count in () if is_far else _LOOKS:
@@ -293,14 +295,15 @@ class RemoteLog:
     def _look(
         self, first: RemoteLsn, count: int, previous_hash: bytes | None
     ) -> Iterator[CommitRecord]:
-        """Yield the commits that there are among `count` from `first` on, read together."""
+        """Yield the existing commits among the `count` from `first`, read concurrently."""
         following = first
         places = [self.place(RemoteLsn(lsn)) for lsn in range(first, first + count)]
         for place, looked in zip(places, read_commits(self.store, places), strict=True):
             record = looked
             while record is not None and following <= place.lsn:
                 if following < place.lsn:
-                    # Absent before one that is present: it may have come between both answers.
+                    # Absent, but a later one exists: it may have been written between the two
+                    # answers.
                     record = self.read_header(following)
                     if record is None:
                         raise self.gap(following)
@@ -313,7 +316,7 @@ class RemoteLog:
     # Frames -----------------------------------------------------------------------------------
 
     def body(self, header: CommitHeader, header_length: int) -> Body:
-        """Return where the frames of a commit are. No request."""
+        """Return the place of a commit's frames. No request."""
         return Body(
             name=f"LSN {header.lsn}",
             key=self.body_key(header),
@@ -326,13 +329,13 @@ class RemoteLog:
     def read_frames(
         self, header: CommitHeader, header_length: int, first: int, end: int
     ) -> list[bytes]:
-        """Return the page images of frames first..end (half-open); see `Body.read`."""
+        """Return the page images of the frames [first, end); see `Body.read`."""
         return self.body(header, header_length).read(self.store, first, end)
 
     def frames_behind(self, record: CommitRecord) -> Iterator[bytes]:
-        """Yield the page images of the first frames, those that came whole with the header.
+        """Yield the page images of the first frames, which arrived complete with the header.
 
-        No request, and at most 8 MiB. Ends before a damaged frame: its reader gets the error.
+        No request, and at most 8 MiB. Stops before a damaged frame; its reader gets the error.
         """
         header = record.header
         if header.segment is not None:
@@ -354,19 +357,19 @@ class RemoteLog:
     ) -> None:
         """Write a segment of these frames; atomic, and durable on return. No commit names it yet.
 
-        One request, on S3 more above 8 MiB. Frames may be views of a mapped file, so that they need
-        not be in memory together. Raises StoreError.
+        One request; on S3, more above 8 MiB. Frames may be views of a mapped file, so that they are
+        not in memory together. Raises StoreError.
         """
         self.store.put(segment_key(segment), [segment_header(segment), *frames])
 
 
 def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:
-    """Raise CorruptObjectError unless a commit names `expected` as the hash of the one before."""
+    """Raise CorruptObjectError unless `expected` is the previous hash of a commit."""
     if expected is not None and header.previous_hash != expected:
         raise CorruptObjectError(
-            f"{key}: LSN {header.lsn} does not stand on the commit known as the one before it; "
+            f"{key}: LSN {header.lsn} does not follow the known previous commit; "
             f"it names {header.previous_hash.hex()[:16]}, known is {expected.hex()[:16]}",
-            next_step="the history of this log was replaced: clone it anew, or restore the remote",
+            next_step="the history of this log was replaced: clone it again, or restore the remote",
         )
 
 
@@ -376,10 +379,10 @@ def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> No
 def create_ref(
     store: ObjectStore, name: str, log_id: LogId, *, sleep: Callable[[float], None] = time.sleep
 ) -> LogId:
-    """Make a ref for a log, unless it exists; returns the log that the ref names from now on.
+    """Create a ref for a log, unless it exists; returns the log that the ref names.
 
     Durable on return. One request, two if the ref exists or an answer proves nothing. A ref has no
-    attempt id: any maker with the same log made the same ref. Raises StoreError,
+    attempt id: two clients that create it for the same log write the same bytes. Raises StoreError,
     CommitOutcomeUnknownError.
     """
     key = ref_key(name)
@@ -392,8 +395,8 @@ def create_ref(
         try:
             outcome = store.put_if_absent(key, content)
         except CommitOutcomeUnknownError as error:
-            # Writing the same bytes again is safe, and its answer is the one that was lost. One
-            # that proves nothing may stand for a write that landed.
+            # Writing the same bytes again is safe, and the new answer replaces the lost one. After
+            # an answer that proves nothing, the write may have landed.
             unknown = error
             winner = read_ref(store, name) if error.was_answered else None
             if winner is not None:
@@ -410,15 +413,15 @@ def create_ref(
     if unknown is not None:
         raise unknown
     raise StoreUnavailableError(
-        f"the store neither makes {key} nor has it, after {_REF_ATTEMPTS} attempts",
+        f"the store neither creates {key} nor has it, after {_REF_ATTEMPTS} attempts",
         next_step="try again",
     )
 
 
 def read_ref(store: ObjectStore, name: str) -> LogId | None:
-    """Return the log that a ref names, None if there is no such ref. One request.
+    """Return the log that a ref names, None if the ref does not exist. One request.
 
-    Raises CorruptObjectError if the object is no ref, or that of another name.
+    Raises CorruptObjectError if the object is not a ref, or is the ref of another name.
     """
     key = ref_key(name)
     try:
@@ -429,7 +432,7 @@ def read_ref(store: ObjectStore, name: str) -> LogId | None:
     if found != name:
         raise CorruptObjectError(
             f"{key} is the ref {found!r}, not {name!r}",
-            next_step="this store does not tell upper from lower case, or the object was copied; "
+            next_step="this store ignores the case of names, or the object was copied; "
             "choose another name",
         )
     return log_id
@@ -463,7 +466,7 @@ def list_refs(
 
 
 def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError | None:
-    """Return a ref, None if it was removed after it was listed, or why it is none."""
+    """Return a ref, None if it was removed after the listing, or the reason why it is invalid."""
     try:
         log_id, name = _decode_ref(_get_ref(store, key), key=key)
         if ref_key(name) != key:
@@ -476,9 +479,9 @@ def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError
 
 
 def ref_names(store: ObjectStore) -> Iterator[str]:
-    """Yield the names of refs as their keys tell them, without those that were cut.
+    """Yield the names of refs from their keys, without truncated ones.
 
-    One request for each 1000. What a ref names, and whether it is one, only reading it tells.
+    One request per 1000. Only reading a ref shows what it names, and whether it is valid.
     """
     for key in store.keys(REFS_PREFIX):
         with contextlib.suppress(CorruptObjectError):
@@ -486,7 +489,7 @@ def ref_names(store: ObjectStore) -> Iterator[str]:
 
 
 def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
-    """Yield (log, its newest LSN) of all logs with commits, by id. Two requests a log, and one."""
+    """Yield (log, newest LSN) of all logs with commits, by id. Two requests per log, plus one."""
     after: str | None = None
     while True:
         key = next(iter(store.keys(LOGS_PREFIX, start_after=after, limit=1)), None)
@@ -498,7 +501,7 @@ def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
             newest = RemoteLog(store, log_id).newest_lsn()
             if newest:
                 yield log_id, newest
-        # The character after the slash: what follows is after all keys of this log.
+        # The character after the slash: this sorts after all keys of the log.
         after = f"{LOGS_PREFIX}{name}0"
 
 
@@ -513,11 +516,11 @@ def _encode_ref(name: str, log_id: LogId) -> bytes:
 
 
 def _get_ref(store: ObjectStore, key: str) -> bytes:
-    """Read a ref object; a range read, so that a huge foreign object costs no more than a ref."""
+    """Read a ref object with a range read, so that a huge foreign object costs no more."""
     content = store.get_range(key, 0, REF_BYTES_MAX + 1)
     if len(content) > REF_BYTES_MAX:
         raise CorruptObjectError(
-            f"{key} is larger than a ref can be",
+            f"{key} is too large for a ref",
             next_step="check who else writes to the remote",
             is_foreign=True,
         )
@@ -530,13 +533,13 @@ def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
     digits = version.removeprefix(_REF_MAGIC)
     if not version.startswith(_REF_MAGIC) or not digits.isdigit():
         raise CorruptObjectError(
-            f"{key} is not a ref of graft-vfs",
+            f"{key} is not a graft-vfs ref",
             next_step="check the bucket and its prefix",
             is_foreign=True,
         )
     if digits not in _REF_LINES:
         raise FutureVersionError(
-            f"{key} has format version {digits[:16].decode()}, this program reads {_REF_VERSION}",
+            f"{key} has format version {digits[:16].decode()}; this program reads {_REF_VERSION}",
             next_step="upgrade graft-vfs",
         )
     try:
@@ -545,7 +548,9 @@ def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
         if digits == b"%d" % _REF_VERSION:
             body = content[: -len(rest[-2]) - 1]
             if rest[-2] != xxh3_64_hexdigest(body).encode():
-                raise CorruptObjectError(f"{key}: checksum mismatch, this is not what was written")
+                raise CorruptObjectError(
+                    f"{key}: checksum mismatch; these are not the bytes that were written"
+                )
         log_id = LogId.parse(rest[0].decode("ascii"))
         name = _decode_name(rest[1].decode("ascii"), key=key)
     except (UnicodeDecodeError, InvalidIdError) as error:

@@ -1,10 +1,10 @@
 """Floor 4: the remote half of a database.
 
-    page_table    which source holds the newest image of each page
+    page_table    which source has the newest image of each page
     source        frames of one object, and their names in the page cache
-    log_view      the pages of a remote log as of one LSN, fetched when they are read
+    log_view      the pages of a remote log as of one LSN, fetched on demand
     logs          the remote logs that this data directory knows
-    remote_view   what a snapshot asks of either a log view or an absent base
+    remote_view   the interface of a log view and of an absent base
 
-It may import remote logs and the page cache. A page that it returns was verified by its checksum.
+It may import remote logs and the page cache. Every returned page was verified by its checksum.
 """

@@ -1,9 +1,9 @@
 """A view of a remote log as of one LSN: finds pages, fetches their frames, reads ahead.
 
-A page that is missing here costs one range read of its frame. When the pages asked for follow one
-another, more frames are fetched with it, twice as many each time, in ranges that run in parallel;
-the next window is requested when half of the last was used, so that a scan seldom waits. Point
-queries never pay for that: a miss elsewhere starts a stream of one frame.
+A page that is not cached costs one range read of its frame. Sequential misses fetch more frames,
+twice as many each time, in parallel ranges. The next window is requested when half of the last one
+is used, so that a scan rarely waits. Point queries do not pay for this: a miss elsewhere starts a
+stream of one frame.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _logger = logging.getLogger(__name__)
 WINDOW_FRAMES_MAX = 128
 RANGE_FRAMES_MAX = 16
 RANGE_BYTES_MAX = 8 << 20
-"""Images in one range: what is decompressed at a time by each of the threads that fetch."""
+"""The limit of images in one range, which a fetching thread decompresses at a time."""
 _STREAMS_MAX = 4
 _SLACK_PAGES = 16
-"""How far beyond a stream's end a miss still goes on with it: interior pages lie between leaves."""
+"""A miss this far past a stream's end still continues it: interior pages lie between leaves."""
 _GUESS_FRAMES = 2
 _LOCATED_MAX = 262_144
 
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """The newest commit of a view: what of it is asked for, whatever it was read from."""
+    """The newest commit of a view: the facts of it that a view needs."""
 
     lsn: RemoteLsn
     hash: bytes
@@ -59,7 +59,7 @@ _SourceFrame = tuple[FrameSource, int]
 
 @dataclass(slots=True)
 class _Stream:
-    """A run of pages being read in order: fetched up to `ahead`, more wanted at `trigger`."""
+    """A sequential read: fetched up to `ahead`; reading `trigger` requests more."""
 
     ahead: int
     trigger: int
@@ -67,9 +67,10 @@ class _Stream:
 
 
 class LogView:
-    """A remote log as of one LSN; immutable but for what it remembers of fetching.
+    """A remote log as of one LSN; immutable except for the state of fetching.
 
-    Owner: the snapshots on it. Thread rule: any thread; two that miss one frame fetch it once.
+    Owner: the snapshots on it. Thread rule: any thread; two threads that miss the same frame fetch
+    it once.
     """
 
     def __init__(
@@ -92,20 +93,20 @@ class LogView:
         self._executor = executor
         self._space = space
         self._forgotten = 0
-        # Frames that `located` has pages of, so that the cache is asked once for all of a frame.
+        # Frames with pages in `located`, so that the cache is queried once per frame.
         self._places: dict[_SourceFrame, Place] = {}
-        # Arenas that `located` leads into.
+        # Arenas that `located` refers to.
         self._arenas: tuple[Arena, ...] = ()
         self._lock = threading.Lock()
-        # Requested frames: the range that brings them, and its first frame.
+        # Requested frames: the future of their range, and the range's first frame.
         self._in_flight: dict[_SourceFrame, tuple[Future[list[bytes]], int]] = {}
         self._streams: list[_Stream] = []
         space.add_reader(self)
 
     def locate(self, page: int) -> Located | None:
-        """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
+        """Return (bytes, offset) of a page's image, fetching it if needed; None if it has none.
 
-        Raises StoreError if it cannot be fetched, CorruptObjectError if it is not what was pushed.
+        Raises StoreError if it cannot be fetched, CorruptObjectError if it is damaged.
         """
         known = self.located.get(page)
         if known is not None:
@@ -139,15 +140,15 @@ class LogView:
                 self._arenas = (*self._arenas, arena)
             self._places[source, frame] = place
             self.located[page] = located
-            # Unless all was to be forgotten since the page was looked for.
+            # Unless all places were cleared since the lookup began.
             if self._forgotten != epoch:
                 self.forget_located()
         return located
 
     def _find_frame(self, page: int, source: FrameSource, frame: int) -> tuple[Place, bool]:
-        """Return where a frame is, fetching it if need be, and whether that lasts; see `_fetch`."""
+        """Return a frame's place, fetched if needed, and whether it lasts; see `_fetch`."""
         refuse_reentry()
-        thread.depth += 1  # Not `occupied`, which costs more than to find a frame that is here.
+        thread.depth += 1  # Not `occupied`, which costs more than finding a cached frame.
         try:
             place = source.find(frame)
             if place is None:
@@ -160,17 +161,17 @@ class LogView:
         return place, True
 
     def forget_located(self) -> None:
-        """Forget where pages are: something that they are in is about to go."""
+        """Forget all places: one of their files is about to be deleted."""
         self._forgotten += 1
         self.located.clear()
         self._places.clear()
         self._arenas = ()
 
     def check_files(self) -> None:
-        """Forget where pages are if a file that they are in was cut: loading them would kill.
+        """Forget all places if one of their files was truncated: a load would kill the process.
 
-        Called at the begin of a transaction, unless the last look was just before. One cheap call
-        for each arena that was read from.
+        Called at the beginning of a transaction, unless the last check is recent. One cheap call
+        per arena that was read from.
         """
         self.looked_at = monotonic()
         for arena in self._arenas:
@@ -185,21 +186,22 @@ class LogView:
     # Fetching ---------------------------------------------------------------------------------
 
     def _fetch(self, page: int, source: FrameSource, frame: int) -> tuple[Place, bool]:
-        """Fetch one frame, and what follows it if pages are read in order.
+        """Fetch one frame, and the next frames if the reads are sequential.
 
-        Returns where it is, and whether that lasts: what no cache keeps must not be kept by us.
+        Returns its place, and whether the place is lasting: a place that no cache keeps must not
+        be remembered.
         """
         key = source, frame
         with self._lock:
             requested = self._in_flight.get(key)
             if requested is None or requested[0].done():
-                # One that is done and still listed may have failed; this miss asks anew.
+                # A request that is done but still listed may have failed; this miss repeats it.
                 self._request(self._open_window(page))
                 requested = self._in_flight.get(key)
         images: bytes | None = None
         if requested is not None:
             future, first = requested
-            # Damage may be that of another frame in the range, so this one is asked for alone then.
+            # Another frame of the range may be damaged, so this one is requested alone.
             with contextlib.suppress(CorruptObjectError):
                 images = future.result()[frame - first]
         place = source.find(frame)
@@ -207,12 +209,12 @@ class LogView:
             place = source.fetch_one(frame)
         if place is not None:
             return place, source.cache.has(source.key(frame))
-        # A small cache has given its room to what was fetched with it.
+        # A small cache has already evicted it for the other fetched frames.
         assert images is not None
         return Place(memoryview(images), 0), False
 
     def _read_on(self, page: int) -> None:
-        """Request the next window when reading in order has come half through the last."""
+        """Request the next window when a sequential read has used half of the last one."""
         for stream in self._streams:
             if stream.trigger <= page < stream.ahead and stream.window_frames > 1:
                 with self._lock:
@@ -220,7 +222,7 @@ class LogView:
                 return
 
     def _open_window(self, page: int) -> Iterator[FrameRange]:
-        """Choose the stream that a missing page goes on, or begin a new one."""
+        """Choose the stream that a missing page continues, or begin a new one."""
         for stream in self._streams:
             if stream.ahead <= page <= stream.ahead + _SLACK_PAGES:
                 stream.ahead = page
@@ -241,9 +243,9 @@ class LogView:
                 frame = source.body.frames.frame_of(slot)
                 frames.setdefault((source, frame))
             elif page != lock_page(self.page_size):
-                break  # A page without an image is damage; there may be billions of them.
+                break  # A page without an image means damage; there may be billions of them.
             page += 1
-        # The last frame ends where its pages do, else its rest would look like a new miss.
+        # Include all pages of the last frame, or its remaining pages would be new misses.
         while page <= self.page_count:
             found = self.table.find(page)
             if found is None:
@@ -253,18 +255,18 @@ class LogView:
                 break
             page += 1
         if stream.window_frames <= _GUESS_FRAMES:
-            # Two misses in a row may be chance. Until it is more, fetch no more than one request.
+            # Two consecutive misses may be chance. Until there are more, send only one request.
             frames = _joined(frames)
         stream.ahead = page
         stream.trigger = first + (page - first) // 2
         return ranges_of_frames(key for key in frames if self._is_missing(*key))
 
     def _is_missing(self, source: FrameSource, frame: int) -> bool:
-        """Tell whether a frame is neither here nor on its way; the caller holds the lock."""
+        """Return True if a frame is neither cached nor in flight; the caller holds the lock."""
         requested = self._in_flight.get((source, frame))
-        # One that is done and still listed has failed, or its frame is in the cache.
+        # A request that is done but still listed has failed, or its frame is in the cache.
         is_on_its_way = requested is not None and not requested[0].done()
-        # The miss that led here has just looked at the files.
+        # The current miss has just checked the files.
         return not is_on_its_way and not source.cache.has(source.key(frame))
 
     def _request(self, ranges: Iterable[FrameRange]) -> None:
@@ -281,16 +283,17 @@ class LogView:
             requested = self._in_flight.get(key)
             if requested is not None and requested[0] is future:
                 self._in_flight.pop(key, None)
-        # A closing engine cancels what has not begun.
+        # A closing engine cancels requests that have not begun.
         error = None if future.cancelled() else future.exception()
         if error is not None:
-            # A reader of the frame waits for this future or asks again, and gets the error.
+            # A reader of the frame waits for this future, or repeats the request, and gets the
+            # error.
             _logger.debug("fetching %d frames failed: %s", len(keys), error)
 
     # Whole logs -------------------------------------------------------------------------------
 
     def frames(self) -> dict[tuple[FrameSource, int], int]:
-        """Return every (source, frame) that holds a live page, with the number of such pages."""
+        """Return every (source, frame) that has live pages, with their number."""
         counts: dict[tuple[FrameSource, int], int] = {}
         for first, end, source, slot in self.table.runs():
             frame_pages = source.body.frames.frame_pages
@@ -304,15 +307,15 @@ class LogView:
         return counts
 
     def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Fetch every frame that is not here; returns how many pages that made present.
+        """Fetch every frame that is not cached; returns the number of pages that this added.
 
-        `progress` is called with (frames done, frames to do). Raises the first fetch's error, and
-        LocalStorageError if the disk does not take what was fetched; what has arrived stays.
+        `progress` is called with (frames done, frames to do). Raises the first fetch's error, or
+        LocalStorageError if the disk refuses the frames; frames that have arrived stay cached.
         """
         counts = self.frames()
         missing = self._absent(counts)
         self.fetch(missing, progress)
-        # A bound may have taken some away again.
+        # The cache's limit may have evicted some again.
         absent = self._absent(missing)
         return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
 
@@ -359,7 +362,7 @@ class LogView:
                 future.cancel()
 
     def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
-        """Return those of the frames that are not on this machine. No request."""
+        """Return the frames that are not cached. No request."""
         present: dict[PageCache, set[FrameKey]] = {}
         absent = []
         for source, frame in frames:
@@ -370,14 +373,14 @@ class LogView:
         return absent
 
     def pages_present(self) -> tuple[int, int]:
-        """Return (pages that are on this machine, pages that have an image). No request."""
+        """Return (cached pages, pages that have an image). No request."""
         counts = self.frames()
         total = sum(counts.values())
         return total - sum(counts[key] for key in self._absent(counts)), total
 
 
 def _joined(frames: Iterable[tuple[FrameSource, int]]) -> dict[tuple[FrameSource, int], None]:
-    """Return the first frame and those that one range read of its commit brings with it."""
+    """Return the first frame, and the frames that one range read can fetch with it."""
     taken: dict[tuple[FrameSource, int], None] = {}
     for source, frame in frames:
         if taken and (source, frame - 1) not in taken:
@@ -387,7 +390,7 @@ def _joined(frames: Iterable[tuple[FrameSource, int]]) -> dict[tuple[FrameSource
 
 
 def ranges_of_frames(frames: Iterable[tuple[FrameSource, int]]) -> Iterator[FrameRange]:
-    """Join neighbouring frames of one source into half-open ranges of at most 16 frames, 8 MiB."""
+    """Join adjacent frames of one source into half-open ranges of at most 16 frames and 8 MiB."""
     by_source: dict[FrameSource, list[int]] = {}
     for source, frame in frames:
         by_source.setdefault(source, []).append(frame)

@@ -1,8 +1,8 @@
 """The remote logs that this machine knows: their handles, page caches and views.
 
-A view is built from the commits that the catalog knows, never from the network; it grows from the
-newest older view of its log that somebody has, so that following a log costs what is new in it.
-Views, and the caches that they read from, live as long as somebody uses them.
+A view is built from the commits in the catalog, never from the network. It extends the newest older
+view of its log that is in use, so the cost of following a log depends only on its new commits.
+Views, and their caches, live as long as they are in use.
 """
 
 from __future__ import annotations
@@ -68,17 +68,17 @@ class Logs:
         )
 
     def is_proved(self, log_id: LogId) -> bool:
-        """Return True if this engine saw that its store has the history of a log known here."""
+        """Return True if this engine has verified that its store has a known log's history."""
         with self._lock:
             return (self.store.describe(), log_id) in self._proved
 
     def note_proved(self, log_id: LogId) -> None:
-        """Note that the store has the history of a log that is known here."""
+        """Record that the store has a known log's history."""
         with self._lock:
             self._proved.add((self.store.describe(), log_id))
 
     def forget_proofs(self) -> None:
-        """Have the next sync of each log look again: the store failed, and may be another now."""
+        """Make the next sync of each log verify again: the store failed, and may have changed."""
         with self._lock:
             self._proved.clear()
 
@@ -91,7 +91,7 @@ class Logs:
 
     @property
     def space(self) -> CacheSpace:
-        """The room that the page caches of all logs share."""
+        """The space that the page caches of all logs share."""
         with self._lock:
             if self._space is None:
                 self._space = CacheSpace(
@@ -113,21 +113,21 @@ class Logs:
             return cache
 
     def view(self, log_id: LogId, lsn: RemoteLsn) -> RemoteView:
-        """Return the view of a log at an LSN whose commits the catalog knows. No request."""
+        """Return the view of a log at an LSN; the catalog must have its commits. No request."""
         return EmptyRemoteView() if lsn == NO_LSN else self.log_view(log_id, lsn)
 
     def log_view(self, log_id: LogId, lsn: RemoteLsn) -> LogView:
         """Return the view at `lsn` >= 1.
 
-        Raises CorruptCatalogError if commits are missing or are not those of this log.
+        Raises CorruptCatalogError if commits are missing or belong to another log.
         """
         with self._lock:
             step: tuple[LogId, RemoteLsn] | None = (log_id, lsn)
             view, missing = self._views.get((log_id, lsn)), []
-            # Forks of forks may be nested deeper than calls can be.
+            # Forks of forks may be nested deeper than the call stack.
             while view is None and step is not None:
                 if step in missing:
-                    raise _damaged(f"the catalog says that log {log_id} was forked from itself")
+                    raise _damaged(f"in the catalog, log {log_id} is a fork of itself")
                 missing.append(step)
                 view = self._base(*step)
                 step = None if view else self._parent(step[0])
@@ -138,12 +138,12 @@ class Logs:
             return view
 
     def _base(self, log_id: LogId, lsn: RemoteLsn) -> LogView | None:
-        """Return the view that the one at `lsn` can be made from."""
+        """Return the view that the view at `lsn` can extend."""
         older = (view for view in living(self._views) if view.log_id == log_id and view.lsn < lsn)
         return max(older, key=lambda view: view.lsn, default=None)
 
     def lineage(self, log_id: LogId) -> set[LogId]:
-        """Return a known log and all logs that it stands on. No request."""
+        """Return a known log and all its ancestors. No request."""
         found, parent = {log_id}, self._parent(log_id)
         while parent is not None and parent[0] not in found:
             found.add(parent[0])
@@ -151,13 +151,13 @@ class Logs:
         return found
 
     def forget(self, log_id: LogId) -> None:
-        """Forget the commits of a log, as if it had never been fetched, and those of its forks.
+        """Forget the commits of a log and of its forks, as if they had never been fetched.
 
-        No volume stands on any of them. A fork that stayed known would stand on nothing.
+        No volume may be based on any of them. Forks are included because they need their parent.
         """
         with self._lock:
             forks = {each for each in self.catalog.known_logs() if log_id in self.lineage(each)}
-            # Ordering: the log last, so that after a crash this finds the same forks again.
+            # Ordering: the log last, so that after a crash the same forks are found again.
             for each in sorted(forks, key=lambda found: found == log_id):
                 self.catalog.forget_commits(each)
             for key in [key for key in list(self._views) if key[0] in forks]:
@@ -165,14 +165,14 @@ class Logs:
             self.forget_proofs()
 
     def _parent(self, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
-        """Return what a forked log stands on."""
+        """Return the parent of a forked log."""
         first = self.header(log_id, RemoteLsn(1))
         if first is None or first.parent_log is None:
             return None
         return first.parent_log, first.parent_lsn
 
     def _build(self, log_id: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
-        """Make a view from an older one of the log, or from that of the log it was forked from."""
+        """Build a view from an older view of the log, or from its parent's view."""
         first = RemoteLsn(base.lsn + 1 if base is not None and base.log_id == log_id else 1)
         table = PageTable[FrameSource]()
         page_sizes, previous_hash = set(), NO_HASH
@@ -180,7 +180,7 @@ class Logs:
             page_sizes, previous_hash = {base.page_size}, base.hash
             table = base.table
         newest: CommitHeader | None = None
-        # Step by step, so that memory for the headers does not grow with the log.
+        # In steps, so that the memory for headers does not grow with the log.
         while first <= lsn:
             near = RemoteLsn(min(lsn, first + _BUILD_STEP_COMMITS - 1))
             last = self.catalog.last_within(log_id, first, near, _BUILD_STEP_BYTES)
@@ -192,7 +192,7 @@ class Logs:
             first = RemoteLsn(last + 1)
         if len(page_sizes) > 1:
             raise CorruptObjectError(
-                f"log {log_id} changes its page size on the way to LSN {lsn}",
+                f"log {log_id} changes its page size before LSN {lsn}",
                 next_step="open an older LSN, or restore the log from a replica",
             )
         assert newest is not None
@@ -209,7 +209,7 @@ class Logs:
     def _commits(
         self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
     ) -> list[tuple[CommitHeader, int]]:
-        """Return (header, its length) of commits first..last (inclusive), proved to be a chain."""
+        """Return (header, its length) of commits first..last (inclusive), with a verified chain."""
         rows = self.catalog.commits(log_id, first, last)
         if [row.lsn for row in rows] != list(range(first, last + 1)):
             raise _damaged(
@@ -219,7 +219,7 @@ class Logs:
         hashes = [previous_hash, *(row.hash for row in rows)]
         if any(header.previous_hash != hashes[at] for at, (header, _) in enumerate(commits)):
             raise _damaged(
-                f"the catalog's commits of log {log_id} up to LSN {last} are of two histories"
+                f"the catalog's commits of log {log_id} up to LSN {last} belong to two histories"
             )
         return commits
 
@@ -233,7 +233,7 @@ class Logs:
         )
 
     def commit(self, log_id: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
-        """Return a known commit, and it as a source of frames, or None. No request."""
+        """Return a known commit, and its source of frames, or None. No request."""
         rows = self.catalog.commits(log_id, lsn, lsn)
         if not rows:
             return None
@@ -246,7 +246,7 @@ class Logs:
         return _decoded(log_id, rows[0])[0] if rows else None
 
     def cache_bytes(self) -> int:
-        """Return the size in bytes of the page caches in use, on the disk and in memory."""
+        """Return the size in bytes of the page caches in use, on disk and in memory."""
         with self._lock:
             caches = living(self._caches)
         return self.space.memory_bytes + sum(cache.size_bytes() for cache in caches)
@@ -262,13 +262,13 @@ class Logs:
 
 
 def _decoded(log_id: LogId, row: CommitRow) -> tuple[CommitHeader, int]:
-    """Return (header, its length) of a known commit; raises CorruptCatalogError if it is another's.
+    """Return (header, its length) of a known commit; raises CorruptCatalogError if misplaced.
 
-    A header proves itself but not its place, which a damaged or mended catalog may get wrong.
+    A header's hash does not cover its row, which a damaged or repaired catalog may have wrong.
     """
     header, length = decode_header(row.header, key=f"catalog commit {log_id}:{row.lsn}")
     if (header.log_id, header.lsn, header.hash) != (log_id, row.lsn, row.hash):
-        raise _damaged(f"the catalog holds another commit as LSN {row.lsn} of log {log_id}")
+        raise _damaged(f"the catalog has another commit as LSN {row.lsn} of log {log_id}")
     return header, length
 
 

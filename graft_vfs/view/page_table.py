@@ -1,13 +1,13 @@
-"""The page table of a remote log: which commit, and which slot in it, has a page's newest image.
+"""The page table of a remote log: maps each page to the commit and slot of its newest image.
 
-A slot is the 0-based rank of a page among the pages of its commit. Sorted runs of consecutive pages
-in consecutive slots, found by bisection, and a small dictionary of pages changed since make a
-look-up independent of the number of commits, and the memory independent of the number of pages as
-long as they were written in order.
+A slot is the 0-based rank of a page among the pages of its commit. The table has sorted runs of
+consecutive pages in consecutive slots, found by bisection, and a small dictionary of pages changed
+since. So the cost of a lookup does not depend on the number of commits, and for pages written in
+order, the memory does not depend on their number.
 
-A location is one integer: source number << 32 | slot. A source all of whose pages were written anew
-is forgotten, now and then, when so many have come that the others are few: the memory does not grow
-with the log either. The sources that stay get new numbers then.
+A location is one integer: source number << 32 | slot. From time to time, when most sources have no
+live pages, these are dropped, so that the memory does not grow with the log. The remaining sources
+then get new numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PageTable(Generic[Source]):
     __slots__ = ("_ends", "_firsts", "_locations", "_recent", "_sources", "_sources_max")
 
     def __init__(self) -> None:
-        """Make the table of an empty log."""
+        """Return the table of an empty log."""
         self._firsts = array("I")
         self._ends = array("I")
         self._locations = array("Q")
@@ -58,8 +58,8 @@ class PageTable(Generic[Source]):
     def advance(self, commits: Iterable[tuple[Source, BitMap]]) -> PageTable[Source]:
         """Return the table after further commits, given as (source, its pages), oldest first.
 
-        They are looked at from the newest to the oldest, each for the pages that no newer one has:
-        so each page is touched once, however many of the commits have it.
+        They are processed from newest to oldest, each only for pages that no newer commit has. So
+        each page is processed once, regardless of how many commits changed it.
         """
         table: PageTable[Source] = PageTable()
         table._firsts, table._ends, table._locations = self._firsts, self._ends, self._locations
@@ -77,14 +77,14 @@ class PageTable(Generic[Source]):
         for source, pages, fresh in reversed(live):
             runs.append(_runs_of_pages(fresh, pages, len(table._sources) << SLOT_BITS))
             table._sources.append(source)
-        # One run of each commit is in memory at a time.
+        # Only one run of each commit is in memory at a time.
         table._add(runs[0] if len(runs) == 1 else heapq.merge(*runs), len(newer))
         if len(table._sources) > table._sources_max:
             table._forget_superseded()
         return table
 
     def _add(self, runs: Iterable[Run], pages: int) -> None:
-        """Put ascending runs of so many pages over what the table has."""
+        """Overlay the table with ascending runs of this many pages."""
         if pages + len(self._recent) <= _RECENT_MAX:
             for first, end, location in runs:
                 self._recent.update(
@@ -95,11 +95,11 @@ class PageTable(Generic[Source]):
             self._overlay(runs)
 
     def _forget_superseded(self) -> None:
-        """Forget sources without a live page; the next time when there are twice as many again."""
+        """Drop sources without live pages; the next time when their number has doubled."""
         kept = sorted({at >> SLOT_BITS for at in (*self._locations, *self._recent.values())})
-        # What to add to a location, so that it names the same source by its new number.
+        # The amount to add to a location, so that it has its source's new number.
         moves = {old: (new - old) << SLOT_BITS for new, old in enumerate(kept)}
-        # The arrays are those of older tables, too, and stay as they are.
+        # Older tables share the arrays, so they are not changed.
         self._locations = array("Q", (at + moves[at >> SLOT_BITS] for at in self._locations))
         self._recent = {page: at + moves[at >> SLOT_BITS] for page, at in self._recent.items()}
         self._sources = [self._sources[number] for number in kept]
@@ -128,9 +128,9 @@ class PageTable(Generic[Source]):
 
 
 def _runs_of_pages(fresh: BitMap, pages: BitMap, location: int) -> Iterator[Run]:
-    """Yield the runs of some pages of a commit, whose first page of all has `location`.
+    """Yield the runs of some pages of a commit; `location` is that of the commit's first page.
 
-    Neighbouring pages have neighbouring slots.
+    Adjacent pages have adjacent slots.
     """
     first = fresh.min()
     if fresh.max() - first + 1 == len(fresh):
@@ -147,7 +147,7 @@ def _runs_of_pages(fresh: BitMap, pages: BitMap, location: int) -> Iterator[Run]
 
 
 def _runs_of_locations(items: list[tuple[int, int]]) -> Iterator[Run]:
-    """Yield the runs of (page, location) pairs in order of page."""
+    """Yield the runs of (page, location) pairs, sorted by page."""
     run: Run | None = None
     for page, location in items:
         if run is not None and page == run[1] and location == run[2] + page - run[0]:
@@ -161,9 +161,9 @@ def _runs_of_locations(items: list[tuple[int, int]]) -> Iterator[Run]:
 
 
 def _overlaid(older: Iterable[Run], newer: Iterable[Run]) -> Iterator[Run]:
-    """Merge ascending, disjoint runs of two tables; where both have a page, the newer wins.
+    """Merge ascending, disjoint runs of two tables; if both have a page, the newer wins.
 
-    One run of each is in memory: a commit of scattered pages has as many runs as pages.
+    Only one run of each is in memory: a commit of scattered pages has as many runs as pages.
     """
     waiting, covered = iter(newer), 0
     over = next(waiting, None)

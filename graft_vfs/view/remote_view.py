@@ -11,10 +11,10 @@ Located = tuple[View, int]
 
 
 class RemoteView(Protocol):
-    """A remote log as of one LSN, whose pages are fetched when they are read.
+    """A remote log as of one LSN; its pages are fetched on demand.
 
-    `located` maps pages to where their proved images are on this machine; it may forget. The last
-    look at the files that they are in was at `looked_at`, by the monotonic clock.
+    `located` maps pages to the places of their verified images; it may forget. `looked_at` is the
+    time of the last check of their files, by the monotonic clock.
     """
 
     lsn: RemoteLsn
@@ -25,14 +25,14 @@ class RemoteView(Protocol):
     looked_at: float
 
     def locate(self, page: int) -> Located | None:
-        """Return (bytes, offset) of a page's image, fetching it if need be; None if it has none.
+        """Return (bytes, offset) of a page's image, fetching it if needed; None if it has none.
 
-        Requests: none for a page on this machine, else one range read and what reading ahead adds.
+        Requests: none for a cached page, else one range read and those of read-ahead.
         """
         ...
 
     def check_files(self) -> None:
-        """Forget where pages are if their file was cut; called as transactions begin."""
+        """Forget places in truncated files; called when transactions begin."""
         ...
 
     def forget_resident(self) -> None:
@@ -57,7 +57,7 @@ class EmptyRemoteView:
         return
 
     def check_files(self) -> None:
-        """Nothing is in a file."""
+        """Do nothing: there are no files."""
 
     def forget_resident(self) -> None:
-        """Nothing is mapped."""
+        """Do nothing: nothing is mapped."""

@@ -1,4 +1,4 @@
-"""A source of frames: where page images are on the remote, and where they are kept here."""
+"""A source of frames: the place of page images on the remote, and in the page cache."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from graft_vfs.store.base import ObjectStore
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameSource:
-    """The frames of one object that pages of a log are read from.
+    """The frames of one object with pages of a log.
 
-    `id` is what the page cache of `log` calls them; equal ids in one log are the same images. Which
-    page is in which slot of the body, the page table knows. Thread rule: any thread.
+    `id` is their key in the page cache of the log; equal ids in one log mean equal images. The page
+    table maps pages to slots of the body. Thread rule: any thread.
     """
 
     log_id: LogId
@@ -30,18 +30,18 @@ class FrameSource:
     cache: PageCache
 
     def cached(self, frame: int) -> bytes | None:
-        """Return the images of a frame if they are on this machine. No request."""
+        """Return the images of a frame if they are cached. No request."""
         place = self.find(frame)
         if place is None:
             return None
         return bytes(place.view[place.offset : place.offset + self.frame_bytes(frame)])
 
     def key(self, frame: int) -> FrameKey:
-        """Return what the page cache calls a frame."""
+        """Return a frame's key in the page cache."""
         return FrameKey(self.id, frame)
 
     def find(self, frame: int) -> Place | None:
-        """Return where a frame is on this machine, or None. No request."""
+        """Return a frame's place in the page cache, or None. No request."""
         return self.cache.find(self.key(frame), self.frame_bytes(frame))
 
     def frame_bytes(self, frame: int) -> int:
@@ -58,17 +58,17 @@ class FrameSource:
         return is_as_long and checksum_of(data) == self.body.frames.checksum(frame)
 
     def fetch(self, first: int, end: int) -> list[bytes]:
-        """Fetch frames first..end (half-open), keep them and return them. One range read."""
+        """Fetch the frames [first, end), cache them and return them. One range read."""
         return self._fetch(first, end)[0]
 
     def fetch_one(self, frame: int) -> Place:
-        """Fetch one frame and return where it is; others cannot take its room before that."""
+        """Fetch one frame and return its place, before other frames can evict it."""
         (images,) = frames = self.body.read(self.store, frame, frame + 1)
         self._count(frames)
         return self.cache.add(self.key(frame), images)
 
     def keep(self, first: int, end: int) -> LocalStorageError | None:
-        """Fetch frames and return what keeps them from being on the disk, if anything does."""
+        """Fetch frames; returns the error if they could not be kept on disk, else None."""
         return self._fetch(first, end)[1]
 
     def _fetch(self, first: int, end: int) -> tuple[list[bytes], LocalStorageError | None]:

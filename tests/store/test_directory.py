@@ -152,7 +152,7 @@ def test_a_root_that_went_away_is_not_an_empty_store(store, root):
 
 def test_a_file_where_a_folder_must_be(store):
     store.put("a", [b"x"])
-    with pytest.raises(StoreError, match="where a folder must be"):
+    with pytest.raises(StoreError, match="in the place of a folder"):
         store.put("a/b", [b"x"])
     store.put("c/d", [b"x"])
     with pytest.raises(StoreError):
