@@ -1,4 +1,4 @@
-"""What belongs together while a data directory is open, and what a verb is done to."""
+"""The parts of an open data directory, and the operand of a verb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graft_vfs.volume.volume import Volume
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who pushes: an id for this data directory, and a name for people."""
+    """The author of pushes: an id of this data directory, and a readable name."""
 
     writer: bytes
     name: str
@@ -24,9 +24,9 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of one engine, which verbs receive together.
+    """The parts of one engine, as passed to verbs.
 
-    Owner: the engine, which makes the parts and closes them. Thread rule: any thread.
+    Owner: the engine, which creates and closes the parts. Thread rule: any thread.
     """
 
     catalog: Catalog
@@ -37,14 +37,14 @@ class Context:
     writable: bool
 
     def directory_of(self, volume: VolumeId) -> Path:
-        """Return the directory of a volume, which need not exist."""
+        """Return the directory of a volume; it may not exist."""
         return self.volumes.directory / str(volume)
 
 
 class Opened(NamedTuple):
-    """A volume that is open, and the tag under which it was opened.
+    """An open volume, and the tag under which it was opened.
 
-    The tag may name another volume by now: the volume is what a verb is done to.
+    The tag may have moved to another volume since; verbs act on this volume.
     """
 
     tag: str

@@ -1,11 +1,11 @@
 """A volume's current branch as this process knows it, and the snapshot of its newest commit.
 
 Invariants:
- 1. `snapshot` is replaced, never changed. Its counter is one that the volume never showed before,
-    unless its content is the same as before.
+ 1. `snapshot` is replaced, never changed. If its content is new, so is its counter.
  2. Content changes only under the volume's writer lock. Settling a push changes the branch without
-    it, because `local 1..k over base` and `the rest over base + 1` are the same content.
- 3. What other processes do is seen at the begin of each transaction, by the head file's two words.
+    the lock, because `local 1..k over base` and `the rest over base + 1` have the same content.
+ 3. Each transaction begins by checking for changes by other processes, in the head file's two
+    words.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _logger = logging.getLogger(__name__)
 
 _WRITER_TIMEOUT_SECONDS = 10.0
 LOOK_SECONDS = 0.01
-"""A transaction that begins later than this after the last look at the length of the mapped files
-looks again: in a busy program a look at each would cost up to a tenth of a transaction."""
+"""A transaction checks the lengths of the mapped files only if the last check is older than this:
+in a busy program, checking each time would cost up to a tenth of a transaction."""
 
 
 class Pin(Protocol):
-    """A reader: its snapshot, or while it is getting one its former snapshot or None."""
+    """A reader: its snapshot; while it is getting one, its previous snapshot or None."""
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """The snapshot that it reads."""
+        """The reader's snapshot."""
         ...
 
 
@@ -71,19 +71,19 @@ class _Pin:
 
 
 class CurrentBranch:
-    """Reads a volume, follows what other processes commit and switch, and switches itself.
+    """Reads a volume, follows other processes' commits and switches, and switches branches.
 
     Owner: the engine, as a `Volume`. Thread rule: any thread; `mutex` guards changes of the branch
-    and of `snapshot`, readers take `snapshot` as it is.
+    and of `snapshot`; readers take `snapshot` without it.
 
     `pins` counts open snapshots: a reader adds itself before it takes a snapshot, and commits keep
     history while a reader other than the writer is pinned. Ordering: `_is_changing` is set before
-    the pins are looked at. A later reader finds it set, waits for the mutex, and gets the new
-    snapshot; the images that the former one needs may be forgotten already.
+    the pins are checked. A later reader finds it set, waits for the mutex, and gets the new
+    snapshot, because the images of the previous one may already be forgotten.
     """
 
     is_coherent = True
-    """Whether the head file shows at once what other processes write to it."""
+    """Whether the head file immediately shows other processes' writes."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class CurrentBranch:
         self._is_changing = False
         self._may_be_longer = False
         self._look_at = 0.0
-        # Where the last chunk begins, if it was read or written here.
+        # The start of the last chunk, if this process read or wrote it.
         self._last_chunk: Position | None = None
         self.has_moved = False
         self._locks: WriterLocks
@@ -127,7 +127,7 @@ class CurrentBranch:
     # Reading ----------------------------------------------------------------------------------
 
     def begin(self) -> Snapshot:
-        """Return the newest snapshot, with what other processes committed. No I/O if nothing."""
+        """Return the newest snapshot, including other processes' commits. No I/O if none."""
         if monotonic() >= self._look_at:
             self._look()
         words = self.words
@@ -137,14 +137,14 @@ class CurrentBranch:
 
     @staticmethod
     def look_at(snapshot: Snapshot) -> None:
-        """Begin a transaction on a snapshot that may be an old one: look at the files it is in."""
+        """Begin a transaction on a snapshot, which may be an old one: check its files."""
         remote = snapshot.remote
         if monotonic() - remote.looked_at >= LOOK_SECONDS:
             remote.check_files()
 
     @contextlib.contextmanager
     def pinned(self) -> Iterator[Snapshot]:
-        """Hold the newest snapshot inside the block, whatever is committed meanwhile."""
+        """Pin the newest snapshot inside the block, regardless of later commits."""
         pin = _Pin()
         self.pins.add(pin)
         try:
@@ -154,7 +154,7 @@ class CurrentBranch:
             self.pins.discard(pin)
 
     def refresh(self) -> None:
-        """Take in what other processes committed or switched."""
+        """Apply other processes' commits and branch switches."""
         with self.mutex:
             published_end = self.words[END]
             if self.words[EPOCH] != self._epoch or not self.is_coherent:
@@ -163,7 +163,7 @@ class CurrentBranch:
                     try:
                         self._switch(branch, row.epoch)
                     except LocalStorageError:
-                        # Another process may have moved the volume on and removed that file.
+                        # Another process may have switched the volume and removed that file.
                         former, (row, branch) = row.epoch, self.catalog.current(self.id)
                         if row.epoch == former:
                             raise
@@ -212,15 +212,15 @@ class CurrentBranch:
         self._mark = self._place.mark
 
     def _build(self, row: BranchRow, branch_log: BranchLog) -> Snapshot:
-        """Return the newest view of a branch, by reading its part of the log."""
+        """Return the newest snapshot of a branch, by reading its part of the log."""
         remote = self._remote_view(row.log_id, row.base)
-        # A view that others have read from: the last look was at the files of another one.
+        # A shared view: the last check was of another view's files.
         remote.check_files()
         snapshot, self._last_chunk = read_branch(row, branch_log, remote, self.mutex)
         return snapshot
 
     def _scan_tail(self) -> None:
-        """Apply the transactions that others appended behind the end known here."""
+        """Apply the transactions that other processes appended after the known end."""
         snapshot = self.snapshot
         branch = snapshot.branch
         for chunks in self.branch_log.transactions(snapshot.end, LocalLsn(snapshot.lsn + 1)):
@@ -255,7 +255,7 @@ class CurrentBranch:
     def _forget_history(self, branch: PageIndex) -> None:
         """Forget superseded images that are older than every open snapshot.
 
-        A reader between its pin and its snapshot still shows its former one, or none.
+        A reader between its pin and its snapshot still shows its previous one, or none.
         """
         snapshots = [pin.snapshot for pin in list(self.pins)]
         if all(snapshot is not None and snapshot.branch is branch for snapshot in snapshots):
@@ -267,7 +267,7 @@ class CurrentBranch:
         self._end = snapshot.end.offset
 
     def _check_end(self, published_end: int) -> None:
-        """Raise CorruptLogError if a commit that was published in this boot cannot be read."""
+        """Raise CorruptLogError if a commit published during this boot cannot be read."""
         if (
             published_end > self._end
             and self._boot
@@ -280,16 +280,16 @@ class CurrentBranch:
             raise damage(self.branch_log, self._end)
 
     def _look(self) -> None:
-        """Look whether another program has cut the files that are mapped.
+        """Check whether another program has truncated the mapped files.
 
-        The page cache forgets one that was cut; CorruptLogError is raised for the log and the head.
-        Another process of ours changes the length, too, and never below the newest commit.
+        The page cache forgets a truncated file; for the log and the head, CorruptLogError is
+        raised. Other graft-vfs processes change the log's length too, but never truncate commits.
         """
         if not self._head.is_whole():
             raise CorruptLogError(
-                f"{self.directory / layout.HEAD} was cut or replaced by another program",
-                next_step="end all processes that have the volume open, and open it again; nothing "
-                "that was committed is lost",
+                f"{self.directory / layout.HEAD} was truncated or replaced by another program",
+                next_step="end all processes that have the volume open, and open it again; no "
+                "commit is lost",
             )
         snapshot = self.snapshot
         branch_log = snapshot.branch.branch_log
@@ -297,21 +297,21 @@ class CurrentBranch:
         if size < snapshot.end.offset:
             raise CorruptLogError(
                 f"{branch_log.path.name} has {size} bytes and had {snapshot.end.offset}: another "
-                "program has cut it",
+                "program has truncated it",
                 next_step=DAMAGE_STEP,
             )
         if size != branch_log.capacity:
             branch_log.capacity = size
-            # Extended for a commit, or for what a process spilled that was killed then.
+            # Extended for a commit, or for pages that a killed process had spilled.
             self._may_be_longer = True
         snapshot.remote.check_files()
-        # Ordering: last, so that a caller that tries again at once after an error gets it again.
+        # Ordering: last, so that an immediate retry after an error gets the error again.
         self._look_at = monotonic() + LOOK_SECONDS
 
     # The writer lock --------------------------------------------------------------------------
 
     def open_writer_lock(self) -> WriterLock:
-        """Return a new handle on the writer lock, not held."""
+        """Return a new handle without the writer lock."""
         self.catalog.require_writable()
         with self.mutex:
             self.begin()
@@ -343,7 +343,7 @@ class CurrentBranch:
     def try_writing(self, *, timeout_seconds: float = 0.0) -> WriterLock | None:
         """Return a held writer lock, or None if another connection writes until the timeout.
 
-        `snapshot` is the newest one then. Raises what `begin` raises, and MovedError.
+        `snapshot` is then the newest one. Raises the errors of `begin`, and MovedError.
         """
         lock = self.open_writer_lock()
         try:
@@ -358,9 +358,9 @@ class CurrentBranch:
         return None
 
     def keep_writers_out(self, lock: WriterLock) -> None:
-        """Take the writer lock for a connection that only reads as yet.
+        """Take the writer lock for a connection that has only read so far.
 
-        Raises WriterBusyError if another connection has it, and MovedError; it is not held then.
+        Raises WriterBusyError if another connection has it, and MovedError, without the lock.
         """
         while lock.acquire():
             try:
@@ -371,14 +371,14 @@ class CurrentBranch:
                 raise
             lock.release()
         raise WriterBusyError(
-            "another connection is writing to the volume, or has it for itself",
-            next_step="end its transaction and leave its locking_mode=EXCLUSIVE, then try again",
+            "another connection is writing to the volume, or has it in EXCLUSIVE mode",
+            next_step="end its transaction, set its locking_mode=NORMAL, then try again",
         )
 
     def _catch_up(self, lock: WriterLock) -> bool:
-        """Know the newest commit, under the writer lock; False if it is of a former branch file.
+        """Read the newest commit, under the writer lock; False if the branch file has changed.
 
-        Raises MovedError if the end of the log is not what this process knows.
+        Raises MovedError if the end of the log is not the one that this process knows.
         """
         is_interrupted = self.words[WRITING]
         self.refresh()
@@ -390,34 +390,34 @@ class CurrentBranch:
             if chunk is None or chunk.after != end:
                 self.has_moved = True
                 raise MovedError(
-                    f"{self.branch_log.path} was overwritten while it was open here: the newest "
-                    "commit is not there any more; nothing was written",
+                    f"{self.branch_log.path} was overwritten while it was open: the newest "
+                    "commit is missing; nothing was written",
                     next_step="close this connection and open it again",
                 )
         if is_interrupted:
-            # A process died between writing a commit and publishing it: only the log knows.
+            # A process died between writing a commit and publishing it: only the log has it.
             _logger.info("volume %s: recovered up to LSN %d", self.id, self.snapshot.lsn)
         if is_interrupted or self.words[END] != end.offset:
             self._publish_words(end.offset)
         return True
 
     def check_place(self) -> None:
-        """Be sure that what a transaction writes to the log next is what other processes find.
+        """Ensure that other processes will find what a transaction writes to the log next.
 
-        The caller holds the writer lock. Raises MovedError if the files are not what stands at
-        their paths, or if a commit came that the head file did not tell of.
+        The caller holds the writer lock. Raises MovedError if the open files are not those at their
+        paths, or if another process has committed without a change of the head file.
         """
         if self._renew_mark():
             raise MovedError(
-                f"the files of volume {self.id} were replaced while they were open here, and "
+                f"the files of volume {self.id} were replaced while they were open, and "
                 "another process has committed since; nothing was written",
                 next_step="roll back and run the transaction again",
             )
 
     def check_mark(self, lsn: int = 1) -> None:
-        """Check the place if that is due; before anything is written past the newest commit.
+        """Check the files' places if due, before anything is written past the newest commit.
 
-        Raises what `check_place` raises.
+        Raises the errors of `check_place`.
         """
         if not (lsn & CHECK_MASK and access(self._mark, F_OK)):
             self.check_place()
@@ -425,7 +425,7 @@ class CurrentBranch:
             self._check_paths(with_head=False)
 
     def _renew_mark(self) -> bool:
-        """Check the place and leave a mark; True if that brought commits that were not known."""
+        """Check the files' places and set the mark; True if this found unknown commits."""
         with self.mutex:
             self._check_paths()
             known = self.snapshot
@@ -454,8 +454,8 @@ class CurrentBranch:
     ) -> bool:
         """Make `row` the current branch if `expected` still is; durable on return.
 
-        With `unless_pending` it is not if a push waits to be settled. The caller holds the writer
-        lock if content or file change. Ordering: see the head file.
+        With `unless_pending`, do nothing if a push is unsettled. The caller holds the writer lock
+        if content or file change. Ordering: see the head file.
         """
         epoch = new_epoch()
         reserved: dict[WriterLock, OpenFile] = {}
@@ -484,8 +484,8 @@ class CurrentBranch:
             self._switch(row, epoch, reserved)
             if self.branch_log.path != old_file:
                 self._publish_words(self._end)
-                # Readers of the old file have it open. All that it held is on the remote, or in
-                # the new file; but while the descriptor names the old one, it is kept.
+                # Readers of the old file have it open. All its commits are on the remote or in the
+                # new file, but while the descriptor names the old file, it is kept.
                 if self.description.is_current:
                     old_file.unlink(missing_ok=True)
             return True
@@ -493,14 +493,14 @@ class CurrentBranch:
     def _switch(
         self, row: BranchRow, epoch: int, reserved: dict[WriterLock, OpenFile] | None = None
     ) -> None:
-        """Follow to a branch; its content may be the same or not.
+        """Switch this process to a branch, with the same or other content.
 
         `reserved` is for the handle that has the writer lock, if this process switches files.
         """
         branch_log = (
             self.branch_log if row.file == self.branch_log.path.name else self._open_log(row)
         )
-        # Ordering: the view first. If it cannot be had, the next transaction tries again.
+        # Ordering: the view first. If it fails, the next transaction tries again.
         try:
             snapshot = self._build(row, branch_log)
         except BaseException:
@@ -508,18 +508,19 @@ class CurrentBranch:
                 branch_log.close()
             raise
         if branch_log is not self.branch_log:
-            # Ordering: the locks first. Who has one of a former file must not write to this one.
+            # Ordering: the locks first. A handle that has the old file's lock must not write to
+            # this one.
             self._locks.follow(branch_log.path, reserved or {})
             self._note_place(branch_log)
             self.branch_log = branch_log
         if self.writable:
             self.description.follow()
-        # Ordering: the epoch last. A reader of the new one takes the snapshot without the mutex.
+        # Ordering: the epoch last. A reader of the new epoch takes the snapshot without the mutex.
         self._publish(snapshot)
         self._epoch = epoch
 
     def new_log_file(self, *, folded: bool = False) -> BranchLog:
-        """Make the next branch log file, empty; `folded` if it is to begin with a folded run."""
+        """Create the next, empty branch log file; `folded` if it will begin with a folded run."""
         number = layout.number_of(self.branch_log.path.name) + 1
         path = self.directory / layout.branch_file(number)
         return BranchLog.create(

@@ -1,6 +1,6 @@
-"""Whether a volume's own directory says what its current branch stands on; see `descriptor`.
+"""Keeps `volume.json` up to date with the current branch; see `descriptor`.
 
-No commit is written on a branch that `volume.json` does not describe.
+No commit is written on a branch that the file does not describe.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Description:
             raise descriptor.older_catalog(found, branch)
 
     def follow(self) -> None:
-        """Have it name the current branch. A disk that refuses is asked again by a writer.
+        """Describe the current branch. If the disk refuses, the next writer tries again.
 
-        The common case reads one small file; else the catalog's write lock is taken. Raises
+        The common case reads one small file; otherwise the catalog's write lock is taken. Raises
         CorruptCatalogError if the catalog is older than the volume.
         """
         try:
@@ -49,11 +49,11 @@ class Description:
         try:
             self.require()
         except (LocalStorageError, BusyError) as error:
-            # Reading goes on, and nothing is committed on a branch that is not described.
+            # Reads continue, but nothing is committed on a branch that is not described.
             _logger.info("volume %s is not described yet: %s", self._volume, error)
 
     def require(self) -> None:
-        """Raise LocalStorageError if it cannot be made to name the current branch."""
+        """Raise LocalStorageError unless the file describes the current branch; update it first."""
         if not self.is_current:
             self._catalog.describe(
                 self._volume, lambda wanted: descriptor.keep(self._directory, wanted)

@@ -1,7 +1,7 @@
-"""A volume on a file system that is not known as local, where the head file may show an old state.
+"""A volume on a file system that is not known to be local, where the head file may be stale.
 
-Nothing is mapped there, and yet a network file system may answer a read from a cache. So before a
-write the words are not asked whether the next chunk would overwrite a commit: the log's tail and
+Files are not mapped, but a network file system may also serve reads from a cache. So before a
+write, the words do not decide whether the next chunk would overwrite a commit: the log's tail and
 the catalog's row are read, under the writer lock.
 """
 
@@ -14,12 +14,12 @@ from graft_vfs.volume.volume import Volume
 
 
 class IncoherentVolume(Volume):
-    """One open volume of which other machines may have written more than the head file tells."""
+    """One open volume; other machines may have written more than the head file shows."""
 
     is_coherent = False
 
     def begin_write(self, snapshot: Snapshot, lock: WriterLock) -> Transaction:
-        """Take the writer lock and begin, after a look at the log and the catalog."""
+        """Take the writer lock and begin, after reading the log and the catalog."""
         if lock.acquire():
             try:
                 is_newest = self._catch_up(lock)
@@ -28,5 +28,5 @@ class IncoherentVolume(Volume):
                 raise
             if not is_newest:
                 lock.release()
-        # It may be locked again while it is held.
+        # Taking the lock again while it is held is allowed.
         return super().begin_write(snapshot, lock)

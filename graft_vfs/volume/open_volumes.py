@@ -1,4 +1,4 @@
-"""The volumes that an engine has open: each once, and some of them beyond their last use."""
+"""The volumes that an engine has open, each once; recently used ones stay open."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 VOLUMES_KEPT_MAX = 32
-"""This many unused volumes stay open, because opening one costs more than a query."""
+"""The number of unused volumes that stay open, because opening one costs more than a query."""
 
 
 class _Gate:
-    """Lets one thread at a time open a volume; lives while one does."""
+    """Allows one thread at a time to open a volume; exists only during that."""
 
     __slots__ = ("__weakref__", "lock")
 
@@ -36,8 +36,8 @@ class _Gate:
 class OpenVolumes:
     """Opens volumes and releases them. With `hydrates`, their pages are fetched in the background.
 
-    Owner: the engine. Thread rule: any thread; one that opens a volume makes only those wait who
-    want the same one.
+    Owner: the engine. Thread rule: any thread; a thread that opens a volume delays only callers of
+    the same volume.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class OpenVolumes:
         self._volume_class = Volume if is_local else IncoherentVolume
         self._is_closed = False
         self._lock = threading.RLock()
-        # All open volumes, and those that are kept open although they may be unused.
+        # All open volumes, and those that are kept open even if unused.
         self._open: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
         self._opening: weakref.WeakValueDictionary[VolumeId, _Gate] = weakref.WeakValueDictionary()
         self._kept: dict[VolumeId, Volume] = {}
@@ -69,7 +69,7 @@ class OpenVolumes:
         self._hydrating: list[threading.Thread] = []
 
     def use(self, volume_id: VolumeId) -> Volume:
-        """Return a volume to a caller who will use it, and keep it open for the next one.
+        """Return a volume, and keep it open for later callers.
 
         Raises NotFoundError, CorruptLogError.
         """
@@ -81,11 +81,11 @@ class OpenVolumes:
         return volume
 
     def look(self, volume_id: VolumeId) -> Volume:
-        """Return a volume that stays open only as long as the caller has it; raises as `use`."""
+        """Return a volume that stays open only while the caller uses it; raises as `use`."""
         return self._look(volume_id)[0]
 
     def _look(self, volume_id: VolumeId) -> tuple[Volume, bool]:
-        """Return a volume, and whether this opened it."""
+        """Return a volume, and whether this call opened it."""
         with self._lock:
             volume = self._open.get(volume_id)
             if volume is not None and not volume.has_moved:
@@ -95,7 +95,7 @@ class OpenVolumes:
             with self._lock:
                 volume = self._open.get(volume_id)
                 counts = self._commit_counts.setdefault(volume_id, CommitCounts())
-            # A connection to one whose files were moved away is refused there.
+            # This refuses a connection to a volume whose files were moved away.
             if volume is not None and not volume.has_moved:
                 return volume, False
             volume = self._volume_class(
@@ -112,12 +112,12 @@ class OpenVolumes:
             return volume, True
 
     def is_open(self, volume_id: VolumeId) -> bool:
-        """Return True if a volume is open now."""
+        """Return True if a volume is open."""
         with self._lock:
             return volume_id in self._open
 
     def keep_no_longer(self, volume_id: VolumeId) -> None:
-        """Close a volume now if it is unused, and otherwise with its last use."""
+        """Close a volume now if it is unused, else after its last use."""
         with self._lock:
             volume = self._kept.pop(volume_id, None)
             if volume is not None:
@@ -138,14 +138,14 @@ class OpenVolumes:
             return sorted(living(self._open), key=lambda volume: volume.id)
 
     def commit_counts(self) -> list[CommitCounts]:
-        """Return the counts of each volume that was ever opened here."""
+        """Return the counts of each volume that this engine has opened."""
         with self._lock:
             return list(self._commit_counts.values())
 
     def _keep(self, volume: Volume) -> None:
-        """Keep a volume open, and release unused ones, the longest unused first.
+        """Keep a volume open, and release the least recently used ones.
 
-        A volume closes when its last reference goes, and so never while it is in use.
+        A volume closes when its last reference is dropped, so never while it is in use.
         """
         self._kept.pop(volume.id, None)
         self._kept[volume.id] = volume
@@ -166,7 +166,7 @@ class OpenVolumes:
             try:
                 view.hydrate()
             except (GraftError, RuntimeError) as error:
-                # An executor that was closed between two ranges says so with a RuntimeError.
+                # An executor that was closed between two ranges raises RuntimeError.
                 if not self._is_closed:
                     _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
 
@@ -175,13 +175,13 @@ class OpenVolumes:
         thread.start()
 
     def expect_close(self) -> None:
-        """Say that fetches may fail from now on, because the engine ends them."""
+        """Expect fetches to fail from now on, because the engine is closing."""
         self._is_closed = True
 
     def close(self, *, but: Collection[VolumeId]) -> None:
         """Make all volumes durable and close them, except those still in use.
 
-        Waits for background fetches; the caller has made these fail before.
+        Waits for background fetches; the caller has already cancelled them.
         """
         for thread in self._hydrating:
             thread.join()

@@ -1,12 +1,12 @@
-"""The page index of a local branch: where the newest image of each page is in its branch log.
+"""The page index of a local branch: maps each page to its newest image in the branch log.
 
-The log only grows, so an image is visible to a snapshot exactly when its offset is below the
-snapshot's end; no LSN is kept per page. An image that is superseded while another snapshot is open
-goes to the page's history, in ascending order of offset.
+The log only grows, so a snapshot sees exactly the images with offsets below its end; no LSN per
+page is needed. An image that is superseded while another snapshot is open is moved to the page's
+history, in ascending order of offset.
 
-A negative offset marks an image that this process has not proved: it was durable before the branch
-was opened, and reading all of it at open would cost more than the first query. Its chunk's checksum
-is checked when the image is first read, and the sign is dropped then.
+A negative offset marks an image that this process has not verified: it was durable before the
+branch was opened, and reading all such images at open would cost more than the first query. When
+the image is first read, its chunk's checksum is verified and the sign is dropped.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
 
 HISTORY_MIN = 1024
-"""This many superseded images are kept before they are checked against the open snapshots."""
+"""The number of superseded images kept before they are checked against the open snapshots."""
 
 
 class PageIndex:
-    """The page index of one branch. `mutex` is its volume's, absent where nothing is committed.
+    """The page index of one branch. `mutex` is its volume's; absent if nothing is committed.
 
     Owner: the volume while it is current, later the snapshots that still read it. Thread rule:
-    changed under the volume's mutex; read by any thread, because each step of a change leaves every
+    changed under the volume's mutex; any thread may read, because each step of a change keeps every
     open snapshot readable.
     """
 
@@ -66,7 +66,7 @@ class PageIndex:
         self._proved = bytearray()
 
     def apply(self, pages: Iterable[int], first_image: int, page_size: int) -> None:
-        """Add the images of one chunk, proved by the caller."""
+        """Add the images of one chunk, which the caller has verified."""
         index = self.index
         offset = first_image
         for page in pages:
@@ -74,7 +74,7 @@ class PageIndex:
             offset += page_size
 
     def apply_unproved(self, chunk: Chunk) -> None:
-        """Add the images of a chunk that only its header vouches for yet."""
+        """Add the images of a chunk of which only the header is verified."""
         self._starts.append(chunk.images)
         self._ends.append(chunk.after.offset)
         self._checksums.append(chunk.images_checksum)
@@ -86,7 +86,7 @@ class PageIndex:
             offset -= chunk.page_size
 
     def keep_history(self, pages: Iterable[int]) -> None:
-        """Remember the present images of `pages` before a commit supersedes them."""
+        """Record the current images of `pages` before a commit supersedes them."""
         index, history = self.index, self.history
         for page in pages:
             offset = index.get(page)
@@ -95,23 +95,23 @@ class PageIndex:
                 self._kept += 1
 
     def has_long_history(self) -> bool:
-        """Return True if it is time to ask which superseded images are still seen."""
+        """Return True if it is time to check which superseded images are still visible."""
         return self._kept > self._history_max
 
     def forget_history(self, oldest_end: int) -> None:
-        """Forget the superseded images that no snapshot with this end or a later one sees."""
+        """Forget the superseded images that are invisible to snapshots with this or a later end."""
         kept: dict[int, list[int]] = {}
         for page, offsets in self.history.items():
-            # An image is seen by the snapshots that end after it, but not after the next one.
+            # An image is visible to snapshots that end after it and before the next image.
             following = [*offsets[1:], self.index[page]]
             pairs = zip(offsets, following, strict=True)
             seen = [offset for offset, then in pairs if abs(then) >= oldest_end]
             if seen:
                 kept[page] = seen
-        # Replaced as a whole: a reader that has the old dictionary finds all that it needs there.
+        # Replaced as a whole, so a reader of the old dictionary still finds its images.
         self.history = kept
         self._kept = sum(map(len, kept.values()))
-        # What stays is looked through again when as much has come: a constant cost for each image.
+        # The rest is checked again when as many have been added: a constant cost per image.
         self._history_max = max(HISTORY_MIN, 2 * self._kept)
 
     def clear_history(self) -> None:
@@ -120,15 +120,15 @@ class PageIndex:
         self._kept = 0
 
     def offset_of(self, page: int, end: int) -> int | None:
-        """Return the offset of the page's newest proved image below `end`, if the branch has one.
+        """Return the offset of the page's newest image below `end`, verified, if there is one.
 
-        Raises CorruptLogError if the image is not what was written.
+        Raises CorruptLogError if the image is damaged.
         """
         offset = self.index.get(page)
         if offset is None:
             return None
         if abs(offset) >= end:
-            # A page may have changed often since the snapshot: this must not look at all of that.
+            # A page may have changed often since the snapshot; bisect instead of a scan.
             kept = self.history.get(page, ())
             older = bisect_left(kept, end, key=abs)
             if not older:
@@ -151,7 +151,7 @@ class PageIndex:
                 )
             self._proved[number] = 1
         with self._mutex:
-            # Else a commit between the two steps would be hidden by the image that was proved.
+            # Otherwise the verified image would hide a commit between the two steps.
             if self.index.get(page) == -offset:
                 self.index[page] = offset
         return offset
@@ -159,8 +159,8 @@ class PageIndex:
     def pages_below(self, end: int, page_count: int) -> list[int]:
         """Return, ascending, the pages up to `page_count` that have an image below `end`.
 
-        A commit meanwhile moves images from the index to the history, in which they are looked for
-        second, so that none is missed; a page that is found in both is one page.
+        A concurrent commit moves images from the index to the history. The history is read second,
+        so no image is missed; a page found in both counts once.
         """
         pages = {page for page, offset in list(self.index.items()) if abs(offset) < end}
         pages.update(page for page, offsets in list(self.history.items()) if abs(offsets[0]) < end)

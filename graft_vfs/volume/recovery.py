@@ -1,8 +1,8 @@
-"""Recovery: reading a branch from its part of the log, up to the last transaction that is whole.
+"""Recovery: reads a branch from its part of the log, up to the last complete transaction.
 
-Images past the last chunk that found everything durable before it are verified here; the ones
-before it when they are first read. A transaction that was never durable and is not whole is left
-out; one that was durable and cannot be read is damage.
+Recovery verifies the images after the last chunk with DURABLE_BEFORE; earlier images are verified
+when they are first read. An incomplete transaction that was never durable is dropped; a durable one
+that cannot be read is damage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_branch(
     remote: RemoteView,
     mutex: contextlib.AbstractContextManager[object],
 ) -> tuple[Snapshot, Position | None]:
-    """Return the newest view of a branch, and where its last chunk begins, if it has one.
+    """Return the newest snapshot of a branch, and the start of its last chunk, if any.
 
     `mutex` is that of its volume. Raises CorruptLogError, LocalStorageError.
     """
@@ -42,7 +42,7 @@ def read_branch(
         late = [chunk for chunk in chunks if chunk.images >= proved_from]
         if not all(map(branch_log.images_are_sound, late)):
             _logger.info(
-                "volume %s: LSN %d, which was never durable, is not whole and left out",
+                "volume %s: dropped LSN %d, which is incomplete and was never durable",
                 row.volume,
                 lsn + 1,
             )
@@ -76,7 +76,7 @@ def damage(branch_log: BranchLog, offset: int) -> CorruptLogError:
 def _by_durability(transactions: Iterable[list[Chunk]]) -> Iterator[tuple[list[Chunk], int]]:
     """Yield each transaction with an offset below which all images were durable.
 
-    Only the transactions since the last chunk that says so are in memory at a time.
+    Only the transactions since the last such chunk are in memory at a time.
     """
     waiting: list[list[Chunk]] = []
     proved_from = 0
@@ -91,6 +91,6 @@ def _by_durability(transactions: Iterable[list[Chunk]]) -> Iterator[tuple[list[C
 
 
 def _follows(branch_log: BranchLog, position: Position, lsn: LocalLsn) -> bool:
-    """Return True if a valid transaction stands at `position` now: another process wrote it."""
+    """Return True if a valid transaction is at `position` now: another process wrote it."""
     chunks = next(branch_log.transactions(position, lsn), None)
     return chunks is not None and all(branch_log.images_are_sound(chunk) for chunk in chunks)

@@ -1,13 +1,12 @@
-"""Replacing the file of a branch: after a push, and when little of it is alive.
+"""Replaces the file of a branch: after a push, and when most of it is dead.
 
-Settling a push leaves commits in the file that are on the remote. Without a push, each commit
-supersedes images of earlier ones. Either way the file is replaced by a new one when enough of it is
-dead: `rotated` copies the commits that were not pushed, `compact` writes the newest image of each
-page as one run that stands for all commits so far.
+Settling a push leaves commits in the file that are already on the remote. Without a push, each
+commit supersedes earlier images. In both cases, a new file replaces the old one when enough of it
+is dead: `rotated` copies the unpushed commits; `compact` writes the newest image of each page as
+one run, which replaces all commits so far.
 
-Both need the writer lock. Readers keep the old file for as long as they have a snapshot in it.
-Crash here: a file that no branch names is left, which the next of these or the next opening
-removes.
+Both need the writer lock. Readers keep the old file as long as they have a snapshot in it. A crash
+leaves a file that no branch names; the next rotation, compaction or opening removes it.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from graft_vfs.volume.switching import Candidate, new_file, prepare, switch
 _logger = logging.getLogger(__name__)
 
 ROTATE_BYTES = 16 << 20
-"""A push replaces the file once so much of it is on the remote."""
+"""A push replaces the file once this much of it is on the remote."""
 COMPACT_BYTES = 16 << 20
-"""Less than this is never worth a compaction, however little of the file is alive."""
+"""A smaller file is never compacted, even if it is mostly dead."""
 _RUN_BYTES = 256 << 10
 _RUNS_RESIDENT_MAX = 128
 
 
 def rotated(volume: CurrentBranch, candidate: Candidate) -> Candidate:
-    """Return a candidate with its commits copied to a new log file, durable there.
+    """Return a candidate with its commits copied to a new log file, where they are durable.
 
-    The same candidate is returned if its commits are not much less than what comes before them, so
-    that copying them would gain little, or if they are damaged: a copy would vouch for them. The
-    caller holds the writer lock.
+    The given candidate is returned if its commits are not much smaller than the data before them,
+    so that a copy would gain little, or if they are damaged, because a copy would have valid
+    checksums. The caller holds the writer lock.
     """
     end, start = volume.begin().end, candidate.row.start
     if end.offset - start.offset > start.offset // 2:
         return candidate
     with new_file(volume) as branch_log:
-        _logger.debug("volume %s: log file %s follows", volume.id, branch_log.path.name)
+        _logger.debug("volume %s: switched to log file %s", volume.id, branch_log.path.name)
         is_whole = branch_log.copy_from(volume.branch_log, start, candidate.row.first_lsn) == end
         return candidate.moved_to(branch_log) if is_whole else candidate
 
@@ -51,21 +50,21 @@ def rotated(volume: CurrentBranch, candidate: Candidate) -> Candidate:
 
 
 def due_at(snapshot: Snapshot, pages: int) -> int:
-    """Return the file size beyond which a branch with so many live pages is to be compacted.
+    """Return the file size above which a branch with this many live pages is compacted.
 
-    By then more than 16 MiB and four fifths of the file are dead, so that what compaction writes is
-    at most a quarter of what was written since the last one.
+    At that size, more than 16 MiB and four fifths of the file are dead. So a compaction writes at
+    most a quarter of what was written since the last one.
     """
     live = pages * snapshot.page_size
     return live + max(COMPACT_BYTES, 4 * live)
 
 
 def compact(volume: CurrentBranch) -> int:
-    """Replace the branch file if little of it is alive; returns the size at which to ask again.
+    """Replace the branch file if most of it is dead; returns the size at which to check again.
 
-    The new file begins with the live pages; the local LSNs stay, and the commits up to the newest
-    one are listed as one. Durable on return. The caller holds the writer lock and has written
-    nothing. What goes wrong is logged and changes nothing: the old file is as good as before.
+    The new file begins with the live pages; local LSNs do not change, and all commits so far are
+    listed as one. Durable on return. The caller holds the writer lock and has written nothing. An
+    error is logged and changes nothing: the old file stays in use.
     """
     snapshot = volume.begin()
     end = snapshot.end.offset
@@ -82,11 +81,11 @@ def compact(volume: CurrentBranch) -> int:
 
 
 def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> bool:
-    """Write and switch to a new file; False if a push is under way, which names the old one."""
+    """Write and switch to a new file; False if a pending push refers to the old one."""
     row = snapshot.branch.row
     if volume.catalog.pending_push(volume.id) is not None:
         return False
-    # Without local commits there is nothing that a run could stand for.
+    # Without local commits there is nothing to replace by a run.
     has_commits = snapshot.lsn >= row.first_lsn
     candidate = prepare(
         row,
@@ -112,10 +111,10 @@ def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> boo
 
 
 def _write_live(branch_log: BranchLog, snapshot: Snapshot, pages: list[int]) -> None:
-    """Write the newest image of each page, as chunks of the newest LSN, and be durable with them.
+    """Write the newest image of each page, as chunks of the newest LSN; durable on return.
 
-    The last chunk has no pages. It is written when the others are durable and says so, so that
-    opening the file needs to read none of their images.
+    The last chunk has no pages. It is written after the others are durable, with DURABLE_BEFORE, so
+    that opening the file need not read their images.
     """
     at, size = branch_log.start, snapshot.page_size
     step = max(1, _RUN_BYTES // size)

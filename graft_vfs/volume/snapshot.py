@@ -1,7 +1,7 @@
 """A snapshot: an immutable view of a volume, `local(first..lsn)` over `remote(1..base)`.
 
-All reads go through one. The newest local image wins, then the remote one, then zeros (a page that
-was never written: the lock page).
+All reads use a snapshot. The newest local image comes first, then the remote one, then zeros (for a
+page that is never written: the lock page).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from graft_vfs.volume.page_index import PageIndex
 class Snapshot:
     """One view. Owner: its reader; it keeps its files alive. Thread rule: any thread.
 
-    `counter` is what SQLite reads as the change counter. It identifies the content: two snapshots
-    of a volume have equal counters exactly if they show the same database.
+    SQLite reads `counter` as the change counter. It identifies the content: two snapshots of a
+    volume have equal counters if and only if their databases are equal.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Snapshot:
         self.page_count = page_count
         self.counter = counter
         self.view = branch.branch_log.view
-        # Page 1 if it was read already, to hand it to a snapshot of equal content.
+        # Page 1 if it was already read, to pass it to a snapshot of equal content.
         self.known_first_page = first_page
         self._probed: bytes | None = None
 
@@ -73,13 +73,13 @@ class Snapshot:
 
     @property
     def local_commits(self) -> int:
-        """How many commits of the local branch the view holds."""
+        """The number of local commits in the snapshot."""
         return self.lsn - self.branch.row.first_lsn + 1
 
     def locate(self, page: int) -> Located | None:
         """Return (bytes, offset) of the page's image as it was written; None if it has none.
 
-        Raises CorruptLogError, and for remote pages what fetching them raises.
+        Raises CorruptLogError, and for remote pages the errors of fetching them.
         """
         offset = self.branch.offset_of(page, self.end.offset)
         if offset is not None:
@@ -89,16 +89,16 @@ class Snapshot:
     def stored(self, page: int) -> bytes:
         """Return the page's image as it was written.
 
-        Zeros for the lock page and for what lies beyond the end. Raises CorruptObjectError, or
-        CorruptLogError without a remote part, if another page has no image: a
-        transaction that enlarges a database writes all of its new pages.
+        Zeros for the lock page and past the end. If any other page has no image, raises
+        CorruptObjectError, or CorruptLogError without a remote part: a transaction that enlarges a
+        database writes all of its new pages.
         """
         located = self.locate(page)
         if located is None:
             if page <= self.page_count and page != lock_page(self.page_size):
                 kind = CorruptObjectError if self.remote.lsn else CorruptLogError
                 raise kind(
-                    f"no commit holds page {page} of {self.page_count}",
+                    f"no commit contains page {page} of {self.page_count}",
                     next_step="open an older LSN, or restore the log from a replica",
                 )
             return bytes(self.page_size)
@@ -106,7 +106,7 @@ class Snapshot:
         return bytes(view[offset : offset + self.page_size])
 
     def read(self, page: int) -> bytes:
-        """Return the page as SQLite is to see it: page 1 carries the snapshot's counter."""
+        """Return the page as shown to SQLite: page 1 with the snapshot's counter."""
         if page == 1:
             return with_counter(self.first_page().image, self.counter)
         return self.stored(page)
@@ -118,7 +118,7 @@ class Snapshot:
         return self.known_first_page
 
     def probe(self) -> bytes:
-        """Return bytes 24..39 of page 1, by which SQLite decides whether its cache is valid."""
+        """Return bytes 24..39 of page 1, which SQLite uses to check whether its cache is valid."""
         probed = self._probed
         if probed is None:
             probed = b""
@@ -129,6 +129,6 @@ class Snapshot:
         return probed
 
     def forget_resident(self) -> None:
-        """Release mapped pages that were read; they are mapped again when they are needed."""
+        """Release mapped pages that were read; they are mapped again when needed."""
         forget_resident(self.view)
         self.remote.forget_resident()

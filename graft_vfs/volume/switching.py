@@ -1,14 +1,14 @@
-"""Changing which branch of a volume is current: prepare, write, switch. No other code does.
+"""Changes a volume's current branch: prepare, write, switch. No other code does.
 
-    prepare   a branch that may follow the current one: what it stands on, and where it begins
-    write     its commits, into a log file of its own, before another process can see them
-    switch    make it current, if the branch that it was prepared to follow still is
+    prepare   a branch that may replace the current one: its base, and where it begins
+    write     its commits, into a new log file, before another process can see them
+    switch    make it current, if the branch that it was prepared to replace still is
 
-The caller holds the writer lock if content or file change. A branch that only stands on what was
-pushed has the same content, and begins in the file of the former one.
+The caller holds the writer lock if content or file change. A branch that is only rebased on what
+was pushed has the same content, and begins in the previous branch's file.
 
-Crash here: a log file that no branch names is left, which the next `new_file` or the next opening
-removes. The switch itself is one transaction of the catalog; see `CurrentBranch.switch_branch`.
+A crash leaves a log file that no branch names; the next `new_file` or the next opening removes it.
+The switch itself is one catalog transaction; see `CurrentBranch.switch_branch`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from graft_vfs.volume.current_branch import CurrentBranch
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A branch that may become current, and the one that it follows then."""
+    """A branch that may become current, and the branch that it would replace."""
 
     row: BranchRow
     former: BranchRow
 
     def moved_to(self, branch_log: BranchLog) -> Candidate:
-        """Return the same branch as the content of a log file of its own."""
+        """Return the same branch as the content of a separate log file."""
         row = dataclasses.replace(self.row, file=branch_log.path.name, start=branch_log.start)
         return dataclasses.replace(self, row=row)
 
@@ -52,8 +52,8 @@ def prepare(
 ) -> Candidate:
     """Return a branch on `log` 1..`base` with the local commits after `through`; writes nothing.
 
-    `end` is where the commit `through` ends in the file of the former branch. `counter` is the
-    change counter of the view without those commits.
+    `end` is the end of the commit `through` in the previous branch's file. `counter` is the change
+    counter of the view without those commits.
     """
     row = BranchRow(
         id=LogId.new(),
@@ -71,16 +71,16 @@ def prepare(
 
 @contextlib.contextmanager
 def new_file(volume: CurrentBranch, *, folded: bool = False) -> Iterator[BranchLog]:
-    """Yield the next log file of a volume, empty, to write the commits of a candidate into.
+    """Yield the next, empty log file of a volume, for the commits of a candidate.
 
-    `folded` if it is to begin with a folded run. It is closed after the block, and removed after an
-    error. The caller holds the writer lock, and makes durable what it writes.
+    `folded` if it will begin with a folded run. It is closed after the block, and removed after an
+    error. The caller holds the writer lock, and makes its writes durable.
     """
     remove_unused_files(volume)
     branch_log = volume.new_log_file(folded=folded)
     try:
         yield branch_log
-    except Exception:  # A file that Ctrl-C leaves goes with the next one, as after a kill.
+    except Exception:  # A file that Ctrl-C leaves is removed with the next one, as after a kill.
         branch_log.path.unlink(missing_ok=True)
         raise
     finally:
@@ -95,15 +95,15 @@ def switch(
     settled_push: bool = False,
     unless_pending: bool = False,
 ) -> bool:
-    """Make a candidate current if the branch that it follows still is; durable on return.
+    """Make a candidate current if the branch that it replaces still is; durable on return.
 
-    False if it is not, or with `unless_pending` if a push waits to be settled; a log file that was
-    made for the candidate is removed then. `synced` says that a sync is the cause: its base and
-    what comes before its first commit are noted as synced. With `settled_push` the pending push
-    goes in the same transaction.
+    Otherwise, or with `unless_pending` if a push is unsettled, returns False and removes the
+    candidate's log file. `synced` means that a sync is the cause: the base, and everything before
+    the first commit, are recorded as synced. With `settled_push`, the pending push is removed in
+    the same transaction.
     """
     row, former = candidate.row, candidate.former
-    # Ordering: an error from here on says nothing of which file the catalog names.
+    # Ordering: after this, an error does not show which file the catalog names.
     is_current = volume.switch_branch(
         row,
         expected=former.id,
@@ -119,7 +119,7 @@ def switch(
 def remove_unused_files(volume: CurrentBranch) -> None:
     """Remove log files that no branch names: a process was killed before it switched to them.
 
-    The caller holds the writer lock, without which none is made.
+    The caller holds the writer lock, which creating such files also requires.
     """
     volume.description.require()
     named = {branch.file for branch in volume.catalog.branches(volume.id)}

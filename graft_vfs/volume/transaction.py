@@ -1,8 +1,8 @@
 """A write transaction: staged pages, spilled to the branch log while it runs, committed at once.
 
 Owner: one connection that holds the volume's writer lock, used by one thread at a time. Memory is
-bounded: staged images go to the log in chunks without COMMIT, and of a spilled page only its index
-and offset stay.
+bounded: staged images are spilled to the log in chunks without COMMIT, and only the index and
+offset of a spilled page stay in memory.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from graft_vfs.volume.snapshot import Snapshot
 _logger = logging.getLogger(__name__)
 
 STAGED_BYTES_MAX = 16 << 20
-"""SQLite spills its cache of 2 MB page by page, the same pages again and again. Staging this much
-before anything goes to the log keeps most of those images out of it."""
+"""SQLite spills its cache of 2 MB page by page, often the same pages again. Staging this much
+before spilling to the log keeps most of these images out of the log."""
 
 _SAMPLED_STEP = 8
 """Of so many pages one is compared with the snapshot, before all are."""
 
 
 class Durability(enum.IntEnum):
-    """SQLite's `synchronous` levels, by its own numbers."""
+    """SQLite's `synchronous` levels, with SQLite's numbers."""
 
     OFF = 0
     NORMAL = 1
@@ -46,37 +46,37 @@ class Durability(enum.IntEnum):
     EXTRA = 3
 
 
-# Comparing plain integers costs a fraction of comparing members.
+# Comparing plain integers is much cheaper than comparing members.
 OFF = int(Durability.OFF)
 FULL = int(Durability.FULL)
 
 
 class Writer(Protocol):
-    """What a transaction asks of its volume, whose writer lock is held for it."""
+    """A transaction's interface to its volume; the writer lock is held."""
 
     id: VolumeId
     branch_log: BranchLog
 
     def check_mark(self) -> None:
-        """Raise MovedError unless other processes will find what is written next."""
+        """Raise MovedError unless other processes will find the next write."""
         ...
 
     def expect_leftovers(self) -> None:
-        """Note that something is written that may never be committed."""
+        """Record that uncommitted data is written."""
         ...
 
     def expect_dead_pages(self) -> None:
-        """Note that the database becomes smaller."""
+        """Record that the database becomes smaller."""
         ...
 
     def give_back(self) -> None:
-        """Give back what was written and not committed; raises LocalStorageError."""
+        """Release the space of uncommitted data; raises LocalStorageError."""
         ...
 
     def commit(
         self, transaction: Transaction, counter: int, first_page: FirstPage | None, durability: int
     ) -> Snapshot:
-        """Append the last chunk, publish it, and return the view of it."""
+        """Append the last chunk, publish it, and return its snapshot."""
         ...
 
 
@@ -122,7 +122,7 @@ class Transaction:
         """Fix the page size by the first page written, or raise PageSizeError if it differs."""
         if self.page_size not in (0, size):
             raise PageSizeError(
-                f"the volume has pages of {self.page_size} bytes and keeps them; "
+                f"the volume's page size is fixed at {self.page_size} bytes; "
                 f"nothing was changed to {size}",
                 next_step=f"run PRAGMA page_size={self.page_size} before VACUUM, or export the "
                 "volume and import it into a new one",
@@ -131,10 +131,10 @@ class Transaction:
         self.staged_max = max(2, STAGED_BYTES_MAX // size)
 
     def as_kept(self, first_page: bytes) -> bytes:
-        """Return page 1 in the form that a volume keeps: with its page size and no WAL mode.
+        """Return page 1 as stored in a volume: with the volume's page size and no WAL mode.
 
-        VACUUM and a backup build a database of another page size from pages of this one, which
-        only page 1 tells: that is refused with PageSizeError.
+        VACUUM and a backup may build a database of another page size from pages of this size; only
+        page 1 shows that. It is refused with PageSizeError.
         """
         claimed = claimed_page_size(first_page)
         if claimed != self.page_size:
@@ -152,9 +152,9 @@ class Transaction:
         return not (self.staged or self.spilled or is_resized)
 
     def restores_snapshot(self) -> bool:
-        """Return True if every page is as in the snapshot: a rollback has written it back.
+        """Return True if every page equals the snapshot's: a rollback has written it back.
 
-        Reads all of them. Raises what reading the snapshot raises.
+        Reads all of them. Raises the errors of reading the snapshot.
         """
         snapshot = self.snapshot
         if self.page_count != snapshot.page_count:
@@ -178,7 +178,7 @@ class Transaction:
         return image
 
     def truncate(self, page_count: int) -> None:
-        """Set the page count, and drop the pages beyond it."""
+        """Set the page count, and drop the pages past it."""
         self.page_count = page_count
         self.volume.expect_dead_pages()
         for pages in (self.staged, self.spilled):
@@ -186,7 +186,7 @@ class Transaction:
                 del pages[page]
 
     def cut_to_header(self) -> None:
-        """Drop the pages that the database's header, if it was written, does not count."""
+        """Drop the pages past the page count in the database's header, if page 1 was written."""
         header = self.read(1)
         page_count = int.from_bytes(header[PAGE_COUNT], "big") if header else 0
         if 0 < page_count < self.page_count:
@@ -228,7 +228,7 @@ class Transaction:
             self.spill()
 
     def spill(self) -> None:
-        """Write all staged pages to the log, not yet visible.
+        """Write all staged pages to the log, without making them visible.
 
         Raises LocalStorageError.
         """
@@ -247,9 +247,9 @@ class Transaction:
         self.staged.clear()
 
     def abandon(self) -> None:
-        """Give back the space of what was spilled; the writer lock is still held.
+        """Release the space of spilled pages; the writer lock is still held.
 
-        An error is logged: the next writer tries again.
+        An error is logged; the next writer tries again.
         """
         if self.has_spilled:
             try:
@@ -258,10 +258,11 @@ class Transaction:
                 _logger.warning("volume %s: %s", self.volume.id, error)
 
     def reserve(self) -> int:
-        """Do before the commit what may need space on the disk; raises LocalStorageError.
+        """Do everything that may need disk space before the commit; raises LocalStorageError.
 
-        A large transaction is written whole; a small one gets room, which it mostly has already.
-        Returns how many pages have room after it, each in a chunk of its own, up to 250.
+        All pages of a large transaction are written; a small one gets space allocated, if it does
+        not have it already. Returns the number of pages that fit into the remaining allocated
+        space, each in a separate chunk, at most 250.
         """
         self.volume.check_mark()
         new_pages = self.page_count - self.snapshot.page_count
@@ -273,10 +274,10 @@ class Transaction:
         return 0
 
     def prepare(self, durability: int) -> None:
-        """Write all that the commit consists of but the last chunk, which makes it visible.
+        """Write everything but the last chunk, which makes the commit visible.
 
-        On return nothing is left that may fail for want of space; with FULL or EXTRA the pages are
-        durable. Costs one write and one sync more than a commit alone. Raises LocalStorageError.
+        After this, nothing can fail for lack of space; with FULL or EXTRA the pages are durable.
+        Costs one write and one sync more than a plain commit. Raises LocalStorageError.
         """
         self.volume.check_mark()
         staged, branch_log = self.staged, self.volume.branch_log
@@ -295,28 +296,28 @@ class Transaction:
         self.is_written = True
 
     def commit(self, durability: int) -> Snapshot:
-        """Commit as one LSN and return the view of it.
+        """Commit as one LSN and return its snapshot.
 
-        On return the commit outlives the process; with FULL or EXTRA it is durable. Raises
-        LocalStorageError, and then the volume is as before. Costs one write call, plus one sync.
+        On return the commit outlives the process; with FULL or EXTRA it is durable. If it raises
+        LocalStorageError, the volume is unchanged. Costs one write call, plus one sync.
         """
         snapshot, staged = self.snapshot, self.staged
         first_page = snapshot.known_first_page
         written = staged[1] if 1 in staged else self.read(1)
         if written is not None:
             if first_page is not None and 1 not in self.spilled and first_page.is_same(written):
-                # The counter lives in the commit record, so the page need not be written.
+                # The counter is in the chunk, so the page need not be written.
                 del staged[1]
             else:
                 first_page = FirstPage(written)
         if self.page_count > snapshot.page_count and not self.is_written:
             self._fill_gap()
-        # SQLite counts by one; where page 1 is not what it wrote, it must not trust its cache.
+        # SQLite increments by one; if page 1 differs from what it wrote, its cache must be invalid.
         counter = (snapshot.counter + (2 if self.reformatted else 1)) & COUNTER_MAX
         return self.volume.commit(self, counter, first_page, durability)
 
     def _fill_gap(self) -> None:
-        """Write zeros for new pages that SQLite left out, so that no older image shows there."""
+        """Write zeros for new pages that SQLite skipped, so that no older image is visible."""
         staged, spilled = self.staged, self.spilled
         omitted = lock_page(self.page_size)
         for page in range(self.snapshot.page_count + 1, self.page_count + 1):

@@ -1,7 +1,7 @@
-"""A volume: one database on this machine, whose current branch takes commits.
+"""A volume: one database on this machine, with commits on its current branch.
 
-Crash here: a commit is the write of one chunk. Before it nothing was committed; after it every
-process finds it in the log, whether or not the head file says so.
+A commit is the write of one chunk. After a crash before it, nothing is committed; after a crash
+past it, every process finds the commit in the log, even if the head file does not announce it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _logger = logging.getLogger(__name__)
 
 
 class Volume(CurrentBranch):
-    """One open volume: its current branch, with transactions on it and space that they give back.
+    """One open volume: its current branch, transactions, and the release of space.
 
     Owner: the engine, which has one per volume id. Thread rule: any thread.
     """
 
-    _compact_at = -1  # Not known yet.
+    _compact_at = -1  # Unknown so far.
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Volume(CurrentBranch):
     ) -> None:
         """Open the volume and recover its log; raises CorruptLogError, LocalStorageError.
 
-        Without `maps` its files are read and written by calls alone. Space that earlier processes
-        left is given back, if no process writes now.
+        Without `maps`, its files are read and written only by calls. Space that earlier processes
+        left is released, if no process is writing.
         """
         self.counts = counts or CommitCounts()
         super().__init__(volume, directory, catalog, remote_view, writable=writable, maps=maps)
@@ -72,8 +72,8 @@ class Volume(CurrentBranch):
     def begin_write(self, snapshot: Snapshot, lock: WriterLock) -> Transaction:
         """Take the writer lock for a transaction that has read `snapshot`.
 
-        Raises WriterBusyError if somebody else writes, StaleSnapshotError if the content has moved
-        since; the lock is not held then.
+        Raises WriterBusyError if another connection writes, StaleSnapshotError if the content has
+        changed since; the lock is then not held.
         """
         words = self.words
         while True:
@@ -98,7 +98,7 @@ class Volume(CurrentBranch):
                     self.description.require()
                 if newest.counter != snapshot.counter:
                     raise StaleSnapshotError(
-                        "the volume has moved since this transaction began to read",
+                        "the volume has changed since this transaction's first read",
                         next_step="roll back and run the transaction again",
                     )
                 return Transaction(self, newest)
@@ -111,9 +111,9 @@ class Volume(CurrentBranch):
     ) -> Snapshot:
         """Append the last chunk of a transaction and publish it; see Transaction.commit.
 
-        `first_page` is page 1 after the commit, if known. The caller holds the writer lock. What
-        interrupts it (a signal's handler may raise at any call) is raised when the commit has been
-        finished or undone: see `settle_commit`.
+        `first_page` is page 1 after the commit, if known. The caller holds the writer lock. If an
+        exception interrupts it (a signal handler may raise at any call), the commit is first
+        completed or undone, then the exception is raised: see `settle_commit`.
         """
         staged, spilled, begin = transaction.staged, transaction.spilled, transaction.end
         page_size, page_count = transaction.page_size, transaction.page_count
@@ -122,7 +122,7 @@ class Volume(CurrentBranch):
         with self.mutex:
             current = self.snapshot
             branch = current.branch
-            # To call the type LocalLsn costs more than the addition.
+            # Calling the type LocalLsn costs more than the addition.
             lsn: LocalLsn = current.lsn + 1  # type: ignore[assignment]
             is_sure = lsn & CHECK_MASK and access(self._mark, F_OK) and monotonic() < self._check_at
             if not (is_sure or transaction.is_written):
@@ -161,7 +161,8 @@ class Volume(CurrentBranch):
                 words[END] = end_offset
                 words[WRITING] = 0
             except LocalStorageError:
-                # The caller will report a failed transaction, so no reader may find it in the log.
+                # The caller will report a failure, so no reader may find the transaction in the
+                # log.
                 branch_log.erase(begin)
                 words[WRITING] = 0
                 self.give_back()
@@ -172,10 +173,10 @@ class Volume(CurrentBranch):
         return snapshot
 
     def settle_commit(self, transaction: Transaction, durability: int) -> bool:
-        """Finish or undo a commit that an exception ended; return True if it is committed.
+        """Complete or undo a commit that an exception interrupted; return True if it is committed.
 
-        It is finished if its chunk is whole in the log: another process may have seen it there. The
-        caller holds the writer lock. Safe to repeat. Raises LocalStorageError.
+        It is completed if its chunk is complete in the log, because another process may have seen
+        it. The caller holds the writer lock. Idempotent. Raises LocalStorageError.
         """
         with self.mutex:
             before = transaction.snapshot.lsn
@@ -221,13 +222,13 @@ class Volume(CurrentBranch):
                 raise
 
     def sync(self) -> None:
-        """Make what was committed durable."""
+        """Make all commits durable."""
         with self.mutex:
             if self.writable and self._end > self.branch_log.durable:
                 self.branch_log.sync(self._end)
 
     def close(self) -> None:
-        """Make what was committed durable and close the log; compacts it first if that is due."""
+        """Make all commits durable and close the log, after compacting it if due."""
         self._tidy()
         with self.mutex:
             self.sync()
@@ -236,9 +237,9 @@ class Volume(CurrentBranch):
     # Space ------------------------------------------------------------------------------------
 
     def _tidy(self) -> None:
-        """Give back what dead images and ended processes hold, if no process writes now.
+        """Release the space of dead images and ended processes, if no process is writing.
 
-        An error is logged: a caller that opens or closes a volume did not ask for this.
+        An error is only logged, because the caller just opens or closes a volume.
         """
         if not self.writable:
             return
@@ -249,7 +250,7 @@ class Volume(CurrentBranch):
             if lock is None:
                 return
             try:
-                # A process that was killed may have committed and not said so.
+                # A killed process may have committed without announcing it.
                 self.refresh()
                 if self.words[WRITING]:
                     self._publish_words(self._end)
@@ -259,13 +260,13 @@ class Volume(CurrentBranch):
             finally:
                 lock.close()
         except GraftError as error:
-            _logger.warning("volume %s: no space could be given back: %s", self.id, error)
+            _logger.warning("volume %s: no space could be released: %s", self.id, error)
 
     def _is_compaction_due(self) -> bool:
         return self._end > self._compact_at
 
     def _has_leftovers(self) -> bool:
-        """Return True if the log or its directory holds what no commit needs."""
+        """Return True if the log or its directory has space that no commit needs."""
         if self.branch_log.is_longer_than_needed(self._end):
             return True
         with storage_errors(self.directory):
@@ -280,25 +281,25 @@ class Volume(CurrentBranch):
         super()._publish(snapshot)
 
     def expect_leftovers(self) -> None:
-        """Have the next writer give back what this one leaves: it writes before it commits."""
+        """Make the next writer release what this one may leave, as it writes before the commit."""
         self._may_be_longer = True
 
     def expect_dead_pages(self) -> None:
-        """Have the next writer ask whether a compaction is due: the database becomes smaller."""
+        """Make the next writer check for a compaction, because the database becomes smaller."""
         self._compact_at = 0
 
     def give_back(self) -> None:
-        """Give back what an abandoned transaction wrote; the caller holds the writer lock."""
+        """Release what an abandoned transaction wrote; the caller holds the writer lock."""
         with self.mutex:
             self._renew_mark()
             self.branch_log.give_back(self._end)
             self._may_be_longer = False
 
     def reclaim(self) -> None:
-        """Give back unused space, and compact the branch file if little of it is alive.
+        """Release unused space, and compact the branch file if most of it is dead.
 
         The caller holds the writer lock, and has written nothing since. Raises GraftError if the
-        newest snapshot cannot be had afterwards.
+        newest snapshot is not available afterwards.
         """
         if self._may_be_longer:
             self.give_back()

@@ -226,7 +226,7 @@ def test_a_backup_restored_over_open_files_is_not_written_behind_its_end(data) -
         for path, content in former.items():
             with path.open("r+b") as file:
                 file.write(content)
-        assert "was overwritten while it was open here" in first.insert(3)
+        assert "was overwritten while it was open" in first.insert(3)
         assert first.run("reconnect") == "done"
         assert first.insert(4) == "done"
     assert numbers(data) == [1, 4]

@@ -129,7 +129,7 @@ def test_vacuum_to_another_page_size_is_refused_and_changes_nothing(
     connection.pragma("locking_mode", locking_mode)
     expected = content(connection)
     connection.pragma("page_size", new)
-    with pytest.raises(apsw.SQLError, match=f"the volume has pages of {old} bytes and keeps them"):
+    with pytest.raises(apsw.SQLError, match=f"the volume's page size is fixed at {old} bytes"):
         connection.execute("VACUUM")
     assert content(connection) == expected
     assert connection.pragma("page_size") == old
