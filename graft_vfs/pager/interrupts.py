@@ -1,4 +1,4 @@
-"""Ctrl-C that ends a statement which computes for long, and errors that SQLite must not see."""
+"""Ctrl-C during a long computation, and errors that SQLite must not see."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _STEPS_BETWEEN_CALLS = 50_000
 
 
 def end_on_interrupt(connection: apsw.Connection) -> None:
-    """Have Ctrl-C end each later statement of a connection with KeyboardInterrupt.
+    """Make Ctrl-C end each later statement of a connection with KeyboardInterrupt.
 
-    Python sees a signal only when it is called, so SQLite calls it every 50 000 steps of its
-    machine (some milliseconds).
+    Python handles a signal only while it runs, so SQLite calls Python every 50 000 steps of its
+    virtual machine (a few milliseconds).
     """
     connection.set_progress_handler(lambda: False, _STEPS_BETWEEN_CALLS, id=end_on_interrupt)
 
 
 def raise_behind(error: BaseException) -> None:
-    """Raise an error in the calling thread when SQLite has returned from the present callback.
+    """Raise an error in the calling thread after SQLite has returned from the current callback.
 
-    Another thread has to ask for it, because this one would raise it at its next instruction, which
-    is still inside the callback. It may come in a later callback of the same statement, which ends
-    like this one then.
+    Another thread requests it, because this thread would raise it at its next instruction, still
+    inside the callback. It may also be raised in a later callback of the same statement, which then
+    ends in the same way.
     """
 
     def itself(*_: object) -> BaseException:
-        # Code in C that passes the class on may call it with a value of its own.
+        # C code that passes the class on may call it with an argument.
         return error
 
-    # Only a class can be asked for. This one has no object but the error itself.
+    # Only a class can be requested. Its only instance is the error itself.
     kind: Any = type(type(error).__name__, (BaseException,), {"__new__": itself})
     ask = ctypes.pythonapi.PyThreadState_SetAsyncExc
     interrupted = ctypes.c_ulong(threading.get_ident())

@@ -1,15 +1,15 @@
 """Rollback journals, kept in memory without the page bodies.
 
-SQLite writes the old image of each page it is about to change to a journal and reads it back for
-ROLLBACK. Recovery never needs it here: an uncommitted transaction is not in the branch log. The
-body of a record equals the page in the transaction's snapshot, so a long journal drops the bodies
-and keeps 16 bytes a page, and a transaction of any size stays within memory. Page 1 is the
-exception: its change counter in SQLite's cache may differ from the snapshot's (always with
-locking_mode=EXCLUSIVE), and a record whose checksum is wrong ends a rollback without an error. So
-the body of page 1 is kept as it was written.
+SQLite writes the old image of each page it is about to change to a journal, and reads it back for
+ROLLBACK. Recovery never needs the journal, because an uncommitted transaction is not visible in the
+branch log. The body of a record equals the page in the transaction's snapshot. So a long journal
+drops the bodies and keeps 16 bytes per page, and a transaction of any size fits in memory. Page 1
+is the exception: its change counter in SQLite's cache may differ from the snapshot's (always with
+locking_mode=EXCLUSIVE), and a record with a wrong checksum would end a rollback without an error.
+So the body of page 1 is kept as written.
 
-A journal is a run of writes, each behind the one before. The newest of them are kept as they come,
-because most transactions are small and this is the hot path; from time to time they are packed.
+A journal is a sequence of appended writes. The newest writes are kept unchanged, because most
+transactions are small and this is the hot path; from time to time they are packed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from graft_vfs.pager.sqlite_errors import as_io_error
 _NUMBER_BYTES = 4
 _RECENT_BYTES_MAX = 400_000
 _SUPER_JOURNAL_END_BYTES = 16
-"""What ends a journal that names a super-journal: its length, a checksum, a magic number."""
+"""The end of a journal that names a super-journal: its length, a checksum, a magic number."""
 
 
 class Database(Protocol):
-    """The file that a journal belongs to. `journal` is the one of its present transaction."""
+    """The database file of a journal. `journal` is that of its current transaction."""
 
     journal: Journal | None
 
@@ -47,9 +47,9 @@ class Database(Protocol):
 class Journal:
     """One journal file of one connection.
 
-    Owner: the connection's pager. Thread rule: as the connection. `read_page` gives a page of the
-    transaction's snapshot; without it bodies are kept as they are. Without `database` the journal
-    may be that of any of several connections.
+    Owner: the connection's pager. Thread rule: as the connection. `read_page` returns a page of the
+    transaction's snapshot; without it, bodies are kept. Without `database`, the journal may belong
+    to any of several connections.
     """
 
     __slots__ = (
@@ -75,17 +75,17 @@ class Journal:
         self._database = database
         self._is_whole = read_page is None
         self._recent: list[tuple[int, bytes]] = []
-        self._counted = 0  # So many of the recent writes are packed.
+        self._counted = 0  # The number of recent writes that are packed.
         self._pack_at = _RECENT_BYTES_MAX
         self._packed = bytearray()
         self._packed_size = 0
         self._bodies = array("Q")
         self._page_bytes = 0
         self.is_played = False
-        """A rollback of the transaction has read the journal, or tried to."""
+        """True once a rollback of the transaction has read the journal, or tried to."""
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        """Append to the journal; a write at 0 begins a new one, and zeros there end it."""
+        """Append to the journal; a write at 0 begins a new journal, and zeros there end it."""
         try:
             if not offset and data[0]:
                 self._begin()
@@ -98,7 +98,7 @@ class Journal:
             self._end_surely(error)
 
     def _begin(self) -> None:
-        """Belong to a transaction that begins to write to the journal."""
+        """Assign the journal to a transaction that begins to write to it."""
         database = self._database
         if database is not None:
             if database.journal is not None:
@@ -106,10 +106,10 @@ class Journal:
             database.journal = self
         self.is_played = False
         if self._recent:
-            self._end()  # With PERSIST, SQLite goes back to the beginning.
+            self._end()  # With PERSIST, SQLite restarts at the beginning.
 
     def xTruncate(self, size: int) -> None:
-        """Cut the journal to `size` bytes; 0 ends it."""
+        """Truncate the journal to `size` bytes; 0 ends it."""
         if size:
             whole = self._read(size, 0)
             self._end()
@@ -123,10 +123,10 @@ class Journal:
                 self._end_surely(error)
 
     def _end_surely(self, error: BaseException) -> None:
-        """End the journal although a signal's handler raised; that comes out afterwards.
+        """End the journal even if a signal handler raises; the exception is raised afterwards.
 
-        SQLite ends the journals of a transaction over several databases when that is committed. It
-        ignores an error then, and would not say to this database that it is committed.
+        SQLite ends the journals of a transaction over several databases once it is committed. It
+        ignores errors at that point, and would not notify this database of the commit.
         """
         while True:
             try:
@@ -143,32 +143,33 @@ class Journal:
             self._begin_packed()
 
     def _begin_packed(self) -> None:
-        """Begin the packed part anew, empty."""
+        """Reset the packed part to empty."""
         self._replace_packed(bytearray(), is_whole=self._read_page is None)
 
     def _replace_packed(self, packed: bytearray, *, is_whole: bool) -> None:
         new = packed, len(packed), array("Q"), is_whole
-        # All of it without a call in between, at which Ctrl-C could leave it half done.
+        # No calls in between, where Ctrl-C could leave it incomplete.
         self._packed, self._packed_size, self._bodies, self._is_whole = new
         self._pack_at = _RECENT_BYTES_MAX
 
     def is_hot(self) -> bool:
-        """Tell whether the journal was not ended: by then it is empty, or begins with zeros."""
+        """Return True if the journal was not ended; an ended one is empty or begins with zeros."""
         return any(self._read(8, 0))
 
     def xFileSize(self) -> int:
-        """Return the size that SQLite believes the file has."""
+        """Return the file's size as SQLite expects it."""
         self._pack()
         return self._packed_size
 
     def xRead(self, amount: int, offset: int) -> bytes:
-        """Return up to `amount` bytes; a body that was dropped comes from the snapshot.
+        """Return up to `amount` bytes; a dropped body comes from the snapshot.
 
-        Whatever keeps it from being read is an I/O error, see `as_io_error`.
+        Any failure to read is an I/O error; see `as_io_error`.
 
-        A rollback begins with the last 16 bytes, which may name a super-journal. If that is gone,
-        as it is once another database of the transaction has been rolled back, SQLite would take
-        the journal for the rest of an old crash and not play it back. So none is named here.
+        A rollback first reads the last 16 bytes, which may name a super-journal. If that file no
+        longer exists, as after the rollback of another database of the transaction, SQLite would
+        treat the journal as left over from an old crash and not play it back. So the name is
+        hidden.
         """
         try:
             if amount == _NUMBER_BYTES and offset == self.xFileSize() - _SUPER_JOURNAL_END_BYTES:
@@ -200,16 +201,16 @@ class Journal:
         return b"".join(parts)
 
     def _body(self, number: int) -> bytes:
-        """Return the dropped body of this 0-based number, which the field before it names."""
+        """Return the dropped body with this 0-based number; the field before it names its page."""
         first = self._bodies[number] - number * self._page_bytes - _NUMBER_BYTES
         page = int.from_bytes(self._packed[first : first + _NUMBER_BYTES], "big")
         assert self._read_page is not None
         return self._read_page(page)
 
     def _pack(self) -> None:
-        """Move the recent writes to the packed part, without bodies where that is possible.
+        """Move the recent writes to the packed part, if possible without bodies.
 
-        Ctrl-C may end this anywhere: what is not counted yet is forgotten, and packed again.
+        Ctrl-C may interrupt this anywhere: uncounted entries are dropped, and packed again.
         """
         while self._bodies and self._bodies[-1] >= self._packed_size:
             self._bodies.pop()
@@ -224,7 +225,7 @@ class Journal:
                 self._counted = number + 1
                 continue
             gap = offset - self._packed_size
-            if gap:  # The name of a super-journal begins a new sector.
+            if gap:  # The name of a super-journal starts at a new sector.
                 self._packed += bytes(gap)
                 self._packed_size = offset
             if len(data) < 512 or not self._drop(len(data), offset):
@@ -234,7 +235,7 @@ class Journal:
         self._pack_at = self._packed_size + _RECENT_BYTES_MAX
 
     def _drop(self, length: int, offset: int) -> bool:
-        """Leave out a body of `length` bytes at `offset`; False if it has to be kept."""
+        """Drop a body of `length` bytes at `offset`; False if it must be kept."""
         if self._is_whole or not offset or self._page_bytes not in (0, length):
             return False
         page = int.from_bytes(self._packed[-_NUMBER_BYTES:], "big")
@@ -245,22 +246,22 @@ class Journal:
         return True
 
     def _overwrite(self, data: bytes, offset: int) -> None:
-        """Write elsewhere than at the end: until it is cut, the journal is kept as it is."""
+        """Write at a position other than the end: keep all bytes until the journal is truncated."""
         whole = bytearray(self._read_packed(self._packed_size, 0))
         whole[offset : offset + len(data)] = data
         self._replace_packed(whole, is_whole=True)
 
     def xClose(self) -> None:
-        """Nothing to do: that it was closed before it was ended can still be asked."""
+        """Do nothing: whether it was ended before it was closed must remain known."""
 
     def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: ARG002
-        """Know no file control."""
+        """Support no file control."""
         return False
 
-    # Constants that no Python code returns: APSW cannot pass on what a signal raises in these two.
+    # Constants without Python code: APSW cannot propagate exceptions from these two methods.
     xSectorSize = (512).__int__  # noqa: N815 - SQLite's name
     xDeviceCharacteristics = (0).__int__  # noqa: N815
-    # Nothing to do, without Python code that a signal could interrupt: recovery reads no journal.
+    # No Python code that a signal could interrupt; recovery reads no journal.
     xSync: Any = callable  # noqa: N815
 
     def xLock(self, level: int) -> None:
@@ -277,8 +278,8 @@ class Journal:
 class SuperJournal(Journal):
     """The file that names the journals of a transaction over several databases.
 
-    A plain file that takes part would, after a crash, look for it on disk, not find it, and take
-    its half-written transaction for committed. So such a transaction is refused.
+    After a crash, a participating plain file would not find it on disk, and would treat its
+    half-written transaction as committed. So such a transaction is refused.
     """
 
     __slots__ = ("_is_volume",)
@@ -288,7 +289,7 @@ class SuperJournal(Journal):
         self._is_volume = is_volume
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        """Note the name of one journal, which must be a volume's."""
+        """Record the name of one journal, which must be a volume's."""
         name = bytes(data).rstrip(b"\0").decode(errors="replace")
         if not self._is_volume(name):
             raise apsw.IOError(

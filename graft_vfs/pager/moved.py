@@ -1,11 +1,11 @@
-"""What page 1 has to look like to a connection that was moved to another volume.
+"""Page 1 as shown to a connection that was moved to another volume.
 
-SQLite forgets its schema when the schema cookie in page 1 differs from the one that it saw last.
-Two volumes may well carry equal cookies and different schemas, so a connection that a pragma moved
-sees every cookie shifted by a random number, and what it writes is shifted back.
+SQLite drops its schema when the schema cookie in page 1 differs from the last one that it read. Two
+volumes may have equal cookies and different schemas. So a connection that a pragma moved sees every
+cookie shifted by a random number, and its writes are shifted back.
 
-A volume without pages has no page 1 to carry a cookie. Such a connection sees an empty database of
-one page instead, which is what SQLite itself would write first.
+A volume without pages has no page 1, and so no cookie. Such a connection sees an empty database of
+one page instead, as SQLite itself would write it first.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ DEFAULT_PAGE_SIZE = 4096
 
 
 def new_shift() -> int:
-    """Return a shift that makes cookies differ from any that the connection saw."""
+    """Return a shift that makes cookies differ from those that the connection has seen."""
     return secrets.randbits(30) + 1
 
 
 def shifted(first_page: bytes, shift: int) -> bytes:
-    """Return page 1 with its schema cookie shifted; a negative shift goes back."""
+    """Return page 1 with its schema cookie shifted; a negative shift reverses it."""
     page = bytearray(first_page)
     cookie = (int.from_bytes(page[header.SCHEMA_COOKIE], "big") + shift) & _MASK
     page[header.SCHEMA_COOKIE] = cookie.to_bytes(4, "big")

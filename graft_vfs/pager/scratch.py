@@ -1,8 +1,8 @@
-"""A scratch database: SQL that writes over a snapshot, and never into the volume.
+"""A scratch database: SQL writes over a snapshot, outside the volume.
 
-What is written goes to a temporary file of SQLite's own, without a name and each page at its place
-in the database; everything else is read from the snapshot. Rollback journals are such files, too.
-So a transaction may be of any size, a rollback is SQLite's, and nothing is left at the end.
+Written pages go to an unnamed temporary file of SQLite's, each at its offset in the database; all
+other pages are read from the snapshot. Rollback journals are such files too. So a transaction may
+be of any size, SQLite does the rollback, and nothing is left at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WITHOUT_NAME = (
 
 
 class TemporaryFile(apsw.VFSFile):
-    """A file without a name, for a database or a journal that is never opened again.
+    """An unnamed file, for a database or a journal that is never reopened.
 
     Owner: one SQLite pager. Thread rule: as its connection.
     """
@@ -39,15 +39,15 @@ class TemporaryFile(apsw.VFSFile):
         super().__init__(BUILTIN_VFS, None, [_WITHOUT_NAME | kind, 0])
 
     def xSync(self, flags: int) -> None:
-        """Nothing: it need not outlive the process."""
+        """Do nothing: it need not outlive the process."""
 
     def xFileControl(self, op: int, pointer: int) -> bool:  # noqa: ARG002
-        """Answer nothing. The built-in VFS would say that a file without a name was moved."""
+        """Support nothing. The built-in VFS would report an unnamed file as moved."""
         return False
 
 
 class ScratchFile(TemporaryFile):
-    """A snapshot, and the pages that were written over it.
+    """A snapshot and the pages written over it.
 
     Owner: the only pager of the scratch database. Thread rule: as its connection.
     """
@@ -58,19 +58,19 @@ class ScratchFile(TemporaryFile):
         self.page_count = snapshot.page_count
         self._volume = volume
         self._snapshot = snapshot
-        # Pages up to this one are the snapshot's if they are not written; beyond it, zeros.
+        # Unwritten pages up to this one come from the snapshot; later ones are zeros.
         self._kept = snapshot.page_count
         self._written = BitMap()
         self._reads = 0
 
     def xLock(self, level: int) -> None:
-        """Look, as a transaction begins, that no file of the snapshot was cut."""
+        """When a transaction begins, check that no file of the snapshot was truncated."""
         if level == apsw.SQLITE_LOCK_SHARED:
             self._volume.look_at(self._snapshot)
         super().xLock(level)
 
     def xRead(self, amount: int, offset: int) -> bytes:
-        """Return `amount` bytes at `offset`, which lie in one page; none beyond the end."""
+        """Return `amount` bytes at `offset`, all in one page; nothing past the end."""
         if offset >= self.xFileSize():
             return b""
         page, start = divmod(offset, self.page_size)
@@ -105,32 +105,32 @@ class ScratchFile(TemporaryFile):
             raise as_io_error(error) from error
 
     def _check(self, page: int, data: bytes) -> None:
-        """Refuse what a volume could not hold: another page size, and WAL mode."""
+        """Refuse what a volume cannot hold: another page size, and WAL mode."""
         size = claimed_page_size(data) if page == 1 else len(data)
         if not self.page_size == len(data) == size:
             raise PageSizeError(
-                f"the snapshot has pages of {self.page_size} bytes, and a scratch database over it "
-                "keeps them",
+                f"the snapshot's page size is {self.page_size} bytes, which a "
+                "scratch database cannot change",
                 next_step=f"run PRAGMA page_size={self.page_size} before VACUUM",
             )
         if page == 1 and data[JOURNAL_MODES] != ROLLBACK_JOURNAL:
             raise UsageError(
                 "a scratch database cannot be in WAL mode",
-                next_step="run PRAGMA journal_mode=DELETE on the database that is copied here",
+                next_step="run PRAGMA journal_mode=DELETE on the source database",
             )
 
     def xTruncate(self, size: int) -> None:
-        """Set the size in bytes; what was beyond it is gone."""
+        """Set the size in bytes; pages past it are dropped."""
         self.page_count = size // self.page_size if self.page_size else 0
         self._kept = min(self._kept, self.page_count)
         self._written.remove_range(self.page_count + 1, 1 << 32)
 
     def xFileSize(self) -> int:
-        """Return the size in bytes that the database has now."""
+        """Return the database's current size in bytes."""
         return self.page_count * self.page_size
 
     def changed_pages(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (page, image) of what the file has and the snapshot has not."""
+        """Yield (page, image) of pages in the file that differ from the snapshot."""
         snapshot, size = self._snapshot, self.page_size
         for page in self._written | BitMap(range(self._kept + 1, self.page_count + 1)):
             if page != lock_page(size):
@@ -140,14 +140,14 @@ class ScratchFile(TemporaryFile):
 
 
 def _is_same(snapshot: Snapshot, page: int, image: bytes) -> bool:
-    """Return True if a page is the snapshot's, but for the change counter of page 1."""
+    """Return True if a page equals the snapshot's, except for page 1's change counter."""
     if page == 1:
         return snapshot.first_page().is_same(image)
     return snapshot.stored(page) == image
 
 
 class Scratch:
-    """A scratch database, which is the schema `main` of `connection`, and what became of it.
+    """A scratch database, the schema `main` of `connection`, and its changed pages.
 
     Owner: its opener. Thread rule: as its connection.
     """
@@ -158,21 +158,21 @@ class Scratch:
 
     @property
     def page_size(self) -> int:
-        """The page size in bytes, 0 as long as nothing was written over an empty snapshot."""
+        """The page size in bytes; 0 until something is written over an empty snapshot."""
         return self._file.page_size
 
     @property
     def page_count(self) -> int:
-        """How many pages the database has, as it was committed last."""
+        """The page count of the database, as of its last commit."""
         self._require_committed()
         return self._file.page_count
 
     def changed_pages(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (page, image) of each page that is not as in the snapshot, ascending.
+        """Yield (page, image) of each page that differs from the snapshot, ascending.
 
-        With `page_count` they make the database out of the snapshot. Page 1 is not among them if
-        only its counters changed, nor is what was rolled back. Reads every page that was written.
-        Raises UsageError inside a transaction, and what reading the snapshot raises.
+        Together with `page_count`, they turn the snapshot into the database. Page 1 is omitted if
+        only its counters changed; rolled-back changes are not included. Reads every written page.
+        Raises UsageError inside a transaction, and the errors of reading the snapshot.
         """
         self._require_committed()
         for page, image in self._file.changed_pages():

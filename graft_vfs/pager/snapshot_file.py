@@ -1,12 +1,12 @@
-"""A file that shows one snapshot, and takes no writes: what SQLite reads when nothing may change.
+"""A file that shows one snapshot and refuses writes.
 
-The other files of SQLite's pager inherit from it, each with what it adds:
+The other files of SQLite's pager inherit from it:
 
     SnapshotFile    always the same snapshot: `lsn=`, `as_of=`, SQL over snapshots
-    TaggedFile      the newest snapshot of the volume that a tag names: read-only connections
-    VolumeFile      the same, and write transactions
+    TaggedFile      the newest snapshot of a tag's volume: read-only connections
+    VolumeFile      the same, with write transactions
 
-Which one serves a connection is decided when SQLite opens it. SQLite names the methods.
+The class is chosen when SQLite opens a connection. SQLite's API determines the method names.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.transaction import FULL, Transaction
 from graft_vfs.volume.volume import Volume
 
-# A connection that is still open at the interpreter's end is closed by the last garbage collection.
-# That may free APSW first, and SQLite would then call methods here by names that are gone: a crash.
+# The last garbage collection closes a connection that is still open at interpreter exit. It may
+# free APSW first, and SQLite would then call methods by freed names: a crash.
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(apsw))
 
 NONE = apsw.SQLITE_LOCK_NONE
@@ -49,19 +49,19 @@ PRAGMA = apsw.SQLITE_FCNTL_PRAGMA
 
 _HEADER_BYTES_MAX = 65536
 _READS_RESIDENT_MAX = 8192
-"""After this many reads the mapped pages are released, so that a scan does not fill memory."""
+"""Mapped pages are released after this many reads, so that a scan does not fill memory."""
 _CHARACTERISTICS = (
-    # The name and the order of a journal do not matter, because no journal is ever recovered from.
+    # Write order and journal names do not matter, because journals are never used for recovery.
     apsw.SQLITE_IOCAP_SAFE_APPEND
     | apsw.SQLITE_IOCAP_SEQUENTIAL
-    # Keeps SQLite from writing the neighbours of a page with it.
+    # Prevents SQLite from writing adjacent pages together with a page.
     | apsw.SQLITE_IOCAP_POWERSAFE_OVERWRITE
     # Lets a connection in TRUNCATE or PERSIST mode keep its journal open between transactions.
     | apsw.SQLITE_IOCAP_UNDELETABLE_WHEN_OPEN
 )
 
 FORMATS = {size: page_format(size) for size in PAGE_SIZES}
-"""What PAGE_FORMAT is in page 1, by page size."""
+"""The bytes of PAGE_FORMAT in page 1, by page size."""
 
 
 def _refuse_in_child(*_: object) -> NoReturn:
@@ -77,12 +77,12 @@ class SnapshotFile:
     """One snapshot as SQLite's main database file.
 
     Owner: one SQLite pager. Thread rule: as its connection. The caller of SQLite keeps the snapshot
-    pinned. Attributes that mirror the snapshot exist so that reading a page costs two dictionary
-    look-ups and a slice.
+    pinned. Some attributes mirror the snapshot, so that reading a page costs two dictionary lookups
+    and a slice.
     """
 
-    # APSW looks for each method on the object first. So there is a dictionary only while it holds
-    # methods that stand in for those of the class.
+    # APSW looks up each method on the object first. So the object has a dictionary only while it
+    # contains methods that replace those of the class.
     __slots__ = (
         "__dict__",
         "__weakref__",
@@ -109,9 +109,9 @@ class SnapshotFile:
     read_only = True
     """Whether writes are refused."""
     holds_writer_lock = False
-    """Whether no other connection can write now."""
+    """Whether other connections are currently unable to write."""
     transaction: Transaction | None = None
-    """What a file that can be written to has under its writer lock."""
+    """The file's transaction, under the writer lock."""
 
     def __init__(
         self,
@@ -128,10 +128,10 @@ class SnapshotFile:
         self._on_pragma = on_pragma
         self._on_close = on_close
         self._level = NONE
-        # Page 1 is shown as the snapshot has it.
+        # Page 1 is shown as in the snapshot.
         self._is_plain = True
         self._empty_page_size = _HEADER_BYTES_MAX
-        # One more for the file's header, which SQLite reads when it opens the file.
+        # A separate method for the file's header, which SQLite reads when it opens the file.
         self._reads_left = _READS_RESIDENT_MAX + 1
         self.snapshot: Snapshot
         self._page_size: int
@@ -157,33 +157,33 @@ class SnapshotFile:
 
     @property
     def opened(self) -> Opened:
-        """The volume that the connection shows, with its tag: what a verb is done to."""
+        """The connection's volume with its tag: the operand of a verb."""
         return Opened(self.tag, self.volume)
 
     @property
     def in_transaction(self) -> bool:
-        """Return True if SQLite holds a lock, and so a snapshot, now."""
+        """Return True if SQLite currently holds a lock, and so a snapshot."""
         return self._level != NONE
 
     def follow_tag(self) -> None:
-        """Show the volume that the tag names now; a fixed snapshot stays."""
+        """Show the tag's current volume; a fixed snapshot does not change."""
 
     def move_to(self, volume: Volume) -> None:
-        """Show another volume from the next transaction on; a fixed snapshot stays."""
+        """Show another volume in later transactions; a fixed snapshot does not change."""
 
     def set_exclusive(self, is_exclusive: bool) -> None:
-        """Follow locking_mode; a reader keeps no writer out."""
+        """Apply locking_mode; a reader does not block writers."""
 
     def prepare(self) -> str:
-        """Show an empty file until the next unlock; only before anything was read. See `unread`."""
+        """Show an empty file until the next unlock; only before the first read. See `unread`."""
         if self._reads_left < _READS_RESIDENT_MAX or self.in_transaction:
             raise UsageError(
-                "preparing is for a connection that has read nothing yet",
-                next_step="leave it out, or run it first after opening",
+                "graft_prepare must run before the connection's first read",
+                next_step="omit it, or run it right after opening",
             )
         self._use(empty_once(self))
         self._adopt(self.volume.begin())
-        return "The next look at the volume shows an empty database."
+        return "The next read of the volume shows an empty database."
 
     def show(self, volume: Volume, snapshot: Snapshot) -> None:
         """Show the volume again after `prepare`."""
@@ -209,7 +209,7 @@ class SnapshotFile:
                             return view[at : at + size]
                     elif 0 <= at < self._end:
                         return self._view[at : at + size]
-                except GraftError as error:  # A view that is not mapped reads by calls.
+                except GraftError as error:  # An unmapped view reads by calls.
                     raise to_sqlite(error) from error
         elif (
             offset == PROBE_OFFSET
@@ -241,13 +241,13 @@ class SnapshotFile:
             raise to_sqlite(error) from error
 
     def _follow(self) -> None:
-        """Outside a lock show the newest snapshot: SQLite looks at a file when it opens it."""
+        """Outside a lock, show the newest snapshot: SQLite reads a file when it opens it."""
 
     def _file_header(self) -> bytes:
-        """Return what SQLite asks for when it opens a file, of which it believes the page size.
+        """Return the header that SQLite reads at open; SQLite uses only its page size.
 
-        Everything else it learns from page 1 in its first transaction. So opening reads no page,
-        and neither damage nor an unreachable remote keeps a volume from being opened.
+        SQLite reads everything else from page 1 in its first transaction. So opening reads no page,
+        and works even with damaged pages or an unreachable remote.
         """
         if not self.snapshot.page_count:
             return b""
@@ -256,11 +256,11 @@ class SnapshotFile:
         return bytes(header)
 
     def _probe(self) -> bytes:
-        """Return the bytes by which SQLite decides whether its cache is valid."""
+        """Return the bytes that SQLite uses to check whether its cache is valid."""
         return self._image(1)[PROBED]
 
     def _image(self, page: int) -> bytes:
-        """Return a page as this connection is to see it now; empty past the end."""
+        """Return a page as this connection sees it now; empty past the end."""
         return self.read_snapshot_page(page)
 
     def read_snapshot_page(self, page: int) -> bytes:
@@ -268,30 +268,30 @@ class SnapshotFile:
         return self.snapshot.read(page) if page <= self.snapshot.page_count else b""
 
     def xFileSize(self) -> int:
-        """Return the size in bytes that the database has in this view."""
+        """Return the database's size in bytes in this view."""
         return self.snapshot.page_count * self._page_size
 
     # Locks ------------------------------------------------------------------------------------
 
     def xLock(self, level: int) -> None:
-        """Begin to read; nothing but the files has to be looked at."""
+        """Begin to read; only the files have to be checked."""
         if level != SHARED:
             self._reserve()
         self.volume.look_at(self.snapshot)
         self._level = level
 
     def _reserve(self) -> None:
-        """Begin to write: refused."""
+        """Refuse to begin a write."""
         raise to_sqlite(ReadOnlyError("this connection is read-only"))
 
     def xUnlock(self, level: int) -> None:
-        """Give back the snapshot at NONE."""
+        """Release the snapshot at NONE."""
         if level == NONE:
             self._unpin(self)
         self._level = level
 
-    # True means that another connection writes: SQLite asks only to learn if a journal is hot, and
-    # none ever is.
+    # True means that another connection writes. SQLite asks only to detect a hot journal, and none
+    # is ever hot.
     xCheckReservedLock = True.__bool__  # noqa: N815 - SQLite's name
 
     # Writing ----------------------------------------------------------------------------------
@@ -304,18 +304,18 @@ class SnapshotFile:
         """Refuse."""
         self._reserve()
 
-    # Does nothing, without Python code that a signal could interrupt: what a transaction must
-    # survive is decided at its commit.
+    # Does nothing, without Python code that a signal could interrupt: durability is handled at the
+    # commit.
     xSync: Any = callable  # noqa: N815
 
     # The rest ---------------------------------------------------------------------------------
 
     def xFileControl(self, op: int, pointer: int) -> bool:
-        """Answer pragmas and mmap_size."""
+        """Handle pragmas and mmap_size."""
         if op == PRAGMA:
             return self._pragma(pointer)
         if op == _MMAP_SIZE:
-            # SQLite maps nothing of a volume; PRAGMA mmap_size returns the row that says so.
+            # SQLite does not map a volume; PRAGMA mmap_size returns 0.
             ctypes.c_int64.from_address(pointer).value = 0
             return True
         return False
@@ -325,7 +325,7 @@ class SnapshotFile:
         try:
             answer = self.answer(call.name, call.value)
         except GraftError as error:
-            # SQLite hands this text to every binding as the error's message.
+            # SQLite passes this text to every binding as the error's message.
             call.result = error.words(Audience.SQL)
             raise to_sqlite(error) from error
         if answer is None:
@@ -334,22 +334,22 @@ class SnapshotFile:
         return True
 
     def answer(self, name: str, value: str | None) -> str | None:
-        """Return the answer to a pragma, or None for one of SQLite's own; raises GraftError."""
+        """Return the result of a pragma, or None for SQLite to handle it; raises GraftError."""
         return self._on_pragma(self, name, value)
 
-    # Constants that no Python code returns: APSW cannot pass on what a signal raises in these two.
-    # The sector size hardly matters; see the characteristics for why.
+    # Constants without Python code: APSW cannot propagate exceptions from these two methods. The
+    # sector size hardly matters; see the device characteristics.
     xSectorSize = (4096).__int__  # noqa: N815 - SQLite's name
     xDeviceCharacteristics = _CHARACTERISTICS.__int__  # noqa: N815
 
     def abandon(self) -> None:
-        """In the child of a fork: refuse all work."""
-        # Replaced on the object, so that checking costs the parent nothing.
+        """In a forked child: refuse all work."""
+        # Replaced on the object, so that the parent pays nothing for the check.
         self.__dict__.update(
             xLock=_refuse_in_child, xRead=_refuse_in_child, xWrite=_refuse_in_child
         )
 
     def xClose(self) -> None:
-        """Give back the snapshot."""
+        """Release the snapshot."""
         self._unpin(self)
         self._on_close(self)

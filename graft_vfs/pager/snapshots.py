@@ -1,6 +1,6 @@
-"""Connections on snapshots: SQL over a volume as it was at several moments at once.
+"""Connections on snapshots: SQL over several states of a volume at once.
 
-`connected` gives one that only reads, `scratch_over` one whose first schema may be written to.
+`connected` yields a read-only connection, `scratch_over` one whose first schema is writable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graft_vfs.volume.volume import Volume
 
 
 class _SnapshotFiles(apsw.VFS):
-    """A file system for one connection, whose files are snapshots by their schema's name.
+    """A VFS for one connection; its files are snapshots, named by schema.
 
     Owner: the connection's opener. Thread rule: as its connection.
     """
@@ -32,15 +32,15 @@ class _SnapshotFiles(apsw.VFS):
         super().__init__(name, BUILTIN_VFS)
 
     def xFullPathname(self, name: str) -> str:
-        """Return the name as it is: it is no path."""
+        """Return the name unchanged, because it is not a path."""
         return name
 
     def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: ARG002
-        """Say that there is no journal: a snapshot needs none, and others have no name."""
+        """Report that there is no journal: a snapshot has none, and other journals are unnamed."""
         return False
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        """Nothing: a journal without a name went when it was closed."""
+        """Do nothing: an unnamed journal was deleted when it was closed."""
 
     def xOpen(  # type: ignore[override]
         self, name: str | apsw.URIFilename | None, flags: list[int]
@@ -69,7 +69,7 @@ class _SnapshotFiles(apsw.VFS):
 
 
 class _ScratchFiles(_SnapshotFiles):
-    """The same, but that `main` may be written to."""
+    """The same with a writable `main`."""
 
     scratch: ScratchFile
 
@@ -81,16 +81,16 @@ class _ScratchFiles(_SnapshotFiles):
 
 
 def _answer(file: SnapshotFile, name: str, _: str | None) -> str | None:
-    """Answer what each new connection asks for, so that opening reads no page here either."""
+    """Answer the pragmas of each new connection, so that opening reads no page."""
     return file.prepare() if name == "graft_prepare" else None
 
 
 @contextlib.contextmanager
 def connected(volume: Volume, snapshots: Mapping[str, Snapshot]) -> Iterator[apsw.Connection]:
-    """Yield a read-only connection that has each snapshot as a schema of the name given for it.
+    """Yield a read-only connection with each snapshot as a schema of the given name.
 
-    The first must be called `main`, and all must stay pinned. Pages that are not here are fetched
-    when they are read. Ctrl-C ends a statement of it. Raises what reading raises, DamageError for a
+    The first name must be `main`, and all snapshots must stay pinned. Pages that are not cached are
+    fetched on demand. Ctrl-C ends a statement. Raises the errors of reading, and DamageError for a
     schema that SQLite cannot parse.
     """
     files = _SnapshotFiles(_new_name(), volume, snapshots)
@@ -102,10 +102,10 @@ def connected(volume: Volume, snapshots: Mapping[str, Snapshot]) -> Iterator[aps
 def scratch_over(
     volume: Volume, snapshot: Snapshot, beside: Mapping[str, Snapshot] | None = None
 ) -> Iterator[Scratch]:
-    """Yield a scratch database over a snapshot, with others `beside` it to read, by schema.
+    """Yield a scratch database over a snapshot, with other snapshots `beside` it, read-only.
 
-    What is written goes to a temporary file, and is gone when the block ends; the volume stays as
-    it is. For the rest see `connected`.
+    Writes go to a temporary file, which is deleted when the block ends; the volume does not change.
+    Otherwise as `connected`.
     """
     snapshots = {"main": snapshot, **(beside or {})}
     files = _ScratchFiles(_new_name(), volume, snapshots)
@@ -138,9 +138,9 @@ def _connection(
 
 
 def unreadable(error: apsw.Error) -> GraftError:
-    """Return what is to be raised when SQLite fails on a snapshot: the cause in the VFS, or damage.
+    """Return the error to raise when SQLite fails on a snapshot: the VFS's error, or damage.
 
-    The schema of either may be one that SQLite cannot parse, with no byte damaged here.
+    Even without damaged bytes, SQLite may be unable to parse a schema.
     """
     if isinstance(error.__cause__, GraftError):
         return error.__cause__

@@ -13,13 +13,13 @@ from graft_vfs.advice import Audience, words
 
 CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
     errors.StaleSnapshotError: (apsw.BusyError, apsw.SQLITE_BUSY_SNAPSHOT),
-    # SQLite calls no busy handler then: waiting in the only thread that could go on is useless.
+    # SQLite then calls no busy handler: waiting would block the only thread that can continue.
     errors.ReentryError: (apsw.LockedError, apsw.SQLITE_LOCKED),
     errors.BusyError: (apsw.BusyError, apsw.SQLITE_BUSY),
     errors.ReadOnlyError: (apsw.ReadOnlyError, apsw.SQLITE_READONLY),
     errors.DamageError: (apsw.CorruptError, apsw.SQLITE_CORRUPT),
     errors.DiskFullError: (apsw.FullError, apsw.SQLITE_FULL),
-    # Like a full disk, an I/O error of any kind makes SQLite forget pages that were not committed.
+    # Like a full disk, any I/O error makes SQLite drop uncommitted pages.
     errors.AccessDeniedError: (apsw.IOError, apsw.SQLITE_IOERR_ACCESS),
     errors.MovedError: (apsw.IOError, apsw.SQLITE_IOERR_VNODE),
     errors.LocalStorageError: (apsw.IOError, apsw.SQLITE_IOERR),
@@ -31,8 +31,8 @@ CODES: dict[type[errors.GraftError], tuple[type[apsw.Error], int]] = {
 def to_sqlite(error: errors.GraftError, *, at_open: bool = False) -> apsw.Error:
     """Return the APSW exception that makes SQLite report the right result code.
 
-    A file that cannot be opened for a reason without a code of its own gives SQLITE_CANTOPEN; its
-    text names commands, because there is no connection yet on which a pragma could be run.
+    If a file cannot be opened for a reason without a specific code, the code is SQLITE_CANTOPEN.
+    Its text names commands, because there is no connection yet to run a pragma on.
     """
     for declared in type(error).__mro__:
         if declared in CODES:
@@ -93,10 +93,10 @@ def _class_of_both(declared: type[errors.GraftError], kind: Any) -> type[errors.
 
 
 class Interrupted(apsw.IOError):
-    """What ended a callback, which SQLite hears of as an I/O error and Python as what it is.
+    """An exception that ended a callback: an I/O error to SQLite, and the original to Python.
 
-    Each is of a class that also inherits from the class of `original`, so that Ctrl-C, the
-    TimeoutError of an alarm or the time limit of a task queue is caught by its own name.
+    Its class also inherits from the class of `original`, so that code can catch Ctrl-C, an alarm's
+    TimeoutError or a task queue's time limit by its own class.
     """
 
     original: BaseException
@@ -106,21 +106,21 @@ class Interrupted(apsw.IOError):
 def _interrupted_as(kind: Any) -> type[Interrupted]:
     try:
         return type(kind.__name__, (Interrupted, kind), {})
-    except TypeError:  # Its objects are laid out in another way, or it is final.
+    except TypeError:  # The class has an incompatible layout, or is final.
         return Interrupted
 
 
 def as_io_error(error: BaseException) -> apsw.IOError:
-    """Return what makes SQLite forget its cached pages, whatever kept a page from it.
+    """Return an error that makes SQLite drop its cached pages, for any failure to read a page.
 
-    After SQLITE_ERROR, which any other exception of Python becomes, a rollback that failed leaves
-    pages in the cache that were never committed; SQLite goes on to show them and to build on them.
+    Other Python exceptions become SQLITE_ERROR. After that, a failed rollback leaves uncommitted
+    pages in SQLite's cache, and SQLite continues to return and use them.
     """
     text = words(error, Audience.SQL) or type(error).__name__
     if isinstance(error, (errors.GraftError, apsw.Error)):
         return apsw.IOError(text)
     kind = _interrupted_as(cast("Any", type(error)))
-    # Made without its constructor, which may ask for other arguments.
+    # Created without its constructor, which may need other arguments.
     interrupted: Interrupted = kind.__new__(kind, text)
     interrupted.args = (text,)
     interrupted.__dict__.update(error.__dict__)

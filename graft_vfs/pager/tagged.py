@@ -1,8 +1,8 @@
-"""The tag of a connection: which volume it names, and what to say when that is another one.
+"""The tag of a connection: its current volume, and the errors after it moved.
 
-Another process may move or remove the tag at any time. The volume that it leaves gets a new branch
-object then in every process (see `local.tag_moves`), so the catalog is asked only when a connection
-finds one that it has not seen.
+Another process may move or remove the tag at any time. Its previous volume then gets a new branch
+object in every process (see `local.tag_moves`). So the catalog is read only when a connection finds
+a branch object that it has not seen.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from graft_vfs.volume.volume import Volume
 
 
 class Tagged:
-    """One connection's tag. Owner: its file. Without `find` the file stays with its volume.
+    """One connection's tag. Owner: its file. Without `find`, the file keeps its volume.
 
-    `branch` is the one of which it is known that the tag names its volume.
+    `branch` is the branch for which the tag was last known to name its volume.
     """
 
     __slots__ = ("_find", "branch", "tag")
@@ -31,7 +31,7 @@ class Tagged:
         self._find = find
 
     def other_than(self, volume: Volume) -> Volume | None:
-        """Return the volume that the tag names, opened; None for this one, or if there is none.
+        """Return the tag's volume, opened; None if it is this volume, or if the tag has none.
 
         Raises NotFoundError, DamageError, LocalStorageError.
         """
@@ -41,9 +41,9 @@ class Tagged:
         return None if named is None or named == volume.id else self._find(named)
 
     def names(self, volume: Volume, snapshot: Snapshot) -> bool:
-        """Return True if the tag named the volume when, or after, `snapshot` was taken.
+        """Return True if the tag named the volume when `snapshot` was taken, or later.
 
-        Ordering: the snapshot first. A tag that moves behind it makes another branch.
+        Ordering: the snapshot first. If the tag moves after it, there is a new branch.
         """
         if snapshot.branch is self.branch or self._find is None:
             return True
@@ -55,20 +55,20 @@ class Tagged:
     def require(self, volume: Volume, snapshot: Snapshot) -> None:
         """Refuse to write to a volume that the tag does not name; the writer lock is held.
 
-        Raises StaleSnapshotError if it names another one, TagRemovedError.
+        Raises StaleSnapshotError if it names another volume, TagRemovedError.
         """
         if self.names(volume, snapshot):
             return
         named = volume.catalog.tag_volume(self.tag)
         if named is not None:
             raise StaleSnapshotError(
-                f"tag {self.tag!r} names volume {named} now, and this transaction has read volume "
+                f"tag {self.tag!r} now names volume {named}, but this transaction has read volume "
                 f"{volume.id}",
                 next_step="roll back and run the transaction again",
             )
         raise TagRemovedError(
             f"tag {self.tag!r} was removed while this connection was open: a commit to volume "
-            f"{volume.id} would be in a volume without a name",
+            f"{volume.id} would go to a volume without a name",
             next_step=Hint(
                 "run ",
                 Advice.SWITCH(TAG=self.tag, VOLUME=str(volume.id)),

@@ -1,8 +1,8 @@
-"""A file that shows the newest snapshot of the volume that its tag names, and takes no writes.
+"""A read-only file that shows the newest snapshot of its tag's volume.
 
-Each transaction begins with the newest snapshot. If that is one of a branch that the connection has
-not seen, the tag may have moved meanwhile; see `tagged`. A file that was moved by a pragma shows
-page 1 with another change counter, so that SQLite drops its cache; see `moved`.
+Each transaction begins with the newest snapshot. If the connection has not seen its branch, the tag
+may have moved; see `tagged`. A file that a pragma moved shows page 1 with another change counter,
+so that SQLite drops its cache; see `moved`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from graft_vfs.volume.volume import Volume
 
 
 class TaggedFile(SnapshotFile):
-    """A volume as SQLite's main database file, to read only.
+    """A volume as SQLite's main database file, read-only.
 
-    `find` opens the volume that the tag names when another process has moved the tag; without it
-    the file stays with its volume.
+    If another process has moved the tag, `find` opens the tag's volume; without it, the file keeps
+    its volume.
     """
 
     __slots__ = ("_shift", "_tagged")
@@ -39,14 +39,14 @@ class TaggedFile(SnapshotFile):
     ) -> None:
         super().__init__(tag, volume, volume.snapshot, on_pragma=on_pragma, on_close=on_close)
         self._tagged = Tagged(tag, find)
-        # Set when a pragma moves the connection.
+        # Nonzero once a pragma has moved the connection.
         self._shift = 0
         self._adopt(self._newest())
 
     # Where the tag points ----------------------------------------------------------------------
 
     def move_to(self, volume: Volume) -> None:
-        """Show another volume from the next transaction on; not inside one."""
+        """Show another volume in later transactions; not inside one."""
         assert not self.in_transaction
         self._use(volume)
         self._tagged.branch = None
@@ -56,7 +56,7 @@ class TaggedFile(SnapshotFile):
         self._take(self._newest())
 
     def follow_tag(self) -> None:
-        """Show the volume that the tag names now; nothing inside a transaction."""
+        """Show the tag's current volume; does nothing inside a transaction."""
         if not self.in_transaction:
             self._leave_if_moved()
 
@@ -66,10 +66,10 @@ class TaggedFile(SnapshotFile):
         self._tagged.branch = None
 
     def _newest(self) -> Snapshot:
-        """Return the newest snapshot of the volume that the tag names, having moved there.
+        """Move to the tag's volume and return its newest snapshot.
 
-        Not inside a transaction. A tag that was removed names none: then the snapshot is one that
-        the volume does not have, so that each transaction comes here and asks again.
+        Not inside a transaction. If the tag was removed, the result is a copy that differs from the
+        volume's own snapshot, so that each transaction checks the tag again.
         """
         while True:
             snapshot = self._begin_somewhere()
@@ -80,7 +80,7 @@ class TaggedFile(SnapshotFile):
                 return snapshot.copy()
 
     def _begin_somewhere(self) -> Snapshot:
-        """Begin; if a damaged volume was replaced, begin in the new one."""
+        """Begin; if a damaged volume was replaced, begin in the new volume."""
         try:
             return self.volume.begin()
         except GraftError:
@@ -89,7 +89,7 @@ class TaggedFile(SnapshotFile):
             return self.volume.begin()
 
     def _leave_if_moved(self) -> bool:
-        """Move to the volume that the tag names, pinned there if it was here; False if to none."""
+        """Move to the tag's volume, keeping the pin; False if there is none to move to."""
         former = self.volume
         volume = self._tagged.other_than(former)
         if volume is None:
@@ -134,9 +134,9 @@ class TaggedFile(SnapshotFile):
     # Locks ------------------------------------------------------------------------------------
 
     def xLock(self, level: int) -> None:
-        """Take a snapshot at SHARED, and what writing needs at RESERVED."""
+        """Take a snapshot at SHARED, and begin a write at RESERVED."""
         if level == SHARED:
-            # The pin comes first, so that no commit forgets an image that the snapshot has.
+            # The pin comes first, so that no commit forgets an image of the snapshot.
             self._pin(self)
             try:
                 snapshot = self.volume.begin()
@@ -149,13 +149,13 @@ class TaggedFile(SnapshotFile):
         self._level = level
 
     def _take(self, snapshot: Snapshot) -> None:
-        """Show a snapshot that others made; outside a transaction from where the tag points."""
+        """Show another process's newer snapshot; outside a transaction, also follow the tag."""
         if snapshot.branch is not self._tagged.branch and self._level == NONE:
             snapshot = self._newest()
         self._adopt(snapshot)
 
     def _begin_elsewhere(self, error: GraftError) -> None:
-        """Begin where the tag points, after a failure here; raises that if it points nowhere else.
+        """After a failure, begin in the tag's volume; raises the failure if it is the same volume.
 
         Nothing is pinned if it raises.
         """

@@ -1,13 +1,13 @@
-"""Setting up a connection without reading a page of its volume.
+"""Sets up a connection without reading a page of its volume.
 
-`PRAGMA journal_mode` reads the schema first. So a volume whose schema SQLite cannot parse could not
-be opened, nor repaired, and opening a cold clone needed the remote. Therefore the first look after
-`PRAGMA graft_prepare` shows SQLite an empty file, and RESET has it forget the schema that it found
-there. The statements in order:
+`PRAGMA journal_mode` first reads the schema. So a volume whose schema SQLite cannot parse could be
+neither opened nor repaired, and opening a cold clone would need the remote. Therefore, after
+`PRAGMA graft_prepare`, SQLite's next read sees an empty file, and RESET makes SQLite drop the empty
+schema. The statements in order:
 
-    PRAGMA graft_prepare              the next look at the file shows it empty
-    PRAGMA journal_mode=TRUNCATE      looks at it
-    PRAGMA writable_schema=RESET      the next statement reads the schema as if it were the first
+    PRAGMA graft_prepare              the next read sees an empty file
+    PRAGMA journal_mode=TRUNCATE      reads the empty file
+    PRAGMA writable_schema=RESET      the next statement reads the schema like a first statement
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SET_UP = (
     "PRAGMA journal_mode=TRUNCATE",
     "PRAGMA writable_schema=RESET",
 )
-"""Choose the journal mode that costs least.
+"""Choose the cheapest journal mode.
 
-TRUNCATE lets the connection keep its journal open, where the default opens one for each
-transaction. It changes nothing about what a crash leaves.
+With TRUNCATE the connection keeps its journal open; the default opens one per transaction. The mode
+has no effect on crash safety.
 """
 
 
@@ -40,14 +40,14 @@ class Shown(Protocol):
     snapshot: Snapshot
 
     def show(self, volume: Volume, snapshot: Snapshot) -> None:
-        """Show them again."""
+        """Show the snapshots again."""
         ...
 
 
 class _EmptyOnce:
-    """Stands for a volume without pages, as its file uses one, until the file is unlocked.
+    """Replaces the file's volume by an empty one until the file is unlocked.
 
-    So no other connection pays for looking whether its file is to be shown empty.
+    So other connections do not pay for a check whether to show an empty file.
     """
 
     def __init__(self, file: Shown) -> None:
@@ -58,18 +58,18 @@ class _EmptyOnce:
 
     @property
     def pins(self) -> _EmptyOnce:
-        """What counts open snapshots: it, which learns of the unlock so."""
+        """The counter of open snapshots: this object, so that it is notified of the unlock."""
         return self
 
     def __contains__(self, _: Shown) -> bool:
-        """Return False: nothing is pinned in an empty file, also if the tag moves now."""
+        """Return False: nothing is pinned in an empty file, even if the tag moves."""
         return False
 
     def add(self, _: Shown) -> None:
-        """Nothing can be forgotten that has no page."""
+        """Do nothing: there are no pages to forget."""
 
     def discard(self, file: Shown) -> None:
-        """Put the volume back."""
+        """Restore the volume."""
         file.show(self._volume, self._former)
 
     def begin(self) -> Snapshot:
@@ -77,17 +77,17 @@ class _EmptyOnce:
         return self._snapshot
 
     def begin_write(self, *_: object) -> NoReturn:
-        """Refuse to write pages behind an empty file."""
+        """Refuse to write while the file is shown as empty."""
         raise UsageError(
-            "a connection writes behind graft_prepare",
+            "a connection writes directly after graft_prepare",
             next_step="run PRAGMA journal_mode after it, and set locking_mode later",
         )
 
     def __getattr__(self, name: str) -> Any:
-        """Answer everything else as the volume does."""
+        """Delegate everything else to the volume."""
         return getattr(self._volume, name)
 
 
 def empty_once(file: Shown) -> Volume:
-    """Return what stands for the volume of a file."""
+    """Return the replacement for a file's volume."""
     return cast("Volume", _EmptyOnce(file))

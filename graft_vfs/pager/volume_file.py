@@ -1,20 +1,20 @@
 """The file that SQLite reads and writes: one connection's view of a volume.
 
-SQLite's page I/O arrives here, one Python call each, so this is the hot path: a transaction of one
-row makes some 16 calls here, and eight to its journal.
+SQLite's page I/O arrives here, one Python call each, so this is the hot path: a one-row transaction
+makes about 16 calls to this file, and eight to its journal.
 
-The states of a file, and what may be believed in each. `L` is the lock level that SQLite was given.
+The states of a file, and the invariants of each. `L` is SQLite's lock level.
 
     state   L           transaction  _staged    what holds
-    OPEN    NONE        None         None       No snapshot is pinned; `snapshot` may be old.
-    READER  SHARED      None         None       `snapshot` is pinned, and stays until OPEN.
+    OPEN    NONE        None         None       No snapshot is pinned; `snapshot` may be stale.
+    READER  SHARED      None         None       `snapshot` is pinned, and kept until OPEN.
     WRITER  ≥ RESERVED  set          its pages  The writer lock is held. `snapshot` is the newest,
-                                                and what a rollback restores. SQLite hears every
-                                                error, after which nothing is committed.
-    SYNCED  ≥ RESERVED  set          None       SQLite has finished phase one, and may have told
-                                                other databases to commit. All that may fail for
-                                                want of space has been done.
-    HOLDER  ≥ RESERVED  None         None       The writer lock is held without a transaction: that
+                                                and a rollback restores it. Every error reaches
+                                                SQLite, and then nothing is committed.
+    SYNCED  ≥ RESERVED  set          None       SQLite has finished phase one, and other databases
+                                                may already be committed. Everything that may fail
+                                                for lack of space is done.
+    HOLDER  ≥ RESERVED  None         None       The writer lock is held without a transaction: it
                                                 was committed or dropped, or has not begun.
                                                 `snapshot` is the newest.
 
@@ -29,31 +29,33 @@ The states of a file, and what may be believed in each. `L` is the lock level th
                                         |               v                 |
                                         '------------ HOLDER -------------'
 
-    a  From WRITER and HOLDER pages of the transaction, which begins now in HOLDER: with EXCLUSIVE
-       SQLite keeps its lock. From SYNCED those of a rollback, or with journal_mode=MEMORY those of
-       the transaction after one whose commit was interrupted unseen.
+    a  In WRITER and HOLDER: pages of the transaction. In HOLDER the transaction begins now, because
+       with EXCLUSIVE SQLite keeps its lock. In SYNCED: pages of a rollback or, with
+       journal_mode=MEMORY, of the transaction after one whose commit was silently interrupted.
     b  WRITER: the transaction is dropped. SQLite has rolled it back, or nothing was written.
-    c  SYNCED: the transaction is committed, unless it was rolled back: `finish_commit`. So it is at
-       the header of the next journal and at a pragma, which lead to HOLDER. It was committed before
-       if all went well.
-    d  xUnlock(NONE) leads on to OPEN, from every state.
+    c  SYNCED: the transaction is committed, unless it was rolled back: `finish_commit`. The same
+       happens at the next journal's header and at a pragma, which lead to HOLDER. Normally it is
+       already committed by then.
+    d  xUnlock(NONE) leads to OPEN from every state.
 
-    FCNTL_SYNC that fails, and PHASETWO that fails, lead to HOLDER: the transaction is dropped, and
-    SQLite gets an I/O error or SQLITE_FULL. PHASETWO in WRITER commits as well: a transaction that
-    has written nothing is not synced. A probe (a read of bytes 24..39) in WRITER means that SQLite
-    has given up the transaction after an I/O error, and leads to HOLDER. All else leaves the state.
+    A failed FCNTL_SYNC or PHASETWO leads to HOLDER: the transaction is dropped, and SQLite gets an
+    I/O error or SQLITE_FULL. PHASETWO in WRITER also commits: SQLite does not sync a transaction
+    that has written nothing. A probe (a read of bytes 24..39) in WRITER means that SQLite has
+    abandoned the transaction after an I/O error, and leads to HOLDER. Other calls do not change the
+    state.
 
-Independent of these: with locking_mode=EXCLUSIVE the writer lock is held in READER, too (methods on
-the object stand in for xLock and xUnlock). In the child of a fork all work is refused (`abandon`).
-When a commit cannot be finished that SQLite believes in, all reads and writes are refused.
+Independently of this: with locking_mode=EXCLUSIVE the writer lock is also held in READER (methods
+on the object replace xLock and xUnlock). In a forked child all work is refused (`abandon`). If
+SQLite considers a transaction committed and the commit cannot be completed, all reads and writes
+are refused.
 
-With several databases in a transaction, SQLite goes through FCNTL_SYNC and xSync of each first. If
-a super-journal names them, it ignores every error after that. So whatever may fail is done at
+With several databases in a transaction, SQLite first calls FCNTL_SYNC and xSync of each. If a
+super-journal names them, it ignores every error after that. So everything that may fail is done at
 FCNTL_SYNC; see `_prepare`.
 
-A signal's handler may raise at any call in these methods. An I/O error means that the transaction
-was rolled back. A commit that was interrupted when its chunk was whole is finished, and what
-interrupted it is raised as what it is, when SQLite gives back its last lock.
+A signal handler may raise at any call in these methods. An I/O error means that the transaction was
+rolled back. If a commit is interrupted after its chunk is complete, it is completed, and the
+exception is raised unchanged when SQLite releases its last lock.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ _COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
 _SYNC = apsw.SQLITE_FCNTL_SYNC
 
 _FINISH_ATTEMPTS = 100
-"""How often a commit is tried again that signal handlers interrupt, before it is an error."""
+"""How often a commit that signal handlers interrupt is retried before it is an error."""
 
 
 def _raising(error: apsw.Error) -> Callable[..., NoReturn]:
@@ -128,13 +130,13 @@ class VolumeFile(TaggedFile):
         self.transaction: Transaction | None = None
         # The transaction's pages; None once SQLite has synced it: see `finish_commit`.
         self._staged: dict[int, bytes] | None = None
-        # The journal that SQLite has begun for the present transaction.
+        # The journal of the current transaction, once SQLite has begun it.
         self.journal: Journal | None = None
-        # A transaction that is committed with a super-journal, so that SQLite ignores errors.
+        # The transaction commits with a super-journal, so SQLite ignores errors.
         self._prepared: Transaction | None = None
-        # What locking_mode was set to; see `set_exclusive`.
+        # The last setting of locking_mode; see `set_exclusive`.
         self._is_exclusive = False
-        # The log has room for this many pages, each in a chunk of its own.
+        # The log has allocated space for this many pages, each in a separate chunk.
         self._room = 0
         self._is_cache_doubtful = False
         self._lock = volume.open_writer_lock()
@@ -142,7 +144,7 @@ class VolumeFile(TaggedFile):
 
     @property
     def holds_writer_lock(self) -> bool:  # type: ignore[override]
-        """Return True if no other connection can write now."""
+        """Return True if other connections are currently unable to write."""
         return self._level >= RESERVED or (self._is_exclusive and self.in_transaction)
 
     def move_to(self, volume: Volume) -> None:
@@ -155,22 +157,22 @@ class VolumeFile(TaggedFile):
 
     def _probe(self) -> bytes:
         if self._level >= RESERVED and not self.finish_commit():
-            # With locking_mode=EXCLUSIVE SQLite begins anew after an error, and asks whether
-            # its cache is valid. What it had written is rolled back by now or, without a
-            # journal, never will be.
+            # With locking_mode=EXCLUSIVE, SQLite restarts after an error and checks whether its
+            # cache is valid. By then its writes are rolled back or, without a journal, never will
+            # be.
             self._drop()
         probe = super()._probe()
         if self._is_cache_doubtful:
-            # A version of the file that SQLite has never seen, this once.
+            # This once, a version of the file that SQLite has never seen.
             self._is_cache_doubtful, self._is_plain = False, not self._shift
             return bytes(byte ^ 0xFF for byte in probe.ljust(PROBE_BYTES, b"\0"))
         return probe
 
     def _doubt_cache(self) -> None:
-        """Let SQLite forget its cached pages when it next looks whether the file has changed.
+        """Make SQLite drop its cached pages when it next checks whether the file has changed.
 
-        For what Python raises before the first instruction of a method, where no `try` can stand:
-        see `as_io_error`. With locking_mode=EXCLUSIVE SQLite does not look again.
+        This handles exceptions before the first instruction of a method, which cannot be caught:
+        see `as_io_error`. With locking_mode=EXCLUSIVE, SQLite does not check again.
         """
         self._is_cache_doubtful, self._is_plain = True, False
 
@@ -187,10 +189,11 @@ class VolumeFile(TaggedFile):
     # Locks ------------------------------------------------------------------------------------
 
     def set_exclusive(self, is_exclusive: bool) -> None:
-        """Follow locking_mode: with EXCLUSIVE, SQLite keeps its snapshot from the first read on.
+        """Apply locking_mode: with EXCLUSIVE, SQLite keeps its snapshot after the first read.
 
-        So no other connection may write from then on, or this one could never write again. Raises
-        StaleSnapshotError or WriterBusyError inside a transaction that may not go on like that.
+        So other connections must not write after that, or this one could never write again. Inside
+        a transaction that cannot continue in this mode, raises StaleSnapshotError or
+        WriterBusyError.
         """
         lock = self._lock
         if is_exclusive == self._is_exclusive:
@@ -206,7 +209,7 @@ class VolumeFile(TaggedFile):
                 newest = self.volume.begin()
                 if newest.counter != self.snapshot.counter:
                     raise StaleSnapshotError(
-                        "the volume has moved since this transaction began to read",
+                        "the volume has changed since this transaction's first read",
                         next_step="end the transaction, then set locking_mode",
                     )
                 self._tagged.require(self.volume, newest)
@@ -214,7 +217,7 @@ class VolumeFile(TaggedFile):
                 lock.release()
                 raise
         self._is_exclusive = True
-        # Replaced on the object, so that checking costs others nothing.
+        # Replaced on the object, so that other connections pay nothing for the check.
         self.__dict__.update(xLock=self._lock_exclusively, xUnlock=self._unlock_exclusively)
 
     def _lock_normally(self) -> None:
@@ -230,7 +233,7 @@ class VolumeFile(TaggedFile):
         try:
             self.volume.keep_writers_out(lock)
             VolumeFile.xLock(self, level)
-            if self._lock is not lock:  # The tag has moved, and the lock is the former volume's.
+            if self._lock is not lock:  # The tag has moved, and the lock is the previous volume's.
                 VolumeFile.xUnlock(self, NONE)
                 self._lock_exclusively(level)
         except GraftError as error:
@@ -241,7 +244,7 @@ class VolumeFile(TaggedFile):
             raise
 
     def _unlock_exclusively(self, level: int) -> None:
-        """Give the writer lock back with the snapshot, and lock as others do if asked for."""
+        """Release the writer lock with the snapshot; return to normal locking if requested."""
         if level == NONE and not self._is_exclusive:
             self._lock_normally()
         VolumeFile.xUnlock(self, level)
@@ -250,7 +253,7 @@ class VolumeFile(TaggedFile):
 
     def _reserve(self) -> None:
         """Take the writer lock and begin a transaction on the newest snapshot."""
-        # Before the lock is taken, so that it is given back also if Ctrl-C comes behind that.
+        # Before taking the lock, so that it is released even if Ctrl-C follows.
         self._level = RESERVED
         lock = self._lock
         try:
@@ -271,9 +274,9 @@ class VolumeFile(TaggedFile):
         self._room = 0
 
     def _begin_another_write(self) -> tuple[Transaction, dict[int, bytes]]:
-        """Begin a transaction under the lock of the one before: locking_mode=EXCLUSIVE keeps it.
+        """Begin a transaction under the previous one's lock, as locking_mode=EXCLUSIVE keeps it.
 
-        What is written after a sync belongs to the same transaction: it is rolled back.
+        Writes after a sync belong to the same transaction, which is being rolled back.
         """
         if self._level < RESERVED:
             raise ReadOnlyError("a page was written outside a transaction")
@@ -297,13 +300,13 @@ class VolumeFile(TaggedFile):
                 self._unpin(self)
             self._level = level
         except BaseException as error:  # noqa: BLE001 - it is raised later
-            # SQLite does not repeat an unlock, and others would wait for one that was not done.
-            # It takes an error of the one after a commit for an error of the commit.
+            # SQLite does not repeat an unlock, and other connections would wait if it were not
+            # done. It treats an error of the unlock after a commit as an error of the commit.
             self.raise_later(error)
             self.xUnlock(level)
 
     def raise_later(self, error: BaseException) -> None:
-        """Raise what came too late to undo anything when SQLite gives back its last lock."""
+        """When SQLite releases its last lock, raise an exception that came too late for an undo."""
 
         def unlock_and_raise(level: int) -> None:
             VolumeFile.xUnlock(self, level)
@@ -311,14 +314,14 @@ class VolumeFile(TaggedFile):
                 self.__dict__.pop("xUnlock", None)
                 raise error
 
-        if self._is_exclusive:  # No unlock will come.
+        if self._is_exclusive:  # No unlock will follow.
             raise_behind(error)
         else:
-            # Replaced on the object, so that checking costs nothing otherwise.
+            # Replaced on the object, so that the check costs nothing otherwise.
             self.__dict__.setdefault("xUnlock", unlock_and_raise)
 
     def _end_write(self) -> None:
-        """Drop a transaction; after a rollback that went well its journal has been ended."""
+        """Drop a transaction; after a successful rollback, its journal is ended."""
         transaction = self.transaction
         if transaction is None or self.finish_commit():
             return
@@ -334,11 +337,12 @@ class VolumeFile(TaggedFile):
     def finish_commit(self) -> bool:
         """Commit what SQLite has synced and not rolled back; False if there is nothing to commit.
 
-        SQLite goes on without a word after a commit whose second phase was interrupted before the
-        first instruction of a callback: it shows the pages as committed ones, and other databases
-        of the transaction are committed. This is called where it shows that it has gone on: at its
-        next unlock, journal or pragma. A rollback reads the journal; one of a journal in SQLite's
-        own memory has written the snapshot's pages back. Without a journal it would look the same.
+        If phase two of a commit is interrupted before the first instruction of a callback, SQLite
+        silently continues: it treats the pages as committed, and other databases of the transaction
+        are committed. This method is called when SQLite is known to have continued: at its next
+        unlock, journal or pragma. A rollback is recognised because it reads the journal or, with
+        a journal in SQLite's memory, because it has written the snapshot's pages back. Without a
+        journal, a rollback looks the same.
         """
         transaction, journal = self.transaction, self.journal
         if transaction is None or self._staged is not None:
@@ -352,15 +356,15 @@ class VolumeFile(TaggedFile):
         try:
             self.xFileControl(_COMMIT_PHASETWO, 0)
         except apsw.Error as error:
-            # SQLite believes in pages that are lost, and with EXCLUSIVE never looks again.
+            # SQLite uses pages that are lost, and with EXCLUSIVE never checks again.
             self.__dict__.update(xRead=_raising(error), xWrite=_raising(error))
             raise
-        # It has not marked its pages as clean.
+        # SQLite has not marked its pages as clean.
         self._doubt_cache()
         return True
 
     def _drop(self) -> None:
-        """Forget the transaction, and give back the space that it took."""
+        """Drop the transaction, and release its space."""
         if self.transaction is not None:
             self.transaction.abandon()
         self.transaction = self._staged = self.journal = self._prepared = None
@@ -392,25 +396,25 @@ class VolumeFile(TaggedFile):
         except GraftError as error:
             raise to_sqlite(error) from error
         except BaseException as error:
-            raise as_io_error(error) from error  # Rollbacks write, too.
+            raise as_io_error(error) from error  # Rollbacks write too.
 
     def xTruncate(self, size: int) -> None:
-        """Set the size in bytes that the database has after the transaction."""
+        """Set the database's size in bytes after the transaction."""
         if self.transaction is not None and self._page_size:
             self.transaction.truncate(size // self._page_size)
 
     def _prepare(self, super_journal: int) -> None:
-        """Do what may fail at a commit, while SQLite still listens.
+        """Do everything that may fail in a commit, while SQLite still handles errors.
 
-        `super_journal` is the address of its name, 0 without. With it, the pages are written, and
-        COMMIT_PHASETWO writes 64 bytes into space that was allocated before. Without it, other
-        databases may still take part (journal_mode OFF, MEMORY or WAL, synchronous=OFF), so there
-        is room at least. Raises apsw.Error, and then the transaction is dropped.
+        `super_journal` is the address of its name, 0 if there is none. If there is one, the pages
+        are written, and COMMIT_PHASETWO writes 64 bytes into allocated space. Otherwise other
+        databases may still take part (journal_mode OFF, MEMORY or WAL, synchronous=OFF), so at
+        least space is allocated. If it raises apsw.Error, the transaction is dropped.
         """
         transaction = self.transaction
         assert transaction is not None
         if self.journal is not None and self.journal.is_played:
-            # A rollback syncs, too. One of a journal in SQLite's own memory is told below.
+            # A rollback syncs too. With a journal in SQLite's memory, it is recognised below.
             self._staged = None
             return
         try:
@@ -432,10 +436,10 @@ class VolumeFile(TaggedFile):
 
     def _commit(self, transaction: Transaction) -> None:
         """Commit, unless nothing changes; raises LocalStorageError."""
-        # A statement that changes nothing (SET x = x) commits, too; it makes no LSN.
+        # A statement that changes nothing (SET x = x) also commits; it creates no LSN.
         if transaction.staged or not transaction.is_empty():
             if self._prepared is not transaction:
-                # Perhaps on another branch: a push settles without the writer lock.
+                # Possibly on another branch: a push settles without the writer lock.
                 self._adopt(transaction.commit(self.durability))
             else:
                 self._commit_prepared(transaction)
@@ -443,7 +447,7 @@ class VolumeFile(TaggedFile):
             self._page_size = self.snapshot.page_size
 
     def _commit_prepared(self, transaction: Transaction) -> None:
-        """Make a transaction visible whose pages are written; SQLite would not hear of an error."""
+        """Publish a transaction whose pages are written; SQLite would ignore an error."""
         self._adopt(transaction.commit(OFF))
         self._prepared = None
         if self.durability >= FULL:
@@ -457,10 +461,10 @@ class VolumeFile(TaggedFile):
                 )
 
     def _settle_commit(self, error: BaseException) -> None:
-        """Finish a commit that an exception ended; what was raised last comes out after it.
+        """Complete a commit that an exception interrupted; the last exception is raised after it.
 
-        Undoing it would be too late: other databases of the transaction may be committed already.
-        Raises apsw.Error if the disk does not let it be finished, or handlers raise all the time.
+        It is too late for an undo: other databases of the transaction may already be committed.
+        Raises apsw.Error if the disk prevents completion, or if handlers keep raising.
         """
         for _ in range(_FINISH_ATTEMPTS):
             try:
@@ -485,7 +489,7 @@ class VolumeFile(TaggedFile):
     # The rest ---------------------------------------------------------------------------------
 
     def xFileControl(self, op: int, pointer: int) -> bool:
-        """Prepare a commit at SYNC, commit at COMMIT_PHASETWO, answer pragmas and mmap_size."""
+        """Prepare a commit at SYNC, commit at COMMIT_PHASETWO, handle pragmas and mmap_size."""
         try:
             if op == _COMMIT_PHASETWO:
                 transaction = self.transaction
@@ -504,7 +508,8 @@ class VolumeFile(TaggedFile):
         if op == _SYNC:
             staged = self._staged
             if staged is not None:
-                # Mostly one database takes part, and there is room for a small commit already.
+                # Usually there is only one database, and space for a small commit is already
+                # allocated.
                 room = self._room - len(staged)
                 if pointer or room < 0:
                     self._prepare(pointer)
@@ -517,9 +522,9 @@ class VolumeFile(TaggedFile):
         return super().xFileControl(op, pointer)
 
     def abandon(self) -> None:
-        """In the child of a fork: leave the transaction to the parent, and refuse all work.
+        """In a forked child: leave the transaction to the parent, and refuse all work.
 
-        The lock is the parent's, too. To release it here would release it there; closing does not.
+        The lock is also the parent's. Releasing it here would release it there; closing does not.
         """
         self._lock_normally()
         self._level = NONE
@@ -528,9 +533,9 @@ class VolumeFile(TaggedFile):
         super().abandon()
 
     def xClose(self) -> None:
-        """Give back locks and the snapshot."""
+        """Release locks and the snapshot."""
         self._lock_normally()
-        # The journal leads back here, so that both would wait for the garbage collector.
+        # The journal refers back to this object; break the cycle, so that both are freed at once.
         self.transaction = self.journal = None
         self._lock.close()
         super().xClose()

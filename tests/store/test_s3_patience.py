@@ -258,7 +258,7 @@ def test_a_store_that_wants_an_hour_is_not_waited_for(scripted):
     scripted.script = [answer(503, retry_after="3600")]
     with (
         scripted.store(clock=clock) as store,
-        pytest.raises(StoreUnavailableError, match="left alone for 3600 seconds"),
+        pytest.raises(StoreUnavailableError, match="retry after 3600 seconds"),
     ):
         store.get("k")
     assert clock.pauses == []

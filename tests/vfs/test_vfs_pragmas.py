@@ -358,10 +358,10 @@ def test_graft_prepare(engine, connect):
     graft_vfs.enable_sqlite3()
     with closing(sqlite3.connect(graft_vfs.uri("main"), uri=True)) as connection:
         told = connection.execute("PRAGMA graft_prepare").fetchall()
-        assert told == [("The next look at the volume shows an empty database.",)]
+        assert told == [("The next read of the volume shows an empty database.",)]
     connection = connect("main")
     connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
-    with pytest.raises(apsw.SQLError, match="has read nothing yet"):
+    with pytest.raises(apsw.SQLError, match="must run before"):
         connection.pragma("graft_prepare")
 
 
