@@ -34,7 +34,7 @@ PAGE_SIZE = "a volume keeps its page size, and says so instead of ignoring anoth
 _FILE = re.compile(
     "no such file or directory|no files matched glob|could not read|error copying|couldn't open"
 )
-_KEEPS_PAGE_SIZE = re.compile("the volume has pages of [0-9]+ bytes and keeps them")
+_KEEPS_PAGE_SIZE = re.compile("the volume's page size is fixed at [0-9]+ bytes")
 _MODES = re.compile(r"\b(off|wal|delete|persist|truncate|memory)\b")
 
 EXCLUDED = [

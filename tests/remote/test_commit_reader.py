@@ -62,7 +62,7 @@ def test_a_commit_under_another_lsn_or_log_is_refused() -> None:
     store, log = filled(2)
     data = store.get_range(commit_key(LOG, 2), 0, 1 << 20)
     store.put(commit_key(LOG, 3), [data])
-    with pytest.raises(CorruptObjectError, match="holds LSN 2"):
+    with pytest.raises(CorruptObjectError, match="contains LSN 2"):
         log.read_header(3)
     store.put(commit_key(OTHER_LOG, 2), [data])
     with pytest.raises(CorruptObjectError, match=f"of log {LOG}"):

@@ -140,7 +140,7 @@ def test_a_ref_survives_lost_answers(faults: list[str]) -> None:
 def test_a_ref_that_cannot_be_made_says_why() -> None:
     with pytest.raises(CommitOutcomeUnknownError):
         create_ref(UncertainStore(["not landed"] * 9), "main", LOG, sleep=no_sleep)
-    with pytest.raises(StoreUnavailableError, match="neither makes"):
+    with pytest.raises(StoreUnavailableError, match="neither creates"):
         create_ref(UncertainStore(["racing"] * 9), "main", LOG, sleep=no_sleep)
 
 

@@ -21,13 +21,13 @@ from .scripted import answer, error
 
 @pytest.mark.parametrize("bucket", ["", "a/b", "a b", "-a", "a" * 300, "s3://a"])
 def test_what_is_no_bucket_is_a_mistake_of_the_configuration(bucket):
-    with pytest.raises(ConfigError, match="no name of a bucket"):
+    with pytest.raises(ConfigError, match="not a valid bucket name"):
         S3Store(bucket)
 
 
 @pytest.mark.parametrize("prefix", ["a//b", "..", "a b", "a/../b"])
 def test_what_is_no_prefix_is_a_mistake_of_the_configuration(prefix):
-    with pytest.raises(ConfigError, match="no prefix"):
+    with pytest.raises(ConfigError, match="not a valid key prefix"):
         S3Store("bucket", prefix=prefix)
 
 
@@ -35,7 +35,7 @@ def test_what_is_no_prefix_is_a_mistake_of_the_configuration(prefix):
     "endpoint", ["nowhere", "http://", "http://a b", "//host", "ftp://host", "http://host:port"]
 )
 def test_what_is_no_endpoint_is_a_mistake_of_the_configuration(endpoint):
-    with pytest.raises(ConfigError, match="no URL"):
+    with pytest.raises(ConfigError, match="not a URL"):
         S3Store("bucket", endpoint=endpoint)
 
 

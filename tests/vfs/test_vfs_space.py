@@ -489,7 +489,7 @@ def test_a_branch_file_that_was_cut_is_a_named_error_and_no_signal(config, engin
             file.truncate(4096)
         other.say("go on")
         for _ in range(3):
-            assert "another program has cut it; restore the data directory" in other.hear()
+            assert "another program has truncated it; restore the data directory" in other.hear()
         other.end()
 
 
@@ -508,6 +508,6 @@ def test_a_sector_that_cannot_be_read_is_a_named_error(config, engine, connect, 
     with monkeypatch.context() as patch:
         patch.setattr(branch_log, "read_exactly", refuse)
         patch.setattr(os, "pread", refuse)
-        with pytest.raises(apsw.Error, match="the disk reports an error; check it"):
+        with pytest.raises(apsw.Error, match="the disk reported an error; check"):
             value(connection, "SELECT v FROM t")
     assert value(connection, "SELECT length(v) FROM t") == 100_000

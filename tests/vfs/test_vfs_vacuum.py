@@ -212,7 +212,7 @@ def test_backup_over_a_volume_of_another_page_size_is_refused(config, connect, p
     source = plain()
     source.execute("PRAGMA page_size=1024; CREATE TABLE other(x)")
     backup = target.backup("main", source, "main")
-    with pytest.raises(apsw.SQLError, match="the volume has pages of 4096 bytes and keeps them"):
+    with pytest.raises(apsw.SQLError, match="the volume's page size is fixed at 4096 bytes"):
         backup.step(-1)
     backup.close(force=True)
     assert content(target) == expected
