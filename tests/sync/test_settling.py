@@ -158,7 +158,7 @@ def test_a_machine_that_may_not_write_any_more_can_pull_and_forgets_nothing(
 FINAL = [
     DENIED,
     BucketMissingError("no such bucket"),
-    CorruptObjectError("refs/main is not a ref of graft-vfs"),
+    CorruptObjectError("refs/main is not a graft-vfs ref"),
 ]
 
 

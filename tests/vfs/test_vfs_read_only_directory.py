@@ -189,10 +189,10 @@ def try_to_write(root: str) -> None:
             "remove": lambda: engine.remove_tag("main"),
         }
         for verb in verbs.values():
-            with pytest.raises(ReadOnlyError, match="is read-only; do this where it can be"):
+            with pytest.raises(ReadOnlyError, match="is read-only; make it writable"):
                 verb()
         for pragma in PRAGMAS:
-            with pytest.raises(apsw.ReadOnlyError, match="is read-only; do this where it can be"):
+            with pytest.raises(apsw.ReadOnlyError, match="is read-only; make it writable"):
                 connection.execute(f"PRAGMA graft_{pragma}")
         with pytest.raises(apsw.CantOpenError):
             graft_vfs.connect("absent")
@@ -208,7 +208,7 @@ def test_what_would_write_is_a_named_error_with_the_next_step(tmp_path, config, 
 
 
 def open_nothing(root: str) -> None:
-    with pytest.raises(GraftError, match="read-only; choose a place that can be written"):
+    with pytest.raises(GraftError, match="read-only; choose a writable directory"):
         graft_vfs.register(configured(Path(root)))
 
 
@@ -253,4 +253,4 @@ def test_commands_that_write_say_what_to_do(volumes, graft):
         assert (code, output) == (2, "")
         error, hint = errors.splitlines()
         assert error.startswith("error: the data directory ")
-        assert hint.startswith("hint: do this where it can be written")
+        assert hint.startswith("hint: make it writable")

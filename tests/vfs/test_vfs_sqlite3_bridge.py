@@ -140,7 +140,7 @@ def test_the_busy_timeout_of_a_connection_waits_for_the_other_writer(module, ope
     [
         ({"mode": "ro"}, "there is no tag 'absent'"),
         ({"remote": "nowhere"}, "nowhere"),
-        ({"lsn": "x"}, "lsn=x is no LSN"),
+        ({"lsn": "x"}, "'x' names no commit"),
     ],
 )
 def test_an_open_that_fails_leaves_its_cause_in_the_log(module, opened, caplog, parameters, cause):

@@ -164,7 +164,7 @@ def test_a_cold_clone_opens_while_the_remote_is_away(opened, engine, machine, co
 def test_preparing_is_refused_behind_a_first_look(connect):
     connection = connect("main")
     assert rows(connection, "SELECT a FROM t") == [(1,)]
-    with pytest.raises(apsw.SQLError, match="has read nothing yet; leave it out"):
+    with pytest.raises(apsw.SQLError, match="first read; omit it"):
         connection.execute("PRAGMA graft_prepare")
     assert rows(connection, "SELECT a FROM t") == [(1,)]
 
