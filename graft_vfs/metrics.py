@@ -35,7 +35,8 @@ class VolumeMetrics:
     ahead: int
     behind: int
     diverged: bool
-    last_sync_ms: int | None
+    last_checked_ms: int | None
+    last_moved_ms: int | None
     failing: bool
 
     @classmethod
@@ -47,7 +48,8 @@ class VolumeMetrics:
             ahead=status.ahead,
             behind=status.behind,
             diverged=status.diverged,
-            last_sync_ms=status.last_sync_ms,
+            last_checked_ms=status.last_checked_ms,
+            last_moved_ms=status.last_moved_ms,
             failing=status.last_error is not None,
         )
 
@@ -182,9 +184,18 @@ def _volumes(metrics: Metrics) -> Iterator[str]:
     yield from gauge("sync_failing", "1 if the last sync failed.", [e.failing for e in volumes])
     yield from gauge(
         "last_sync_timestamp_seconds",
-        "When the volume was last moved by a sync.",
-        [None if e.last_sync_ms is None else e.last_sync_ms / 1000 for e in volumes],
+        "When the remote last answered a sync of the volume.",
+        [_seconds(each.last_checked_ms) for each in volumes],
     )
+    yield from gauge(
+        "last_moved_timestamp_seconds",
+        "When a sync last changed what the volume stands on.",
+        [_seconds(each.last_moved_ms) for each in volumes],
+    )
+
+
+def _seconds(time_ms: int | None) -> float | None:
+    return None if time_ms is None else time_ms / 1000
 
 
 def _histogram(verb: Verb, latencies: Latencies) -> Iterator[Sample]:

@@ -18,6 +18,7 @@ from graft_vfs.advice import Advice, Audience, Hint, Step, Worded
 from graft_vfs.format.commit import VERSION as FORMAT_VERSION
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.standing import Standing
 from graft_vfs.version import __version__
 
 Progress = Callable[[int, int], None]
@@ -266,7 +267,8 @@ class Status(Report, Worded):
     branch's base; the oldest of these was pushed at `behind_since_ms`. `autosync` is None if this
     process does not sync the volume automatically. `warning` says why the log has no ref, and
     `advice` what to do about it. `unpublished_fork` is true until a fork is pushed, even without
-    local commits.
+    local commits. The remote last answered a sync at `last_checked_ms`, and a sync
+    last moved the volume at `last_moved_ms`.
     """
 
     tag: str
@@ -279,13 +281,31 @@ class Status(Report, Worded):
     behind: int
     attached: bool
     pending_push: bool
-    last_sync_ms: int | None
+    last_checked_ms: int | None
+    last_moved_ms: int | None
     last_error: str | None
     behind_since_ms: int | None
     autosync: AutosyncReport | None = None
     warning: str | None = None
     unpublished_fork: bool = False
     advice: Hint | None = None
+    has_remote: bool = True
+
+    @property
+    def state(self) -> Standing:
+        """How the volume stands, in one word."""
+        return Standing.of(
+            has_remote=self.has_remote,
+            ahead=self.ahead,
+            behind=self.behind,
+            unpublished=self.unpublished_fork,
+            attached=self.attached,
+        )
+
+    @property
+    def last_sync_ms(self) -> int | None:
+        """`last_checked_ms`, under its former name."""
+        return self.last_checked_ms
 
     @property
     def diverged(self) -> bool:
@@ -307,9 +327,11 @@ class Status(Report, Worded):
         ]
         if self.behind_since_ms is not None:
             lines.append(f"Behind since {_moment_text(self.behind_since_ms)}.")
-        is_unknown = self.attached and self.last_sync_ms is None
-        synced = "not recorded" if is_unknown else _moment_text(self.last_sync_ms)
-        lines.append(f"Last sync: {synced}.")
+        is_unknown = self.attached and self.last_checked_ms is None
+        checked = "not recorded" if is_unknown else _moment_text(self.last_checked_ms)
+        lines.append(f"Last sync: {checked}.")
+        if self.last_moved_ms is not None:
+            lines.append(f"Last change by a sync: {_moment_text(self.last_moved_ms)}.")
         if self.pending_push:
             lines.append("A push has not been settled; the next sync settles it first.")
         if self.last_error:

@@ -234,11 +234,12 @@ def test_volumes_are_reported_as_they_stand(machine):
     connection = machine.connect()
     connection.execute("CREATE TABLE t(k)")
     (volume,) = machine.engine.metrics().volumes
-    assert (volume.tag, volume.ahead, volume.behind, volume.last_sync_ms) == ("main", 1, 0, None)
+    assert (volume.tag, volume.ahead, volume.behind) == ("main", 1, 0)
+    assert volume.last_checked_ms is volume.last_moved_ms is None
     machine.engine.push("main")
     (volume,) = machine.engine.metrics().volumes
     assert (volume.ahead, volume.failing, volume.diverged) == (0, False, False)
-    assert volume.last_sync_ms
+    assert volume.last_moved_ms <= volume.last_checked_ms
     connection.close()
 
 
@@ -298,13 +299,14 @@ def test_any_tag_can_be_a_label(tag):
         0,
         0,
         0,
-        (VolumeMetrics(volume, tag, 2, 1, True, 1_700_000_000_500, False),),
+        (VolumeMetrics(volume, tag, 2, 1, True, 1_700_000_000_500, 1_600_000_000_000, False),),
     )
     samples = parsed(metrics)
     labels = (("tag", tag), ("volume", str(volume)))
     assert samples["graft_volume_ahead_commits", labels] == 2
     assert samples["graft_volume_diverged", labels] == 1
     assert samples["graft_volume_last_sync_timestamp_seconds", labels] == 1_700_000_000.5
+    assert samples["graft_volume_last_moved_timestamp_seconds", labels] == 1_600_000_000
 
 
 def test_an_engine_that_did_nothing_has_metrics(tmp_path):

@@ -88,7 +88,16 @@ def cached(ministack: S3Endpoint, tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["status main", "log main", "tags", "info main", "diff main 1 2", "volumes", "show main"],
+    [
+        "status",
+        "status main",
+        "log main",
+        "tags",
+        "info main",
+        "diff main 1 2",
+        "volumes",
+        "show main",
+    ],
 )
 def test_a_command_about_what_is_cached_imports_no_boto(cached, tmp_path, command):
     found = imported(graft(*command.split()), tmp_path, **cached)

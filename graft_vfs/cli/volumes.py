@@ -8,11 +8,21 @@ import click
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, emit, emit_list, json_option
-from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
+from graft_vfs.cli.output import echo, emit, emit_list, json_option, without_credentials
+from graft_vfs.cli.session import (
+    TAG,
+    complete_tags,
+    force_option,
+    opened,
+    refuse_existing,
+    tag_argument,
+)
+from graft_vfs.cli.table import screen_width, table
 from graft_vfs.errors import NotFoundError, UsageError
 from graft_vfs.ids import VolumeId
+from graft_vfs.reports import age_text
 from graft_vfs.sqlite_format.header import HEADER_BYTES
+from graft_vfs.standing import VolumeStatus
 
 _MAKE = "make one with `graft new TAG`, `graft import FILE TAG` or `graft clone REF`"
 
@@ -126,14 +136,53 @@ def volumes(as_json: bool) -> None:
         emit_list(engine.volumes(), as_json=as_json, if_empty=f"there is no volume yet; {_MAKE}")
 
 
-@command("status", "graft status main")
-@tag_argument
+@command("status", "graft status", "graft status main", "graft status --json")
+@click.argument("tag", type=TAG, shell_complete=complete_tags, required=False)
 @json_option
-def status(tag: str, as_json: bool) -> None:
-    """Report how a volume relates to its remote log, as of the last fetch."""
+def status(tag: str | None, as_json: bool) -> None:
+    """Report how a volume relates to its remote log; without TAG, all volumes as a table.
+
+    CHECKED is when the remote last answered a sync, MOVED when a sync last changed what the volume
+    stands on. No request is sent: how many commits it is behind is as of CHECKED.
+    """
     with opened() as engine:
-        found = engine.status(tag)
-        emit(found, as_json=as_json)
+        if tag is not None:
+            emit(engine.status(tag), as_json=as_json)
+            return
+        found = engine.statuses()
+        if as_json:
+            emit(found, as_json=True)
+        elif not found:
+            echo(f"hint: there is no volume yet; {_MAKE}", err=True)
+        else:
+            _show_statuses(found)
+
+
+def _show_statuses(found: list[VolumeStatus]) -> None:
+    rows = [
+        (
+            _name(each),
+            each.state.text(ahead=each.ahead or 0, behind=each.behind or 0),
+            _age(each.last_checked_ms),
+            _age(each.last_moved_ms),
+        )
+        for each in found
+    ]
+    for line in table(("TAG", "STATE", "CHECKED", "MOVED"), rows, screen_width()):
+        echo(line)
+    for each in found:
+        if each.problem is not None:
+            echo(f"{_name(each)}: {each.problem}")
+        if each.last_error is not None:
+            echo(f"{_name(each)}: the last sync failed: {without_credentials(each.last_error)}")
+
+
+def _name(status: VolumeStatus) -> str:
+    return ", ".join(status.tags) or f"({status.volume})"
+
+
+def _age(time_ms: int | None) -> str:
+    return "-" if time_ms is None else age_text(time_ms)
 
 
 @command("info", "graft info main")

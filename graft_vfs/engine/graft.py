@@ -20,7 +20,14 @@ from graft_vfs.engine import moving, signals, syncing
 from graft_vfs.engine.autosync import Autosync, Clock
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.context import Pool, open_context
-from graft_vfs.engine.status import examined, info_of, metrics_of, status_of, volume_reports
+from graft_vfs.engine.status import (
+    examined,
+    info_of,
+    metrics_of,
+    status_of,
+    statuses,
+    volume_reports,
+)
 from graft_vfs.errors import ForkedProcessError, GraftError, NotFoundError
 from graft_vfs.history import commits as history
 from graft_vfs.history import names
@@ -50,6 +57,7 @@ from graft_vfs.reports import (
     VolumeReport,
 )
 from graft_vfs.sqlite_format.header import HEADER_BYTES
+from graft_vfs.standing import VolumeStatus
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import joining, naming
@@ -256,6 +264,13 @@ class Graft:
     def status(self, tag: str | Opened) -> Status:
         """Compare a volume with its remote, as of the last fetch. No request."""
         return status_of(self.context, self._opened(tag), self._autosync)
+
+    def statuses(self) -> list[VolumeStatus]:
+        """Compare all volumes with their remotes, as of the last fetch of each. No request.
+
+        Those with tags come first. One that cannot be read is a row that says why.
+        """
+        return statuses(self.context)
 
     def metrics(self) -> Metrics:
         """Count what this engine did since it was opened; volumes as they stand now. No request.

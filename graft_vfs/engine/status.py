@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine.autosync import Autosync
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId, VolumeId
-from graft_vfs.local.catalog.rows import PendingPush, VolumeRow
+from graft_vfs.local.catalog.rows import BranchRow, PendingPush, VolumeRow
 from graft_vfs.metrics import Metrics, VolumeMetrics
-from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Info, Status, VolumeReport
+from graft_vfs.standing import Standing, VolumeStatus
+from graft_vfs.store.none import NoStore
 from graft_vfs.sync.naming import warning_of
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
@@ -21,17 +24,9 @@ from graft_vfs.volume.volume import Volume
 def status_of(context: Context, opened: Opened, autosync: Autosync | None = None) -> Status:
     """Return how a volume stands to its remote."""
     tag, volume = opened
-    catalog = context.catalog
     snapshot = volume.begin()
-    row, branch = catalog.volume(volume.id), snapshot.branch.row
-    base = branch.base if branch.log_id == row.remote else NO_LSN
-    ahead, is_fork = snapshot.local_commits, branch.log_id != row.remote and branch.base > 0
-    pending = catalog.pending_push(volume.id)
-    claimed = base
-    if pending is not None and _is_known(context, pending):
-        # Our own commit must not look like a rival's until the next sync settles it.
-        claimed, is_fork = pending.lsn, False
-        ahead = snapshot.lsn - pending.through_lsn
+    row, branch = context.catalog.volume(volume.id), snapshot.branch.row
+    sides = _sides(context, row, branch, snapshot.lsn)
     warning, advice = _warning(context, tag, volume, row.remote)
     return Status(
         tag=tag,
@@ -39,18 +34,104 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
         branch=branch.id,
         remote=row.remote,
         local_lsn=snapshot.lsn,
-        base_lsn=base,
-        ahead=ahead,
-        behind=max(0, catalog.newest_commit(row.remote)[0] - claimed),
-        attached=base > 0,
-        pending_push=pending is not None,
-        last_sync_ms=row.synced_ms,
+        base_lsn=sides.base,
+        ahead=sides.ahead,
+        behind=sides.behind,
+        attached=sides.base > 0,
+        pending_push=sides.has_pending,
+        last_checked_ms=_last_checked(row, context.volumes.checked_ms(volume.id)),
+        last_moved_ms=row.synced_ms,
         last_error=row.last_error,
-        behind_since_ms=_behind_since(context, row.remote, claimed),
+        behind_since_ms=_behind_since(context, row.remote, sides.claimed),
         autosync=None if autosync is None else autosync.report(volume.id),
         warning=warning,
         advice=advice,
-        unpublished_fork=is_fork,
+        unpublished_fork=sides.is_fork,
+        has_remote=not isinstance(context.store, NoStore),
+    )
+
+
+class _Sides(NamedTuple):
+    """What a volume and its remote log have, each without the other.
+
+    `base` is the LSN of the log that the branch stands on, `claimed` that of the newest commit
+    which is its own.
+    """
+
+    base: RemoteLsn
+    claimed: RemoteLsn
+    ahead: int
+    behind: int
+    is_fork: bool
+    has_pending: bool
+
+
+def _sides(context: Context, row: VolumeRow, branch: BranchRow, local_lsn: LocalLsn) -> _Sides:
+    base = branch.base if branch.log_id == row.remote else NO_LSN
+    ahead = local_lsn - branch.first_lsn + 1
+    is_fork, claimed = branch.log_id != row.remote and branch.base > 0, base
+    pending = context.catalog.pending_push(row.id)
+    if pending is not None and _is_known(context, pending):
+        # Our own commit must not look like a rival's until the next sync settles it.
+        claimed, is_fork = pending.lsn, False
+        ahead = local_lsn - pending.through_lsn
+    behind = max(0, context.catalog.newest_commit(row.remote)[0] - claimed)
+    return _Sides(base, claimed, ahead, behind, is_fork, pending is not None)
+
+
+def _last_checked(row: VolumeRow, checked_ms: int | None) -> int | None:
+    """Return when the remote was last asked: what moved a volume has asked it, too."""
+    return max(checked_ms or 0, row.synced_ms or 0) or None
+
+
+def statuses(context: Context) -> list[VolumeStatus]:
+    """Return how each volume stands, those with tags first, in order of their tags. No request.
+
+    A volume that has no local commits, by its head file, is not opened; for the others see
+    `OpenVolumes.look`. One that cannot be read is a row that says why.
+    """
+    tags: dict[VolumeId, list[str]] = {}
+    for tag, volume in context.catalog.tags():
+        tags.setdefault(volume, []).append(tag)
+    branches = context.catalog.current_branches()
+    found = [
+        _volume_status(context, row, branches.get(row.branch), tuple(tags.get(row.id, ())))
+        for row in context.catalog.volumes()
+    ]
+    return sorted(found, key=lambda each: (not each.tags, each.tags, each.volume))
+
+
+def _volume_status(
+    context: Context, row: VolumeRow, branch: BranchRow | None, tags: tuple[str, ...]
+) -> VolumeStatus:
+    try:
+        seen = context.volumes.glance(row.id)
+        if branch and seen and (seen.epoch, seen.end) == (row.epoch, branch.start.offset):
+            local_lsn = LocalLsn(branch.first_lsn - 1)
+        else:
+            volume = context.volumes.look(row.id)
+            snapshot = volume.begin()
+            branch, local_lsn = snapshot.branch.row, snapshot.lsn
+        sides = _sides(context, row, branch, local_lsn)
+    except GraftError as error:
+        return VolumeStatus(tags, row.id, Standing.UNREADABLE, problem=str(error))
+    state = Standing.of(
+        has_remote=not isinstance(context.store, NoStore),
+        ahead=sides.ahead,
+        behind=sides.behind,
+        unpublished=sides.is_fork,
+        attached=sides.base > 0,
+    )
+    return VolumeStatus(
+        tags,
+        row.id,
+        state,
+        ahead=sides.ahead,
+        behind=sides.behind,
+        pending_push=sides.has_pending,
+        last_checked_ms=_last_checked(row, context.volumes.checked_ms(row.id)),
+        last_moved_ms=row.synced_ms,
+        last_error=row.last_error,
     )
 
 

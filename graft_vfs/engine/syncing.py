@@ -17,6 +17,7 @@ from graft_vfs.errors import (
     StoreError,
 )
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local import head, layout
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
 from graft_vfs.store.none import NoStore
@@ -49,10 +50,25 @@ def syncing(context: Context, volume: Volume) -> Iterator[None]:
     except GraftError as error:
         if isinstance(error, StoreError | CommitOutcomeUnknownError):
             context.logs.forget_proofs()
+        # One that found a divergence has asked the remote.
+        _note_checked(context, volume.id)
         _note_error(context, volume, error)
         raise
+    _note_checked(context, volume.id)
     if context.catalog.volume(volume.id).last_error is not None:
         _note_error(context, volume, None)
+
+
+def _note_checked(context: Context, volume: VolumeId) -> None:
+    """Record when the remote was last checked, for the volume's status; not durable."""
+    if not context.writable:
+        return
+    try:
+        asked = context.logs.asked_ms(context.catalog.volume(volume).remote)
+        if asked is not None:
+            head.note_checked(context.directory_of(volume) / layout.HEAD, asked)
+    except GraftError as failure:
+        _logger.info("when volume %s was checked is not recorded: %s", volume, failure)
 
 
 def _note_error(context: Context, volume: Volume, error: GraftError | None) -> None:
@@ -120,8 +136,11 @@ def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome
     if needs_push(status):
         # Another push here is as good as this one, but for commits that come when it ends.
         push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
-    elif is_open and not is_last and _may_have_news(context, status.remote):
-        pull(context, opened)
+    elif is_open and not is_last:
+        if _may_have_news(context, status.remote):
+            pull(context, opened)
+        else:
+            _note_checked(context, volume_id)
     return Outcome.SYNCED if is_open else Outcome.CLOSED
 
 
@@ -132,13 +151,19 @@ def has_news(context: Context, volume_id: VolumeId) -> bool:
     """
     row, branch = context.catalog.current(volume_id)
     if not context.catalog.newest_commit(row.remote)[0]:
-        return _may_have_news(context, row.remote)
+        found = _may_have_news(context, row.remote)
+        _note_checked(context, volume_id)
+        return found
     base = branch.base if branch.log_id == row.remote else NO_LSN
-    return fetch_log(context.logs, row.remote).newest > base
+    newest = fetch_log(context.logs, row.remote).newest
+    _note_checked(context, volume_id)
+    return newest > base
 
 
 def _may_have_news(context: Context, log: LogId) -> bool:
     """Return True if a pull may find something; a log without commits is not listed for that."""
     if context.catalog.newest_commit(log)[0]:
         return True
-    return context.logs.log(log).read_header(RemoteLsn(1)) is not None
+    has_commits = context.logs.log(log).read_header(RemoteLsn(1)) is not None
+    context.logs.note_asked(log)
+    return has_commits

@@ -1,10 +1,15 @@
-"""The head file: five mapped words by which processes detect each other's changes.
+"""The head file: six mapped words by which processes detect each other's changes.
 
     word 0  end offset of the newest commit in the current branch log
     word 1  epoch: a random number, new at each change of branch
     word 2  magic and version
     word 3  a number that identifies the machine's boot in which word 0 was written
     word 4  1 while a commit is being written, 0 once word 0 includes it
+    word 5  when a sync last learnt the newest commit of the remote log, in milliseconds since 1970;
+            0 if that is not recorded
+
+Word 5 is stored here because a poll that finds nothing new must not cost a durable write. After a
+power cut it may be older than it was, but never newer.
 
 A transaction begins by reading the first two words. If they match what the process knows, nothing
 has changed. Otherwise the process reads the log's tail and the catalog: the words are only a hint.
@@ -31,9 +36,11 @@ import functools
 import mmap
 import os
 import secrets
+import sys
 import time
 import weakref
 from pathlib import Path
+from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
@@ -48,10 +55,12 @@ EPOCH = 1
 _MAGIC = 2
 BOOT = head_words.BOOT
 WRITING = head_words.WRITING
+CHECKED = 5
 _VERSION = 2
 _UPGRADED_VERSION = 1
 _MAGIC_BASE = 0x4752_4146_5448_0000
 _HEAD_BYTES = WORDS_BYTES
+_WORD_BYTES = 8
 _JOIN_SECONDS = 1.0
 _POLL_SECONDS = 0.002
 
@@ -116,13 +125,68 @@ class HeadFile:
         return self._map.size() >= _HEAD_BYTES
 
 
+class Glance(NamedTuple):
+    """The words of a volume that this process need not have open.
+
+    `end` is None if the log itself has to be read to know it.
+    """
+
+    end: int | None
+    epoch: int
+    checked_ms: int
+
+
+def glance(path: Path) -> Glance | None:
+    """Return what a head file says, by one read; None if the volume has to be opened for that.
+
+    What it says is enough to see that a branch has no commits, and nothing else is concluded.
+    Raises LocalStorageError.
+    """
+    data = _read(path)
+    if data is None:
+        return None
+    words = memoryview(data).cast("Q")
+    is_told = not words[WRITING] and words[BOOT] == boot_number() != 0
+    return Glance(words[END] if is_told else None, words[EPOCH], words[CHECKED])
+
+
 def look(path: Path) -> bytes | None:
     """Return what a head file holds, for whoever asks later whether the volume has changed.
 
     None if that proves nothing: no file, another version's, one that was made anew, or a commit is
-    being written. Commits and changes of branch of any process change it, and settling a push does.
-    Not for a file system on which another machine may write. Raises LocalStorageError.
+    being written. Commits and changes of branch of any process change it, and settling a push does;
+    a poll does not. Not for a file system on which another machine may write. Raises
+    LocalStorageError.
     """
+    data = _read(path)
+    if data is None:
+        return None
+    words = memoryview(data).cast("Q")
+    is_settled = words[END] and not words[WRITING]
+    return data[: CHECKED * _WORD_BYTES] if is_settled else None
+
+
+def note_checked(path: Path, time_ms: int) -> None:
+    """Record when the remote was checked; not durable. Raises LocalStorageError.
+
+    By a call, which needs no open volume. A file that is missing or was cut is left as it is.
+    """
+    with storage_errors(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            if os.fstat(descriptor).st_size >= _HEAD_BYTES:
+                write_fully(
+                    descriptor, time_ms.to_bytes(_WORD_BYTES, sys.byteorder), _WORD_BYTES * CHECKED
+                )
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the words of a head file; None if there is none of this version."""
     with storage_errors(path):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -132,11 +196,9 @@ def look(path: Path) -> bytes | None:
             data = os.pread(descriptor, _HEAD_BYTES, 0)
         finally:
             os.close(descriptor)
-    if len(data) < _HEAD_BYTES:
-        return None
-    words = memoryview(data).cast("Q")
-    is_settled = words[END] and not words[WRITING] and words[_MAGIC] == _MAGIC_BASE + _VERSION
-    return data if is_settled else None
+    is_known = len(data) == _HEAD_BYTES
+    is_known = is_known and memoryview(data).cast("Q")[_MAGIC] == _MAGIC_BASE + _VERSION
+    return data if is_known else None
 
 
 def _is_alone(directory: int) -> bool:

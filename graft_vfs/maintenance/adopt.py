@@ -244,7 +244,9 @@ def _insert(
         last_error=None,
     )
     # Ordering: the head file first, as at each change of branch.
-    head.HeadFile(directory / layout.HEAD).words[head.EPOCH] = epoch
+    words = head.HeadFile(directory / layout.HEAD).words
+    words[head.EPOCH] = epoch
+    words[head.CHECKED] = 0
     first = tags[0] if tags else None
 
     def insert(replacing: Announce) -> None:

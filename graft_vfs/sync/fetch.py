@@ -78,6 +78,7 @@ def fetch_log(
         _logger.info("log %s: %d new commits, now at LSN %d", log_id, newest - before, newest)
     elif before:
         prove(logs, log_id)
+    logs.note_asked(log_id)
     return Fetched(log_id, before, newest)
 
 

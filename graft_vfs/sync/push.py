@@ -467,6 +467,7 @@ def _settle(
     row = CommitRow(header.lsn, header.hash, encoded)
     logs.catalog.add_commits(pending.log_id, [row])
     logs.note_proved(pending.log_id)
+    logs.note_asked(pending.log_id)
     if snapshot is not None:
         keep_pages(logs, header, snapshot)
     # Where somebody always writes, a chance look never finds the lock free.

@@ -12,8 +12,9 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_info
         Tag, ids, last sync with both LSNs, snapshot, pages, size. Requests: 0.
     graft_status
-        Up to date, ahead, behind or diverged, as of the last fetch; an unsettled push; the last
-        error of a sync; what to run next. Requests: 0.
+        Up to date, ahead, behind or diverged, as of the last sync, which is when the remote last
+        answered; when a sync last changed the volume; an unsettled push; the last error of a sync;
+        what to run next. Requests: 0.
     graft_snapshot
         The ranges of logs that a reader sees now. Requests: 0.
     graft_version

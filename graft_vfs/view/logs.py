@@ -8,6 +8,7 @@ Views, and their caches, live as long as they are in use.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -62,6 +63,7 @@ class Logs:
         self._lock = threading.RLock()
         self._logs: dict[LogId, RemoteLog] = {}
         self._proved: set[tuple[str, LogId]] = set()
+        self._asked: dict[LogId, int] = {}
         self._caches: weakref.WeakValueDictionary[LogId, PageCache] = weakref.WeakValueDictionary()
         self._views: weakref.WeakValueDictionary[tuple[LogId, RemoteLsn], LogView] = (
             weakref.WeakValueDictionary()
@@ -81,6 +83,14 @@ class Logs:
         """Make the next sync of each log verify again: the store failed, and may have changed."""
         with self._lock:
             self._proved.clear()
+
+    def note_asked(self, log_id: LogId) -> None:
+        """Note that the store has just answered what a log's newest commit is."""
+        self._asked[log_id] = time.time_ns() // 1_000_000
+
+    def asked_ms(self, log_id: LogId) -> int | None:
+        """Return when this engine last learnt what a log's newest commit is."""
+        return self._asked.get(log_id)
 
     def log(self, log_id: LogId) -> RemoteLog:
         """Return the handle of a remote log. No request."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import GraftError
 from graft_vfs.ids import VolumeId
+from graft_vfs.local import head, layout
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.reentry import living
 from graft_vfs.view.log_view import LogView
@@ -79,6 +80,17 @@ class OpenVolumes:
                 self._hydrate(volume)
             self._keep(volume)
         return volume
+
+    def glance(self, volume_id: VolumeId) -> head.Glance | None:
+        """Return what the head file of a volume says, None where it may show an old state."""
+        if not self._volume_class.is_coherent:
+            return None
+        return head.glance(self.directory / str(volume_id) / layout.HEAD)
+
+    def checked_ms(self, volume_id: VolumeId) -> int | None:
+        """Return when the remote was last checked for a volume; None if that is not recorded."""
+        seen = head.glance(self.directory / str(volume_id) / layout.HEAD)
+        return (seen.checked_ms or None) if seen is not None else None
 
     def look(self, volume_id: VolumeId) -> Volume:
         """Return a volume that stays open only while the caller uses it; raises as `use`."""

@@ -205,6 +205,11 @@ class Catalog:
         row = rows[0]
         return volume_row(row[:10]), branch_row(row[10:])
 
+    def current_branches(self) -> dict[LogId, BranchRow]:
+        """Return the current branch of each volume, by the branch's id."""
+        rows = self._file.rows("SELECT b.* FROM volumes v JOIN branches b ON b.id = v.branch")
+        return {branch.id: branch for branch in map(branch_row, rows)}
+
     def delete_volume(self, volume: VolumeId) -> bool:
         """Remove a volume, its branches and its push, unless a tag names it; returns if removed."""
         with self._file.transaction() as connection:
