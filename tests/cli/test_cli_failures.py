@@ -54,7 +54,7 @@ def test_the_table_has_the_codes_that_were_promised():
     "arguments",
     [
         ("nonsense",),
-        ("status",),
+        ("info",),
         ("status", "main", "more"),
         ("status", "--nonsense", "main"),
         ("log", "main", "--limit", "many"),
