@@ -4,6 +4,7 @@
     group        how commands are declared, and how a failure becomes two lines and an exit code
     output       text and JSON
     table        columns of text
+    rows         changed rows as text and as JSON
     streams      standard streams that are closed, or whose reader has gone
     progress     a line on the terminal while work is long
     session      the engine of one command; the arguments that commands share

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterable
 
 import click
 
+from graft_vfs.cli import rows as row_lines
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import emit, emit_list, json_option
+from graft_vfs.cli.output import echo, echo_as_is, emit, emit_list, json_option
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import opened, tag_argument
+from graft_vfs.cli.table import screen_width
+from graft_vfs.errors import UsageError
+from graft_vfs.history.rows import NotCompared, RowChange
+from graft_vfs.reports import SchemaDiff
 
 
 @command("log", "graft log main", "graft log main --limit 10")
@@ -44,12 +51,22 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
         emit(engine.show(tag, commit), as_json=as_json)
 
 
-@command("diff", "graft diff main", "graft diff main 3..7", 'graft diff main "2 hours ago"')
+@command(
+    "diff",
+    "graft diff main",
+    "graft diff main 3..7",
+    'graft diff main "2 hours ago" --rows',
+    "graft diff main 3..7 --sql > patch.sql",
+)
 @tag_argument
 @click.argument("older", metavar="[A]", required=False)
 @click.argument("newer", metavar="[B]", required=False)
+@click.option("--rows", is_flag=True, help="Show each changed row: what it was and is.")
+@click.option("--sql", is_flag=True, help="Print SQL that makes a file of A into one of B.")
 @json_option
-def diff(tag: str, older: str | None, newer: str | None, as_json: bool) -> None:
+def diff(
+    tag: str, older: str | None, newer: str | None, *, rows: bool, sql: bool, as_json: bool
+) -> None:
     """Say what changed from commit A to commit B: tables, and rows of each.
 
     A and B are commits as for `graft show`, and may be given as A..B. B defaults to HEAD, the
@@ -57,12 +74,37 @@ def diff(tag: str, older: str | None, newer: str | None, as_json: bool) -> None:
 
     Only changed pages and the interior pages of tables are read. If these do not say which rows
     changed, as after long rows were overwritten in place, all rows are compared. Pages that are not
-    cached are fetched. `graft help history` says more about the costs.
+    cached are fetched. `graft help history` says more about the costs, and about --rows and --sql.
+    With --rows --json, each change is a line of JSON.
     """
+    if sql and (rows or as_json):
+        raise UsageError("--sql excludes --rows and --json", next_step="give one of them")
     with opened() as engine:
+        if sql:
+            with contextlib.closing(engine.diff_sql(tag, older, newer)) as lines:
+                for line in lines:
+                    echo_as_is(line)
+            return
+        if rows:
+            with contextlib.closing(engine.diff_rows(tag, older, newer)) as changes:
+                _show_rows(changes, as_json=as_json)
+            return
         with progress("Comparing key ranges") as show_progress:
             found = engine.diff(tag, older, newer, progress=show_progress)
         emit(found, as_json=as_json)
+
+
+def _show_rows(found: Iterable[SchemaDiff | RowChange | NotCompared], *, as_json: bool) -> None:
+    if as_json:
+        for item in found:
+            echo(row_lines.json_line(item))
+        return
+    is_empty = True
+    for line in row_lines.lines(found, screen_width()):
+        is_empty = False
+        echo(line)
+    if is_empty:
+        echo("hint: nothing changed in the schema or in the rows of a table", err=True)
 
 
 COMMANDS: tuple[click.Command, ...] = (log, show, diff)

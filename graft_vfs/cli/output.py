@@ -37,6 +37,14 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(printable(text, stream), err=err)
 
 
+def echo_as_is(text: str) -> None:
+    """Print text that a program will read, in UTF-8 and unchanged; a terminal gets it made safe."""
+    if sys.stdout.isatty():
+        echo(text)
+    else:
+        sys.stdout.buffer.write(text.encode() + b"\n")
+
+
 def printable(text: str, stream: TextIO) -> str:
     """Return text with control characters, and what the stream cannot encode, as escapes."""
     text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -51,6 +51,7 @@ from graft_vfs.reports import (
     Moved,
     Progress,
     RemoteLogReport,
+    SchemaDiff,
     Status,
     TagReport,
     Versions,
@@ -74,6 +75,7 @@ from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
     from graft_vfs.history.restore import Restored, RestoredFile
+    from graft_vfs.history.rows import NotCompared, RowChange
     from graft_vfs.maintenance import fsck
     from graft_vfs.plain.transfer import Imported, Transferred
 
@@ -314,6 +316,39 @@ class Graft:
             from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
 
         return comparing.diff(self._opened(tag), self.logs, older, newer, progress=progress)
+
+    def diff_rows(
+        self, tag: str | Opened, older: str | None = None, newer: str | None = None
+    ) -> Generator[SchemaDiff | RowChange | NotCompared, None, None]:
+        """Yield what changed in the schema, then each row that differs, with its values.
+
+        Memory is for one row. Commits, requests and errors are those of `diff`, as the iterator
+        goes on. Use it in one thread and close it, as with `contextlib.closing`: until then it
+        holds both commits.
+        """
+        with importing():
+            from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
+            from graft_vfs.history import rows  # noqa: PLC0415
+
+        volume = self._opened(tag).volume
+        with comparing.commit_pair(volume, self.logs, older, newer) as pair:
+            yield from rows.changes(volume, pair)
+
+    def diff_sql(
+        self, tag: str | Opened, older: str | None = None, newer: str | None = None
+    ) -> Generator[str, None, None]:
+        """Yield SQL that turns a plain file of the older commit into the newer one.
+
+        It is one transaction, some whole statements at a time. Requests and all else are as for
+        `diff_rows`. Raises UsageError for a table whose rows cannot be compared.
+        """
+        with importing():
+            from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
+            from graft_vfs.history import patch  # noqa: PLC0415
+
+        volume = self._opened(tag).volume
+        with comparing.commit_pair(volume, self.logs, older, newer) as pair:
+            yield from patch.statements(volume, pair)
 
     def audit(self, tag: str | Opened, *, progress: Progress | None = None) -> Audit:
         """Count the cached remote pages; if all are cached, verify and checksum the content.

@@ -1,8 +1,11 @@
 """Floor 7: commits as people name and compare them.
 
     commits      the log of a volume, and the commit that a name, LSN or time means
-    diff         changed rows between two commits, found by their changed pages
-    key_ranges   the key ranges of a table that those pages can hold
+    diff         what changed between two commits, counted
+    rows         the rows that changed, with their values
+    patch        the same as SQL
+    tables       the tables of both, and how their rows are compared
+    key_ranges   the key ranges of a table that changed pages can hold
 
 Reads volumes and remote logs, and changes neither.
 """
