@@ -47,11 +47,13 @@ class Advice(enum.Enum):
     ADOPT_AS = None, "adopt VOLUME TAG", "adopt(VOLUME, TAG)"
     ADOPT_ON = None, "adopt VOLUME TAG --base COMMIT", "adopt(VOLUME, TAG, base=COMMIT)"
     CLONE = "graft_clone = LOG", "clone LOG TAG", "clone(LOG, TAG)"
+    CLONE_OVER = "graft_clone = LOG", "clone LOG TAG --force", "clone(LOG, TAG)"
     COLLECT = None, "gc --local --force VOLUME", "collect_local(force=[VOLUME])"
     EXPORT = "graft_export = FILE", "export TAG FILE", "export(TAG, FILE)"
     EXPORT_AT = None, "export TAG FILE --at COMMIT", "export(TAG, FILE, at=COMMIT)"
     FETCH = "graft_fetch", "fetch TAG", "fetch(TAG)"
     FORK = "graft_fork", "fork TAG", "fork(TAG)"
+    FORK_AS = "graft_fork", "fork TAG COPY", "fork(TAG, new_tag=COPY)"
     FSCK = None, "fsck LOG", "fsck(LOG)"
     IMPORT_ELSEWHERE = None, "import FILE TAG", None
     HYDRATE = "graft_hydrate", "hydrate TAG", "hydrate(TAG)"
@@ -121,10 +123,13 @@ def _expression(value: object) -> str:
     return f"{type(value).__name__}.parse({str(value)!r})"
 
 
+_Part = str | Advice | Step | Worded
+
+
 class Hint(Worded):
     """A text that contains verbs."""
 
-    def __init__(self, *parts: str | Advice | Step | Worded) -> None:
+    def __init__(self, *parts: _Part) -> None:
         self._parts = parts
 
     def words(self, audience: Audience) -> str:
@@ -132,6 +137,18 @@ class Hint(Worded):
         return "".join(
             part if isinstance(part, str) else part.words(audience) for part in self._parts
         )
+
+    def filled(self, **arguments: object) -> Hint:
+        """Return the same with these arguments in steps that name none of their own."""
+        return Hint(*(_filled(part, arguments) for part in self._parts))
+
+
+def _filled(part: _Part, arguments: dict[str, object]) -> _Part:
+    if isinstance(part, Advice):
+        return part(**arguments)
+    if isinstance(part, Step):
+        return part.advice(**{**arguments, **dict(part.arguments)})
+    return part.filled(**arguments) if isinstance(part, Hint) else part
 
 
 def words(thing: object, audience: Audience) -> str:

@@ -353,8 +353,13 @@ class Status(Report, Worded):
         if self.diverged:
             each = f"{commits_text(self.ahead)} and {commits_text(self.behind)} each"
             text = f"The Volume and the remote have diverged,\nand have {each}."
-            export, fork = self._use(Advice.EXPORT), self._use(Advice.FORK)
-            return text, Hint("use ", export, " or ", fork, " to keep the local commits")
+            export, fork = self._use(Advice.EXPORT), self._use(Advice.FORK_AS)
+            follow = Advice.CLONE_OVER(TAG=self.tag, LOG=self.remote)
+            return (
+                text,
+                Hint("use ", fork, " or ", export, " to keep the local commits"),
+                Hint("use ", follow, " to follow the remote after that"),
+            )
         if self.ahead:
             text = f"The Volume is ahead of the remote by {commits_text(self.ahead)}."
             return text, Hint("use ", self._use(Advice.PUSH), " to publish them")

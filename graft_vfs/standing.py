@@ -33,7 +33,7 @@ class Standing(enum.Enum):
     """No remote is configured."""
 
     UNREADABLE = "unreadable"
-    """Its files cannot be read; see `graft fsck`."""
+    """Its files cannot be read, for the reason that is reported with it."""
 
     @classmethod
     def of(

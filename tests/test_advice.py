@@ -22,6 +22,7 @@ from graft_vfs.vfs.pragmas import NAMES
 
 ARGUMENTS: dict[str, object] = {
     "COMMIT": f"{LogId.new()}:7",
+    "COPY": "another",
     "FILE": "a 'file'.db",
     "LOG": str(LogId.new()),
     "REF": "it's",

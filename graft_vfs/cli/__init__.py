@@ -5,6 +5,8 @@
     output       text and JSON
     table        columns of text
     rows         changed rows as text and as JSON
+    vocabulary   groups of commands, aliases, and words of other programs
+    completion   words for a shell's Tab
     streams      standard streams that are closed, or whose reader has gone
     progress     a line on the terminal while work is long
     session      the engine of one command; the arguments that commands share
@@ -20,8 +22,10 @@ from importlib import import_module
 
 import click
 
-from graft_vfs.cli.group import GraftGroup
+from graft_vfs.cli.group import GraftGroup, UnknownCommandError
 from graft_vfs.cli.output import echo
+from graft_vfs.cli.vocabulary import ALIASES, ELSEWHERE, GROUPS
+from graft_vfs.suggestions import did_you_mean
 
 _MODULES = {
     "volumes": "new init switch fork rm tags volumes status info snapshot dump-header gc",
@@ -34,7 +38,7 @@ _MODULES = {
     "doctor": "doctor",
     "recovery": "adopt fsck",
     "demo": "demo",
-    "manual": "help",
+    "manual": "help version",
 }
 """Where commands are. A module is imported for the command that is asked for, and all of them for
 the help: only the shell needs APSW's, and only few need what the doctor does."""
@@ -49,6 +53,33 @@ class _Commands(GraftGroup):
             if cmd_name in names.split():
                 self._load(module)
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first word means; see click.Group."""
+        word = args[0]
+        try:
+            return super().resolve_command(ctx, [ALIASES.get(word, word), *args[1:]])
+        except click.NoSuchCommand as error:
+            step = ELSEWHERE.get(word) or (
+                f"{did_you_mean(word, [*' '.join(_MODULES.values()).split(), *ALIASES])}"
+                "`graft --help` lists the commands"
+            )
+            raise UnknownCommandError(f"there is no command {word!r}", step, ctx) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in groups; see click.Group."""
+        left = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        groups = [(title, names.split()) for title, names in GROUPS.items()]
+        grouped = " ".join(GROUPS.values()).split()
+        groups.append(("More", [name for name in left if name not in grouped]))
+        for title, names in groups:
+            found = [(name, left[name]) for name in names if name in left]
+            rows = [(name, each.get_short_help_str(66)) for name, each in found if each]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands; see click.Group."""
@@ -72,6 +103,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.group(
     cls=_Commands,
     invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="\b\nExamples:\n  graft demo\n  graft import shop.db main\n  graft push main",
 )
 @click.option(

@@ -37,7 +37,10 @@ def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
     yield Check("configuration", Level.OK, f"{source}; `graft config` shows it")
     if unknown := unknown_variables(environment):
         text = f"variables that set nothing: {', '.join(unknown)}"
-        step = "correct their names, or unset them; `graft config --template` lists the settings"
+        step = (
+            f"{''.join(unknown.values())}correct their names, or unset them; `graft config "
+            "--template` lists the settings"
+        )
         yield Check("configuration", Level.WARNING, text, step)
     directory = check_local.data_directory(config.data_dir, config.allow_file_systems)
     yield directory

@@ -1,7 +1,8 @@
 """How commands are declared, and how a failure becomes lines on standard error and an exit code.
 
-Every declared error is one line `error: …` and, with a next step, one line `hint: …`. Only a bug of
-this program shows a traceback.
+Every declared error is one line `error: …` and, with a next step, one line `hint: …`. With `--json`
+it is one line of JSON, also on standard error: `{"error": {"type", "message", "hint",
+"exit_code"}}`. Only a bug of this program shows a traceback.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ from typing import Any
 
 import click
 
+from graft_vfs.advice import Audience, Hint
 from graft_vfs.cli import streams
 from graft_vfs.cli.exit_codes import EXIT_CODES, INTERRUPTED, READER_GONE, exit_code
 from graft_vfs.cli.interrupts import noticed_at_once
-from graft_vfs.cli.output import echo, echo_error, echo_graft_error
+from graft_vfs.cli.output import Failure, echo, echo_failure
 from graft_vfs.engine.config import empty_aws_variables
 from graft_vfs.errors import GraftError, LocalStorageError
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error, as KeyboardInterrupt is none
     """Ctrl-C, under a name for which click does not print an empty line."""
+
+
+class UnknownCommandError(click.UsageError):
+    """A word that is no command, and what may have been meant."""
+
+    def __init__(self, message: str, next_step: str, context: click.Context) -> None:
+        super().__init__(message, context)
+        self.next_step = next_step
 
 
 class _Program:
@@ -43,8 +53,9 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if click.get_current_context().find_root().obj is _PROGRAM:
-            _tell_interrupted()
+        context = click.get_current_context()
+        if context.find_root().obj is _PROGRAM:
+            _tell_interrupted(as_json=bool(context.params.get("as_json")))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(INTERRUPTED)
@@ -98,45 +109,68 @@ class GraftGroup(click.Group):
             )
 
         if standalone_mode:
-            sys.exit(_exit_code_of(run))
+            words = sys.argv[1:] if args is None else args
+            sys.exit(_exit_code_of(run, as_json="--json" in words))
         return run()
 
 
-def _exit_code_of(run: Callable[[], Any]) -> int:
+def _exit_code_of(run: Callable[[], Any], *, as_json: bool) -> int:
     """Run a command, print what failed, and return the exit code."""
     try:
         result = run()
     except streams.ReaderGone:
         streams.discard_output()
         return READER_GONE
-    except GraftError as error:
-        echo_graft_error(error)
-        return exit_code(error)
-    except OSError as error:
-        # A path that an argument names, or standard output: this machine refused it.
-        where = f"{error.filename}: " if error.filename else ""
-        echo_error(f"{where}{error.strerror or error}", "check the path and the disk")
-        return EXIT_CODES[LocalStorageError]
     except (Interrupted, click.Abort):
-        _tell_interrupted()
+        _tell_interrupted(as_json=as_json)
         return INTERRUPTED
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if isinstance(context, click.Context) else "graft"
-        echo_error(error.format_message(), f"see `{path} --help`")
-        return error.exit_code
+    except (GraftError, OSError, click.ClickException) as error:
+        failure = _failure(error)
+        echo_failure(failure, as_json=as_json)
+        return failure.exit_code
     return result if isinstance(result, int) else 0
 
 
-def _tell_interrupted() -> None:
+def _failure(error: GraftError | OSError | click.ClickException) -> Failure:
+    """Return what is told of an error."""
+    if isinstance(error, GraftError):
+        step = error.next_step_for(Audience.CLI)
+        return Failure(type(error).__name__, error.message, step, exit_code(error))
+    if isinstance(error, OSError):
+        # A path that an argument names, or standard output: this machine refused it.
+        where = f"{error.filename}: " if error.filename else ""
+        message, step = f"{where}{error.strerror or error}", "check the path and the disk"
+        return Failure("LocalStorageError", message, step, EXIT_CODES[LocalStorageError])
+    context = getattr(error, "ctx", None)
+    path = context.command_path if isinstance(context, click.Context) else "graft"
+    step = error.next_step if isinstance(error, UnknownCommandError) else f"see `{path} --help`"
+    return Failure("UsageError", error.format_message(), step, error.exit_code)
+
+
+def _tell_interrupted(*, as_json: bool) -> None:
     if sys.stderr.isatty():
         # The terminal has just shown ^C.
         echo("", err=True)
-    echo_error("interrupted; what was committed before is safe", None)
+    message = "interrupted; what was committed before is safe"
+    echo_failure(Failure("Interrupted", message, None, INTERRUPTED), as_json=as_json)
+
+
+class GraftCommand(click.Command):
+    """A command whose errors name its own tag in the next step."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see click.Command."""
+        try:
+            return super().invoke(ctx)
+        except GraftError as error:
+            tag = ctx.params.get("tag")
+            if isinstance(tag, str) and isinstance(error.hint, Hint):
+                error.hint = error.hint.filled(TAG=tag)
+            raise
 
 
 def command(name: str, *examples: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Declare a command, with examples that its help shows."""
     lines = "\n".join(f"  {example}" for example in examples)
     title = "Example" if len(examples) == 1 else "Examples"
-    return click.command(name, epilog=f"\b\n{title}:\n{lines}")
+    return click.command(name, cls=GraftCommand, epilog=f"\b\n{title}:\n{lines}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import click
 
 from graft_vfs.cli import rows as row_lines
+from graft_vfs.cli.completion import complete_commits
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, echo_as_is, emit, emit_list, json_option
 from graft_vfs.cli.progress import progress
@@ -38,7 +39,7 @@ def log(tag: str, limit: int | None, as_json: bool) -> None:
 
 @command("show", "graft show main", "graft show main 7", "graft show main HEAD~2")
 @tag_argument
-@click.argument("commit", metavar="[COMMIT]", required=False)
+@click.argument("commit", metavar="[COMMIT]", required=False, shell_complete=complete_commits)
 @json_option
 def show(tag: str, commit: str | None, as_json: bool) -> None:
     """Describe one commit: time, author, parent, pages, bytes, frames.
@@ -59,8 +60,8 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
     "graft diff main 3..7 --sql > patch.sql",
 )
 @tag_argument
-@click.argument("older", metavar="[A]", required=False)
-@click.argument("newer", metavar="[B]", required=False)
+@click.argument("older", metavar="[A]", required=False, shell_complete=complete_commits)
+@click.argument("newer", metavar="[B]", required=False, shell_complete=complete_commits)
 @click.option("--rows", is_flag=True, help="Show each changed row: what it was and is.")
 @click.option("--sql", is_flag=True, help="Print SQL that makes a file of A into one of B.")
 @json_option

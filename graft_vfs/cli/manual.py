@@ -14,8 +14,11 @@ from typing import cast
 import click
 
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo
+from graft_vfs.cli.output import echo, emit, json_option
+from graft_vfs.cli.vocabulary import ALIASES
 from graft_vfs.errors import NotFoundError
+from graft_vfs.reports import Versions
+from graft_vfs.suggestions import did_you_mean
 
 _LINK = re.compile(r"\[([^]]+)\]\(([^)]+)\)")
 _COMMENT = re.compile(r"^<!--.*-->\n", re.MULTILINE)
@@ -52,8 +55,12 @@ def _plain(link: re.Match[str]) -> str:
     return f"{text} (graft help {topic})" if is_page and topic != text else text
 
 
+def _complete_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    return sorted(topic for topic in pages() if topic.startswith(incomplete))
+
+
 @command("help", "graft help", "graft help s3", "graft help push")
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=_complete_topics)
 @click.pass_context
 def help_(context: click.Context, topic: str | None) -> None:
     """Print a page of the manual, or the help of a command.
@@ -62,19 +69,28 @@ def help_(context: click.Context, topic: str | None) -> None:
     """
     known, topic = pages(), topic or _INDEX
     root = context.find_root()
+    commands = cast("click.Group", root.command)
     if page := known.get(topic):
         text = _COMMENT.sub("", page.read_text(encoding="utf-8"))
         echo(_LINK.sub(_plain, text).rstrip("\n"))
     elif extra := extras().get(topic):
         echo(extra.read_text(encoding="utf-8").rstrip("\n"))
-    elif found := cast("click.Group", root.command).get_command(root, topic):
+    elif found := commands.get_command(root, ALIASES.get(topic, topic)):
         echo(found.get_help(click.Context(found, parent=root, info_name=topic)))
     else:
-        topics = ", ".join(sorted(known.keys() - {_INDEX}))
+        topics = sorted(known.keys() - {_INDEX})
+        meant = did_you_mean(topic, [*topics, *commands.list_commands(root)])
         raise NotFoundError(
             f"the manual has no topic {topic!r}, and there is no such command",
-            next_step=f"topics are {topics}",
+            next_step=f"{meant}topics are {', '.join(topics)}",
         )
 
 
-COMMANDS: tuple[click.Command, ...] = (help_,)
+@command("version", "graft version", "graft version --json")
+@json_option
+def version(as_json: bool) -> None:
+    """Print the versions of graft, its format, apsw and SQLite."""
+    emit(Versions.current(), as_json=as_json)
+
+
+COMMANDS: tuple[click.Command, ...] = (help_, version)

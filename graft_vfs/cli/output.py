@@ -19,7 +19,6 @@ from typing import Any, TextIO
 import click
 
 from graft_vfs.advice import Audience, Hint, words
-from graft_vfs.errors import GraftError
 from graft_vfs.ids import Id
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -57,20 +56,36 @@ def without_credentials(text: str) -> str:
     return _USER_IN_URL.sub("***@", text)
 
 
-def echo_error(message: str, next_step: str | None) -> None:
-    """Print an error as one line, and the next step, if there is one, as another."""
-    echo(f"error: {_one_line(message)}", err=True)
-    if next_step:
-        echo(f"hint: {_one_line(next_step)}", err=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """What is told of a command that failed. `type` is the class of a declared error."""
+
+    type: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+def echo_failure(failure: Failure, *, as_json: bool) -> None:
+    """Print a failure on standard error: as a line and another for its hint, or as a JSON line."""
+    message, hint = _one_line(failure.message), _one_line(failure.hint or "")
+    if as_json:
+        shown = dataclasses.replace(failure, message=message, hint=hint or None)
+        echo(json.dumps({"error": to_json(shown)}), err=True)
+        return
+    echo(f"error: {message}", err=True)
+    if hint:
+        echo(f"hint: {hint}", err=True)
+
+
+def echo_note(level: str, text: str, *, as_json: bool = False) -> None:
+    """Print what a person should know on standard error, such as a warning or a hint."""
+    text = without_credentials(text)
+    echo(json.dumps({level: text}) if as_json else f"{level}: {text}", err=True)
 
 
 def _one_line(text: str) -> str:
     return without_credentials(_LINE_END.sub(" ", text))
-
-
-def echo_graft_error(error: GraftError) -> None:
-    """Print a declared error."""
-    echo_error(error.message, error.next_step_for(Audience.CLI))
 
 
 def emit(result: object, *, as_json: bool, err: bool = False) -> None:

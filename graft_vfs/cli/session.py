@@ -13,31 +13,16 @@ import click
 
 import graft_vfs
 from graft_vfs.advice import Audience, words
+from graft_vfs.cli.completion import complete_tags
 from graft_vfs.cli.group import interruptible
-from graft_vfs.cli.output import echo, without_credentials
+from graft_vfs.cli.output import echo_note
 from graft_vfs.engine.config import Config
 from graft_vfs.errors import AlreadyExistsError, GraftError
-from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
 from graft_vfs.tags import check_tag
 
 # Raises InvalidTagError, which the group turns into lines and an exit code.
 TAG = check_tag
-
-
-def complete_tags(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Return the tags that begin so; none if they cannot be read, because Tab has no errors."""
-    del context, parameter
-    from graft_vfs.local.catalog.catalog import Catalog  # noqa: PLC0415 - for start-up
-
-    try:
-        path = Config.load().data_dir.absolute() / layout.CATALOG
-        if not path.exists():
-            return []
-        with contextlib.closing(Catalog(path, writable=False)) as catalog:
-            return [tag for tag, _ in catalog.tags() if tag.startswith(incomplete)]
-    except GraftError:
-        return []
 
 
 tag_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument(
@@ -90,8 +75,9 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        text = without_credentials(text_of(record))
-        echo(f"{record.levelname.lower()}: {text}", err=True)
+        context = click.get_current_context(silent=True)
+        as_json = context is not None and bool(context.params.get("as_json"))
+        echo_note(record.levelname.lower(), text_of(record), as_json=as_json)
 
 
 def text_of(record: logging.LogRecord) -> str:

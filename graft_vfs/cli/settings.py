@@ -47,7 +47,7 @@ TEMPLATE = """\
 # Where volumes are pushed to and cloned from. Credentials do not belong here: they come from
 # AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.
 # [remote]
-# type = "s3_compatible"                 # or "fs", a directory
+# type = "s3"                            # or "fs", a directory
 # bucket = "my-bucket"
 # prefix = "databases"                   # the part of the bucket to stay in
 # endpoint = "https://s3.example.com"    # for servers other than Amazon's

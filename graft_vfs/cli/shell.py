@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +21,11 @@ from graft_vfs.engine.config import Config
 from graft_vfs.errors import UsageError
 from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.reports import Versions
+from graft_vfs.suggestions import did_you_mean
 
 _SHELLS = ("bash", "zsh", "fish")
+_NO_TABLE = re.compile(r"no such table: (.+)")
+_NO_COLUMN = re.compile(r"no such column")
 _INTRO = 'Enter ".help" for instructions; PRAGMA graft_status, graft_push and others work here.\n'
 
 
@@ -138,9 +142,27 @@ def _run(session: Any, commands: tuple[str, ...]) -> None:
         if not commands:
             session.cmdloop(f"{Versions.current()}\n{_INTRO}")
     except (apsw.Error, apsw.shell.Shell.Error) as error:
-        raise declared(error, where or f"line {session.input_line_number}") from error
+        failure = declared(error, where or f"line {session.input_line_number}")
+        if failure.hint is None:
+            failure.hint = _next_step(str(error), session.db)
+        raise failure from error
     finally:
         session.db = None, None
+
+
+def _next_step(message: str, connection: apsw.Connection) -> str:
+    """Return what to do about an error of SQL or of one of the shell's commands."""
+    if found := _NO_TABLE.search(message):
+        name = found[1].removeprefix("main.")
+        with contextlib.suppress(apsw.Error):
+            tables = connection.execute("SELECT name FROM sqlite_schema WHERE type <> 'index'")
+            meant = did_you_mean(name, (str(table) for (table,) in tables))
+            return f"{meant}`.tables` lists the tables and views"
+    if _NO_COLUMN.search(message):
+        return "`.schema` shows the columns; text is quoted with ', names with \""
+    if "command" in message.lower():
+        return "`.help` lists the shell's own commands"
+    return "correct the statement; those before it took effect, unless they were in a transaction"
 
 
 @command("completion", "graft completion bash >> ~/.bashrc", "graft completion fish | source")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import click
 
+from graft_vfs.cli.completion import complete_commits, complete_refs
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import (
     echo,
@@ -46,7 +47,7 @@ class _Ready:
 
 
 @command("clone", "graft clone main", "graft clone 74ggc1B6R4-2kkvcy9fi4CHJ replica")
-@click.argument("ref")
+@click.argument("ref", shell_complete=complete_refs)
 @click.argument("tag", type=TAG, required=False)
 @force_option
 @json_option
@@ -65,7 +66,7 @@ def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
 
 @command("checkout", "graft checkout main 7", 'graft checkout main "2 hours ago"')
 @tag_argument
-@click.argument("commit")
+@click.argument("commit", shell_complete=complete_commits)
 @json_option
 def checkout(tag: str, commit: str, as_json: bool) -> None:
     """Point TAG at a new volume on an earlier remote commit.

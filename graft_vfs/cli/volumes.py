@@ -6,19 +6,18 @@ from dataclasses import dataclass
 
 import click
 
-from graft_vfs.advice import Advice, Hint
+from graft_vfs.cli.completion import complete_tags
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, emit_list, json_option, without_credentials
 from graft_vfs.cli.session import (
     TAG,
-    complete_tags,
     force_option,
     opened,
     refuse_existing,
     tag_argument,
 )
 from graft_vfs.cli.table import screen_width, table
-from graft_vfs.errors import NotFoundError, UsageError
+from graft_vfs.errors import UsageError
 from graft_vfs.ids import VolumeId
 from graft_vfs.reports import age_text
 from graft_vfs.sqlite_format.header import HEADER_BYTES
@@ -113,9 +112,7 @@ def rm(tag: str, as_json: bool) -> None:
     with opened() as engine:
         volume = engine.catalog.tag_volume(tag)
         if volume is None:
-            raise NotFoundError(
-                f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
-            )
+            raise engine.catalog.no_tag(tag)
         engine.remove_tag(tag)
         emit(_Removed(tag, volume), as_json=as_json)
 

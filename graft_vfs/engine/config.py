@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import ConfigError
 from graft_vfs.local.files import importing
+from graft_vfs.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from graft_vfs.store.base import ObjectStore
 
 _logger = logging.getLogger(__name__)
 
-REMOTE_TYPES = ("memory", "fs", "s3_compatible")
+_S3_TYPES = ("s3", "s3_compatible")
+REMOTE_TYPES = ("memory", "fs", *_S3_TYPES)
 AUTOSYNC_SECONDS_MAX = 86_400
 TIMEOUT_SECONDS_MAX = 3600
 
@@ -35,7 +37,9 @@ class RemoteConfig:
     """The table `[remote]`; with `type` None, there is no remote."""
 
     type: str | None = None
-    """`"s3_compatible"`, `"fs"` (a directory), or `"memory"` (this process only, for tests)."""
+    """`"s3"` (or `"s3_compatible"`, which is the same), `"fs"` (a directory), or `"memory"` (this
+    process only, for tests).
+    """
     root: str | None = None
     """The directory of `fs`, created if absent; for `memory` an optional name."""
     bucket: str | None = None
@@ -56,6 +60,10 @@ class RemoteConfig:
     plus one second per 4 KiB transferred, so that a slow connection does not time out while it
     makes progress.
     """
+
+    def __post_init__(self) -> None:
+        if self.type == "s3":
+            object.__setattr__(self, "type", "s3_compatible")
 
     def open(self, *, create: bool = True, allow_file_systems: Collection[str] = ()) -> ObjectStore:
         """Open the store. No request for S3; raises StoreError if a directory cannot be opened.
@@ -169,7 +177,7 @@ class Config:
         if not isinstance(remote, dict):
             raise ConfigError(f"{source}: remote must be a table", next_step="write it as [remote]")
         known = {*_CHECKS, *_LATER}
-        _refuse_unknown(values, known, source, "")
+        _refuse_unknown(values, {*known, "remote"}, source, "")
         _refuse_unknown(remote, set(_REMOTE_KEYS), source, "remote.")
         sources = _overridden(values, known, environment, "GRAFT_", source)
         remote_sources = _overridden(remote, _REMOTE_KEYS, environment, "GRAFT_REMOTE_", source)
@@ -201,11 +209,12 @@ def _overridden(
     return sources
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return the names of unknown GRAFT_… variables, such as misspelt ones."""
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the GRAFT_… variables that set nothing, each with the name that it may stand for."""
     known = {"GRAFT_CONFIG", *(f"GRAFT_{key.upper()}" for key in (*_CHECKS, *_LATER))}
     known.update(f"GRAFT_REMOTE_{key.upper()}" for key in _REMOTE_KEYS)
-    return sorted(name for name in environment if name.startswith("GRAFT_") and name not in known)
+    unknown = (name for name in environment if name.startswith("GRAFT_") and name not in known)
+    return {name: did_you_mean(name, known) for name in sorted(unknown)}
 
 
 def default_data_dir(environment: Mapping[str, str]) -> Path:
@@ -287,7 +296,7 @@ def _refuse_unknown(values: Mapping[str, Any], known: set[str], source: str, pre
         if key not in known:
             raise ConfigError(
                 f"{source}: unknown key {prefix}{key}",
-                next_step="known are " + ", ".join(sorted(known)),
+                next_step=f"{did_you_mean(key, known)}known are {', '.join(sorted(known))}",
             )
 
 
@@ -327,9 +336,9 @@ def _check_remote(
     if kind not in REMOTE_TYPES:
         raise ConfigError(
             f"{sources['type']}: remote.type = {kind!r} is unknown",
-            next_step="use " + ", ".join(REMOTE_TYPES),
+            next_step=f"{did_you_mean(kind, REMOTE_TYPES)}use one of {', '.join(REMOTE_TYPES)}",
         )
-    needed = {"fs": "root", "s3_compatible": "bucket"}.get(kind)
+    needed = {"fs": "root", **dict.fromkeys(_S3_TYPES, "bucket")}.get(kind)
     if needed and not values.get(needed):
         raise ConfigError(
             f"{source}: a remote of type {kind} needs remote.{needed}",

@@ -15,7 +15,6 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine import moving, signals, syncing
 from graft_vfs.engine.autosync import Autosync, Clock
 from graft_vfs.engine.config import Config
@@ -28,7 +27,7 @@ from graft_vfs.engine.status import (
     statuses,
     volume_reports,
 )
-from graft_vfs.errors import ForkedProcessError, GraftError, NotFoundError
+from graft_vfs.errors import ForkedProcessError, GraftError
 from graft_vfs.history import commits as history
 from graft_vfs.history import names
 from graft_vfs.history.refs import parse
@@ -181,9 +180,7 @@ class Graft:
             adopting.refuse_lost(self.catalog, self._lost, tag, is_new=found is None)
         if found is None:
             if not create:
-                raise NotFoundError(
-                    f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
-                )
+                raise self.catalog.no_tag(tag)
             base = clone_base(self.logs, remote) if remote else None
             found = make_volume(self.context, NewVolume(base, synced=base is not None), tag)
         volume = self.volume(found)

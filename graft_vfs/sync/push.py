@@ -246,10 +246,12 @@ def diverged(log_id: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError
         "they have diverged; nothing was moved and nothing is lost",
         next_step=Hint(
             "run ",
-            Advice.FORK,
+            Advice.FORK_AS,
             " to keep the local commits on a log of their own, or ",
             Advice.EXPORT,
-            " to keep the content; then clone the log again",
+            " to keep the content; then ",
+            Advice.CLONE_OVER(LOG=log_id),
+            " follows the remote",
         ),
     )
 

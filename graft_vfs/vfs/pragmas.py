@@ -76,6 +76,7 @@ from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
 from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.reports import Hydrated, Moved
+from graft_vfs.suggestions import did_you_mean
 from graft_vfs.volume.transaction import Durability
 
 _Handler = Callable[[Graft, SnapshotFile, "str | None"], str]
@@ -105,7 +106,8 @@ def answer(engine: Graft, file: SnapshotFile, name: str, value: str | None) -> s
     if handler is None:
         if name.startswith("graft_"):
             raise UsageError(
-                f"there is no pragma {name}", next_step="known are " + ", ".join(sorted(_HANDLERS))
+                f"there is no pragma {name}",
+                next_step=f"{did_you_mean(name, NAMES)}known are {', '.join(NAMES)}",
             )
         return None
     engine.check_process()

@@ -53,7 +53,7 @@ def test_a_script_ends_at_its_first_failure(cli):
     cli.ok("new", "main")
     done = run("shell", "main", script="CREATE TABLE t(x);\nNONSENSE;\nCREATE TABLE u(x);\n")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: line 2: ")
+    assert done.stderr.splitlines()[-2].startswith("error: line 2: ")
     assert cli.sql("main", "SELECT name FROM sqlite_schema") == [("t",)]
 
 
@@ -64,7 +64,25 @@ def test_an_error_of_sql_is_one_line(cli, command):
     assert text.startswith(f"error: {command}: ")
     done = run("shell", "main", script=f"SELECT 1;\n{command};\n")
     assert done.stdout == "1\n"
-    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error"]
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("SELECT * FROM notse", "did you mean 'notes'? `.tables` lists the tables and views"),
+        ("SELECT * FROM main.notse", "did you mean 'notes'? `.tables` lists"),
+        ("SELECT * FROM xyz", "`.tables` lists the tables and views"),
+        ("SELECT bodi FROM notes", "`.schema` shows the columns"),
+        (".nonsense", "`.help` lists the shell's own commands"),
+        ("SELEC 1", "correct the statement; those before it took effect"),
+        ("INSERT INTO notes VALUES(1), (1)", "correct the statement"),
+    ],
+)
+def test_a_script_that_fails_has_a_next_step(cli, command, hint):
+    cli.ok("new", "main")
+    cli.sql("main", "CREATE TABLE notes(body UNIQUE)")
+    assert f"hint: {hint}" in cli.run("shell", "main", "-c", command).stderr
 
 
 @pytest.mark.parametrize("command", ["SELECT * FROM nothing", ".nonsense", "SELECT"])

@@ -222,7 +222,7 @@ WRONG = {
     "freshness": ['"strict"', "false"],
     "max_staleness": ["1", "true"],
     "retention": ['"30d"', "0"],
-    "remote.type": ["1", "true", '"s3"', '""', "[]"],
+    "remote.type": ["1", "true", '"s4"', '""', "[]"],
     "remote.root": ["1"],
     "remote.bucket": ["true"],
     "remote.prefix": ["1.5"],
@@ -262,16 +262,28 @@ def test_a_wrong_variable_is_blamed_itself_and_not_the_file(variable, value, key
 
 
 @pytest.mark.parametrize(
-    ("text", "key"),
+    ("text", "key", "meant"),
     [
-        ("datadir = '/x'", "datadir"),
-        ("[remote]\ntype = 'memory'\nregion = 'x'", "remote.region"),
-        ("[remotes]\ntype = 'memory'", "remotes"),
+        ("datadir = '/x'", "datadir", "did you mean 'data_dir'\\? "),
+        ("[remote]\ntype = 'memory'\nregion = 'x'", "remote.region", ""),
+        ("[remote]\ntype = 'memory'\nbuket = 'x'", "remote.buket", "did you mean 'bucket'\\? "),
+        ("[remotes]\ntype = 'memory'", "remotes", "did you mean 'remote'\\? "),
     ],
 )
-def test_an_unknown_key_is_an_error_with_the_known_ones(text, key) -> None:
-    with pytest.raises(ConfigError, match=rf"graft\.toml: unknown key {key}; known are .*, "):
+def test_an_unknown_key_is_an_error_with_the_known_ones(text, key, meant) -> None:
+    wanted = rf"graft\.toml: unknown key {key}; {meant}known are .*, "
+    with pytest.raises(ConfigError, match=wanted):
         load(text)
+
+
+def test_s3_is_a_short_name_of_its_type() -> None:
+    short, long = (
+        load(f"[remote]\ntype = '{kind}'\nbucket = 'b'") for kind in ("s3", "s3_compatible")
+    )
+    assert short == long
+    assert RemoteConfig(type="s3", bucket="b").type == "s3_compatible"
+    with pytest.raises(ConfigError, match=r"'S3' is unknown; did you mean 's3'\? use one of"):
+        load("[remote]\ntype = 'S3'")
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def test_no_pragma_is_without_a_test():
 def test_an_unknown_graft_pragma_is_an_error_that_names_the_known_ones(main):
     with pytest.raises(apsw.SQLError) as caught:
         main.execute("PRAGMA graft_psuh")
-    assert "there is no pragma graft_psuh; known are graft_audit, " in str(caught.value)
+    assert "there is no pragma graft_psuh; did you mean 'graft_push'" in str(caught.value)
     for name in pragmas.NAMES:
         assert name in str(caught.value)
 

@@ -45,6 +45,7 @@ from graft_vfs.local.catalog.rows import (
 )
 from graft_vfs.local.head import new_epoch
 from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.suggestions import did_you_mean
 
 Announce = Callable[[VolumeId, int], None]
 """Called with a volume that loses a tag, and its new epoch, in that transaction; see
@@ -89,6 +90,13 @@ class Catalog:
         rows = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
         return id_of(VolumeId, rows[0][0]) if rows else None
 
+    def no_tag(self, tag: str) -> NotFoundError:
+        """Return the error for a tag that names nothing."""
+        meant = did_you_mean(tag, (each for each, _ in self.tags()))
+        return NotFoundError(
+            f"there is no tag {tag!r}", next_step=Hint(meant, "see ", Advice.LIST_TAGS)
+        )
+
     def set_tag(self, tag: str, volume: VolumeId, announce: Announce) -> None:
         """Point a new or existing tag at a volume; raises NotFoundError."""
         with self._file.transaction() as connection:
@@ -117,9 +125,7 @@ class Catalog:
         """Remove a tag; its volume stays. Raises NotFoundError."""
         with self._file.transaction() as connection:
             if self.tag_volume(tag) is None:
-                raise NotFoundError(
-                    f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
-                )
+                raise self.no_tag(tag)
             self._leave(connection, tag, None, announce)
             connection.execute("DELETE FROM tags WHERE tag = ?", (tag,))
 
@@ -529,6 +535,13 @@ class Catalog:
             return []
         rows = self._file.rows("SELECT name, log FROM known_refs WHERE store = ?", store)
         return [(name, id_of(LogId, log)) for name, log in rows]
+
+    def all_known_refs(self) -> list[tuple[str, LogId]]:
+        """Return the (name, log) of the refs of all stores that were seen."""
+        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+            return []
+        rows = self._file.rows("SELECT name, log FROM known_refs")
+        return [(text_of(name), id_of(LogId, log)) for name, log in rows]
 
     def keep_ref(self, store: str, name: str, log_id: LogId) -> None:
         """Store a ref, if the catalog is writable, so that opening a tag requests it only once."""

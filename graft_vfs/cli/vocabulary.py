@@ -1,0 +1,36 @@
+"""Which command a word means: groups for the help, aliases, and words of other programs."""
+
+from __future__ import annotations
+
+GROUPS = {
+    "Start a database": "demo new import clone fork",
+    "Use it and look at it": "shell status tags volumes info show log diff",
+    "Synchronise it with a remote": "push pull fetch hydrate audit sync remote",
+    "Take out its content or a past state": "export restore checkout switch tag",
+    "Set up, check and repair": "config doctor fsck adopt gc rm completion",
+}
+"""The groups of the help, in their order. A command that is in none is listed last."""
+
+ALIASES = {
+    "branch": "tags",
+    "branches": "tags",
+    "create": "new",
+    "databases": "status",
+    "delete": "rm",
+    "list": "tags",
+    "ls": "tags",
+    "remotes": "remote",
+    "remove": "rm",
+    "st": "status",
+}
+"""What fingers type that know git or litestream."""
+
+ELSEWHERE = {
+    "add": "each SQLite transaction is a commit already; `graft push TAG` publishes them",
+    "commit": "each SQLite transaction is a commit already; `graft push TAG` publishes them",
+    "merge": "`graft pull TAG` follows the remote; `graft help two-writers` explains divergence",
+    "rebase": "`graft pull TAG` follows the remote; `graft help two-writers` explains divergence",
+    "replicate": "`graft push TAG` publishes commits; `graft help operations` explains autosync",
+    "reset": "`graft checkout TAG COMMIT` shows an earlier commit; see `graft help history`",
+}
+"""Commands of other programs that have no like here, and what does their work."""

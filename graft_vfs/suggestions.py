@@ -1,0 +1,31 @@
+"""What a mistyped name may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_CHARACTERS_MAX = 64
+_NAMES_MAX = 2
+_ALIKE = 0.6
+_AS_GOOD = 0.05
+
+
+def alike(word: str, known: Iterable[str]) -> list[str]:
+    """Return the known name that is most like a word, whatever its case, or two as good ones."""
+    import difflib  # noqa: PLC0415 - only mistakes need it, and start-up does not
+
+    names = {name.lower(): name for name in known if len(name) <= _CHARACTERS_MAX}
+    word = word[:_CHARACTERS_MAX].lower()
+    close = difflib.get_close_matches(word, names, _NAMES_MAX, _ALIKE)
+    scores = [difflib.SequenceMatcher(None, name, word).ratio() for name in close]
+    return [
+        names[name]
+        for name, score in zip(close, scores, strict=True)
+        if score >= scores[0] - _AS_GOOD
+    ]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'? ` as the beginning of a next step; "" if nothing is alike."""
+    found = alike(word, known)
+    return f"did you mean {' or '.join(map(repr, found))}? " if found else ""
