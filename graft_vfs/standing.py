@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-
-from graft_vfs.ids import VolumeId
 
 
 class Standing(enum.Enum):
@@ -58,25 +55,3 @@ class Standing(enum.Enum):
         words = self.value.replace("_", " ")
         count = {Standing.AHEAD: ahead, Standing.BEHIND: behind}.get(self)
         return words if count is None else f"{words} {count}"
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeStatus:
-    """How one volume stands to its remote log, as a row of a table.
-
-    `ahead` and `behind` count local and remote commits, as in `Status`; both are None for a volume
-    that cannot be read, whose `problem` says why. The remote was last asked, with an answer, at
-    `last_checked_ms`, and a sync last moved the volume at `last_moved_ms`: milliseconds since 1970,
-    None for never or not recorded. `last_error` is that of the last sync, if that failed.
-    """
-
-    tags: tuple[str, ...]
-    volume: VolumeId
-    state: Standing
-    ahead: int | None = None
-    behind: int | None = None
-    pending_push: bool = False
-    last_checked_ms: int | None = None
-    last_moved_ms: int | None = None
-    last_error: str | None = None
-    problem: str | None = None

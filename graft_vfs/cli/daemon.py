@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import click
 
+from graft_vfs.cli.completion import complete_tags
 from graft_vfs.cli.group import command
-from graft_vfs.cli.session import TAG, complete_tags
+from graft_vfs.cli.session import TAG
 from graft_vfs.engine.config import AUTOSYNC_SECONDS_MAX
 from graft_vfs.errors import UsageError
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from graft_vfs.cli.completion import complete_tags
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import emit, json_option
 from graft_vfs.cli.progress import progress
-from graft_vfs.cli.session import complete_tags, opened, tag_argument
+from graft_vfs.cli.session import opened, tag_argument
 from graft_vfs.errors import UsageError
 from graft_vfs.tags import check_tag
 

@@ -17,11 +17,11 @@ from graft_vfs.cli.session import (
     tag_argument,
 )
 from graft_vfs.cli.table import screen_width, table
+from graft_vfs.engine.status import VolumeStatus
 from graft_vfs.errors import UsageError
 from graft_vfs.ids import VolumeId
 from graft_vfs.reports import age_text
 from graft_vfs.sqlite_format.header import HEADER_BYTES
-from graft_vfs.standing import VolumeStatus
 
 _MAKE = "make one with `graft new TAG`, `graft import FILE TAG` or `graft clone REF`"
 

@@ -20,6 +20,7 @@ from graft_vfs.engine.autosync import Autosync, Clock
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.context import Pool, open_context
 from graft_vfs.engine.status import (
+    VolumeStatus,
     examined,
     info_of,
     metrics_of,
@@ -57,7 +58,6 @@ from graft_vfs.reports import (
     VolumeReport,
 )
 from graft_vfs.sqlite_format.header import HEADER_BYTES
-from graft_vfs.standing import VolumeStatus
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import joining, naming

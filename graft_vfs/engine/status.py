@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from graft_vfs.advice import Advice, Hint
@@ -12,13 +13,39 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.rows import BranchRow, PendingPush, VolumeRow
 from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
-from graft_vfs.reports import Info, Status, VolumeReport
-from graft_vfs.standing import Standing, VolumeStatus
+from graft_vfs.reports import Info, Report, Status, VolumeReport
+from graft_vfs.standing import Standing
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.naming import warning_of
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class VolumeStatus(Report):
+    """How one volume stands to its remote log, as a row of a table.
+
+    `ahead` and `behind` count local and remote commits, as in `Status`; both are None for a volume
+    that cannot be read, whose `problem` says why. The remote was last asked, with an answer, at
+    `last_checked_ms`, and a sync last moved the volume at `last_moved_ms`: milliseconds since 1970,
+    None for never or not recorded. `last_error` is that of the last sync, if that failed.
+    """
+
+    tags: tuple[str, ...]
+    volume: VolumeId
+    state: Standing
+    ahead: int | None = None
+    behind: int | None = None
+    pending_push: bool = False
+    last_checked_ms: int | None = None
+    last_moved_ms: int | None = None
+    last_error: str | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        name = ", ".join(self.tags) or str(self.volume)
+        return f"{name}: {self.state.text(ahead=self.ahead or 0, behind=self.behind or 0)}"
 
 
 def status_of(context: Context, opened: Opened, autosync: Autosync | None = None) -> Status:

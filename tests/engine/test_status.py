@@ -11,10 +11,11 @@ import pytest
 from graft_vfs.engine import syncing
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
+from graft_vfs.engine.status import VolumeStatus
 from graft_vfs.errors import DiskFullError, DivergedError, StoreUnavailableError
 from graft_vfs.local import head, layout
 from graft_vfs.local.head import CHECKED
-from graft_vfs.standing import Standing, VolumeStatus
+from graft_vfs.standing import Standing
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.view import logs
 from graft_vfs.volume.open_volumes import OpenVolumes
