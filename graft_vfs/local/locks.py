@@ -124,7 +124,13 @@ def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:
 
 
 def close_instead(handle: Handle, path: Path, error: OSError) -> None:
-    """Close a handle whose file system refuses to unlock it: the lock goes with the descriptor."""
+    """Close a handle whose file system refuses to unlock it: the lock goes with the descriptor.
+
+    A signal handler may raise an OSError such as TimeoutError, too, which has no number; it is
+    raised again.
+    """
+    if error.errno is None:
+        raise error
     _logger.warning("%s could not be unlocked, and was closed instead: %s", path, error)
     # The refusal may mean that other code of this process has closed the descriptor already.
     with contextlib.suppress(OSError):
