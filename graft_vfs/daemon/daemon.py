@@ -27,7 +27,7 @@ from graft_vfs.errors import GraftError, NotFoundError
 from graft_vfs.ids import VolumeId
 from graft_vfs.metrics import prometheus
 from graft_vfs.remote.request_threads import request_threads
-from graft_vfs.sync.push import WAIT_SECONDS
+from graft_vfs.sync.settle import WAIT_SECONDS
 from graft_vfs.version import __version__
 
 THREADS = 4

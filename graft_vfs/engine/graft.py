@@ -64,8 +64,8 @@ from graft_vfs.sync import joining, naming
 from graft_vfs.sync.clone import NewVolume, clone_base, make_volume
 from graft_vfs.sync.fetch import Fetched, fetch_log
 from graft_vfs.sync.pull import Pulled
-from graft_vfs.sync.push import WAIT_SECONDS as PUSH_WAIT_SECONDS
 from graft_vfs.sync.push import Pushed
+from graft_vfs.sync.settle import WAIT_SECONDS as PUSH_WAIT_SECONDS
 from graft_vfs.tags import check_tag
 from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.context import Opened
@@ -185,7 +185,7 @@ class Graft:
             found = make_volume(self.context, NewVolume(base, synced=base is not None), tag)
         volume = self.volume(found)
         if remote:
-            joining.join(volume, self.logs, tag=tag, name=remote)
+            joining.join(self.context, Opened(tag, volume), name=remote)
         return volume
 
     def _opened(self, tag: str | Opened) -> Opened:

@@ -89,13 +89,8 @@ def fork(context: Context, source: Opened) -> VolumeId:
         made = make_volume(context, NewVolume(base=base, remote=LogId.new()))
         if snapshot.local_commits:
             target = context.volumes.use(made)
-            pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
             with target.writing() as empty:
-                target.write_pages(
-                    empty,
-                    ((page, snapshot.read(page)) for page in pages),
-                    page_count=snapshot.page_count,
-                )
+                target.write_pages(empty, snapshot.changed_pages(), page_count=snapshot.page_count)
     return made
 
 

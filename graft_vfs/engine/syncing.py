@@ -84,7 +84,7 @@ def _note_error(context: Context, volume: Volume, error: GraftError | None) -> N
 def pull(context: Context, opened: Opened, progress: Progress | None = None) -> pulling.Pulled:
     """Fetch and fast-forward; see `sync.pull`."""
     with syncing(context, opened.volume):
-        return pulling.pull(opened.volume, context.logs, name=opened.tag, progress=progress)
+        return pulling.pull(context, opened, progress=progress)
 
 
 def push(
@@ -92,19 +92,13 @@ def push(
 ) -> pushing.Pushed:
     """Push; local commits that the log holds already are recognised first. See `sync.push`."""
     again = functools.partial(
-        pushing.push,
-        opened.volume,
-        context.logs,
-        context.author,
-        name=opened.tag,
-        progress=progress,
-        wait_seconds=wait_seconds,
+        pushing.push, context, opened, progress=progress, wait_seconds=wait_seconds
     )
     with syncing(context, opened.volume):
         try:
             return again()
         except DivergedError:
-            if not recognise(opened.volume, context.logs):
+            if not recognise(context, opened.volume):
                 raise
         return again()
 
@@ -117,7 +111,7 @@ def needs_push(status: Status) -> bool:
 def is_diverged(context: Context, opened: Opened, status: Status) -> bool:
     """Return True if neither a push nor a pull can move the volume. No request."""
     is_open_question = status.diverged and not status.pending_push
-    return is_open_question and not recognise(opened.volume, context.logs)
+    return is_open_question and not recognise(context, opened.volume)
 
 
 def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome:

@@ -126,7 +126,7 @@ def changed_pages(older: Snapshot, newer: Snapshot) -> BitMap:
     pages = BitMap(range(1, max(older.page_count, newer.page_count) + 1))
     pages -= _same_pages(_runs(older), _runs(newer))
     for snapshot in (older, newer):
-        pages.update(snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count))
+        pages.update(snapshot.local_pages())
         if snapshot.page_count:
             pages.discard(lock_page(snapshot.page_size))
     return pages

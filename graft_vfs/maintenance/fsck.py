@@ -318,9 +318,8 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
     for row in rows:
         try:
             with volumes.look(row.id).pinned() as snapshot:
-                end, count = snapshot.end.offset, snapshot.page_count
-                for page in snapshot.branch.pages_below(end, count):
-                    snapshot.branch.offset_of(page, end)
+                for page in snapshot.local_pages():
+                    snapshot.branch.offset_of(page, snapshot.end.offset)
         except GraftError as error:
             where = f"volume {row.id}"
             found.append(Finding(where, error.message, next_step=error.hint))

@@ -15,7 +15,12 @@ from pyroaring import BitMap
 from graft_vfs.errors import GraftError, PageSizeError, UsageError
 from graft_vfs.pager.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.pages import check_page_size, lock_page
-from graft_vfs.sqlite_format.header import JOURNAL_MODES, ROLLBACK_JOURNAL, claimed_page_size
+from graft_vfs.sqlite_format.header import (
+    COUNTER_MAX,
+    JOURNAL_MODES,
+    ROLLBACK_JOURNAL,
+    claimed_page_size,
+)
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -56,6 +61,7 @@ class ScratchFile(TemporaryFile):
         super().__init__(apsw.SQLITE_OPEN_TEMP_DB)
         self.page_size = snapshot.page_size
         self.page_count = snapshot.page_count
+        self.counter = (snapshot.counter + 1) & COUNTER_MAX
         self._volume = volume
         self._snapshot = snapshot
         # Unwritten pages up to this one come from the snapshot; later ones are zeros.
@@ -149,12 +155,22 @@ def _is_same(snapshot: Snapshot, page: int, image: bytes) -> bool:
 class Scratch:
     """A scratch database, the schema `main` of `connection`, and its changed pages.
 
+    A commit can be built from it (see `sync.build`), on the commit that its snapshot shows.
+
     Owner: its opener. Thread rule: as its connection.
     """
+
+    local_commits = 1
+    """A commit built from it stands for one, in however many transactions it was written."""
 
     def __init__(self, connection: apsw.Connection, file: ScratchFile) -> None:
         self.connection = connection
         self._file = file
+
+    @property
+    def counter(self) -> int:
+        """The change counter of a commit built from it: one more than the snapshot's."""
+        return self._file.counter
 
     @property
     def page_size(self) -> int:

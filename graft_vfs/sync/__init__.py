@@ -1,6 +1,8 @@
 """Floor 7: moving commits between a volume and its remote log, and between volumes.
 
-    fetch, pull, push   git's verbs; `push` also settles what an earlier push left unknown
+    fetch, pull, push   git's verbs
+    build      a commit object from any source of pages
+    settle     how a claim ended, and the branch on the commit that it won
     clone      making volumes: empty, cloned, forked, checked out
     parents    the logs that a fork stands on
     naming     the ref of a log that got its first commit

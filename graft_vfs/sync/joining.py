@@ -19,38 +19,39 @@ from graft_vfs.local.catalog import descriptor
 from graft_vfs.sync import naming
 from graft_vfs.sync.clone import clone_base, resolve_log
 from graft_vfs.sync.pull import move
-from graft_vfs.view.logs import Logs
+from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
 
-def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
+def join(context: Context, opened: Opened, *, name: str) -> None:
     """Make an empty volume a clone of a ref or log id; refuse one that is on another log.
 
     Requests: those of a clone for an empty volume; for another none, or one for a ref that this
     machine does not know yet. Raises AlreadyExistsError for another log, NotFoundError for a ref
     that does not exist, and for an empty volume NoRemoteError, StoreError.
     """
-    if _is_empty(volume, volume.begin()):
-        volume.catalog.require_writable()
-        log_id, newest = clone_base(logs, name)
+    catalog, (tag, volume) = context.catalog, opened
+    if _is_empty(context, volume.begin()):
+        catalog.require_writable()
+        log_id, newest = clone_base(context.logs, name)
         with volume.writing() as snapshot:
-            if _is_empty(volume, snapshot):
-                volume.catalog.set_remote(volume.id, log_id)
+            if _is_empty(context, snapshot):
+                catalog.set_remote(volume.id, log_id)
                 # Ordering: the volume's own file names its log before its branch is on that.
-                volume.catalog.describe(
+                catalog.describe(
                     volume.id, lambda wanted: descriptor.write(volume.directory, wanted)
                 )
-                move(volume, logs, log_id, newest)
+                move(context, volume, log_id, newest)
                 _logger.info("tag %r: empty volume %s is a clone of %s now", tag, volume.id, log_id)
                 return
-    remote = volume.catalog.volume(volume.id).remote
+    remote = catalog.volume(volume.id).remote
     try:
-        known = _known_log(logs, name, tag)
+        known = _known_log(context, name, tag)
     except NotFoundError as error:
-        if name == tag and not _was_named(volume, logs, remote):
+        if name == tag and not _was_named(context, volume, remote):
             return
         raise NotFoundError(
             f"tag {tag!r} names volume {volume.id} on log {remote}, and {error.message}",
@@ -70,29 +71,30 @@ def join(volume: Volume, logs: Logs, *, tag: str, name: str) -> None:
         )
 
 
-def _is_empty(volume: Volume, snapshot: Snapshot) -> bool:
+def _is_empty(context: Context, snapshot: Snapshot) -> bool:
     """Return True if nothing was ever committed to the volume, here or before a clone."""
     return (
         not snapshot.page_count
         and not snapshot.lsn
         and not snapshot.branch.row.base
-        and volume.catalog.pending_push(volume.id) is None
+        and context.catalog.pending_push(snapshot.branch.row.volume) is None
     )
 
 
-def _was_named(volume: Volume, logs: Logs, remote: LogId) -> bool:
+def _was_named(context: Context, volume: Volume, remote: LogId) -> bool:
     """Return True if the log of a volume was pushed, and its push does not name it any more."""
-    return bool(logs.catalog.newest_commit(remote)[0]) and not naming.is_to_be_named(volume)
+    is_pushed = context.catalog.newest_commit(remote)[0] > 0
+    return is_pushed and not naming.is_to_be_named(context, volume)
 
 
-def _known_log(logs: Logs, name: str, tag: str) -> LogId | None:
+def _known_log(context: Context, name: str, tag: str) -> LogId | None:
     """Return the log that a name means; None if there is no answer. Raises NotFoundError.
 
     A volume that exists opens without its remote, so a remote that does not answer is no error.
     """
-    known = logs.catalog.known_ref(logs.store.describe(), name)
+    known = context.catalog.known_ref(context.store.describe(), name)
     try:
-        return known or resolve_log(logs, name)
+        return known or resolve_log(context.logs, name)
     except (StoreError, NoRemoteError) as error:
         _logger.warning("tag %r is opened without a look at ref %r: %s", tag, name, error)
         return None

@@ -30,21 +30,21 @@ from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
 from graft_vfs.remote.log import create_ref
 from graft_vfs.tags import check_tag
-from graft_vfs.view.logs import Logs
-from graft_vfs.volume.context import Context
+from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
 
-def name_log(volume: Volume, logs: Logs, log_id: LogId, name: str) -> str | None:
-    """Create the ref of a log; returns why that could not be, or None.
+def name_log(context: Context, opened: Opened, log_id: LogId) -> str | None:
+    """Create the ref of a volume's log, which is its tag; returns why that could not be, or None.
 
     One request, two if the ref exists. Raises no StoreError.
     """
+    name, volume = opened
     mark = _mark(volume)
     try:
-        winner = create_ref(logs.store, name, log_id)
+        winner = create_ref(context.logs.log(log_id).store, name, log_id)
     except (CommitOutcomeUnknownError, StoreUnavailableError) as error:
         with storage_errors(mark):
             mark.touch()
@@ -68,17 +68,19 @@ def name_log(volume: Volume, logs: Logs, log_id: LogId, name: str) -> str | None
     return None
 
 
-def name_log_later(volume: Volume, logs: Logs, log_id: LogId, name: str) -> str | None:
-    """Create the ref that an earlier push could not; no request if there is none to be made."""
-    return name_log(volume, logs, log_id, name) if is_to_be_named(volume) else None
+def name_log_later(context: Context, opened: Opened) -> str | None:
+    """Create the ref that an earlier push could not; no request if none is to be created."""
+    if not is_to_be_named(context, opened.volume):
+        return None
+    return name_log(context, opened, context.catalog.volume(opened.volume.id).remote)
 
 
-def is_to_be_named(volume: Volume) -> bool:
+def is_to_be_named(context: Context, volume: Volume) -> bool:
     """Return True if an earlier push could not create the ref, and the next one tries. No request.
 
     A push that is not settled yet names its log, too.
     """
-    return _mark(volume).exists() or volume.catalog.pending_push(volume.id) is not None
+    return _mark(volume).exists() or context.catalog.pending_push(volume.id) is not None
 
 
 def name_by_hand(context: Context, log_id: LogId, name: str) -> None:

@@ -16,9 +16,10 @@ from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import fetch_log
-from graft_vfs.sync.push import WAIT_SECONDS, diverged, settle_pending
+from graft_vfs.sync.push import diverged
 from graft_vfs.sync.recognise import recognise
-from graft_vfs.view.logs import Logs
+from graft_vfs.sync.settle import WAIT_SECONDS, settle_pending
+from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.switching import prepare, switch
 from graft_vfs.volume.volume import Volume
@@ -48,29 +49,29 @@ class Pulled(Report):
 
 
 def pull(
-    volume: Volume,
-    logs: Logs,
+    context: Context,
+    opened: Opened,
     *,
-    name: str,
     progress: Progress | None = None,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
-    `name` is for the ref of a log whose first push is settled here. If another process or thread
-    here is at that push, this waits for it, and raises BusyError after `wait_seconds`. Raises
-    DivergedError, with
-    nothing moved, if the volume has commits that the newest remote commit does not stand on;
-    ReadOnlyError, also if nothing is new.
+    A push whose outcome is unknown is settled first, and the tag becomes the ref of its log if that
+    has none. If another process or thread here is still pushing, this waits for it, and raises
+    BusyError after `wait_seconds`. `progress` counts commits. Raises DivergedError, with nothing
+    moved, if the volume has commits that the newest remote commit does not stand on; ReadOnlyError,
+    also if nothing is new.
     """
-    volume.catalog.require_writable()
+    catalog, volume = context.catalog, opened.volume
+    catalog.require_writable()
     while True:
-        _settle_if_possible(volume, logs, name, wait_seconds)
-        remote = volume.catalog.volume(volume.id).remote
-        newest = fetch_log(logs, remote, progress=progress).newest
+        _settle_if_possible(context, opened, wait_seconds)
+        remote = catalog.volume(volume.id).remote
+        newest = fetch_log(context.logs, remote, progress=progress).newest
         # Another process here may be pushing, and its commit look foreign until it is settled.
         # Ordering: the record goes with the settling, so this is asked before the branch is.
-        is_pushing = volume.catalog.pending_push(volume.id) is not None
+        is_pushing = catalog.pending_push(volume.id) is not None
         base = _base(volume.begin(), remote)
         if newest <= base:
             # Nothing to move, so that no writer is waited for, and none has to wait.
@@ -80,27 +81,27 @@ def pull(
             if newest <= base:
                 return Pulled(remote, base, base)
             if snapshot.lsn < branch.first_lsn and (branch.log_id == remote or not branch.base):
-                move(volume, logs, remote, newest)
+                move(context, volume, remote, newest)
                 pulled = Pulled(remote, base, newest)
                 _logger.info("volume %s: %s", volume.id, pulled)
                 return pulled
-            if not is_pushing and not recognise(volume, logs):
+            if not is_pushing and not recognise(context, volume):
                 raise diverged(remote, base, newest)
 
 
-def _settle_if_possible(volume: Volume, logs: Logs, name: str, wait_seconds: float) -> None:
+def _settle_if_possible(context: Context, opened: Opened, wait_seconds: float) -> None:
     """Settle an earlier push; one that is absent and that the store refuses to write stays open.
 
     A log has no gaps, so beyond an absent commit there is nothing to pull. A store that is not
     available may have a newer one.
     """
     try:
-        settle_pending(volume, logs, name, wait_seconds=wait_seconds)
+        settle_pending(context, opened, wait_seconds=wait_seconds)
     except CommitOutcomeUnknownError as error:
         cause = error.__cause__
         if not isinstance(cause, StoreError) or isinstance(cause, StoreUnavailableError):
             raise
-        _logger.warning("an earlier push of volume %s stays open: %s", volume.id, error)
+        _logger.warning("an earlier push of volume %s stays open: %s", opened.volume.id, error)
 
 
 def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:
@@ -109,10 +110,10 @@ def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:
     return branch.base if branch.log_id == remote else NO_LSN
 
 
-def move(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -> None:
-    """Make a new empty branch on `lsn` current; the caller holds the writer lock."""
+def move(context: Context, volume: Volume, log_id: LogId, lsn: RemoteLsn) -> None:
+    """Make a new empty branch on LSN `lsn` of a log current; the caller holds the writer lock."""
     snapshot = volume.begin()
-    view = logs.log_view(log_id, lsn)
+    view = context.logs.log_view(log_id, lsn)
     if snapshot.page_count and snapshot.page_size != view.page_size:
         raise PageSizeError(
             f"log {log_id} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",

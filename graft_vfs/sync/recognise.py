@@ -12,15 +12,15 @@ A remote commit that holds more than the branch has proves nothing about the res
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.sync.push import keep_pages
-from graft_vfs.view.logs import Logs
+from graft_vfs.sync.build import frame_images, frames_of
+from graft_vfs.sync.settle import keep_pages
+from graft_vfs.volume.context import Context
 from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.switching import prepare, switch
@@ -29,7 +29,7 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 
-def recognise(volume: Volume, logs: Logs) -> bool:
+def recognise(context: Context, volume: Volume) -> bool:
     """Let the branch stand on remote commits that hold what it has; True if it moved.
 
     The log's commits are known already. No request, unless frames do not compress to the same bytes
@@ -37,22 +37,22 @@ def recognise(volume: Volume, logs: Logs) -> bool:
     the content stays the same. Durable on return.
     """
     has_moved = False
-    while _recognise_next(volume, logs):
+    while _recognise_next(context, volume):
         has_moved = True
     return has_moved
 
 
-def _recognise_next(volume: Volume, logs: Logs) -> bool:
+def _recognise_next(context: Context, volume: Volume) -> bool:
     """Recognise the commit that follows the branch's base; False if it is not this branch's."""
     snapshot = volume.begin()
     branch = snapshot.branch.row
-    remote = volume.catalog.volume(volume.id).remote
+    remote = context.catalog.volume(volume.id).remote
     lsn = RemoteLsn(branch.base + 1 if branch.log_id == remote else 1)
-    header = logs.header(remote, lsn)
-    if header is None or not _follows(header, branch, logs):
+    header = context.logs.header(remote, lsn)
+    if header is None or not _follows(context, header, branch):
         return False
     covered = _covered(volume, snapshot, header)
-    if covered is None or not _is_same(covered, header, logs):
+    if covered is None or not _is_same(context, covered, header):
         return False
     candidate = prepare(
         branch,
@@ -62,16 +62,16 @@ def _recognise_next(volume: Volume, logs: Logs) -> bool:
         through=covered.lsn,
         end=covered.end,
     )
-    keep_pages(logs, header, covered)
+    keep_pages(context.logs, header, covered)
     moved = switch(volume, candidate, synced=True)
     if moved:
         _logger.info("volume %s: LSN %d of log %s is its own commit", volume.id, lsn, remote)
     return moved
 
 
-def _follows(header: CommitHeader, branch: BranchRow, logs: Logs) -> bool:
+def _follows(context: Context, header: CommitHeader, branch: BranchRow) -> bool:
     """Return True if a commit was made from local ones, on what the branch stands on."""
-    base = logs.header(branch.log_id, branch.base) if branch.base else None
+    base = context.logs.header(branch.log_id, branch.base) if branch.base else None
     if branch.base and (base is None or header.previous_hash != base.hash):
         return False
     if not branch.base and (header.parent_log is not None or header.lsn != 1):
@@ -109,27 +109,22 @@ def _covered(volume: Volume, snapshot: Snapshot, header: CommitHeader) -> Snapsh
     )
 
 
-def _is_same(covered: Snapshot, header: CommitHeader, logs: Logs) -> bool:
+def _is_same(context: Context, covered: Snapshot, header: CommitHeader) -> bool:
     """Return True if the branch's images are those of the commit, by checksum or byte for byte."""
-    pages = covered.branch.pages_below(covered.end.offset, covered.page_count)
-    if pages != list(header.pages):
+    if covered.local_pages() != list(header.pages):
         return False
     builder = BodyBuilder()
-    for page in pages:
-        builder.add(page, covered.read(page))
-    builder.finish()
-    return builder.table == header.frames or _has_same_images(covered, header, pages, logs)
+    for _ in frames_of(covered, builder):
+        pass
+    return builder.table == header.frames or _has_same_images(context, covered, header)
 
 
-def _has_same_images(
-    covered: Snapshot, header: CommitHeader, pages: Sequence[int], logs: Logs
-) -> bool:
+def _has_same_images(context: Context, covered: Snapshot, header: CommitHeader) -> bool:
     """Read the commit's frames, one request each, and compare them."""
-    (row,) = logs.catalog.commits(header.log_id, header.lsn, header.lsn)
-    step = header.frames.frame_pages
-    for frame in range(len(header.frames)):
-        (images,) = logs.log(header.log_id).read_frames(header, len(row.header), frame, frame + 1)
-        own = b"".join(map(covered.read, pages[frame * step : (frame + 1) * step]))
+    (row,) = context.catalog.commits(header.log_id, header.lsn, header.lsn)
+    log = context.logs.log(header.log_id)
+    for frame, own in enumerate(frame_images(covered, header.frames.frame_pages)):
+        (images,) = log.read_frames(header, len(row.header), frame, frame + 1)
         if images != own:
             return False
     return True

@@ -6,6 +6,8 @@ page that is never written: the lock page).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from graft_vfs.errors import CorruptLogError, CorruptObjectError
 from graft_vfs.local.chunk import Position
 from graft_vfs.local.mapping import forget_resident
@@ -13,6 +15,8 @@ from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.sqlite_format.header import FirstPage, with_counter
 from graft_vfs.view.remote_view import Located, RemoteView
 from graft_vfs.volume.page_index import PageIndex
+
+_READS_RESIDENT_MAX = 8192
 
 
 class Snapshot:
@@ -110,6 +114,20 @@ class Snapshot:
         if page == 1:
             return with_counter(self.first_page().image, self.counter)
         return self.stored(page)
+
+    def local_pages(self) -> list[int]:
+        """Return, ascending, the pages that a commit of the local branch wrote."""
+        return self.branch.pages_below(self.end.offset, self.page_count)
+
+    def changed_pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (page, image) of all local pages, ascending, as SQLite is to see them.
+
+        With `page_count` they make the database out of the remote part. Raises CorruptLogError.
+        """
+        for number, page in enumerate(self.local_pages(), 1):
+            yield page, self.read(page)
+            if number % _READS_RESIDENT_MAX == 0:
+                self.forget_resident()
 
     def first_page(self) -> FirstPage:
         """Return page 1 as it was written, read once per snapshot."""

@@ -26,7 +26,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.local import head
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
-from graft_vfs.sync import push
+from graft_vfs.sync import build
 from graft_vfs.volume import rotation, transaction
 from tests.crash.aftermath import Crash, Machines, recover, remote_contents
 from tests.crash.ledger import Content, Ledger
@@ -109,7 +109,7 @@ def run(scenario: Scenario, root: Path, kind: str, remote: dict[str, bytes]) -> 
         if scenario not in {replacements, one_replacement}:
             patch.setattr(transaction, "STAGED_BYTES_MAX", 16 << 10)
             patch.setattr(rotation, "COMPACT_BYTES", 64 << 10)
-        patch.setattr(push, "INLINE_BYTES_MAX", 16 << 10)
+        patch.setattr(build, "INLINE_BYTES_MAX", 16 << 10)
         patch.setattr(rotation, "ROTATE_BYTES", 32 << 10)
         with recorded(root, objects) as recorder:
             ledger = Ledger(recorder.observe)

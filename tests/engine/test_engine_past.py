@@ -57,7 +57,7 @@ def test_the_log_is_seen_as_it_was_at_any_time(machines, monkeypatch) -> None:
         connection.execute("INSERT INTO t VALUES(?)", (number,))
         moment = (NOON_MS + number * HOUR_MS) * 1_000_000
         with monkeypatch.context() as patch:
-            patch.setattr("graft_vfs.sync.push.time.time_ns", lambda moment=moment: moment)
+            patch.setattr("graft_vfs.sync.build.time.time_ns", lambda moment=moment: moment)
             ours.engine.push("main")
     for number in range(1, 8):
         for minutes in (0, 1, 59):
@@ -86,7 +86,7 @@ def test_the_time_that_the_log_prints_gives_that_very_commit(machines, monkeypat
         connection.execute("INSERT INTO t VALUES(?)", (number,))
         moment = (NOON_MS + number * 333) * 1_000_000
         with monkeypatch.context() as patch:
-            patch.setattr("graft_vfs.sync.push.time.time_ns", lambda moment=moment: moment)
+            patch.setattr("graft_vfs.sync.build.time.time_ns", lambda moment=moment: moment)
             ours.engine.push("main")
     newest_of_second: dict[str, int] = {}
     for entry in reversed(ours.engine.log("main")):

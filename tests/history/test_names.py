@@ -219,7 +219,7 @@ HOUR_MS = 3_600_000
 def at_hour(monkeypatch, replica: Replica, hour: int, tag: str = "main") -> None:
     with monkeypatch.context() as patch:
         moment = (NOON_MS + hour * HOUR_MS) * 1_000_000
-        patch.setattr("graft_vfs.sync.push.time.time_ns", lambda: moment)
+        patch.setattr("graft_vfs.sync.build.time.time_ns", lambda: moment)
         push_each(replica, hour, tag=tag)
 
 
@@ -258,7 +258,7 @@ def test_a_commit_dated_in_the_future_does_not_hide_that_newer_ones_may_be_earli
     at_hour(monkeypatch, ours, 1)
     with monkeypatch.context() as patch:
         future = time.time_ns() + 10**16
-        patch.setattr("graft_vfs.sync.push.time.time_ns", lambda: future)
+        patch.setattr("graft_vfs.sync.build.time.time_ns", lambda: future)
         push_each(ours, 2)
     theirs.engine.clone("main", "main")
     before = theirs.counts().requests

@@ -19,7 +19,7 @@ from graft_vfs.maintenance.findings import Finding
 from graft_vfs.maintenance.fsck import Fsck
 from graft_vfs.remote.log import commit_key, ref_key, segment_key
 from graft_vfs.store.base import PutOutcome
-from graft_vfs.sync import push as push_module
+from graft_vfs.sync import build as build_module
 from tests.support.faults import ProcessStopped
 from tests.support.replicas import Replica, rows
 
@@ -38,7 +38,7 @@ def replica(tmp_path, remote, monkeypatch):
         replica.engine.push("main")
         for lsn in range(2, 5):
             connection.execute("INSERT INTO t VALUES(randomblob(30000))")
-            monkeypatch.setattr(push_module, "INLINE_BYTES_MAX", 0 if lsn == 3 else 1 << 20)
+            monkeypatch.setattr(build_module, "INLINE_BYTES_MAX", 0 if lsn == 3 else 1 << 20)
             assert replica.engine.push("main").lsn == lsn
         yield replica
 

@@ -32,7 +32,8 @@ from graft_vfs.remote import log as remote_log
 from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
-from graft_vfs.sync import push as push_module
+from graft_vfs.sync import build as build_module
+from graft_vfs.sync import settle as settle_module
 from graft_vfs.volume import rotation, transaction
 from tests.model.exploring import explore, explore_deeply, scratch_directory
 from tests.model.machines import Commit, ModelMachine, ModelRemote, ModelVolume, Outcome
@@ -125,7 +126,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         self.version = 0
         seen["examples"] += 1
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(push_module, "claim", functools.partial(claim, sleep=lambda _: None))
+        patch.setattr(settle_module, "claim", functools.partial(claim, sleep=lambda _: None))
         patch.setattr(remote_log, "_REF_PAUSE_SECONDS", 0)
         patch.setattr(probe, "_PAUSE_SECONDS", 0)
         self.patch = patch
@@ -140,7 +141,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         """All machines have the first one's database, whose first push may end in any way."""
         self.page_size = page_size
         self.patch.setattr(transaction, "STAGED_BYTES_MAX", 3 * page_size)
-        self.patch.setattr(push_module, "INLINE_BYTES_MAX", 6 * page_size)
+        self.patch.setattr(build_module, "INLINE_BYTES_MAX", 6 * page_size)
         if is_rotating:
             self.patch.setattr(rotation, "ROTATE_BYTES", 0)
             self.patch.setattr(rotation, "COMPACT_BYTES", 8 * page_size)

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.graft import Graft
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
-from graft_vfs.sync import push as push_module
+from graft_vfs.sync import build as build_module
 from graft_vfs.view import page_table
 from graft_vfs.volume import rotation, transaction
 from tests.model.exploring import explore, explore_deeply, scratch_directory
@@ -84,7 +84,7 @@ class VolumeMachine(RuleBasedStateMachine):
         self.cache_bytes_max = CACHE_BYTES_MAX if is_bounded else None
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(transaction, "STAGED_BYTES_MAX", staged_pages * page_size)
-        patch.setattr(push_module, "INLINE_BYTES_MAX", 4 * page_size)
+        patch.setattr(build_module, "INLINE_BYTES_MAX", 4 * page_size)
         patch.setattr(page_table, "_RECENT_MAX", 8)
         if is_rotating:
             patch.setattr(rotation, "ROTATE_BYTES", 0)

@@ -19,7 +19,7 @@ from graft_vfs.errors import GraftError
 from graft_vfs.remote import log as remote_log
 from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
-from graft_vfs.sync import push
+from graft_vfs.sync import settle
 from tests.support.clocks import SkippingClock
 from tests.support.proxy import Proxy, passed
 from tests.support.replicas import Replica
@@ -104,7 +104,7 @@ class Network:
 def without_pauses() -> Iterator[None]:
     """Let nobody wait before a request is tried again, and make clients quickly."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(push, "claim", functools.partial(claim, sleep=_no_sleep))
+        patch.setattr(settle, "claim", functools.partial(claim, sleep=_no_sleep))
         patch.setattr(probe, "_PAUSE_SECONDS", 0)
         patch.setattr(remote_log, "_REF_PAUSE_SECONDS", 0)
         loader = functools.cache(botocore.session.create_loader)
@@ -116,7 +116,7 @@ def without_pauses() -> Iterator[None]:
 def impatient_claims(attempts: int) -> Iterator[None]:
     """Let claims give up early, so that more of them end unknown; nobody waits either."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(push, "claim", functools.partial(claim, attempts=attempts, sleep=_no_sleep))
+        patch.setattr(settle, "claim", functools.partial(claim, attempts=attempts, sleep=_no_sleep))
         yield
 
 

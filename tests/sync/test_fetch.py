@@ -23,6 +23,7 @@ from graft_vfs.sync import fetch as fetch_module
 from graft_vfs.sync import parents as parents_module
 from graft_vfs.sync import pull as pull_module
 from graft_vfs.sync import push as push_module
+from graft_vfs.sync import settle as settle_module
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.view import logs as logs_module
 from graft_vfs.view.logs import Logs
@@ -260,6 +261,11 @@ def test_a_pull_never_goes_back_behind_a_push_of_another_process(replicas, monke
     assert a.execute("SELECT * FROM t").fetchall() == [("theirs",), ("ours",)]
 
 
+def without_push_lock(monkeypatch) -> None:
+    for module in (push_module, settle_module):
+        monkeypatch.setattr(module, "alone", lambda *_: contextlib.nullcontext())
+
+
 def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
     replicas, monkeypatch
 ) -> None:
@@ -267,7 +273,7 @@ def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
     connection = first.connect()
     connection.execute("CREATE TABLE t(k)")
 
-    settle = push_module._settle
+    settle = settle_module._settle
     inner: list[object] = []
 
     def settle_late(*arguments):
@@ -287,8 +293,8 @@ def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
             return
         settle_pending(*arguments, **keywords)
 
-    monkeypatch.setattr(push_module, "_alone", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(push_module, "_settle", settle_late)
+    without_push_lock(monkeypatch)
+    monkeypatch.setattr(settle_module, "_settle", settle_late)
     monkeypatch.setattr(pull_module, "settle_pending", settle_pending_late)
     assert first.engine.push("main").lsn == 1
     assert inner == [1]
@@ -302,19 +308,19 @@ def test_two_processes_that_push_the_same_commits_do_not_diverge(replicas, monke
     first, second = replicas("ours"), replicas("ours")
     connection = first.connect()
     connection.execute("CREATE TABLE t(k)")
-    monkeypatch.setattr(push_module, "_alone", lambda *_: contextlib.nullcontext())
+    without_push_lock(monkeypatch)
 
-    build = push_module._build
+    build = push_module.build
     overtaken: list[int] = []
 
-    def build_and_be_overtaken(*arguments):
-        built = build(*arguments)
+    def build_and_be_overtaken(*arguments, **keywords):
+        built = build(*arguments, **keywords)
         if not overtaken:
             overtaken.append(1)
             overtaken.append(second.engine.push("main").lsn)
         return built
 
-    monkeypatch.setattr(push_module, "_build", build_and_be_overtaken)
+    monkeypatch.setattr(push_module, "build", build_and_be_overtaken)
     pushed = first.engine.push("main")
     assert overtaken == [1, 1]
     assert (pushed.lsn, pushed.claimed) == (1, False)
@@ -329,11 +335,11 @@ def test_a_push_beside_a_running_one_is_busy_and_keeps_the_other_ones_record(
     first, second = replicas("ours"), replicas("ours")
     first.connect().execute("CREATE TABLE t(k)")
 
-    monkeypatch.setattr(push_module, "claim", None)
+    monkeypatch.setattr(settle_module, "claim", None)
     with pytest.raises(TypeError):
         first.engine.push("main")
     monkeypatch.undo()
-    monkeypatch.setattr(push_module, "_settle_pending", lambda *_: None)
+    monkeypatch.setattr(push_module, "settle_alone", lambda *_: None)
     with pytest.raises(GraftError, match="another push of this volume is running"):
         second.engine.push("main")
     assert second.engine.status("main").pending_push

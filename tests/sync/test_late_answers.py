@@ -63,8 +63,9 @@ def pair(network) -> Pair:
     theirs.connect(remote="main").execute("INSERT INTO t VALUES(20)")
     ours.connect().execute("INSERT INTO t VALUES(10)")
     # Whether the remote is safe is found out now, so that later pushes send their claims alone.
-    ensure_safe_store(theirs.engine.logs)
-    return Pair(ours, theirs, ours.engine.status("main").remote)
+    log_id = ours.engine.status("main").remote
+    ensure_safe_store(theirs.engine.context, log_id)
+    return Pair(ours, theirs, log_id)
 
 
 def give_up(machine: Machine, first: Fault) -> None:

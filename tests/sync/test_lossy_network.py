@@ -209,7 +209,7 @@ def prepared(network: Network) -> Machine:
     reader = network.machine("reader")
     reader.connect(remote="main").execute("CREATE TABLE own(k)")
     # Whether the remote is safe is found out now, so that a push sends its claim alone.
-    ensure_safe_store(reader.engine.logs)
+    ensure_safe_store(reader.engine.context, reader.engine.status("main").remote)
     return reader
 
 

@@ -24,7 +24,7 @@ from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.remote.claim import claim
-from graft_vfs.sync import push as push_module
+from graft_vfs.sync import settle as settle_module
 from graft_vfs.volume import rotation
 from graft_vfs.volume.volume import Volume
 from tests.support.faults import Fault, FaultyStore, ProcessStopped
@@ -42,7 +42,7 @@ EFFECTS = ["probe", "probe", "logs", "refs", "logs", "segments", "logs", "logs"]
 @pytest.fixture(autouse=True)
 def claims_do_not_wait(monkeypatch) -> None:
     impatient = functools.partial(claim, sleep=lambda _: None)
-    monkeypatch.setattr(push_module, "claim", impatient)
+    monkeypatch.setattr(settle_module, "claim", impatient)
 
 
 @pytest.fixture

@@ -314,17 +314,17 @@ def test_history_says_what_was_rolled_into_one(engine, connect):
 def test_a_push_that_was_planned_before_a_compaction_is_planned_anew(engine, connect, monkeypatch):
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
-    build, compacted = push._build, []
+    build, compacted = push.build, []
 
-    def build_beside_a_writer(*arguments):
-        result = build(*arguments)
+    def build_beside_a_writer(*arguments, **keywords):
+        result = build(*arguments, **keywords)
         if not compacted:
             file = engine.open("main").branch_log.path
             update_often(writer, 300)
             compacted.append(engine.open("main").branch_log.path != file)
         return result
 
-    monkeypatch.setattr(push, "_build", build_beside_a_writer)
+    monkeypatch.setattr(push, "build", build_beside_a_writer)
     assert engine.push("main").local_commits == 302
     assert compacted == [True]
     update_often(writer, 1)

@@ -68,7 +68,7 @@ def test_commits_are_written_into_a_file_of_their_own_before_the_switch(processe
     volume = machine.engine.open("main")
     with volume.writing() as snapshot:
         candidate = on_the_base(volume)
-        pages = snapshot.branch.pages_below(snapshot.end.offset, snapshot.page_count)
+        pages = snapshot.local_pages()
         images = [snapshot.stored(page) for page in pages]
         facts = snapshot.page_count, candidate.row.counter + 1
         with new_file(volume) as log:

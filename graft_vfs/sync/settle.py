@@ -1,0 +1,217 @@
+"""Settling: how a claim ended is found out, and the branch stands on the commit if it was won.
+
+A push whose claim was or may have been sent is a record in the catalog, with the exact bytes of the
+commit object. It goes in the transaction that settles it, or when the claim is known to be lost or
+surely was not sent. Until then every sync finds out first how it ended: from what is known, else by
+reading the key, and only if that is absent by writing the same bytes again.
+
+Only one process or thread at a time does so for a volume, by `alone`. If that lock is lost, the
+record still decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from graft_vfs.errors import BusyError, ConfigError, StoreError
+from graft_vfs.format.commit import CommitHeader, decode_header, header_length
+from graft_vfs.local import layout
+from graft_vfs.local.cache.arena import FrameKey, commit_source
+from graft_vfs.local.catalog.rows import CommitRow, PendingPush
+from graft_vfs.local.locks import FileLock
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.remote.claim import claim
+from graft_vfs.sync.build import PageSource, frame_images
+from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.sync.naming import name_log
+from graft_vfs.sync.proof import prove
+from graft_vfs.view.logs import Logs
+from graft_vfs.volume import rotation
+from graft_vfs.volume.context import Context, Opened
+from graft_vfs.volume.switching import prepare, switch
+from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 600.0
+"""How long a sync waits for a push of the same volume by another process or thread here."""
+_ROTATE_PATIENCE_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def alone(context: Context, volume: Volume, wait_seconds: float) -> Iterator[None]:
+    """Be the only one on this machine that pushes the volume, from the plan to the settling.
+
+    Raises BusyError if another push has not ended after `wait_seconds`.
+    """
+    context.catalog.require_writable()
+    lock = FileLock(volume.directory / layout.PUSH_LOCK)
+    try:
+        if not lock.acquire_within(wait_seconds):
+            raise BusyError(
+                f"another push of volume {volume.id} is running and has not ended in "
+                f"{wait_seconds:.0f} s",
+                next_step="try again when it has ended, or end its process; what it sends counts "
+                "once",
+            )
+        yield
+    finally:
+        lock.close()
+
+
+# Pending pushes -----------------------------------------------------------------------------------
+
+
+def settle_pending(
+    context: Context, opened: Opened, *, wait_seconds: float = WAIT_SECONDS
+) -> str | None:
+    """Finish a push whose outcome is unknown, once no other process or thread is working on it.
+
+    No request if there is none. Returns a warning if the log has no ref then. Raises BusyError if
+    another push has not ended after `wait_seconds`, CommitOutcomeUnknownError if the outcome stays
+    unknown, HistoryMismatchError, StoreError.
+    """
+    if context.catalog.pending_push(opened.volume.id) is None:
+        return None
+    with alone(context, opened.volume, wait_seconds):
+        return settle_alone(context, opened)
+
+
+def settle_alone(context: Context, opened: Opened) -> str | None:
+    """Finish a push whose outcome is unknown: find out how it ended, name the log, then settle.
+
+    The caller is `alone`. With nothing to do no request is sent, nor for a commit that is known by
+    now; else the key is read, and written only if it is absent. A push that lost its race is
+    forgotten; the volume has diverged then, which the caller finds by itself, because the winner is
+    known. Returns a warning if the log has no ref then.
+    """
+    pending = context.catalog.pending_push(opened.volume.id)
+    if pending is None:
+        return None
+    if not context.catalog.take_up_pending_push(pending):
+        return None
+    header, _ = decode_header(pending.data, key=f"pending push {pending.log_id}:{pending.lsn}")
+    if not _has_landed(context, pending, header):
+        forget_lost(context, pending)
+        return None
+    warning = finish(context, opened, pending, header, None)
+    _logger.info("volume %s: an earlier push has LSN %d, settled", pending.volume, pending.lsn)
+    return warning
+
+
+def claim_recorded(context: Context, pending: PendingPush) -> bool:
+    """Claim the LSN of a record that was just made; False if another commit has it.
+
+    Requests and errors of `claim`.
+    """
+    try:
+        return _claim(context, pending, in_doubt=False)
+    except (StoreError, ConfigError):
+        # The store surely did not take the write, so there is nothing to settle later; unless
+        # another process is sending the same bytes, whose end only the record tells.
+        context.catalog.withdraw_pending_push(pending)
+        raise
+
+
+def _claim(context: Context, pending: PendingPush, *, in_doubt: bool) -> bool:
+    log, data, counters = context.logs.log(pending.log_id), pending.data, context.logs.counters
+    return claim(log, pending.lsn, data, pending.hash, in_doubt=in_doubt, counters=counters).won
+
+
+def _has_landed(context: Context, pending: PendingPush, header: CommitHeader) -> bool:
+    """Return True if an earlier claim is ours, False if another commit has its LSN."""
+    known = context.catalog.commits(pending.log_id, pending.lsn, pending.lsn)
+    if known:
+        return known[0].hash == pending.hash
+    if header.lsn > 1 or header.parent_log is not None:
+        # Else the same bytes might be written where they leave a hole at the right place.
+        prove(context.logs, header.parent_log or pending.log_id)
+    return _claim(context, pending, in_doubt=True)
+
+
+def forget_lost(context: Context, pending: PendingPush) -> RemoteLsn:
+    """Forget a push that lost its LSN; returns the newest LSN of its log.
+
+    Ordering: the winner becomes known first, so that no push sends another commit, or its segment,
+    for an LSN that is taken.
+    """
+    newest = fetch_log(context.logs, pending.log_id).newest
+    context.catalog.delete_pending_push(pending)
+    _logger.info("volume %s: another client has LSN %d", pending.volume, pending.lsn)
+    return newest
+
+
+# Settle -------------------------------------------------------------------------------------------
+
+
+def finish(
+    context: Context,
+    opened: Opened,
+    pending: PendingPush,
+    header: CommitHeader,
+    source: PageSource | None,
+) -> str | None:
+    """Name the log of a commit that was claimed, then settle the push; safe to repeat.
+
+    `source` has the pages of the commit, if they are at hand. Returns a warning if the log has its
+    first commit and no ref. Durable on return.
+
+    Ordering: the ref before the push is settled, so that one that ends here is named by the next
+    sync.
+    """
+    warning = name_log(context, opened, header.log_id) if header.lsn == 1 else None
+    _settle(context, opened.volume, pending, header, source)
+    return warning
+
+
+def _settle(
+    context: Context,
+    volume: Volume,
+    pending: PendingPush,
+    header: CommitHeader,
+    source: PageSource | None,
+) -> None:
+    """Make the branch stand on the commit that was claimed; safe to repeat.
+
+    The content of the volume stays: local commits through `pending.through_lsn` are the commit.
+    """
+    encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
+    row = CommitRow(header.lsn, header.hash, encoded)
+    context.catalog.add_commits(pending.log_id, [row])
+    context.logs.note_proved(pending.log_id)
+    context.logs.note_asked(pending.log_id)
+    if source is not None:
+        keep_pages(context.logs, header, source)
+    # While another process keeps writing, a single attempt never finds the lock free.
+    is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
+    lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
+    try:
+        current = context.catalog.current(volume.id)[1]
+        if current.log_id == pending.log_id and current.base >= pending.lsn:
+            # Another process found the record and settled it while the claim was under way.
+            return
+        candidate = prepare(
+            current,
+            log_id=pending.log_id,
+            base=pending.lsn,
+            counter=pending.counter,
+            through=pending.through_lsn,
+            end=pending.through,
+        )
+        if lock is not None and pending.through.offset > rotation.ROTATE_BYTES:
+            candidate = rotation.rotated(volume, candidate)
+        switch(volume, candidate, synced=True, settled_push=True)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def keep_pages(logs: Logs, header: CommitHeader, source: PageSource) -> None:
+    """Put the pages of a commit into the page cache, so that reading them needs no request.
+
+    The header was built from `source`, or from pages that are known to be the same.
+    """
+    first = FrameKey(commit_source(header.lsn, header.hash), 0)
+    logs.cache(header.log_id).add_all(first, frame_images(source, header.frames.frame_pages))
