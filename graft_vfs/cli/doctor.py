@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import click
 
@@ -20,22 +20,21 @@ from graft_vfs.errors import GraftError
 from graft_vfs.reports import Versions
 
 
-def run_checks(environment: Mapping[str, str] | None = None) -> Iterator[Check]:
+def run_checks() -> Iterator[Check]:
     """Yield the results of all checks."""
     from graft_vfs.cli import check_local, check_remote  # noqa: PLC0415 - for start-up
 
-    environment = os.environ if environment is None else environment
     yield Check("versions", Level.OK, f"Python {platform.python_version()}, {Versions.current()}")
     yield from check_local.sqlite_libraries()
     try:
-        config = Config.load(environment)
+        config = Config.load()
     except GraftError as error:
         yield problem("configuration", error)
         return
-    path = find_file(environment)
+    path = find_file(os.environ)
     source = str(path.absolute()) if path else "no graft.toml, only variables and defaults"
     yield Check("configuration", Level.OK, f"{source}; `graft config` shows it")
-    if unknown := unknown_variables(environment):
+    if unknown := unknown_variables(os.environ):
         text = f"variables that set nothing: {', '.join(unknown)}"
         step = (
             f"{''.join(unknown.values())}correct their names, or unset them; `graft config "

@@ -13,6 +13,7 @@ from graft_vfs.errors import AccessDeniedError, DiskFullError, LocalStorageError
 from graft_vfs.local import ownership
 
 _PROGRAM = Path(__file__).parents[1]
+_READ_BYTES_MAX = 1 << 30  # macOS refuses to read more than 2 GiB at once.
 _VECTOR_MAX = 1000  # The system refuses more than 1024 buffers per call.
 
 _NEXT_STEPS = {
@@ -68,7 +69,7 @@ def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
     """Read `length` bytes at `offset`; shorter only at the end of the file."""
     parts: list[bytes] = []
     while length > 0:
-        part = os.pread(descriptor, length, offset)
+        part = os.pread(descriptor, min(length, _READ_BYTES_MAX), offset)
         if not part:
             break
         parts.append(part)

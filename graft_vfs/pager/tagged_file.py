@@ -41,7 +41,11 @@ class TaggedFile(SnapshotFile):
         self._tagged = Tagged(tag, find)
         # Nonzero once a pragma has moved the connection.
         self._shift = 0
+        self._set_up()
         self._adopt(self._newest())
+
+    def _set_up(self) -> None:
+        """Set the attributes of a subclass, before the newest snapshot is looked for."""
 
     # Where the tag points ----------------------------------------------------------------------
 

@@ -67,11 +67,10 @@ from typing import NoReturn
 import apsw
 
 from graft_vfs.errors import GraftError, LocalStorageError, ReadOnlyError, StaleSnapshotError
-from graft_vfs.ids import VolumeId
 from graft_vfs.pager import moved
 from graft_vfs.pager.interrupts import raise_behind
 from graft_vfs.pager.journal import Journal
-from graft_vfs.pager.snapshot_file import FORMATS, NONE, PRAGMA, RESERVED, SHARED, SnapshotFile
+from graft_vfs.pager.snapshot_file import FORMATS, NONE, PRAGMA, RESERVED, SHARED
 from graft_vfs.pager.sqlite_errors import as_io_error, to_sqlite
 from graft_vfs.pager.tagged_file import TaggedFile
 from graft_vfs.sqlite_format.header import PAGE_FORMAT, PROBE_BYTES
@@ -118,15 +117,7 @@ class VolumeFile(TaggedFile):
 
     read_only = False
 
-    def __init__(
-        self,
-        tag: str,
-        volume: Volume,
-        *,
-        find: Callable[[VolumeId], Volume] | None = None,
-        on_pragma: Callable[[SnapshotFile, str, str | None], str | None],
-        on_close: Callable[[SnapshotFile], None],
-    ) -> None:
+    def _set_up(self) -> None:
         self.transaction: Transaction | None = None
         # The transaction's pages; None once SQLite has synced it: see `finish_commit`.
         self._staged: dict[int, bytes] | None = None
@@ -139,8 +130,7 @@ class VolumeFile(TaggedFile):
         # The log has allocated space for this many pages, each in a separate chunk.
         self._room = 0
         self._is_cache_doubtful = False
-        self._lock = volume.open_writer_lock()
-        super().__init__(tag, volume, find=find, on_pragma=on_pragma, on_close=on_close)
+        self._lock = self.volume.open_writer_lock()
 
     @property
     def holds_writer_lock(self) -> bool:  # type: ignore[override]

@@ -51,6 +51,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.local import ownership
 from graft_vfs.local.file_systems import check_create_only
+from graft_vfs.local.files import fsync_directory, read_exactly, write_fully
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     KEY_BYTES_MAX,
@@ -255,7 +256,7 @@ class DirectoryStore(ObjectStore):
         absent = [path for path in (self._root, *self._root.parents) if not path.exists()]
         for path in reversed(absent):
             ownership.make_directory(path)
-            _sync_folder(path.parent)
+            fsync_directory(path.parent)
         self._root.mkdir(exist_ok=True)
         if self._is_marked():
             return
@@ -265,7 +266,7 @@ class DirectoryStore(ObjectStore):
                 file.write(_MARKER_TEXT)
                 file.flush()
                 _sync_file(file.fileno())
-            _sync_folder(self._root)
+            fsync_directory(self._root)
         except FileExistsError:
             pass  # Another process created it.
         except OSError:
@@ -465,8 +466,11 @@ def _temporary_file(folder: int, data: Sequence[Buffer]) -> Iterator[str]:
     try:
         try:
             ownership.give_to_owner(descriptor, folder)
+            end = 0
             for part in data:
-                _write_fully(descriptor, memoryview(part).cast("B"))
+                view = memoryview(part).cast("B")
+                write_fully(descriptor, view, end)
+                end += len(view)
             _sync_file(descriptor)
         finally:
             os.close(descriptor)
@@ -477,20 +481,11 @@ def _temporary_file(folder: int, data: Sequence[Buffer]) -> Iterator[str]:
             os.unlink(name, dir_fd=folder)
 
 
-def _write_fully(descriptor: int, rest: memoryview) -> None:
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
 def _read_file(descriptor: int, start: int, length: int) -> bytes | None:
     """Return up to `length` bytes at `start`, or None if this is not a regular file."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         return None
-    parts = []
-    while length > 0 and (part := os.pread(descriptor, min(length, 1 << 30), start)):
-        parts.append(part)
-        start, length = start + len(part), length - len(part)
-    return b"".join(parts)
+    return read_exactly(descriptor, length, start)
 
 
 def _sync_file(descriptor: int) -> None:
@@ -500,11 +495,3 @@ def _sync_file(descriptor: int) -> None:
         os.fsync(descriptor)
     else:  # On macOS, only this flushes the drive's cache.
         fcntl.fcntl(descriptor, full_sync)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -146,7 +146,7 @@ def resolve_log(logs: Logs, name: str) -> LogId:
 
 
 def clone_base(
-    logs: Logs, name: str, lsn: RemoteLsn | None = None, *, progress: Progress | None = None
+    logs: Logs, name: str, *, progress: Progress | None = None
 ) -> tuple[LogId, RemoteLsn]:
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages.
 
@@ -157,7 +157,7 @@ def clone_base(
     log_id = resolve_log(logs, name)
     while True:
         try:
-            return log_id, require_commits(logs, log_id, lsn, progress=progress)
+            return log_id, require_commits(logs, log_id, None, progress=progress)
         except LogMismatchError as error:
             if error.standing is not Standing.REPLACED:
                 raise

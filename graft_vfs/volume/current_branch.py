@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
+from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     CorruptLogError,
     LocalStorageError,
@@ -94,13 +95,18 @@ class CurrentBranch:
         *,
         writable: bool,
         maps: bool,
+        counts: CommitCounts,
     ) -> None:
-        """Open the branch and recover its log; raises CorruptLogError, LocalStorageError."""
+        """Open the branch and recover its log; raises CorruptLogError, LocalStorageError.
+
+        Without `maps` its files are read and written by calls alone. `counts` are those of commits.
+        """
         self.id = volume
         self.directory = directory
         self.catalog = catalog
         self.writable = writable
         self.maps = maps
+        self.counts = counts
         self.mutex = threading.RLock()
         self.pins: set[Pin] = set()
         self.description = Description(volume, directory, catalog)
@@ -326,9 +332,9 @@ class CurrentBranch:
                         raise
 
     @contextlib.contextmanager
-    def writing(self, *, timeout_seconds: float = _WRITER_TIMEOUT_SECONDS) -> Iterator[Snapshot]:
+    def writing(self) -> Iterator[Snapshot]:
         """Hold the writer lock inside the block: no other connection changes the content."""
-        lock = self.try_writing(timeout_seconds=timeout_seconds)
+        lock = self.try_writing(timeout_seconds=_WRITER_TIMEOUT_SECONDS)
         if lock is None:
             raise WriterBusyError(
                 "another connection is writing to the volume",

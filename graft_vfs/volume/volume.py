@@ -8,28 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from os import F_OK, access
-from pathlib import Path
 from time import monotonic
 
-from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     GraftError,
     LocalStorageError,
     StaleSnapshotError,
     WriterBusyError,
 )
-from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import layout
 from graft_vfs.local.branch_file import CHECK_MASK, WriterLock
 from graft_vfs.local.branch_log import SYNC_INTERVAL_BYTES
-from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.head import BOOT, END, EPOCH, WRITING
-from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.pages import LocalLsn
 from graft_vfs.sqlite_format.header import FirstPage
-from graft_vfs.view.remote_view import RemoteView
 from graft_vfs.volume import rotation
 from graft_vfs.volume.current_branch import CurrentBranch
 from graft_vfs.volume.snapshot import Snapshot
@@ -42,29 +37,15 @@ _logger = logging.getLogger(__name__)
 class Volume(CurrentBranch):
     """One open volume: its current branch, transactions, and the release of space.
 
+    Opening it releases the space that earlier processes left, if no process is writing.
+
     Owner: the engine, which has one per volume id. Thread rule: any thread.
     """
 
     _compact_at = -1  # Unknown so far.
 
-    def __init__(
-        self,
-        volume: VolumeId,
-        directory: Path,
-        catalog: Catalog,
-        remote_view: Callable[[LogId, RemoteLsn], RemoteView],
-        *,
-        writable: bool = True,
-        maps: bool = True,
-        counts: CommitCounts | None = None,
-    ) -> None:
-        """Open the volume and recover its log; raises CorruptLogError, LocalStorageError.
-
-        Without `maps`, its files are read and written only by calls. Space that earlier processes
-        left is released, if no process is writing.
-        """
-        self.counts = counts or CommitCounts()
-        super().__init__(volume, directory, catalog, remote_view, writable=writable, maps=maps)
+    def _load(self) -> None:
+        super()._load()
         self._tidy()
 
     # Writing ----------------------------------------------------------------------------------

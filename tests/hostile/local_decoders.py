@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 from xxhash import xxh3_64_intdigest
 
+from graft_vfs.counters import CommitCounts
 from graft_vfs.errors import (
     CorruptCatalogError,
     CorruptLogError,
@@ -135,7 +136,13 @@ class _Volumes:
         remote = EmptyRemoteView()
         writable = source.randrange(64) == 0
         volume = Volume(
-            VOLUME, self.directory, self._catalog, lambda _, __: remote, writable=writable
+            VOLUME,
+            self.directory,
+            self._catalog,
+            lambda _, __: remote,
+            writable=writable,
+            maps=True,
+            counts=CommitCounts(),
         )
         try:
             snapshot = volume.begin()

@@ -86,9 +86,9 @@ def test_a_commit_that_does_not_follow_the_known_one_is_refused() -> None:
     _, log = filled(2)
     first = log.read_header(1)
     assert first is not None
-    assert log.read_header(2, expect_previous=first.header.hash) is not None
+    assert list(log.read_headers(2, 2, previous_hash=first.header.hash))
     with pytest.raises(CorruptObjectError, match="history of this log was replaced"):
-        log.read_header(2, expect_previous=b"x" * 32)
+        list(log.read_headers(2, 2, previous_hash=b"x" * 32))
 
 
 def test_the_newest_lsn_is_one_listing() -> None:

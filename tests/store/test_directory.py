@@ -175,9 +175,9 @@ def failing(number: int):
 
 
 FAILING_CLAIMS = [
-    ("write", errno.ENOSPC, StoreUnavailableError),
-    ("write", errno.EDQUOT, StoreUnavailableError),
-    ("write", errno.EIO, StoreUnavailableError),
+    ("pwrite", errno.ENOSPC, StoreUnavailableError),
+    ("pwrite", errno.EDQUOT, StoreUnavailableError),
+    ("pwrite", errno.EIO, StoreUnavailableError),
     ("fsync", errno.EIO, StoreUnavailableError),
     ("open", errno.EACCES, StoreDeniedError),
     ("open", errno.EROFS, StoreDeniedError),

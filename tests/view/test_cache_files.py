@@ -15,39 +15,17 @@ from graft_vfs.errors import LocalStorageError
 from graft_vfs.local.cache import arena as arena_module
 from graft_vfs.volume import current_branch
 from tests.support import isolated
+from tests.support.disasters import (
+    cut,
+    cut_in_the_middle,
+    emptied,
+    forbidden,
+    removed,
+    replaced_by_a_file,
+)
 from tests.support.replicas import Replica, rows
 
 ROWS = 300
-
-
-def removed(directory: Path) -> None:
-    shutil.rmtree(directory)
-
-
-def replaced_by_a_file(directory: Path) -> None:
-    if directory.is_dir():
-        shutil.rmtree(directory)
-    directory.write_bytes(b"")
-
-
-def emptied(directory: Path) -> None:
-    for path in directory.rglob("*.*"):
-        path.unlink()
-
-
-def cut(directory: Path) -> None:
-    for path in directory.rglob("*.*"):
-        os.truncate(path, 0)
-
-
-def cut_in_the_middle(directory: Path) -> None:
-    for path in directory.rglob("*.images"):
-        os.truncate(path, 70_000)
-
-
-def forbidden(directory: Path) -> None:
-    for path in (*directory.rglob("*"), directory):
-        path.chmod(0)
 
 
 DISASTERS = [removed, replaced_by_a_file, emptied, cut, cut_in_the_middle, forbidden]

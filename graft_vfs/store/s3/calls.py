@@ -54,14 +54,12 @@ class Caller:
         *,
         attempts_max: int,
         clock: Clock,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.limits = limits
         self.clock = clock
         self._store = store
         self._counters = counters
         self._attempts_max = attempts_max
-        self._jitter = jitter
 
     def once(self, verb: Verb, key: str, attempt: Callable[[], T]) -> T:
         """Run one attempt; boto3's exceptions become declared errors."""
@@ -109,7 +107,8 @@ class Caller:
         Throttling is waited out for any number of attempts; half of each pause is random. A silent
         store is not asked again once the verb's time is over.
         """
-        repeated, jitter = number - 2, self._jitter()
+        # Chance, not a secret.
+        repeated, jitter = number - 2, random.random()  # noqa: S311
         if error.retry_after_seconds is not None:
             pause = backoff(_THROTTLED_PAUSE_SECONDS, repeated, _PAUSE_SECONDS_MAX, jitter)
             pause = max(error.retry_after_seconds, pause)

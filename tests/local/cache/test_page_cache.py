@@ -20,6 +20,15 @@ from graft_vfs.local.cache import space as cache_space_module
 from graft_vfs.local.cache.arena import HEADER_BYTES, RECORD_BYTES, FrameKey, commit_source
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.cache.space import CacheSpace
+from tests.support.disasters import (
+    cut,
+    emptied,
+    of_folders,
+    removed,
+    replaced_by_a_file,
+    without_images,
+    without_index,
+)
 
 FRAME = 4096
 
@@ -451,41 +460,6 @@ def test_without_mappings_frames_are_read_by_calls(caches) -> None:
 
 
 # Deleted, replaced, full ------------------------------------------------------------------------
-
-
-def removed(directory: Path) -> None:
-    shutil.rmtree(directory)
-
-
-def replaced_by_a_file(directory: Path) -> None:
-    shutil.rmtree(directory)
-    directory.write_bytes(b"")
-
-
-def emptied(directory: Path) -> None:
-    for path in directory.rglob("*.*"):
-        path.unlink()
-
-
-def without_index(directory: Path) -> None:
-    for path in directory.rglob("*.index"):
-        path.unlink()
-
-
-def without_images(directory: Path) -> None:
-    for path in directory.rglob("*.images"):
-        path.unlink()
-
-
-def cut(directory: Path) -> None:
-    for path in directory.rglob("*.*"):
-        os.truncate(path, 0)
-
-
-def of_folders(directory: Path) -> None:
-    for path in directory.rglob("*.*"):
-        path.unlink()
-        path.mkdir()
 
 
 DISASTERS = [
