@@ -29,7 +29,7 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeAlias
 
-from graft_vfs.errors import CorruptObjectError, UsageError
+from graft_vfs.errors import CorruptObjectError, ObjectMissingError, UsageError
 from graft_vfs.reentry import occupied
 
 GET_LIMIT_BYTES = 64 * 1024 * 1024
@@ -392,6 +392,20 @@ class ObjectStore(abc.ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError(f"{self.describe()} was closed", next_step="open it again")
+
+    def _counted_read(self, verb: Verb, key: str, data: bytes | None) -> bytes:
+        """Count a read of a store without requests of its own; raises ObjectMissingError."""
+        self.counters.add(verb, bytes_received=len(data or b""))
+        if data is None:
+            raise ObjectMissingError(key)
+        return data
+
+    def _counted_object(self, key: str, data: bytes | None, limit_bytes: int) -> bytes:
+        """Count a read of a whole object, as far as it was read; raises as `get`."""
+        if data is not None and len(data) > limit_bytes:
+            self.counters.add("get")
+            raise oversized(key, self.describe(), limit_bytes)
+        return self._counted_read("get", key, data)
 
     def _counted_pages(self, objects: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
         """Yield the objects, counting one request per page as a remote store would."""

@@ -42,7 +42,6 @@ from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     ConfigError,
     GraftError,
-    ObjectMissingError,
     StoreDeniedError,
     StoreError,
     StoreUnavailableError,
@@ -64,7 +63,6 @@ from graft_vfs.store.base import (
     check_prefix,
     check_range,
     is_segment,
-    oversized,
 )
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -146,23 +144,14 @@ class DirectoryStore(ObjectStore):
         """Return the whole object; see ObjectStore.get."""
         with self.counters.timed("get"):
             data = self._read(key, 0, limit_bytes + 1)
-        if data is not None and len(data) > limit_bytes:
-            self.counters.add("get")
-            raise oversized(key, self.describe(), limit_bytes)
-        self.counters.add("get", bytes_received=len(data or b""))
-        if data is None:
-            raise ObjectMissingError(key)
-        return data
+        return self._counted_object(key, data, limit_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return part of an object; see ObjectStore.get_range."""
         check_range(start, length)
         with self.counters.timed("get_range"):
             data = self._read(key, start, length)
-        self.counters.add("get_range", bytes_received=len(data or b""))
-        if data is None:
-            raise ObjectMissingError(key)
-        return data
+        return self._counted_read("get_range", key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from graft_vfs.errors import ObjectMissingError
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     Buffer,
@@ -26,7 +25,6 @@ from graft_vfs.store.base import (
     check_limit,
     check_prefix,
     check_range,
-    oversized,
 )
 
 
@@ -78,24 +76,13 @@ class MemoryStore(ObjectStore):
 
     def get(self, key: str, *, limit_bytes: int = GET_LIMIT_BYTES) -> bytes:
         """Return the whole object; see ObjectStore.get."""
-        data = self._find(check_key(key))
-        if data is not None and len(data) > limit_bytes:
-            self.counters.add("get")
-            raise oversized(key, self.describe(), limit_bytes)
-        self.counters.add("get", bytes_received=len(data or b""))
-        if data is None:
-            raise ObjectMissingError(key)
-        return data
+        return self._counted_object(key, self._find(check_key(key)), limit_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return part of an object; see ObjectStore.get_range."""
         check_range(start, length)
         data = self._find(check_key(key))
-        part = (data or b"")[start : start + length]
-        self.counters.add("get_range", bytes_received=len(part))
-        if data is None:
-            raise ObjectMissingError(key)
-        return part
+        return self._counted_read("get_range", key, data and data[start : start + length])
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
