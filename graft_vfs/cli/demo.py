@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -83,28 +84,6 @@ class Demo:
     log: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Published:
-    """The first half of the demo."""
-
-    pages: int
-    database_bytes: int
-    first_push: Traffic
-    second_push: Traffic
-
-
-@dataclass(frozen=True, slots=True)
-class _Replicated:
-    """The second half of the demo."""
-
-    clone: Traffic
-    query: Traffic
-    answer: str
-    pages_here: int
-    pages_total: int
-    log: tuple[str, ...]
-
-
 def run_demo(directory: Path, say: Say) -> Demo:
     """Run all steps in an empty directory, telling each."""
     with storage_errors(directory):
@@ -113,20 +92,7 @@ def run_demo(directory: Path, say: Say) -> Demo:
     say(f"The database: {sample.description}.")
     published = _publish(directory, sample, say)
     replicated = _replicate(directory, sample, say)
-    return Demo(
-        directory=directory,
-        sample=sample.description,
-        pages=published.pages,
-        database_bytes=published.database_bytes,
-        first_push=published.first_push,
-        second_push=published.second_push,
-        clone=replicated.clone,
-        query=replicated.query,
-        answer=replicated.answer,
-        pages_here=replicated.pages_here,
-        pages_total=replicated.pages_total,
-        log=replicated.log,
-    )
+    return Demo(directory, sample.description, **published, **replicated)
 
 
 @contextlib.contextmanager
@@ -140,7 +106,7 @@ def _machine(directory: Path, name: str) -> Iterator[graft_vfs.Graft]:
         graft_vfs.unregister()
 
 
-def _publish(directory: Path, sample: Sample, say: Say) -> _Published:
+def _publish(directory: Path, sample: Sample, say: Say) -> dict[str, Any]:
     with _machine(directory, "a") as engine:
         say("\nMachine A imports it as the tag main, commits to it with SQL, and pushes.")
         imported = engine.import_(sample.path, _TAG)
@@ -152,7 +118,12 @@ def _publish(directory: Path, sample: Sample, say: Say) -> _Published:
             say("One more row, one more push: one conditional write is the whole push.")
             connection.execute("INSERT INTO visits(who) VALUES('machine A')")
             second = _push(engine, say)
-        return _Published(imported.pages, imported.bytes, first, second)
+        return {
+            "pages": imported.pages,
+            "database_bytes": imported.bytes,
+            "first_push": first,
+            "second_push": second,
+        }
 
 
 def _push(engine: graft_vfs.Graft, say: Say) -> Traffic:
@@ -163,7 +134,7 @@ def _push(engine: graft_vfs.Graft, say: Say) -> Traffic:
     return traffic
 
 
-def _replicate(directory: Path, sample: Sample, say: Say) -> _Replicated:
+def _replicate(directory: Path, sample: Sample, say: Say) -> dict[str, Any]:
     with _machine(directory, "b") as engine:
         say("\nMachine B, which has nothing yet, clones main: metadata only.")
         before = engine.store.counters.snapshot()
@@ -185,7 +156,14 @@ def _replicate(directory: Path, sample: Sample, say: Say) -> _Replicated:
         say("\nIts history (graft log main):")
         for line in log:
             say(f"  {line}")
-        return _Replicated(clone, query, answer, found.present, found.total, log)
+        return {
+            "clone": clone,
+            "query": query,
+            "answer": answer,
+            "pages_here": found.present,
+            "pages_total": found.total,
+            "log": log,
+        }
 
 
 @contextlib.contextmanager
