@@ -313,12 +313,4 @@ def _local_snapshot(volume: Volume, commit: LocalCommit) -> Snapshot:
         for chunk in chunks:
             # Its images are verified when they are first read.
             index.apply_unproved(chunk)
-    return Snapshot(
-        index,
-        newest.remote,
-        last.after,
-        last.lsn,
-        last.page_size,
-        last.page_count,
-        last.change_counter,
-    )
+    return Snapshot.after(index, newest.remote, last)

@@ -39,7 +39,9 @@ NO_REF = "no-ref"
 _NUMBER = "(?:[0-9]{4}|[1-9][0-9]{4,8})"
 _BRANCH_FILE = re.compile(rf"{_NUMBER}\.log", re.ASCII)
 _ARENA_FILE = re.compile(rf"{_NUMBER}\.(index|images|frames|pages)", re.ASCII)
-_FORMER_KINDS = "frames", "pages"
+INDEX, IMAGES = "index", "images"
+FORMER_KINDS = "frames", "pages"
+"""What version 1 of the page cache had."""
 
 
 def number_of(name: str) -> int:
@@ -93,31 +95,12 @@ def spools(data_dir: Path) -> list[Path]:
 # In the page cache of a log ---------------------------------------------------------------------
 
 
-def arena_index(directory: Path, number: int) -> Path:
-    """Return the path of an arena's index."""
-    return directory / f"{number:04d}.index"
+def arena_file(directory: Path, number: int, kind: str) -> Path:
+    """Return the path of a file of an arena."""
+    return directory / f"{number:04d}.{kind}"
 
 
-def arena_images(directory: Path, number: int) -> Path:
-    """Return the path of an arena's images."""
-    return directory / f"{number:04d}.images"
-
-
-def arena_files(directory: Path, number: int) -> list[Path]:
-    """Return the paths of all files that an arena may have, of any version."""
-    return [directory / f"{number:04d}.{kind}" for kind in ("index", "images", *_FORMER_KINDS)]
-
-
-def is_arena_file(name: str) -> bool:
-    """Return True if this is the name of a file of an arena, of any version."""
-    return _ARENA_FILE.fullmatch(name) is not None
-
-
-def is_former_arena_file(name: str) -> bool:
-    """Return True if this is the name of a file that version 1 of the page cache has left."""
-    return is_arena_file(name) and name.partition(".")[2] in _FORMER_KINDS
-
-
-def is_arena_index(name: str) -> bool:
-    """Return True if this is the name of an arena's index."""
-    return is_arena_file(name) and name.endswith(".index")
+def arena_kind(name: str) -> str | None:
+    """Return of which kind a file of an arena is, None if this is the name of none."""
+    found = _ARENA_FILE.fullmatch(name)
+    return None if found is None else found[1]

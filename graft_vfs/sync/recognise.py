@@ -98,15 +98,7 @@ def _covered(volume: Volume, snapshot: Snapshot, header: CommitHeader) -> Snapsh
     found = (last.change_counter, last.page_count, last.page_size)
     if found != (header.change_counter, header.page_count, header.page_size):
         return None
-    return Snapshot(
-        branch,
-        snapshot.remote,
-        last.after,
-        last.lsn,
-        last.page_size,
-        last.page_count,
-        last.change_counter,
-    )
+    return Snapshot.after(branch, snapshot.remote, last)
 
 
 def _is_same(context: Context, covered: Snapshot, header: CommitHeader) -> bool:

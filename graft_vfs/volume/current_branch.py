@@ -245,17 +245,7 @@ class CurrentBranch:
             self._forget_history(branch)
         last = chunks[-1]
         self._last_chunk = last.before
-        self._publish(
-            Snapshot(
-                branch,
-                self.snapshot.remote,
-                last.after,
-                last.lsn,
-                last.page_size,
-                last.page_count,
-                last.change_counter,
-            )
-        )
+        self._publish(Snapshot.after(branch, self.snapshot.remote, last))
         self._is_changing = False
 
     def _forget_history(self, branch: PageIndex) -> None:

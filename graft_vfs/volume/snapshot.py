@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from graft_vfs.errors import CorruptLogError, CorruptObjectError
-from graft_vfs.local.chunk import Position
+from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.mapping import forget_resident
 from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.sqlite_format.header import FirstPage, with_counter
@@ -61,6 +61,19 @@ class Snapshot:
         # Page 1 if it was already read, to pass it to a snapshot of equal content.
         self.known_first_page = first_page
         self._probed: bytes | None = None
+
+    @classmethod
+    def after(cls, branch: PageIndex, remote: RemoteView, last: Chunk) -> Snapshot:
+        """Return the view that a transaction makes whose last chunk is given."""
+        return cls(
+            branch,
+            remote,
+            last.after,
+            last.lsn,
+            last.page_size,
+            last.page_count,
+            last.change_counter,
+        )
 
     def copy(self) -> Snapshot:
         """Return another snapshot of the same view."""

@@ -91,8 +91,8 @@ class Arena:
     def __init__(self, directory: Path, number: int, *, maps: bool) -> None:
         """Open an existing arena; raises LocalStorageError, also for a later version."""
         self.number = number
-        self.index_path = layout.arena_index(directory, number)
-        self.images_path = layout.arena_images(directory, number)
+        self.index_path = layout.arena_file(directory, number, layout.INDEX)
+        self.images_path = layout.arena_file(directory, number, layout.IMAGES)
         self.used = time.time()
         self.tail = 0
         self.is_whole = True
@@ -109,11 +109,11 @@ class Arena:
     def create(cls, directory: Path, number: int, *, maps: bool) -> Arena:
         """Create an empty arena; raises FileExistsError, LocalStorageError."""
         flags = os.O_WRONLY | os.O_EXCL
-        path = layout.arena_index(directory, number)
+        path = layout.arena_file(directory, number, layout.INDEX)
         try:
             # The index comes last: without its complete header there is no arena, even after a
             # crash.
-            os.close(ownership.create(layout.arena_images(directory, number), flags))
+            os.close(ownership.create(layout.arena_file(directory, number, layout.IMAGES), flags))
             file = ownership.create(path, flags)
             try:
                 write_fully(file, _HEADER.pack(_MAGIC, FORMAT_VERSION), 0)

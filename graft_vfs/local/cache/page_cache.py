@@ -148,10 +148,10 @@ class PageCache:
             names = [path.name for path in self.directory.iterdir()]
         except OSError:
             return  # Nothing is cached, or nothing is readable.
-        self._names = [name for name in names if layout.is_arena_file(name)]
-        for name in filter(layout.is_arena_index, self._names):
+        self._names = [name for name in names if layout.arena_kind(name)]
+        for name in self._names:
             number = layout.number_of(name)
-            if number not in self._arenas:
+            if layout.arena_kind(name) == layout.INDEX and number not in self._arenas:
                 self._open(number)
         for arena in list(self._arenas.values()):
             self._read_records(arena)
@@ -283,7 +283,7 @@ class PageCache:
             for folder in (self.directory.parent, self.directory):
                 ownership.make_directory(folder)
         for name in self._names:
-            if layout.is_former_arena_file(name):
+            if layout.arena_kind(name) in layout.FORMER_KINDS:
                 with contextlib.suppress(OSError):
                     (self.directory / name).unlink()
         number = 1 + max(map(layout.number_of, self._names), default=0)

@@ -171,7 +171,7 @@ class CacheSpace:
         for pair in pairs:
             if total + needed <= bound:
                 break
-            if layout.arena_index(pair.directory, pair.number) != keep:
+            if layout.arena_file(pair.directory, pair.number, layout.INDEX) != keep:
                 self._delete(pair)
                 total -= pair.bytes
         self._seen_bytes, self._unseen_bytes = total, needed
@@ -185,11 +185,12 @@ class CacheSpace:
             for log in logs:
                 with contextlib.suppress(OSError), os.scandir(log.path) as files:
                     for file in files:
-                        if layout.is_arena_file(file.name):
+                        kind = layout.arena_kind(file.name)
+                        if kind is not None:
                             status = file.stat(follow_symlinks=False)
                             key = log.path, layout.number_of(file.name)
                             used, size = found.get(key, (0.0, 0))
-                            is_former = layout.is_former_arena_file(file.name)
+                            is_former = kind in layout.FORMER_KINDS
                             used = max(used, 0.0 if is_former else status.st_mtime)
                             found[key] = used, size + status.st_size
         pairs = []
@@ -202,9 +203,9 @@ class CacheSpace:
 
     def _delete(self, pair: _Pair) -> None:
         """Delete an arena; its frames are fetched again when needed."""
-        for path in layout.arena_files(pair.directory, pair.number):
+        for kind in layout.INDEX, layout.IMAGES, *layout.FORMER_KINDS:
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                layout.arena_file(pair.directory, pair.number, kind).unlink(missing_ok=True)
         evicted = pair.bytes
         for cache in list(self._caches):
             if cache.directory == pair.directory:
