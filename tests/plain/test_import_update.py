@@ -215,12 +215,6 @@ def test_a_writer_makes_an_update_wait_and_a_stale_one_is_refused(
     change(source, "DELETE FROM t WHERE k = 7")
     writer, other = replica.connect(), replica.connect()
     writer.execute("BEGIN IMMEDIATE")
-    writing = type(replica.engine.open("main")).writing
-    monkeypatch.setattr(
-        type(replica.engine.open("main")),
-        "writing",
-        lambda volume: writing(volume, timeout_seconds=0.0),
-    )
     with pytest.raises(WriterBusyError):
         replica.engine.import_(source, "main", update=True)
     writer.execute("ROLLBACK")
