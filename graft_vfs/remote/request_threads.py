@@ -3,10 +3,11 @@
 They are not those of the engine, which fetch pages in the background, for four reasons. A query
 that waits for a page would stand in one queue with the thousands of requests of a verb. Ctrl-C
 leaves the threads of a verb behind with whatever they wait for, but an engine that closes waits for
-its own. What reads a remote needs a store alone. And one verb's tasks never wait for those of
-another, so that no bound can be a deadlock. To start 32 threads takes less than one millisecond.
+its own. What reads a remote needs a store alone. And verbs never wait for a thread that another
+verb has, so that no bound can be a deadlock. To start 32 threads takes less than one millisecond.
 
-A task makes requests and returns; it submits nothing and waits for no other task.
+A task submits nothing to the executor that runs it, and waits for none of its tasks. A verb that is
+a task itself has threads of its own again.
 """
 
 from __future__ import annotations
