@@ -36,6 +36,10 @@ def uses(*names: str) -> Iterator[str]:
         (("os.environ", "os.getenv", "os.putenv"), ("engine/config.py", "cli/")),
         (("apsw.VFS", "apsw.VFSFile", "apsw.VFSFcntlPragma"), ("pager/", "vfs/")),
         (("os.register_at_fork",), ("local/fork.py",)),
+        (
+            ("concurrent.futures.ThreadPoolExecutor",),
+            ("engine/context.py", "remote/request_threads.py", "testing/"),
+        ),
     ],
     ids=lambda value: value[0],
 )
