@@ -436,7 +436,7 @@ def test_an_export_that_fails_half_way_leaves_nothing(filled, tmp_path) -> None:
 
 
 def test_an_export_into_a_directory_that_is_absent_is_a_named_error(filled, tmp_path) -> None:
-    with pytest.raises(GraftError, match="No such file or directory; make the folder"):
+    with pytest.raises(GraftError, match="No such file or directory; create the parent"):
         filled.engine.export("main", tmp_path / "absent" / "copy.db")
 
 
