@@ -52,10 +52,10 @@ def interruptible() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         context = click.get_current_context()
         if context.find_root().obj is _PROGRAM:
-            _tell_interrupted(as_json=bool(context.params.get("as_json")))
+            _tell_interrupted(interrupt, as_json=bool(context.params.get("as_json")))
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(INTERRUPTED)
@@ -121,8 +121,8 @@ def _exit_code_of(run: Callable[[], Any], *, as_json: bool) -> int:
     except streams.ReaderGone:
         streams.discard_output()
         return READER_GONE
-    except (Interrupted, click.Abort):
-        _tell_interrupted(as_json=as_json)
+    except (Interrupted, click.Abort) as interrupt:
+        _tell_interrupted(interrupt.__cause__, as_json=as_json)
         return INTERRUPTED
     except (GraftError, OSError, click.ClickException) as error:
         failure = _failure(error)
@@ -147,12 +147,15 @@ def _failure(error: GraftError | OSError | click.ClickException) -> Failure:
     return Failure("UsageError", error.format_message(), step, error.exit_code)
 
 
-def _tell_interrupted(*, as_json: bool) -> None:
+def _tell_interrupted(interrupt: BaseException | None, *, as_json: bool) -> None:
+    """Say that Ctrl-C ended the command, and what the interrupted verb has to add, if anything."""
     if sys.stderr.isatty():
         # The terminal has just shown ^C.
         echo("", err=True)
     message = "interrupted; what was committed before is safe"
-    echo_failure(Failure("Interrupted", message, None, INTERRUPTED), as_json=as_json)
+    added = interrupt.args if isinstance(interrupt, KeyboardInterrupt) else ()
+    step = added[0] if added else None
+    echo_failure(Failure("Interrupted", message, step, INTERRUPTED), as_json=as_json)
 
 
 class GraftCommand(click.Command):

@@ -90,7 +90,7 @@ def diff(
             with contextlib.closing(engine.diff_rows(tag, older, newer)) as changes:
                 _show_rows(changes, as_json=as_json)
             return
-        with progress("Comparing key ranges") as show_progress:
+        with progress("Comparing key ranges", engine) as show_progress:
             found = engine.diff(tag, older, newer, progress=show_progress)
         emit(found, as_json=as_json)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import click
 
+import graft_vfs
 from graft_vfs.cli.completion import complete_commits, complete_refs
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import (
@@ -15,9 +18,10 @@ from graft_vfs.cli.output import (
     json_option,
     without_credentials,
 )
-from graft_vfs.cli.progress import progress
+from graft_vfs.cli.progress import progress, progress_line
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.engine.config import Config
+from graft_vfs.errors import GraftError
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
 from graft_vfs.tags import check_tag
@@ -59,7 +63,7 @@ def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
     tag = tag or check_tag(ref)
     with opened() as engine:
         refuse_existing(engine, tag, force=force)
-        with progress("Reading commits") as show:
+        with progress("Reading commits", engine) as show:
             done = engine.clone(ref, tag, progress=show)
         emit(done, as_json=as_json)
 
@@ -83,7 +87,7 @@ def checkout(tag: str, commit: str, as_json: bool) -> None:
 def fetch(tag: str, as_json: bool) -> None:
     """Find the remote log's new commits; the volume does not move."""
     with opened() as engine:
-        with progress("Reading commits") as show:
+        with progress("Reading commits", engine) as show:
             done = engine.fetch(tag, progress=show)
         emit(done, as_json=as_json)
 
@@ -97,7 +101,7 @@ def pull(tag: str, as_json: bool) -> None:
     A volume with local commits that the remote does not know stays as it is.
     """
     with opened() as engine:
-        with progress("Reading commits") as show:
+        with progress("Reading commits", engine) as show:
             done = engine.pull(tag, progress=show)
         emit(done, as_json=as_json)
 
@@ -106,11 +110,34 @@ def pull(tag: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def push(tag: str, as_json: bool) -> None:
-    """Publish the local commits as one remote commit."""
+    """Publish the local commits as one remote commit.
+
+    Ctrl-C ends it within a second or two, and says whether the push has landed.
+    """
     with opened() as engine:
-        with progress("Pushing pages") as show:
-            pushed = engine.push(tag, progress=show)
+        with _telling_of_push(engine, tag), progress_line("Compressing pages") as line:
+            show, sent = (None, None) if line is None else (line.show, line.show_sent)
+            pushed = engine.push(tag, progress=show, sent=sent)
         emit(pushed, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _telling_of_push(engine: graft_vfs.Graft, tag: str) -> Iterator[None]:
+    """Have Ctrl-C say what becomes of the push in the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        try:
+            status = engine.status(tag)
+        except GraftError:
+            raise KeyboardInterrupt from None
+        if status.pending_push:
+            what = f"the push may have landed: the next push or pull of {tag} settles it"
+        elif status.ahead:
+            what = f"nothing of the push is in the log: `graft push {tag}` sends it again"
+        else:
+            what = "the push has landed"
+        raise KeyboardInterrupt(what) from None
 
 
 @command("hydrate", "graft hydrate main")
@@ -119,8 +146,8 @@ def push(tag: str, as_json: bool) -> None:
 def hydrate(tag: str, as_json: bool) -> None:
     """Fetch all pages that are not on this machine."""
     with opened() as engine:
-        with progress("Fetching frames") as show:
-            pages = engine.hydrate(tag, progress=show)
+        with progress_line("Fetching") as line:
+            pages = engine.hydrate(tag, progress=None if line is None else line.show_received)
         emit(Hydrated(pages), as_json=as_json)
 
 

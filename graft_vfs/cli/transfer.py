@@ -84,7 +84,7 @@ def export(tag: str, file: Path, at: str | None, force: bool, as_json: bool) -> 
     """
     target = _target(file, force=force)
     with opened() as engine:
-        with progress("Exporting pages") as show:
+        with progress("Exporting pages", engine) as show:
             done = engine.export(tag, target, at=at, force=force, progress=show)
         emit(done, as_json=as_json, err=target is not file)
 
@@ -135,7 +135,7 @@ def restore(tag: str, at: str | None, file: Path | None, force: bool, as_json: b
         )
     with opened() as engine:
         result: Restored | RestoredFile
-        with progress("Restoring pages") as show:
+        with progress("Restoring pages", engine) as show:
             if file is not None:
                 result = engine.restore_file(tag, file, at or "HEAD", force=force, progress=show)
             else:

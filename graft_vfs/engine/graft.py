@@ -58,7 +58,7 @@ from graft_vfs.reports import (
     VolumeReport,
 )
 from graft_vfs.sqlite_format.header import HEADER_BYTES
-from graft_vfs.store.base import ObjectStore
+from graft_vfs.store.base import ObjectStore, Sent
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import joining, naming
 from graft_vfs.sync.clone import NewVolume, clone_base, make_volume
@@ -526,21 +526,28 @@ class Graft:
         tag: str | Opened,
         *,
         progress: Progress | None = None,
+        sent: Sent | None = None,
         wait_seconds: float = PUSH_WAIT_SECONDS,
     ) -> Pushed:
         """Publish all local commits as one remote commit; one request if it is small.
 
         Waits for another push of the volume on this machine, and raises BusyError if that has not
-        ended after `wait_seconds`.
+        ended after `wait_seconds`. `progress` counts compressed pages; `sent`, with more than 1 MiB
+        of these, the bytes that the remote has acknowledged.
 
         The first push that has something to send to a remote makes sure that it honours conditional
         writes, and the first of a log gives it the tag as a name, if that is free.
         """
         opened = self._opened(tag)
-        return syncing.push(self.context, opened, progress=progress, wait_seconds=wait_seconds)
+        return syncing.push(
+            self.context, opened, progress=progress, sent=sent, wait_seconds=wait_seconds
+        )
 
     def hydrate(self, tag: str | Opened, *, progress: Progress | None = None) -> int:
-        """Fetch all pages that are not cached, with range requests; returns how many."""
+        """Fetch all pages that are not cached, with range requests; returns how many.
+
+        `progress` counts the bytes that arrive.
+        """
         volume = self._opened(tag).volume
         with syncing.syncing(self.context, volume), volume.pinned() as snapshot:
             view = snapshot.remote

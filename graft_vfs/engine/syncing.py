@@ -20,6 +20,7 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import head, layout
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
+from graft_vfs.store.base import Sent
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import pull as pulling
 from graft_vfs.sync import push as pushing
@@ -88,11 +89,16 @@ def pull(context: Context, opened: Opened, progress: Progress | None = None) -> 
 
 
 def push(
-    context: Context, opened: Opened, *, progress: Progress | None = None, wait_seconds: float
+    context: Context,
+    opened: Opened,
+    *,
+    progress: Progress | None = None,
+    sent: Sent | None = None,
+    wait_seconds: float,
 ) -> pushing.Pushed:
     """Push; local commits that the log holds already are recognised first. See `sync.push`."""
     again = functools.partial(
-        pushing.push, context, opened, progress=progress, wait_seconds=wait_seconds
+        pushing.push, context, opened, progress=progress, sent=sent, wait_seconds=wait_seconds
     )
     with syncing(context, opened.volume):
         try:

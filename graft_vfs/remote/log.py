@@ -64,7 +64,7 @@ from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.remote.body import Body
 from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commit, read_commits
 from graft_vfs.remote.request_threads import request_threads
-from graft_vfs.store.base import ObjectStore, PutOutcome
+from graft_vfs.store.base import ObjectStore, PutOutcome, Sent
 
 _logger = logging.getLogger(__name__)
 
@@ -348,14 +348,18 @@ class RemoteLog:
         return commit_key(self.log_id, header.lsn)
 
     def write_segment(
-        self, segment: SegmentId, frames: Iterable[bytes | bytearray | memoryview]
+        self,
+        segment: SegmentId,
+        frames: Iterable[bytes | bytearray | memoryview],
+        *,
+        sent: Sent | None = None,
     ) -> None:
         """Write a segment of these frames; atomic, and durable on return. No commit names it yet.
 
         One request; on S3, more above 8 MiB. Frames may be views of a mapped file, so that they are
-        not in memory together. Raises StoreError.
+        not in memory together. `sent` is called as parts arrive. Raises StoreError.
         """
-        self.store.put(segment_key(segment), [segment_header(segment), *frames])
+        self.store.put(segment_key(segment), [segment_header(segment), *frames], sent=sent)
 
 
 def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:

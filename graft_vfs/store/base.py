@@ -24,7 +24,7 @@ import enum
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeAlias
@@ -47,6 +47,9 @@ REQUESTS_MAX = 32
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 Verb: TypeAlias = Literal["get", "get_range", "put", "put_if_absent", "list", "delete", "other"]
+
+Sent: TypeAlias = Callable[[int, int], None]
+"""Called with how many bytes of an object the store has acknowledged, and how many it has."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~%-]+", re.ASCII)
 _TEXT = re.compile(r"[A-Za-z0-9._~%/-]*", re.ASCII)
@@ -290,11 +293,12 @@ class ObjectStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
         """Write the buffers, in order, as one object; an older object is replaced.
 
         Atomic, and durable on return. One request; on S3, above 8 MiB, one per part and two more.
-        Retried if it fails.
+        Retried if it fails. `sent` is called as parts arrive and when all has, from any thread, one
+        call at a time; with less again if all is sent once more.
 
         Raises:
             StoreError: the store failed; an older object may or may not be replaced.

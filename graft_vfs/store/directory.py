@@ -58,6 +58,7 @@ from graft_vfs.store.base import (
     ObjectInfo,
     ObjectStore,
     PutOutcome,
+    Sent,
     check_key,
     check_limit,
     check_prefix,
@@ -184,11 +185,12 @@ class DirectoryStore(ObjectStore):
                 ) from error
         return PutOutcome.CREATED
 
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
         """Write an object; see ObjectStore.put."""
         self._check_open()
         check_key(key)
-        self.counters.add("put", bytes_sent=sum(memoryview(part).nbytes for part in data))
+        size = sum(memoryview(part).nbytes for part in data)
+        self.counters.add("put", bytes_sent=size)
         with (
             self.counters.timed("put"),
             self._translated(key),
@@ -197,6 +199,8 @@ class DirectoryStore(ObjectStore):
             with _temporary_file(folder, data) as temporary:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
+        if sent is not None:
+            sent(size, size)
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
         """Replace an object that has the expected bytes; see ObjectStore.replace.

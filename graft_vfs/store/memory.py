@@ -21,6 +21,7 @@ from graft_vfs.store.base import (
     ObjectInfo,
     ObjectStore,
     PutOutcome,
+    Sent,
     check_key,
     check_limit,
     check_prefix,
@@ -95,7 +96,7 @@ class MemoryStore(ObjectStore):
             self._objects.write(key, bytes(data))
         return PutOutcome.CREATED
 
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
         """Write an object; see ObjectStore.put."""
         self._check_open()
         check_key(key)
@@ -103,6 +104,8 @@ class MemoryStore(ObjectStore):
         with self._objects.lock:
             self._objects.write(key, joined)
         self.counters.add("put", bytes_sent=len(joined))
+        if sent is not None:
+            sent(len(joined), len(joined))
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
         """Replace an object that has the expected bytes; see ObjectStore.replace."""

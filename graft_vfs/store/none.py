@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from graft_vfs.errors import NoRemoteError
-from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectInfo, ObjectStore, PutOutcome
+from graft_vfs.store.base import GET_LIMIT_BYTES, Buffer, ObjectInfo, ObjectStore, PutOutcome, Sent
 
 
 def _refuse() -> NoReturn:
@@ -31,7 +31,7 @@ class NoStore(ObjectStore):
         """Refuse."""
         _refuse()
 
-    def put(self, key: str, data: Sequence[Buffer]) -> None:  # noqa: ARG002
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:  # noqa: ARG002
         """Refuse."""
         _refuse()
 

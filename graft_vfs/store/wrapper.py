@@ -19,6 +19,7 @@ from graft_vfs.store.base import (
     ObjectInfo,
     ObjectStore,
     PutOutcome,
+    Sent,
     Verb,
 )
 
@@ -56,9 +57,9 @@ class WrapperStore(ObjectStore):
         """Pass on; see ObjectStore.put_if_absent."""
         return self.request("put_if_absent", key, lambda: self.inner.put_if_absent(key, data))
 
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
         """Pass on; see ObjectStore.put."""
-        self.request("put", key, lambda: self.inner.put(key, data))
+        self.request("put", key, lambda: self.inner.put(key, data, sent=sent))
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
         """Pass on; see ObjectStore.replace."""

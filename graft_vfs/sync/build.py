@@ -23,7 +23,7 @@ from graft_vfs.local.mapping import spooled
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.reports import time_text
 from graft_vfs.sqlite_format.header import with_counter
-from graft_vfs.store.base import ObjectStore
+from graft_vfs.store.base import ObjectStore, Sent
 from graft_vfs.times import CLOCK_TOLERANCE_SECONDS, corrected_ms
 from graft_vfs.volume.context import Context
 
@@ -100,12 +100,14 @@ def build(
     *,
     spool: Path,
     progress: Callable[[int], None] | None = None,
+    sent: Sent | None = None,
 ) -> BuiltCommit:
     """Build a commit of the pages of `source`, and upload its segment if it needs one.
 
     No request without a segment. Its frames wait in a temporary file in the directory `spool`, and
     at most `INLINE_BYTES_MAX` of them in memory. `progress` is called with how many pages are
-    compressed. Raises LocalStorageError, StoreError, and what reading the source raises.
+    compressed, `sent` as parts of the segment arrive. Raises LocalStorageError, StoreError, and
+    what reading the source raises.
     """
     log, builder = context.logs.log(target.log_id), BodyBuilder()
     frames = frames_of(source, builder, progress)
@@ -114,7 +116,7 @@ def build(
     if rest is not None:
         segment = SegmentId.new()
         with spooled(spool, itertools.chain(small, rest)) as parts:
-            log.write_segment(segment, parts)
+            log.write_segment(segment, parts, sent=sent)
         small = []
     header = CommitHeader(
         log_id=target.log_id,

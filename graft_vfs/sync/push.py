@@ -29,6 +29,7 @@ from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import PendingPush
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
+from graft_vfs.store.base import Sent
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.build import BuiltCommit, Target, build
 from graft_vfs.sync.naming import name_log_later
@@ -78,28 +79,32 @@ def push(
     opened: Opened,
     *,
     progress: Progress | None = None,
+    sent: Sent | None = None,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
     The first push of a log makes the tag its ref, if that name is free. On return the remote commit
     is durable and the branch stands on it. If another process or thread here pushes the volume,
-    this waits for its end, and pushes what is left then. `progress` counts pages. Raises
+    this waits for its end, and pushes what is left then. `progress` counts compressed pages,
+    `sent` bytes that the remote has acknowledged of a large commit. Raises
     DivergedError if another client was first, BusyError if the other push has not ended after
     `wait_seconds`, CommitOutcomeUnknownError if no answer came: then the next sync settles the
     push.
     """
     with alone(context, opened.volume, wait_seconds):
-        return _push_all(context, opened, progress)
+        return _push_all(context, opened, progress, sent)
 
 
-def _push_all(context: Context, opened: Opened, progress: Progress | None) -> Pushed:
+def _push_all(
+    context: Context, opened: Opened, progress: Progress | None, sent: Sent | None
+) -> Pushed:
     catalog, volume = context.catalog, opened.volume
     while True:
         warning = settle_alone(context, opened) or name_log_later(context, opened)
         with volume.pinned() as snapshot:
             try:
-                pushed = _push(context, opened, snapshot, progress)
+                pushed = _push(context, opened, snapshot, progress, sent)
                 if pushed is not None:
                     return replace(pushed, warning=pushed.warning or warning)
             except DivergedError:
@@ -112,7 +117,11 @@ def _push_all(context: Context, opened: Opened, progress: Progress | None) -> Pu
 
 
 def _push(
-    context: Context, opened: Opened, snapshot: Snapshot, progress: Progress | None
+    context: Context,
+    opened: Opened,
+    snapshot: Snapshot,
+    progress: Progress | None,
+    sent: Sent | None,
 ) -> Pushed | None:
     """Push what `snapshot` has; None if its branch was replaced before the claim was prepared."""
     catalog, volume = context.catalog, opened.volume
@@ -123,7 +132,8 @@ def _push(
     target = _plan(context, snapshot, remote)
     ensure_safe_store(context, remote)
     counted = _counted(progress, snapshot)
-    built = build(context, snapshot, target, spool=volume.directory, progress=counted)
+    spool = volume.directory
+    built = build(context, snapshot, target, spool=spool, progress=counted, sent=sent)
     # Ordering: the log before the record. The branch that follows begins where the pushed commits
     # end; were they lost at a power cut, new ones would be written before that place and not read.
     snapshot.branch.branch_log.sync(snapshot.end.offset)

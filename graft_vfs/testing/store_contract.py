@@ -72,6 +72,11 @@ class StoreContract:
         assert store.get("k") == b""
         assert store.get_range("k", 0, 10) == b""
 
+    def test_put_says_how_much_has_arrived(self, store: ObjectStore) -> None:
+        told: list[tuple[int, int]] = []
+        store.put("a/b", [b"12", b"345"], sent=lambda done, total: told.append((done, total)))
+        assert told[-1] == (5, 5)
+
     def test_put_overwrites(self, store: ObjectStore) -> None:
         store.put("k", [b"a longer first version"])
         store.put("k", [b"second"])

@@ -309,8 +309,9 @@ class LogView:
     def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Fetch every frame that is not cached; returns the number of pages that this added.
 
-        `progress` is called with (frames done, frames to do). Raises the first fetch's error, or
-        LocalStorageError if the disk refuses the frames; frames that have arrived stay cached.
+        `progress` is called with (bytes that have arrived, all of them). Raises the first fetch's
+        error, or LocalStorageError if the disk refuses the frames; frames that have arrived stay
+        cached.
         """
         counts = self.frames()
         missing = self._absent(counts)
@@ -344,17 +345,18 @@ class LogView:
     ) -> None:
         done = 0
         pending = [
-            (self._executor().submit(source.keep, first, end), end - first)
+            (self._executor().submit(source.keep, first, end), source.stored_bytes(first, end))
             for source, first, end in ranges_of_frames(frames)
         ]
+        total = sum(size for _, size in pending)
         try:
-            for future, number in pending:
+            for future, size in pending:
                 failure = future.result()
                 if failure is not None:
                     raise failure
-                done += number
+                done += size
                 if progress is not None:
-                    progress(done, len(frames))
+                    progress(done, total)
         except CancelledError as error:
             raise UsageError("the engine was closed while pages were fetched") from error
         finally:

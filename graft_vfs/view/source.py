@@ -48,6 +48,10 @@ class FrameSource:
         """Return the length of a frame's images in bytes."""
         return self.body.pages_in_frame(frame) * self.body.page_size
 
+    def stored_bytes(self, first: int, end: int) -> int:
+        """Return how many bytes the remote has of frames first..end (half-open)."""
+        return sum(self.body.frames.sizes[first:end])
+
     def is_frame(self, frame: int, images: Sequence[bytes]) -> bool:
         """Return True if these images compress to the bytes of a frame, by its checksum.
 

@@ -1,9 +1,8 @@
-"""`graft demo` end to end, with either sample, and the progress line."""
+"""`graft demo` end to end, with either sample."""
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import sqlite3
 import subprocess
@@ -14,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from graft_vfs.cli import progress as progress_module
 from graft_vfs.cli.demo import run_demo
-from graft_vfs.cli.progress import progress
 from graft_vfs.cli.sample_data import build_unicode_sample, find_sample
 
 
@@ -114,37 +111,3 @@ def test_the_demo_in_a_real_process(cli, temporary):
     )
     assert (process.returncode, process.stderr) == (0, "")
     assert json.loads(process.stdout)["pages"] > 100
-
-
-# Progress ---------------------------------------------------------------------------------------
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_quiet_without_a_terminal():
-    stream = io.StringIO()
-    with progress("Pushing pages", stream) as show:
-        assert show is None
-    assert stream.getvalue() == ""
-
-
-def test_progress_counts_on_a_terminal_and_goes_away(monkeypatch):
-    monkeypatch.setattr(progress_module, "_FIRST_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr(progress_module, "_EVERY_SECONDS", 0.0)
-    stream = Terminal()
-    with progress("Pushing pages", stream) as show:
-        assert show is not None
-        show(5, 10)
-    assert "Pushing pages: 5 of 10 (50%)" in stream.getvalue()
-    assert stream.getvalue().endswith("\r\x1b[2K")
-
-
-def test_short_work_shows_no_progress():
-    stream = Terminal()
-    with progress("Pushing pages", stream) as show:
-        assert show is not None
-        show(1, 2)
-    assert stream.getvalue() == ""

@@ -75,6 +75,17 @@ def test_an_upload_that_cannot_be_aborted_says_why_it_failed(scripted):
         store.put("k", [b"x" * MIB] * 9)
 
 
+def test_a_part_counts_as_sent_when_it_was_answered_and_a_retry_counts_once(scripted):
+    told: list[tuple[int, int]] = []
+    scripted.script = [uploads(part=[error(503, "SlowDown"), landed, landed, landed])]
+    with scripted.store() as store:
+        store.put("k", [b"x" * MIB] * 17, sent=lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {17 * MIB}
+    done = [done for done, _ in told]
+    assert done == sorted(done)
+    assert (len(done), done[-1]) == (3, 17 * MIB)
+
+
 def test_a_forgotten_upload_is_sent_again(scripted):
     # What S3 answers when the first completion landed and only its answer was lost.
     scripted.script = [uploads(complete=[error(404, "NoSuchUpload"), completed])]

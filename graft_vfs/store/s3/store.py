@@ -48,6 +48,7 @@ from graft_vfs.store.base import (
     ObjectInfo,
     ObjectStore,
     PutOutcome,
+    Sent,
     Verb,
     check_key,
     check_limit,
@@ -228,15 +229,14 @@ class S3Store(ObjectStore):
 
         return self._caller.once("put_if_absent", key, attempt)
 
-    def put(self, key: str, data: Sequence[Buffer]) -> None:
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
         """Write an object; see ObjectStore.put."""
         name = self._name(key)
         joined = JoinedBuffers(data)
         if joined.size > PART_BYTES:
             place = Place(self.describe(), self._bucket, name, key)
-            Upload(
-                self._client, self._caller, place, joined, lambda: self._is_whole(key, joined)
-            ).run()
+            is_whole = functools.partial(self._is_whole, key, joined)
+            Upload(self._client, self._caller, place, joined, is_whole, sent=sent).run()
             return
         body = joined.read(0, joined.size)
 
@@ -252,6 +252,8 @@ class S3Store(ObjectStore):
                     raise
 
         self._caller.repeat("put", key, attempt)
+        if sent is not None:
+            sent(joined.size, joined.size)
 
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
         """Replace an object that has the expected bytes; see ObjectStore.replace."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from graft_vfs.backoff import backoff
 from graft_vfs.errors import GraftError, StoreError, StoreUnavailableError
-from graft_vfs.store.base import Buffer
+from graft_vfs.store.base import Buffer, Sent
 from graft_vfs.store.s3.answers import (
     PAGE_NEXT_STEP,
     Answer,
@@ -84,8 +84,11 @@ class Upload:
         place: Place,
         body: JoinedBuffers,
         is_whole: Callable[[], bool],
+        *,
+        sent: Sent | None = None,
     ) -> None:
         """`is_whole` checks whether the store has all of `body` under the key."""
+        self._sent = sent
         self._client = client
         self._caller = caller
         self._store, self._key = place.store, place.key
@@ -134,11 +137,13 @@ class Upload:
         """Upload all parts; returns their ETags in order, once no part is in flight."""
         count = -(-self._body.size // self._part_bytes)
         tags = [""] * count
+        arrived = 0
         numbers = iter(range(1, count + 1))
         failures: list[BaseException] = []
         lock = threading.Lock()
 
         def work() -> None:
+            nonlocal arrived
             try:
                 while not self._group.cancelled.is_set():
                     with lock:
@@ -146,6 +151,12 @@ class Upload:
                     if number is None:
                         return
                     tags[number - 1] = self._send_part(upload, number)
+                    with lock:
+                        arrived += min(
+                            self._part_bytes, self._body.size - (number - 1) * self._part_bytes
+                        )
+                        if self._sent is not None:
+                            self._sent(arrived, self._body.size)
             except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
                 with lock:
                     failures.append(error)
