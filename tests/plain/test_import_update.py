@@ -26,7 +26,7 @@ from graft_vfs.plain import transfer
 from graft_vfs.view import log_view
 from graft_vfs.view.source import FrameSource
 from graft_vfs.volume import comparison, snapshot, transaction
-from tests.plain.test_transfer import KINDS, dump, leftovers, make, process, stock_dump
+from tests.plain.files import KINDS, dump, leftovers, make, process, stock_dump
 from tests.support.faults import FaultyStore
 from tests.support.replicas import Replica, rows
 from tests.support.sql import is_sound
