@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graft_vfs.daemon.events import EventLog, reasons
 from graft_vfs.daemon.metrics import StateWord
@@ -134,8 +134,12 @@ class Syncs:
             if only_push:
                 return
             with self._remote.asked():
-                if not has_news(context, volume):
-                    return
+                is_behind = has_news(context, volume)
+            if not is_behind:
+                if state.metrics is not None:
+                    now = self._clock.time_ms()
+                    state.metrics = replace(state.metrics, last_checked_ms=now)
+                return
         opened = Opened(tag, context.volumes.look(volume))
         try:
             found = status_of(context, opened)

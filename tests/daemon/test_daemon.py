@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,14 +184,14 @@ def test_what_others_pushed_is_pulled_but_not_by_a_daemon_that_only_pushes(watch
 def test_a_commit_while_its_volume_is_pushed_is_found_by_the_next_round(watched, monkeypatch):
     ours = watched(push_only=True)
     ours.commit("main", 1)
-    settle = pushing._settle
+    finish = pushing.finish
 
-    def commit_then_settle(*arguments) -> None:
-        monkeypatch.setattr(pushing, "_settle", settle)
+    def commit_then_finish(*arguments) -> str | None:
+        monkeypatch.setattr(pushing, "finish", finish)
         ours.commit("main", 2)
-        settle(*arguments)
+        return finish(*arguments)
 
-    monkeypatch.setattr(pushing, "_settle", commit_then_settle)
+    monkeypatch.setattr(pushing, "finish", commit_then_finish)
     assert ours.round()[0] == [("pushed", "main")]
     assert ours.machine.engine.status("main").ahead == 1
     assert ours.round()[0] == [("pushed", "main")]
@@ -210,6 +211,26 @@ def test_a_commit_that_was_not_published_is_found(watched):
     with path.open("r+b") as file:
         file.write(before[:32] + (1).to_bytes(8, "little") + before[40:])
     assert ours.round()[0] == [("pushed", "main")]
+
+
+def test_a_poll_that_finds_nothing_is_noted_as_a_check(watched):
+    ours = watched()
+    ours.commit("main", 1)
+    for _ in range(2):
+        ours.round()
+    before = ours.machine.engine.status("main").last_checked_ms
+    text = ours.daemon.metrics()
+    assert ours.round() == ([], 1)
+    checked = ours.machine.engine.status("main").last_checked_ms
+    assert before is not None
+    assert checked is not None
+    assert checked > before
+    name = "graft_volume_last_sync_timestamp_seconds"
+    times = [
+        re.search(rf"^{name}{{.*}} (.*)$", each, re.MULTILINE)[1]
+        for each in (text, ours.daemon.metrics())
+    ]
+    assert float(times[1]) > float(times[0])
 
 
 def test_named_tags_are_synced_and_no_others(watched):
@@ -303,10 +324,10 @@ def test_what_fails_for_one_volume_is_told_once_and_its_recovery_too(watched, mo
         ours.commit(tag, 1)
     push = pushing.push
 
-    def refuse(volume, logs, author, *, name, **arguments):
-        if name == "a":
+    def refuse(context, opened, **arguments):
+        if opened.tag == "a":
             raise StoreDeniedError("no access to a", next_step="ask for it")
-        return push(volume, logs, author, name=name, **arguments)
+        return push(context, opened, **arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(pushing, "push", refuse)

@@ -43,7 +43,7 @@ def test_a_unit_calls_graft_as_it_can_be_called(path):
     assert arguments["push_only"]
     variables = dict(re.findall(r"\b(GRAFT_\w+)=(\S+)", path.read_text("utf-8")))
     assert variables
-    assert unknown_variables(variables) == []
+    assert unknown_variables(variables) == {}
 
 
 def test_systemd_waits_longer_for_the_daemon_than_that_for_its_last_push():
@@ -80,4 +80,4 @@ def test_the_container_runs_the_daemon_and_asks_it_for_metrics():
     assert host == "0.0.0.0"
     assert f"http://127.0.0.1:{port}/metrics" in CONTAINER
     assert f"EXPOSE {port}" in CONTAINER
-    assert unknown_variables(dict(re.findall(r"\b(GRAFT_\w+)=(\S+)", CONTAINER))) == []
+    assert unknown_variables(dict(re.findall(r"\b(GRAFT_\w+)=(\S+)", CONTAINER))) == {}
