@@ -64,10 +64,13 @@ class Advice(enum.Enum):
     LIST_TAGS = "graft_tags", "tags", "tags()"
     LIST_VOLUMES = "graft_volumes", "volumes", "volumes()"
     MAKE_REMOTE = None, "remote init", None
+    LIST_NAMES = "graft_names", "tag TAG", "names(TAG)"
+    NAME_COMMIT = "graft_name = NAME", "tag TAG NAME", "name(TAG, NAME)"
     NAME_LOG = None, "remote name REF LOG", "name_log(REF, LOG)"
     NEW = "graft_new", "new TAG --force", "new(TAG)"
     PULL = "graft_pull", "pull TAG", "pull(TAG)"
     PUSH = "graft_push", "push TAG", "push(TAG)"
+    REMOVE_NAME = None, "tag TAG NAME --delete", "remove_name(TAG, NAME)"
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
     RESTORE = None, "restore TAG --at COMMIT", "restore(TAG, COMMIT)"

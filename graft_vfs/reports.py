@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,6 +75,11 @@ def commits_text(count: int) -> str:
 def pages_text(count: int) -> str:
     """Return `1 page` or `n pages`."""
     return "1 page" if count == 1 else f"{count} pages"
+
+
+def first_line(message: str) -> str:
+    """Return the first line of a message."""
+    return message.partition("\n")[0]
 
 
 class Report:
@@ -433,7 +439,7 @@ class LogEntry(Report):
 
     It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
     its stored size: compressed on a remote, page images in the branch log. It contains
-    `local_commits` of its author's local commits.
+    `local_commits` of its author's local commits. `names` are the names of it that are known here.
     """
 
     where: str
@@ -444,15 +450,19 @@ class LogEntry(Report):
     author: str
     local_commits: int
     stored_bytes: int
+    message: str = ""
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         who = "  not pushed" if self.where == "local" else f"  {self.author}"
         is_rolled = self.where == "remote" or self.local_commits > 1
         rolled = f"  ({commits_text(self.local_commits)})" if is_rolled else ""
+        names = f"  [{', '.join(self.names)}]" if self.names else ""
+        said = f"  {first_line(self.message)}" if self.message else ""
         return (
             f"{self.where:<6} {self.lsn:>6}  {commit_time_text(self.time_ms)}  "
             f"{size_text(self.stored_bytes):>10}  "
-            f"{self.pages} of {self.page_count} pages{rolled}{who}"
+            f"{self.pages} of {self.page_count} pages{rolled}{who}{names}{said}"
         )
 
 
@@ -463,7 +473,7 @@ class CommitReport(Report):
     It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
     its stored size: compressed frames and header on a remote, page images in a branch log.
     `page_size` is in bytes. It contains `local_commits` of its author's local commits; `frames`
-    is the number of frames that hold its pages.
+    is the number of frames that hold its pages. `names` are the names of it that are known here.
     """
 
     where: str
@@ -480,6 +490,8 @@ class CommitReport(Report):
     frames: int
     stored_bytes: int
     segment: str | None
+    message: str = ""
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         size = size_text(self.pages * self.page_size)
@@ -494,7 +506,10 @@ class CommitReport(Report):
             ("Pages", f"{self.pages} of {self.page_count}, {size} of {after}"),
             ("Stored", f"{size_text(self.stored_bytes)}{self._place()}"),
         ]
-        return "\n".join(f"{name + ':':<10}{value}" for name, value in rows)
+        if self.names:
+            rows.insert(1, ("Names", ", ".join(self.names)))
+        text = "\n".join(f"{name + ':':<10}{value}" for name, value in rows)
+        return f"{text}\n\n{textwrap.indent(self.message, '    ')}" if self.message else text
 
     def _place(self) -> str:
         if self.where == "local":

@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, object] = {
     "COPY": "another",
     "FILE": "a 'file'.db",
     "LOG": str(LogId.new()),
+    "NAME": "v1.0",
     "REF": "it's",
     "TAG": "a tag's",
     "VOLUME": VolumeId.new(),

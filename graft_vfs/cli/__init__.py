@@ -10,8 +10,8 @@
     streams      standard streams that are closed, or whose reader has gone
     progress     a line on the terminal while work is long
     session      the engine of one command; the arguments that commands share
-    volumes, history, sync, daemon, transfer, shell, settings, doctor, recovery, demo, manual    the
-                 commands
+    volumes, history, names, sync, daemon, transfer, shell, settings, doctor, recovery, demo,
+    manual       the commands
 
 Results go to standard output; errors, warnings and progress go to standard error.
 """
@@ -30,6 +30,7 @@ from graft_vfs.suggestions import did_you_mean
 _MODULES = {
     "volumes": "new init switch fork rm tags volumes status info snapshot dump-header gc",
     "history": "log show diff",
+    "names": "tag",
     "sync": "clone checkout fetch pull push hydrate audit dump-commit remote",
     "daemon": "sync",
     "transfer": "import export restore",

@@ -20,17 +20,20 @@ from graft_vfs.history.rows import NotCompared, RowChange
 from graft_vfs.reports import SchemaDiff
 
 
-@command("log", "graft log main", "graft log main --limit 10")
+@command("log", "graft log main", "graft log main --limit 10", "graft log main v1.0..HEAD")
 @tag_argument
+@click.argument("commits", metavar="[COMMIT|A..B]", required=False)
 @click.option("--limit", type=click.IntRange(min=1), help="Show at most this many commits.")
 @json_option
-def log(tag: str, limit: int | None, as_json: bool) -> None:
+def log(tag: str, commits: str | None, limit: int | None, as_json: bool) -> None:
     """List commits, newest first: local ones, then those of the remote log.
 
-    Each line has the commit's time, its stored size, how many pages it changed, and its author.
+    Each line has the commit's time, its stored size, how many pages it changed, its author, and
+    its names and message if it has any. With COMMIT the list begins there; with A..B it has what B
+    has and A has not. Commits are given as for `graft show`.
     """
     with opened() as engine:
-        found = engine.log(tag, limit=limit)
+        found = engine.log(tag, commits, limit=limit)
         step = (
             f"{tag!r} has no commit yet; write to it, such as with `graft shell {shlex.quote(tag)}`"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,10 +22,12 @@ from graft_vfs.cli.output import (
 from graft_vfs.cli.progress import progress, progress_line
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.engine.config import Config
-from graft_vfs.errors import GraftError
+from graft_vfs.errors import GraftError, StoreError
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
 from graft_vfs.tags import check_tag
+
+_logger = logging.getLogger(__name__)
 
 _EMPTY_REMOTE = "the remote names nothing yet; `graft push TAG` publishes a volume"
 
@@ -65,7 +68,16 @@ def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
         refuse_existing(engine, tag, force=force)
         with progress("Reading commits", engine) as show:
             done = engine.clone(ref, tag, progress=show)
+        _learn_names(engine, tag)
         emit(done, as_json=as_json)
+
+
+def _learn_names(engine: graft_vfs.Graft, tag: str) -> None:
+    """List the names of commits, which the verbs that programs call often leave out."""
+    try:
+        engine.names(tag)
+    except StoreError as error:
+        _logger.info("the names of commits of %r were not listed: %s", tag, error)
 
 
 @command("checkout", "graft checkout main 7", 'graft checkout main "2 hours ago"')
@@ -89,6 +101,8 @@ def fetch(tag: str, as_json: bool) -> None:
     with opened() as engine:
         with progress("Reading commits", engine) as show:
             done = engine.fetch(tag, progress=show)
+        if done.commits:
+            _learn_names(engine, tag)
         emit(done, as_json=as_json)
 
 

@@ -29,8 +29,9 @@ from graft_vfs.engine.status import (
     volume_reports,
 )
 from graft_vfs.errors import ForkedProcessError, GraftError
+from graft_vfs.history import commit_names, names
 from graft_vfs.history import commits as history
-from graft_vfs.history import names
+from graft_vfs.history.commit_names import NameReport
 from graft_vfs.history.refs import parse
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.rows import VolumeRow
@@ -214,10 +215,11 @@ class Graft:
         return done
 
     def resolve(self, tag: str | Opened, ref: str) -> names.Commit:
-        """Return the commit that a ref means: an LSN, HEAD~2, a time, local:3, LOG:LSN.
+        """Return the commit that a ref means: an LSN, HEAD~2, a name, a time, local:3, LOG:LSN.
 
-        No request if the commit is known here, else those of a fetch. `graft help history` has all
-        forms. Raises NotFoundError if there is no such commit, UsageError.
+        No request if the commit is known here; else those of a fetch, and one to look up a name.
+        `graft help history` has all forms. Raises NotFoundError if there is no such commit,
+        UsageError.
         """
         return names.resolve(self.logs, ref, self._opened(tag).volume)
 
@@ -282,9 +284,15 @@ class Graft:
         """Describe a volume and its newest snapshot. No request."""
         return info_of(self.context, self._opened(tag))
 
-    def log(self, tag: str | Opened, *, limit: int | None = None) -> list[LogEntry]:
-        """Return local commits, then known remote ones, newest first. No request."""
-        return history.entries(self._opened(tag).volume, self.logs, limit)
+    def log(
+        self, tag: str | Opened, ref: str | None = None, *, limit: int | None = None
+    ) -> list[LogEntry]:
+        """Return local commits, then known remote ones, newest first.
+
+        With a ref, that commit and those before it; with `A..B` those that B has and A has not.
+        Requests and errors are those of `resolve` for these, else none.
+        """
+        return history.entries(self._opened(tag).volume, self.logs, limit, ref)
 
     def show(self, tag: str | Opened, ref: str | None = None) -> CommitReport:
         """Describe the commit that a ref means, by default HEAD.
@@ -427,12 +435,42 @@ class Graft:
         Requests and errors are those of `resolve`. Raises UsageError for a local commit.
         """
         facts = self.commit_facts(spec, volume)
-        return "\n".join(f"{name}: {value}" for name, value in facts.items())
+        return "\n".join(f"{name}: {value}".replace("\n", "\\n") for name, value in facts.items())
 
     def commit_facts(self, spec: str, volume: Volume | None = None) -> dict[str, LogId | int | str]:
         """Return what `dump_commit` describes, by name, for the same requests and errors."""
         found = names.resolve_remote(self.logs, spec, volume)
         return history.commit_facts(self.logs, found.log, found.lsn)
+
+    # Names of commits -------------------------------------------------------------------------
+
+    def name(
+        self, tag: str | Opened, name: str, ref: str = "HEAD", *, message: str = ""
+    ) -> NameReport:
+        """Give a name to the remote commit that a ref means; durable on the remote on return.
+
+        One request, one more in the first call of an engine, and those of `resolve`. A name is
+        never moved. Raises AlreadyExistsError if it is taken, UsageError if a ref may say it
+        otherwise, or if the commit is local: push it before.
+        """
+        syncing.require_remote(self.context)
+        return commit_names.give(self.context, self._opened(tag), name, ref, message=message)
+
+    def names(self, tag: str | Opened) -> list[NameReport]:
+        """Return the names of commits of the volume's log and of its parents, newest LSN first.
+
+        One listing a log, and one request a name, 32 at a time.
+        """
+        syncing.require_remote(self.context)
+        return commit_names.listed(self.context, self._opened(tag))
+
+    def remove_name(self, tag: str | Opened, name: str) -> NameReport:
+        """Remove a name of a commit from the remote; the commit stays. Two requests.
+
+        Machines that have seen the name know it until they list names. Raises NotFoundError.
+        """
+        syncing.require_remote(self.context)
+        return commit_names.remove(self.context, self._opened(tag), name)
 
     # Verbs that move a tag --------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """Commit objects: a header that describes what a remote LSN changed, then the frames if small.
 
-This docstring is the normative text of format version 1. Little-endian throughout.
+This docstring is the normative text of format versions 1 and 2, which differ only in that a commit
+of version 2 has a message. Little-endian throughout.
 
       0   8  magic `GRAFTCMT`
-      8   2  format version, 1
+      8   2  format version: 2 for a commit with a message, else 1
      10   1  kind: 1 = commit (other kinds belong to later versions)
      11   1  reserved, zero
      12   4  header length in bytes, from the magic to the end of the hash
@@ -27,8 +28,9 @@ This docstring is the normative text of format version 1. Little-endian througho
     180   4  number f of frames: the number of pages divided by pages per frame, rounded up
     184   2  pages in each frame but the last, 1..64
     186   2  length b of the author in bytes, at most 255
-    188   4  reserved, zero
+    188   4  length c of the message in bytes: 1..4096 in version 2, 0 in version 1
     192   b  author, UTF-8
+     ..   c  message, UTF-8
      ..   a  page set: 1-based page indexes, portable Roaring format
      ..  4f  compressed size of each frame in bytes, at least 1
      ..  4f  last page index in each frame
@@ -68,19 +70,21 @@ from graft_vfs.ids import ID_BYTES, LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, PAGE_COUNT_MAX, PAGE_SIZES, RemoteLsn, lock_page
 
 MAGIC = b"GRAFTCMT"
-VERSION = 1
+VERSION = 2
 KIND_COMMIT = 1
 HASH_BYTES = 32
 HEAD_BYTES = 16_384
 """The size of a reader's first range request: the headers of all but large commits fit."""
 HEADER_BYTES_MAX = 64 << 20
 AUTHOR_BYTES_MAX = 255
+MESSAGE_BYTES_MAX = 4096
 WRITER_BYTES = 16
 ATTEMPT_BYTES = 16
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond that Python's datetime can represent."""
 NO_HASH = bytes(HASH_BYTES)
 
+_VERSION_WITHOUT_MESSAGE = 1
 _FIXED = struct.Struct("<8sHBxI16sQ32s16sQIIII16s16s16sQQIIHHI")
 _FIXED_BYTES = 192
 _TIME = struct.Struct("<Q")
@@ -164,6 +168,7 @@ class CommitHeader:
     time_ms: int
     checkpoint_lsn: RemoteLsn = NO_LSN
     author: str = ""
+    message: str = ""
     pages: BitMap
     frames: FrameTable
     hash: bytes = b""
@@ -189,12 +194,12 @@ class CommitHeader:
         Raises ValueError for fields that no reader would accept, UsageError if it is too large.
         """
         _check_facts(self)
-        author = self.author.encode()
+        author, message = self.author.encode(), self.message.encode()
         smallest = BitMap(self.pages)
         smallest.run_optimize()
         page_set = smallest.serialize()
         frames = self.frames
-        length = _FIXED_BYTES + len(author) + len(page_set)
+        length = _FIXED_BYTES + len(author) + len(message) + len(page_set)
         length += _FRAME_COLUMNS_BYTES * len(frames) + HASH_BYTES
         if length > HEADER_BYTES_MAX:
             raise UsageError(
@@ -204,7 +209,7 @@ class CommitHeader:
             )
         fixed = _FIXED.pack(
             MAGIC,
-            VERSION,
+            VERSION if message else _VERSION_WITHOUT_MESSAGE,
             KIND_COMMIT,
             length,
             self.log_id.raw,
@@ -225,10 +230,10 @@ class CommitHeader:
             len(frames),
             frames.frame_pages,
             len(author),
-            0,
+            len(message),
         )
         columns = _little_endian(frames.sizes), _little_endian(frames.last_pages)
-        head = b"".join((fixed, author, page_set, *columns, frames.checksums))
+        head = b"".join((fixed, author, message, page_set, *columns, frames.checksums))
         return head + hash_of(head)
 
 
@@ -254,13 +259,13 @@ def header_length(prefix: bytes, *, key: str) -> int:
             f"{key} is not a commit of graft-vfs", next_step="check the bucket and its prefix"
         )
     version, kind = int.from_bytes(prefix[8:10], "little"), prefix[10]
-    if version > VERSION or (version == VERSION and kind != KIND_COMMIT):
+    if version > VERSION or (version and kind != KIND_COMMIT):
         raise FutureVersionError(
-            f"{key} has format version {version} kind {kind}; this program reads version "
-            f"{VERSION} kind {KIND_COMMIT}",
+            f"{key} has format version {version} kind {kind}; this program reads versions up to "
+            f"{VERSION} of kind {KIND_COMMIT}",
             next_step="upgrade graft-vfs",
         )
-    if version != VERSION:
+    if not version:
         raise CorruptObjectError(f"{key}: there is no format version {version}")
     length = int.from_bytes(prefix[12:16], "little")
     shortest = _FIXED_BYTES + _PAGE_SET_BYTES_MIN + HASH_BYTES
@@ -295,7 +300,7 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
     """Decode a header with a correct hash; raises ValueError if its parts do not fit."""
     (
         _magic,
-        _version,
+        version,
         _kind,
         _length,
         log,
@@ -316,12 +321,14 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
         frame_count,
         frame_pages,
         author_bytes,
-        reserved,
+        message_bytes,
     ) = _FIXED.unpack_from(data)
-    expected = _FIXED_BYTES + author_bytes + set_bytes + frame_count * _FRAME_COLUMNS_BYTES
+    message_at = _FIXED_BYTES + author_bytes
+    set_at = message_at + message_bytes
+    expected = set_at + set_bytes + frame_count * _FRAME_COLUMNS_BYTES
     _require(expected + HASH_BYTES == length, "the parts do not add up to the header's length")
-    _require(reserved == 0 and data[11] == 0, "reserved bytes are not zero")
-    set_at = _FIXED_BYTES + author_bytes
+    _require(data[11] == 0, "a reserved byte is not zero")
+    _require((message_bytes > 0) == (version == VERSION), "a message that its version has not")
     sizes_at = set_at + set_bytes
     last_pages_at = sizes_at + 4 * frame_count
     checksums_at = last_pages_at + 4 * frame_count
@@ -346,7 +353,8 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
         attempt=attempt,
         time_ms=time_ms,
         checkpoint_lsn=checkpoint,
-        author=data[_FIXED_BYTES:set_at].decode(),
+        author=data[_FIXED_BYTES:message_at].decode(),
+        message=data[message_at:set_at].decode(),
         pages=_page_set(data[set_at:sizes_at]),
         frames=frames,
         hash=digest,
@@ -374,6 +382,7 @@ def _check_facts(header: CommitHeader) -> None:
         f"a checkpoint at LSN {header.checkpoint_lsn} before LSN {header.lsn}",
     )
     _require(len(header.author.encode()) <= AUTHOR_BYTES_MAX, "the author's name is too long")
+    _require(len(header.message.encode()) <= MESSAGE_BYTES_MAX, "the message is too long")
     _require(len(header.writer) == WRITER_BYTES, "the writer id does not have 16 bytes")
     _require(len(header.attempt) == ATTEMPT_BYTES, "the attempt id does not have 16 bytes")
     _check_lineage(header)

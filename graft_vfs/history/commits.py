@@ -2,57 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.history import names
+from graft_vfs.history.refs import HEAD, Span, parse, parse_span
 from graft_vfs.ids import LogId
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.view.logs import Logs
+from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 
-def entries(volume: Volume, logs: Logs, limit: int | None) -> list[LogEntry]:
-    """Return local commits, then known remote ones, newest first. No request."""
-    snapshot = volume.begin()
+def entries(
+    volume: Volume, logs: Logs, limit: int | None, ref: str | None = None
+) -> list[LogEntry]:
+    """Return local commits, then known remote ones, newest first.
+
+    With a ref, that commit and those before it; with `A..B` those that B has and A has not. No
+    request if the commits of the refs are known.
+    """
+    found = _walk(volume.begin(), logs)
+    if ref is not None:
+        is_span = ".." in ref
+        span = parse_span(ref) if is_span else Span(HEAD, parse(ref))
+        newest = names.resolve(logs, span.newer, volume)
+        found = itertools.dropwhile(lambda each: each[0] != newest, found)
+        if is_span:
+            end = names.resolve(logs, span.older, volume)
+            found = itertools.takewhile(lambda each: each[0] != end, found)
+    return [entry for _, entry in itertools.islice(found, limit)]
+
+
+def _walk(snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEntry]]:
+    """Yield each commit of a snapshot with its entry, newest first, as far as they are known."""
     branch = snapshot.branch.row
-    found = [
-        LogEntry(
+    for chunks, commits in reversed(list(names.local_commits(snapshot))):
+        last = chunks[-1]
+        entry = LogEntry(
             "local",
-            chunks[-1].lsn,
-            chunks[-1].time_ms,
+            last.lsn,
+            last.time_ms,
             _page_count(chunks),
-            chunks[-1].page_count,
+            last.page_count,
             "",
             commits,
             _image_bytes(chunks),
         )
-        for chunks, commits in names.local_commits(snapshot)
-    ]
-    found.reverse()
+        yield names.LocalCommit(branch.id, last.lsn), entry
     log_id, lsn = branch.log_id, branch.base
-    while lsn > 0 and (limit is None or len(found) < limit):
+    given = _names_by_lsn(logs, log_id)
+    while lsn > 0:
         header = logs.header(log_id, lsn)
         if header is None:
             break
-        found.append(
-            LogEntry(
-                "remote",
-                lsn,
-                header.time_ms,
-                len(header.pages),
-                header.page_count,
-                header.author,
-                header.local_commits,
-                _stored_bytes(logs, header),
-            )
+        entry = LogEntry(
+            "remote",
+            lsn,
+            header.time_ms,
+            len(header.pages),
+            header.page_count,
+            header.author,
+            header.local_commits,
+            _stored_bytes(logs, header),
+            header.message,
+            given.get(lsn, ()),
         )
+        yield names.RemoteCommit(log_id, lsn), entry
         lsn = RemoteLsn(lsn - 1)
         if header.parent_log is not None:
             log_id, lsn = header.parent_log, header.parent_lsn
-    return found[:limit]
+            given = _names_by_lsn(logs, log_id)
+
+
+def _names_by_lsn(logs: Logs, log_id: LogId) -> dict[RemoteLsn, tuple[str, ...]]:
+    """Return the names that commits of a log are known by here."""
+    found: dict[RemoteLsn, tuple[str, ...]] = {}
+    for each in names.known_names(logs, log_id):
+        found[each.lsn] = (*found.get(each.lsn, ()), each.name)
+    return found
 
 
 def show(volume: Volume, logs: Logs, ref: str) -> CommitReport:
@@ -107,6 +138,8 @@ def _remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:
         frames=len(header.frames),
         stored_bytes=_stored_bytes(logs, header),
         segment=str(header.segment) if header.segment else None,
+        message=header.message,
+        names=_names_by_lsn(logs, log_id).get(lsn, ()),
     )
 
 
@@ -121,6 +154,7 @@ def commit_facts(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> dict[str, LogId |
         "parent": f"{header.parent_log}:{header.parent_lsn}" if header.parent_log else "none",
         "time_ms": header.time_ms,
         "author": header.author,
+        "message": header.message,
         "page_size": header.page_size,
         "page_count": header.page_count,
         "change_counter": header.change_counter,

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import NotFoundError, UsageError
+from graft_vfs.errors import NotFoundError, StoreError, UsageError
 from graft_vfs.format.commit import TIME_END, time_ms_of
-from graft_vfs.history.refs import Base, Head, Local, Moment, Ref, Remote, State, parse, shown
+from graft_vfs.format.name import CommitName, decode_name
+from graft_vfs.history.refs import (
+    FORMS,
+    Base,
+    Head,
+    Local,
+    Moment,
+    Named,
+    Ref,
+    Remote,
+    State,
+    parse,
+    shown,
+)
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.remote.names import read_name
 from graft_vfs.reports import commit_time_text, commits_text
+from graft_vfs.store.none import NoStore
+from graft_vfs.suggestions import did_you_mean
 from graft_vfs.sync.fetch import fetch_log, require_commits
 from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
@@ -60,9 +76,7 @@ def resolve(
     such commit, UsageError, InvalidIdError.
     """
     ref = parse(ref) if isinstance(ref, str) else ref
-    if volume is not None:
-        log_id = logs.catalog.volume(volume.id).remote
-    ground = _Ground(logs, log_id, None if volume is None else volume.begin())
+    ground = _ground(logs, volume) if volume is not None else _Ground(logs, log_id, None)
     return ground.back(ground.state(ref.state), ref)
 
 
@@ -77,6 +91,11 @@ def resolve_remote(
             next_step=Hint("run ", Advice.PUSH, " first, or name a remote commit, such as BASE"),
         )
     return found
+
+
+def lineage(logs: Logs, volume: Volume) -> list[LogId]:
+    """Return the log of a volume, then those that it was forked from. No request."""
+    return _ground(logs, volume).lineage(Head())
 
 
 def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
@@ -124,6 +143,8 @@ class _Ground:
                 return self._local(lsn)
             case Moment(text):
                 return self._as_of(state, parse_time(text))
+            case Named(name):
+                return self._named(state, name)
             case Remote(lsn, log):
                 own = LogId.find(log, self.logs.catalog.log_ids()) if log else self._own(state)
                 return self._known(own, lsn)
@@ -172,6 +193,58 @@ class _Ground:
             ),
             next_step=Hint("name one of these, or a remote commit; see ", Advice.LIST_COMMITS),
         )
+
+    # Names ------------------------------------------------------------------------------------
+
+    def _named(self, state: Named, name: str) -> RemoteCommit:
+        """Return the commit that a name was given to; one request a log if it is not known here."""
+        lineage = self.lineage(state)
+        found = next(filter(None, (known_name(self.logs, each, name) for each in lineage)), None)
+        if found is None:
+            found = self._asked(name, lineage)
+        if found is not None:
+            commit = self._known(found.log, found.lsn)
+            if self.logs.catalog.commits(commit.log, commit.lsn, commit.lsn)[0].hash == found.hash:
+                return commit
+            raise NotFoundError(
+                f"the name {name!r} was given to another commit than LSN {found.lsn} of log "
+                f"{found.log} is now: the history of the log was replaced",
+                next_step=Hint("give it anew with ", Advice.NAME_COMMIT),
+            )
+        known = {each.name for log_id in lineage for each in known_names(self.logs, log_id)}
+        raise NotFoundError(
+            f"{shown(name)} names no commit of log {lineage[0]}",
+            next_step=Hint(did_you_mean(name, {*known, "HEAD", "BASE"}), FORMS),
+        )
+
+    def _asked(self, name: str, lineage: Sequence[LogId]) -> CommitName | None:
+        store = self.logs.store
+        if isinstance(store, NoStore):
+            return None
+        try:
+            for log_id in lineage:
+                found = read_name(store, log_id, name)
+                if found is not None:
+                    self.logs.catalog.names.keep(log_id, {name: found.encode()})
+                    return found
+        except StoreError as error:
+            raise NotFoundError(
+                f"{shown(name)} names no commit that is known here, and the remote could not be "
+                f"asked: {error.message}",
+                next_step=FORMS,
+            ) from error
+        return None
+
+    def lineage(self, state: State) -> list[LogId]:
+        """Return the log, and those that it or the volume was forked from, the nearest first."""
+        found = [self._own(state)]
+        if self.snapshot is not None and self.snapshot.branch.row.base:
+            found.append(self.snapshot.branch.row.log_id)
+        for log_id in found:
+            parent = self._parent(log_id)
+            if parent is not None:
+                found.append(parent.log)
+        return list(dict.fromkeys(found))
 
     # Times ------------------------------------------------------------------------------------
 
@@ -251,12 +324,31 @@ class _Ground:
         return RemoteCommit(first.parent_log, first.parent_lsn)
 
 
+def _ground(logs: Logs, volume: Volume) -> _Ground:
+    return _Ground(logs, logs.catalog.volume(volume.id).remote, volume.begin())
+
+
 def _too_far(ref: Ref, before: int) -> NotFoundError:
     start = ref.state
     return NotFoundError(
         f"{ref} goes back past the first commit: {start} has {commits_text(before)} before it",
         next_step=Hint(f"use {Ref(start, before)}, which is the first; see ", Advice.LIST_COMMITS),
     )
+
+
+# Names that are known ---------------------------------------------------------------------------
+
+
+def known_name(logs: Logs, log_id: LogId, name: str) -> CommitName | None:
+    """Return a name of a log that was seen here. No request."""
+    found = logs.catalog.names.get(log_id, name)
+    return None if found is None else decode_name(found, key=f"catalog name {name!r}")
+
+
+def known_names(logs: Logs, log_id: LogId) -> list[CommitName]:
+    """Return the names of a log that were seen here, in order of their text. No request."""
+    key = f"catalog name of log {log_id}"
+    return [decode_name(found, key=key) for found in logs.catalog.names.all(log_id)]
 
 
 # As a snapshot ----------------------------------------------------------------------------------

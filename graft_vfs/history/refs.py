@@ -8,6 +8,7 @@
     2 hours ago   the newest remote commit no later than a time; also an ISO time, in UTC if it
                   names no zone
     LOG:7         LSN 7 of another log, whose id may be cut to characters that no other begins with
+    v1.0          a name that people gave to a remote commit
     X~2           two commits before X, over local commits, then remote ones, then those of the log
                   that a fork was made from; `X~` is `X~1`, and so is `X^`
     A..B          from A to B, where two states are compared; a side that is left out is HEAD
@@ -25,14 +26,16 @@ from dataclasses import dataclass
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import UsageError
 from graft_vfs.pages import LocalLsn, RemoteLsn, is_lsn_text
+from graft_vfs.tags import is_commit_name
 from graft_vfs.times import parse_time
 
 _STEPS = re.compile(r"(?:~[0-9]{0,18}|\^)+\Z")
 _STEP = re.compile(r"~([0-9]*)|\^")
 _LOG = re.compile(r"(?=[^A-Za-z]*[A-Za-z])[0-9A-Za-z-]+")
+_RESERVED = frozenset({"head", "base", "local", "now", "today", "yesterday", "tomorrow"})
 _SHOWN_CHARACTERS_MAX = 64
 FORMS = Hint(
-    "write an LSN such as 7, HEAD~1, local:3, LOG:7, or a time such as `2 hours ago`; see ",
+    "write an LSN such as 7, HEAD~1, local:3, LOG:7, a name, or a time such as `2 hours ago`; see ",
     Advice.LIST_COMMITS,
 )
 """The next step for a text that names no commit."""
@@ -85,7 +88,17 @@ class Moment:
         return self.text
 
 
-State = Head | Base | Local | Remote | Moment
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A name of a commit, if the log has one of that text."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+State = Head | Base | Local | Remote | Moment | Named
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +125,9 @@ class Span:
 
     def __str__(self) -> str:
         return f"{self.older}..{self.newer}"
+
+
+_BY_WORD: dict[str, State] = {"HEAD": Head(), "BASE": Base()}
 
 
 def parse(text: str, *, prefers_time: bool = False) -> Ref:
@@ -142,11 +158,22 @@ def parse_span(text: str) -> Span:
     return Span(parse(older) if older else HEAD, parse(newer) if newer else HEAD)
 
 
+def check_name(name: str) -> str:
+    """Return a text that a commit can be named; raises UsageError for one that says something else.
+
+    Such texts are HEAD, a number, a time. So no name ever changes what a ref means.
+    """
+    step = "choose a name such as v1.0 or before-migration: 1 to 100 characters without spaces"
+    if not is_commit_name(name):
+        raise UsageError(f"{shown(name)} cannot name a commit", next_step=step)
+    if name.lower() in _RESERVED or not isinstance(_parse_state(name, name), Named):
+        raise UsageError(f"{shown(name)} names a commit already, as a ref", next_step=step)
+    return name
+
+
 def _parse_state(text: str, whole: str) -> State:
-    if text.upper() == "HEAD":
-        return Head()
-    if text.upper() == "BASE":
-        return Base()
+    if text.upper() in _BY_WORD:
+        return _BY_WORD[text.upper()]
     if is_lsn_text(text):
         return Remote(RemoteLsn(int(text)))
     where, _, lsn = text.rpartition(":")
@@ -156,6 +183,8 @@ def _parse_state(text: str, whole: str) -> State:
         return Moment(text)
     if _LOG.fullmatch(where) and is_lsn_text(lsn):
         return Remote(RemoteLsn(int(lsn)), where)
+    if is_commit_name(text):
+        return Named(text)
     raise UsageError(f"{shown(whole)} names no commit", next_step=FORMS)
 
 

@@ -11,7 +11,6 @@ repaired.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +37,7 @@ from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref
 from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.none import NoStore
+from graft_vfs.suggestions import did_you_mean
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
 
@@ -344,12 +344,11 @@ def log_named(logs: Logs, name: str) -> LogId:
     if found is not None:
         return found
     names = {*(tag for tag, _ in catalog.tags()), *ref_names(store)}
-    near = " or ".join(map(repr, difflib.get_close_matches(name, sorted(names))))
     raise NotFoundError(
         f"{name!r} is neither a tag of this machine, nor a ref of the remote ({store.describe()}),"
         " nor the id of a log there",
         next_step=Hint(
-            f"did you mean {near}? " if near else "",
+            did_you_mean(name, names),
             Advice.LIST_TAGS,
             " lists tags, ",
             Advice.LIST_LOGS,

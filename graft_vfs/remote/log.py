@@ -3,6 +3,7 @@
     refs/<name>                          names a log; create-only
     logs/<log>/commits/<descending>      one commit; create-only, never deleted; a repair may
                                          overwrite a damaged one with the same commit
+    logs/<log>/names/<name>              a name of a commit; create-only, see `format.name`
     logs/<log>/checkpoints/<descending>  the page table as of an LSN
     segments/<segment>                   frames of commits that are too large to contain them
 
@@ -43,6 +44,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from xxhash import xxh3_64_hexdigest
@@ -67,6 +69,8 @@ from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.store.base import ObjectStore, PutOutcome, Sent
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 REFS_PREFIX = "refs/"
 LOGS_PREFIX = "logs/"
@@ -127,11 +131,16 @@ def segment_key(segment: SegmentId) -> str:
 
 def ref_key(name: str) -> str:
     """Return the key of a ref; raises InvalidTagError for a name that is not a valid tag."""
+    return REFS_PREFIX + name_segment(name)
+
+
+def name_segment(name: str) -> str:
+    """Return a name as one segment of a key; raises InvalidTagError if it is not a valid tag."""
     encoded = _encode_name(name)
     if len(encoded) > _SEGMENT_CHARACTERS_MAX:
         digest = hashlib.blake2b(name.encode(), digest_size=_NAME_HASH_BYTES).hexdigest()
         encoded = f"{encoded[:_SEGMENT_CHARACTERS_MAX]}~{digest}"
-    return REFS_PREFIX + encoded
+    return encoded
 
 
 def _encode_name(name: str) -> str:
@@ -384,8 +393,25 @@ def create_ref(
     attempt id: two clients that create it for the same log write the same bytes. Raises StoreError,
     CommitOutcomeUnknownError.
     """
-    key = ref_key(name)
     content = _encode_ref(name, log_id)
+    winner = create_once(store, ref_key(name), content, lambda: read_ref(store, name), sleep=sleep)
+    return log_id if winner is None else winner
+
+
+def create_once(
+    store: ObjectStore,
+    key: str,
+    content: bytes,
+    read: Callable[[], _T | None],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> _T | None:
+    """Create an object unless its key is taken; returns what `read` finds there then, else None.
+
+    Durable on return. One request, two if the key is taken or an answer proves nothing. What is
+    found may have been written by an attempt of this very call. Raises StoreError,
+    CommitOutcomeUnknownError.
+    """
     unknown: CommitOutcomeUnknownError | None = None
     late = 0.0
     for attempt in range(_REF_ATTEMPTS):
@@ -397,7 +423,7 @@ def create_ref(
             # Writing the same bytes again is safe, and the new answer replaces the lost one. After
             # an answer that proves nothing, the write may have landed.
             unknown = error
-            winner = read_ref(store, name) if error.was_answered else None
+            winner = read() if error.was_answered else None
             if winner is not None:
                 return winner
             late += error.late_share
@@ -405,8 +431,8 @@ def create_ref(
                 break
             continue
         if outcome is PutOutcome.CREATED:
-            return log_id
-        winner = read_ref(store, name)
+            return None
+        winner = read()
         if winner is not None:
             return winner
     if unknown is not None:

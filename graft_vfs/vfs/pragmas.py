@@ -22,6 +22,11 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_log
         Commits, newest first: local ones, then those of the remote that this machine has
         fetched. Requests: 0.
+    graft_name = "name [commit]"
+        Give a commit that is pushed a name, by default the newest. Requests: 1, and 1 more in the
+        first call of an engine.
+    graft_names
+        The names of commits, those of the newest first. Requests: a listing, and one a name.
     graft_new
         Point the tag at a new, empty volume; the old one stays. Requests: 0.
     graft_switch = "volume[:local[:remote]]"
@@ -200,6 +205,11 @@ def _clone(engine: Graft, file: SnapshotFile, value: str | None) -> Moved:
     return engine.clone(name, file.tag)
 
 
+def _name(engine: Graft, file: SnapshotFile, value: str | None) -> str:
+    name, _, ref = _needed(value, "a name").strip().partition(" ")
+    return str(engine.name(file.opened, name, ref.strip() or "HEAD"))
+
+
 def _text(report: object) -> str:
     return words(report, Audience.SQL)
 
@@ -216,6 +226,8 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_snapshot": lambda engine, file, _: engine.info(file.opened).snapshot,
     "graft_version": lambda engine, _, __: str(engine.versions()),
     "graft_log": lambda engine, file, _: _lines([*engine.log(file.opened)]),
+    "graft_name": _name,
+    "graft_names": lambda engine, file, _: _lines([*engine.names(file.opened)]),
     "graft_new": _moves(lambda engine, file, _: engine.new(file.tag)),
     "graft_switch": _moves(
         lambda engine, file, value: engine.switch(

@@ -65,7 +65,7 @@ def test_the_commands_are_those_of_the_design():
             "shell",
             "show",
         ),
-        *("snapshot", "status", "switch", "tags", "volumes"),
+        *("snapshot", "status", "switch", "tag", "tags", "volumes"),
         *("gc", "help", "sync", "version"),
     }
 

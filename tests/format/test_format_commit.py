@@ -177,6 +177,7 @@ def headers(draw: st.DrawFn) -> CommitHeader:
         time_ms=draw(st.integers(0, TIME_MS_MAX)),
         checkpoint_lsn=draw(st.integers(0, lsn - 1)),
         author=draw(st.text(max_size=60)),
+        message=draw(st.text(max_size=60)),
     )
 
 
@@ -226,7 +227,7 @@ def test_refuses_every_truncation() -> None:
 
 def test_refuses_a_later_version_and_says_upgrade() -> None:
     data = bytearray(commit()[1])
-    data[8:10] = (2).to_bytes(2, "little")
+    data[8:10] = (3).to_bytes(2, "little")
     with pytest.raises(FutureVersionError, match="upgrade graft-vfs"):
         decode(bytes(data))
 
@@ -275,7 +276,29 @@ def test_refuses_every_flipped_bit_of_the_header() -> None:
 def test_refuses_set_reserved_bytes() -> None:
     encoded = commit()[0].encode()
     refuse(patched(encoded, 11, b"\1"), "reserved")
-    refuse(patched(encoded, 188, b"\1"), "reserved")
+
+
+def test_a_message_is_in_version_2_and_a_commit_without_one_in_version_1() -> None:
+    plain, said = commit()[0], commit(message="größer, schöner\nand on two lines")[0]
+    assert plain.encode()[8:10] == b"\1\0"
+    assert said.encode()[8:10] == b"\2\0"
+    assert decode(said.encode()).message == said.message
+    assert decode(plain.encode()).message == ""
+
+
+def test_refuses_a_message_in_version_1_and_version_2_without_one() -> None:
+    said = commit(message="why")[0].encode()
+    refuse(patched(said, 8, b"\1\0"), "message")
+    refuse(patched(commit()[0].encode(), 8, b"\2\0"), "message")
+    refuse(patched(said, 188, b"\2"), "add up")
+    at = said.index(b"why")
+    refuse(patched(said, at, b"\xff"), "utf-8")
+
+
+def test_refuses_a_long_message() -> None:
+    assert decode(commit(message="x" * 4096)[0].encode()).message == "x" * 4096
+    with pytest.raises(ValueError, match="message"):
+        commit(message="ä" * 2049)
 
 
 def test_refuses_a_log_id_of_another_type() -> None:

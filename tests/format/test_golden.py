@@ -1,4 +1,4 @@
-"""Golden files: objects of format version 1 that every later program must read.
+"""Golden files: objects of every format version that every later program must read.
 
 `python tests/format/test_golden.py --write` makes them anew. That is right only together with a
 new format version: what these files hold is on people's remotes.
@@ -22,8 +22,10 @@ from graft_vfs.format.commit import (
     header_length,
 )
 from graft_vfs.format.frame import decode_frame
+from graft_vfs.format.name import CommitName, decode_name
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header, segment_header
 from graft_vfs.ids import SegmentId
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.log import create_ref, read_ref, ref_key
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, OTHER_LOG, SEGMENT, body, header_of, image
@@ -43,6 +45,10 @@ COMMITS: dict[str, tuple[list[int], dict[str, Any]]] = {
             "author": "",
         },
     ),
+    "commit-with-message.bin": (
+        [1, 2, 7],
+        {"lsn": 2, "previous_hash": b"\xbb" * 32, "message": "größer:\n\t- a second table"},
+    ),
     "commit-forked-empty.bin": (
         [],
         {
@@ -58,6 +64,17 @@ COMMITS: dict[str, tuple[list[int], dict[str, Any]]] = {
 SEGMENT_FILE = "segment.bin"
 REF_FILE = "ref-2.txt"
 OLD_REF_FILE = "ref.txt"
+NAME_FILE = "name.txt"
+NAME = CommitName(
+    log=LOG,
+    lsn=RemoteLsn(7),
+    hash=bytes(range(32)),
+    name="größe/v1.0",
+    time_ms=1_750_000_000_000,
+    author="Zoë@host",
+    message="before the move:\n100 % of it",
+    attempt=b"attempt-number-1",
+)
 REF_NAME = "größe/../a b~.db"
 
 
@@ -133,6 +150,11 @@ def test_a_golden_ref_is_what_is_written_and_read() -> None:
         assert read_ref(fresh, REF_NAME) == LOG
 
 
+def test_a_golden_name_is_what_is_written_and_read() -> None:
+    assert NAME.encode() == read(NAME_FILE)
+    assert decode_name(read(NAME_FILE), key="the name") == NAME
+
+
 def reseal(data: bytes, length: int) -> bytes:
     """Give a changed header the right hash, so that the checks behind the hash see the change."""
     return data[: length - 32] + hash_of(data[: length - 32]) + data[length:]
@@ -171,6 +193,7 @@ def write() -> None:
     (GOLDEN / SEGMENT_FILE).write_bytes(segment_header(SEGMENT) + frames)
     store = MemoryStore()
     create_ref(store, REF_NAME, LOG)
+    (GOLDEN / NAME_FILE).write_bytes(NAME.encode())
     (GOLDEN / REF_FILE).write_bytes(store.get_range(ref_key(REF_NAME), 0, 9999))
 
 

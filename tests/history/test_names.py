@@ -304,7 +304,7 @@ def test_a_local_snapshot_stays_as_it_is_while_the_volume_goes_on(ours) -> None:
         assert rows(past) == [(1,), (2,), (3,), (4,)]
 
 
-@pytest.mark.parametrize("ref", ["HEAD~x", "yesterday-ish", "1..2", "", "7:", "main"])
+@pytest.mark.parametrize("ref", ["HEAD~x", "1..2", "", "7:", "next week"])
 def test_what_is_no_ref_is_a_declared_error(ours, ref) -> None:
     with requests(ours, 0), pytest.raises(GraftError):
         resolve(ours, ref)

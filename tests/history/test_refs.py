@@ -14,9 +14,11 @@ from graft_vfs.history.refs import (
     Head,
     Local,
     Moment,
+    Named,
     Ref,
     Remote,
     Span,
+    check_name,
     parse,
     parse_span,
 )
@@ -46,6 +48,9 @@ LOG = "74ggc1B6R4-2kkvcy9fi4CHJ"
         (f"{LOG}:7", Ref(Remote(7, LOG))),
         (f"{LOG[:5]}:7~", Ref(Remote(7, LOG[:5]), 1)),
         ("no-id:7", Ref(Remote(7, "no-id"))),
+        ("v1.0", Ref(Named("v1.0"))),
+        ("größe/1~2", Ref(Named("größe/1"), 2)),
+        ("HEADS", Ref(Named("HEADS"))),
         ("2 hours ago", Ref(Moment("2 hours ago"))),
         ("2 hours ago~1", Ref(Moment("2 hours ago"), 1)),
         ("2026-01-31", Ref(Moment("2026-01-31"))),
@@ -66,14 +71,31 @@ def test_where_a_time_is_expected_digits_may_be_one() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "~1", "^", "HEAD~x", "HEAD~-1", "HEAD~1 ", "7 ~1", "-1", "local:", "local:x", ":7", "7:",
-     "1e3", "٣", "HEAD~" + "9" * 19, "9" * 30, "1..2", "..", "HEAD~1..", "\0", "12:30:00",
-     "12:30", "a:b:7", "@"],
+     "a b", "٣", "HEAD~" + "9" * 19, "9" * 30, "1..2", "..", "HEAD~1..", "\0", "12:30:00",
+     "12:30", "a:b:7", "x" * 101, "-x", ".x", "a\\b", "a\nb"],
 )  # fmt: skip
 def test_what_names_no_commit_is_refused_with_examples(text) -> None:
     with pytest.raises(UsageError, match=r"names (no commit|two commits)") as caught:
         parse(text)
     assert "HEAD~1" in caught.value.next_step
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["v1", "1e3", "before-migration", "größe/1", "x" * 100, "HEADS"])
+def test_what_says_nothing_else_can_name_a_commit(name) -> None:
+    assert check_name(name) == name
+    assert parse(name) == Ref(Named(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "HEAD", "head", "Base", "LOCAL", "today", "7", "9" * 30, "2026-01-31", "2026-W05-1", "a b",
+     "a..b", "-d", ".x", "a~b", "a^", "a:7", "x" * 101, "\u202e", "\n"],
+)  # fmt: skip
+def test_what_a_ref_may_say_otherwise_cannot_name_a_commit(name) -> None:
+    with pytest.raises(UsageError, match=r"cannot name a commit|names a commit already") as caught:
+        check_name(name)
+    assert "v1.0" in caught.value.next_step
 
 
 @pytest.mark.parametrize(
@@ -92,7 +114,7 @@ def test_a_span_has_two_sides_and_head_for_one_left_out(text, expected) -> None:
     assert parse_span(str(expected)) == expected
 
 
-@pytest.mark.parametrize("text", ["1...7", "1..2..3", "1....7", "...", "x..7"])
+@pytest.mark.parametrize("text", ["1...7", "1..2..3", "1....7", "...", "-x..7"])
 def test_what_is_no_span_is_refused(text) -> None:
     with pytest.raises(UsageError):
         parse_span(text)
@@ -104,6 +126,7 @@ states = st.one_of(
     st.just(Base()),
     st.builds(Local, numbers),
     st.builds(Remote, numbers, st.sampled_from(["", LOG, LOG[:4], "no-id"])),
+    st.builds(Named, st.sampled_from(["v1", "größe/1", "x" * 100, "1e3", "@"])),
     st.builds(Moment, st.datetimes().map(lambda moment: moment.isoformat())),
     st.builds(Moment, st.integers(0, 99).map(lambda number: f"{number} days ago")),
 )

@@ -30,11 +30,13 @@ from graft_vfs.errors import (
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import HASH_BYTES, CommitHeader, decode_header, hash_of
 from graft_vfs.format.frame import FRAME_PAGES_MAX, checksum_of, decode_frame, encode_frame
+from graft_vfs.format.name import CommitName, decode_name
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
 from graft_vfs.history.refs import parse, parse_span
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId, VolumeId
 from graft_vfs.pages import LSN_MAX, PAGE_SIZES
 from graft_vfs.remote.log import ascending, create_ref, list_refs, read_ref, ref_key
+from graft_vfs.remote.names import list_names, name_key
 from graft_vfs.store.base import is_key
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.tags import check_tag
@@ -110,7 +112,10 @@ def made_commit(pages: BitMap, *, frame_pages: int = 16, page_size: int = 512) -
 
 def _header_seeds() -> list[bytes]:
     seeds = []
-    for name in ("commit-inline.bin", "commit-in-segment.bin", "commit-forked-empty.bin"):
+    for name in (
+        "commit-inline.bin", "commit-in-segment.bin", "commit-forked-empty.bin",
+        "commit-with-message.bin",
+    ):  # fmt: skip
         data = golden(name)
         seeds.append(data[: int.from_bytes(data[_LENGTH_AT : _LENGTH_AT + 4], "little")])
     seeds.append(made_commit(BitMap(range(5, 9000)), frame_pages=64))
@@ -320,6 +325,32 @@ class Refs:
         assert list(list_refs(store)) == [(name, log)]
 
 
+class CommitNames:
+    """Name objects of commits."""
+
+    def __init__(self) -> None:
+        names = ("v1", "größe/1", "x" * 100, "é" * 100)
+        self.objects = [
+            CommitName(
+                log=_LOG, lsn=7, hash=bytes(32), name=name, time_ms=1, author="zoë@host",
+                message="why\n" * number, attempt=bytes(16),
+            ).encode()
+            for number, name in enumerate(names)
+        ]  # fmt: skip
+
+    def __call__(self, source: Random) -> None:
+        changed = mutate(source, source.choice(self.objects), self.objects)
+        if source.randrange(4) and changed.startswith(b"graft-vfs name 1\n"):
+            # With the right checksum, so that what stands before it is looked at.
+            body = b"\n".join(changed.split(b"\n")[:9]) + b"\n"
+            changed = body + xxh3_64_hexdigest(body).encode() + b"\n"
+        found = decode_name(changed, key="the name")
+        assert found.encode() == changed
+        store = MemoryStore()
+        store.put(name_key(found.log, found.name), [changed])
+        assert list(list_names(store, found.log)) == [found]
+
+
 class RefKeys:
     """Names of refs that people give, and keys that a remote shows."""
 
@@ -448,6 +479,7 @@ def remote_decoders(scratch: Path) -> list[Decoder]:
         Decoder("frame", (CorruptObjectError,), Frames(), 16),
         Decoder("segment", corrupt, Segments(), 6),
         Decoder("ref object", corrupt, Refs(), 8),
+        Decoder("commit name", corrupt, CommitNames(), 8),
         Decoder("ref key", (*corrupt, InvalidTagError), RefKeys(), 6),
         Decoder("LSN key", (CorruptObjectError,), LsnKeys(), 4),
         Decoder("id", (InvalidIdError,), Ids(), 8),

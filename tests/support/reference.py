@@ -34,7 +34,14 @@ _GROUPS = {
     "explanation": "Explanation",
 }
 _FORMATS = {
-    "Remote": ["remote.log", "format.commit", "format.segment", "format.frame"],
+    "Remote": [
+        "remote.log",
+        "format.commit",
+        "format.segment",
+        "format.frame",
+        "remote.names",
+        "format.name",
+    ],
     "Local": [
         "local.branch_log",
         "local.chunk",

@@ -117,7 +117,7 @@ def test_graft_snapshot(main):
 
 def test_graft_version(main):
     assert ask(main, "graft_version") == (
-        f"graft-vfs {graft_vfs.__version__}, format 1, apsw {apsw.apsw_version()}, "
+        f"graft-vfs {graft_vfs.__version__}, format 2, apsw {apsw.apsw_version()}, "
         f"SQLite {apsw.sqlite_lib_version()}"
     )
 
@@ -337,6 +337,19 @@ def test_graft_dump_header(main):
         bytes.fromhex("".join(line.split(": ")[1] for line in lines))
         == (main.serialize("main")[:100])
     )
+
+
+def test_graft_name_and_graft_names(pushed, engine):
+    assert ask(pushed, "graft_names") == ""
+    assert ask(pushed, "graft_name = 'v1'").split()[:3] == ["v1", "LSN", "1"]
+    assert ask(pushed, "graft_name = 'first HEAD'").startswith("first ")
+    assert [line.split()[0] for line in ask(pushed, "graft_names").splitlines()] == ["first", "v1"]
+    assert engine.resolve("main", "v1") == engine.resolve("main", "HEAD")
+    for typed, match in (("'7'", "cannot name a commit"), ("'v1 2 3'", "names no commit")):
+        with pytest.raises(apsw.SQLError, match=match):
+            ask(pushed, f"graft_name = {typed}")
+    with pytest.raises(apsw.SQLError, match="needs a value"):
+        ask(pushed, "graft_name")
 
 
 def test_graft_dump_commit(pushed):

@@ -25,6 +25,7 @@ from graft_vfs.errors import AlreadyExistsError, GraftError, NotFoundError, summ
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.file import CatalogFile
+from graft_vfs.local.catalog.known_names import KnownNames
 from graft_vfs.local.catalog.rows import (
     HASH_BYTES,
     INTEGER_MAX,
@@ -62,6 +63,7 @@ class Catalog:
         """Open, creating it if absent; raises CorruptCatalogError, FutureVersionError."""
         self.path = path
         self._file = CatalogFile(path, writable=writable, maps=maps)
+        self.names = KnownNames(self._file)
 
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the data directory is not writable."""

@@ -1,0 +1,62 @@
+"""Names of commits that were seen on the remote, as the objects that prove themselves.
+
+The table is not in the schema, so that versions before this one read the catalog, too: it is made
+when the first name is kept. What the remote has counts: a name that is known may have been removed
+there since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graft_vfs.ids import LogId
+from graft_vfs.local.catalog.file import CatalogFile
+from graft_vfs.local.catalog.rows import bytes_of
+
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS known_names(log BLOB, name TEXT, object BLOB NOT NULL, "
+    "PRIMARY KEY(log, name)) STRICT, WITHOUT ROWID"
+)
+
+
+class KnownNames:
+    """Owner: the catalog. Thread rule: any thread."""
+
+    def __init__(self, file: CatalogFile) -> None:
+        self._file = file
+
+    def get(self, log_id: LogId, name: str) -> bytes | None:
+        """Return the object of a name of a log, None if it was not seen."""
+        rows = self._rows("SELECT object FROM known_names WHERE log = ? AND name = ?", log_id, name)
+        return rows[0] if rows else None
+
+    def all(self, log_id: LogId) -> list[bytes]:
+        """Return the objects of all names of a log that were seen, in order of their text."""
+        return self._rows("SELECT object FROM known_names WHERE log = ? ORDER BY name", log_id)
+
+    def _rows(self, sql: str, log_id: LogId, *more: str) -> list[bytes]:
+        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'"):
+            return []
+        return [bytes_of(found) for (found,) in self._file.rows(sql, log_id.raw, *more)]
+
+    def keep(self, log_id: LogId, objects: Mapping[str, bytes], *, are_all: bool = False) -> None:
+        """Remember names by their text, if the catalog can be written.
+
+        If they `are_all` that the log has, the others are forgotten.
+        """
+        known = self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'")
+        if not self._file.writable or not (known or objects):
+            return
+        with self._file.transaction() as connection:
+            connection.execute(_TABLE)
+            if are_all:
+                connection.execute("DELETE FROM known_names WHERE log = ?", (log_id.raw,))
+            connection.executemany(
+                "INSERT OR REPLACE INTO known_names VALUES(?, ?, ?)",
+                [(log_id.raw, name, found) for name, found in objects.items()],
+            )
+
+    def forget(self, log_id: LogId, name: str) -> None:
+        """Forget a name that was removed."""
+        if self.get(log_id, name) is not None and self._file.writable:
+            self._file.write("DELETE FROM known_names WHERE log = ? AND name = ?", log_id.raw, name)
