@@ -120,19 +120,23 @@ def pull(tag: str, as_json: bool) -> None:
         emit(done, as_json=as_json)
 
 
-@command("push", "graft push main")
+@command("push", "graft push main", 'graft push main -m "prices of May"')
 @tag_argument
+@click.option("-m", "--message", default="", metavar="TEXT", help="Say what the commit is.")
 @json_option
-def push(tag: str, as_json: bool) -> None:
+def push(tag: str, message: str, as_json: bool) -> None:
     """Publish the local commits as one remote commit.
 
-    Ctrl-C ends it within a second or two, and says whether the push has landed.
+    `graft log` and `graft show` print its message, on every machine. Ctrl-C ends it within a second
+    or two, and says whether the push has landed.
     """
     with opened() as engine:
         with _telling_of_push(engine, tag), progress_line("Compressing pages") as line:
             show, sent = (None, None) if line is None else (line.show, line.show_sent)
-            pushed = engine.push(tag, progress=show, sent=sent)
+            pushed = engine.push(tag, message=message, progress=show, sent=sent)
         emit(pushed, as_json=as_json)
+        if message and not pushed.claimed:
+            echo("hint: there was no commit for the message", err=True)
 
 
 @contextlib.contextmanager

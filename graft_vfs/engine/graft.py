@@ -563,14 +563,16 @@ class Graft:
         self,
         tag: str | Opened,
         *,
+        message: str = "",
         progress: Progress | None = None,
         sent: Sent | None = None,
         wait_seconds: float = PUSH_WAIT_SECONDS,
     ) -> Pushed:
         """Publish all local commits as one remote commit; one request if it is small.
 
-        Waits for another push of the volume on this machine, and raises BusyError if that has not
-        ended after `wait_seconds`. `progress` counts compressed pages; `sent`, with more than 1 MiB
+        `message` says what the commit is, in at most 4096 bytes; `log` and `show` print it. Waits
+        for another push of the volume on this machine, and raises BusyError if that has not ended
+        after `wait_seconds`. `progress` counts compressed pages; `sent`, with more than 1 MiB
         of these, the bytes that the remote has acknowledged.
 
         The first push that has something to send to a remote makes sure that it honours conditional
@@ -578,7 +580,12 @@ class Graft:
         """
         opened = self._opened(tag)
         return syncing.push(
-            self.context, opened, progress=progress, sent=sent, wait_seconds=wait_seconds
+            self.context,
+            opened,
+            message=message,
+            progress=progress,
+            sent=sent,
+            wait_seconds=wait_seconds,
         )
 
     def hydrate(self, tag: str | Opened, *, progress: Progress | None = None) -> int:

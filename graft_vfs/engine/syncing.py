@@ -92,13 +92,20 @@ def push(
     context: Context,
     opened: Opened,
     *,
+    message: str = "",
     progress: Progress | None = None,
     sent: Sent | None = None,
     wait_seconds: float,
 ) -> pushing.Pushed:
     """Push; local commits that the log holds already are recognised first. See `sync.push`."""
     again = functools.partial(
-        pushing.push, context, opened, progress=progress, sent=sent, wait_seconds=wait_seconds
+        pushing.push,
+        context,
+        opened,
+        message=message,
+        progress=progress,
+        sent=sent,
+        wait_seconds=wait_seconds,
     )
     with syncing(context, opened.volume):
         try:

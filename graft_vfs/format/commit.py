@@ -237,6 +237,18 @@ class CommitHeader:
         return head + hash_of(head)
 
 
+def check_message(message: str) -> str:
+    """Return a message without white space around it; raises UsageError if it is too long."""
+    message = message.strip()
+    length = len(message.encode("utf-8", "surrogatepass"))
+    if length > MESSAGE_BYTES_MAX or any("\ud800" <= each <= "\udfff" for each in message):
+        raise UsageError(
+            f"the message is no Unicode text of at most {MESSAGE_BYTES_MAX} bytes; it has {length}",
+            next_step="shorten it",
+        )
+    return message
+
+
 def time_ms_of(prefix: bytes) -> int:
     """Return a commit's time from the first TIME_END bytes of its encoded header."""
     (found,) = _TIME.unpack_from(prefix, _TIME_OFFSET)

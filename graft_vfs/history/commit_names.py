@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass, replace
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import AlreadyExistsError, NotFoundError, UsageError
-from graft_vfs.format.commit import MESSAGE_BYTES_MAX
+from graft_vfs.errors import AlreadyExistsError, NotFoundError
+from graft_vfs.format.commit import check_message
 from graft_vfs.format.name import CommitName
 from graft_vfs.history import names
 from graft_vfs.history.refs import check_name, shown
@@ -51,18 +51,6 @@ class NameReport(Report):
         said = f"  {first_line(self.message)}" if self.message else ""
         when = commit_time_text(self.time_ms)
         return f"{self.name:<20}  LSN {self.lsn:<6}  {when}  {self.author}{said}"
-
-
-def check_message(message: str) -> str:
-    """Return a message without white space around it; raises UsageError if it is too long."""
-    message = message.strip()
-    length = len(message.encode("utf-8", "surrogatepass"))
-    if length > MESSAGE_BYTES_MAX or any("\ud800" <= each <= "\udfff" for each in message):
-        raise UsageError(
-            f"the message is no Unicode text of at most {MESSAGE_BYTES_MAX} bytes; it has {length}",
-            next_step="shorten it",
-        )
-    return message
 
 
 def give(context: Context, opened: Opened, name: str, ref: str, *, message: str = "") -> NameReport:

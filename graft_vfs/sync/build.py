@@ -69,7 +69,8 @@ class Target:
     """Where a commit goes: an LSN of a log, and the commit that it stands on.
 
     That is the one before in the log or, for LSN 1 of a fork, `parent_lsn` of `parent_log`. It was
-    made at `previous_ms` and has `previous_hash`, zeros if there is none.
+    made at `previous_ms` and has `previous_hash`, zeros if there is none. The new commit says
+    `message`.
     """
 
     log_id: LogId
@@ -78,6 +79,7 @@ class Target:
     parent_log: LogId | None
     parent_lsn: RemoteLsn
     previous_ms: int
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ def build(
         attempt=secrets.token_bytes(16),
         time_ms=_time_ms(log.store, target.previous_ms),
         author=context.author.name,
+        message=target.message,
         pages=builder.pages,
         frames=builder.table,
     ).sealed()

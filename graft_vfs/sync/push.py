@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import AlreadyExistsError, BusyError, DivergedError
-from graft_vfs.format.commit import NO_HASH
+from graft_vfs.format.commit import NO_HASH, check_message
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import PendingPush
 from graft_vfs.pages import NO_LSN, RemoteLsn
@@ -78,6 +78,7 @@ def push(
     context: Context,
     opened: Opened,
     *,
+    message: str = "",
     progress: Progress | None = None,
     sent: Sent | None = None,
     wait_seconds: float = WAIT_SECONDS,
@@ -87,24 +88,32 @@ def push(
     The first push of a log makes the tag its ref, if that name is free. On return the remote commit
     is durable and the branch stands on it. If another process or thread here pushes the volume,
     this waits for its end, and pushes what is left then. `progress` counts compressed pages,
-    `sent` bytes that the remote has acknowledged of a large commit. Raises
-    DivergedError if another client was first, BusyError if the other push has not ended after
-    `wait_seconds`, CommitOutcomeUnknownError if no answer came: then the next sync settles the
-    push.
+    `sent` bytes that the remote has acknowledged of a large commit. `message` goes into the commit
+    that is made, not into one that an earlier push left to be settled. Raises UsageError if it is
+    too long, DivergedError if another client was first, BusyError if the other push has not ended
+    after `wait_seconds`, CommitOutcomeUnknownError if no answer came: then the next sync settles
+    the push.
     """
+    message = check_message(message)
     with alone(context, opened.volume, wait_seconds):
-        return _push_all(context, opened, progress, sent)
+        return _push_all(context, opened, message, progress, sent)
 
 
 def _push_all(
-    context: Context, opened: Opened, progress: Progress | None, sent: Sent | None
+    context: Context,
+    opened: Opened,
+    message: str,
+    progress: Progress | None,
+    sent: Sent | None,
 ) -> Pushed:
     catalog, volume = context.catalog, opened.volume
     while True:
         warning = settle_alone(context, opened) or name_log_later(context, opened)
         with volume.pinned() as snapshot:
             try:
-                pushed = _push(context, opened, snapshot, progress, sent)
+                pushed = _push(
+                    context, opened, snapshot, message=message, progress=progress, sent=sent
+                )
                 if pushed is not None:
                     return replace(pushed, warning=pushed.warning or warning)
             except DivergedError:
@@ -120,6 +129,8 @@ def _push(
     context: Context,
     opened: Opened,
     snapshot: Snapshot,
+    *,
+    message: str,
     progress: Progress | None,
     sent: Sent | None,
 ) -> Pushed | None:
@@ -129,7 +140,7 @@ def _push(
     forked = branch.log_id != remote and branch.base > 0
     if snapshot.lsn < branch.first_lsn and not forked:
         return Pushed(remote, branch.base, False, 0, 0, 0)
-    target = _plan(context, snapshot, remote)
+    target = replace(_plan(context, snapshot, remote), message=message)
     ensure_safe_store(context, remote)
     counted = _counted(progress, snapshot)
     spool = volume.directory

@@ -49,8 +49,9 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_prepare
         Let `PRAGMA journal_mode=TRUNCATE; PRAGMA writable_schema=RESET`, run right after it on
         a new connection, read no page; `connect` and the integrations do it. Requests: none.
-    graft_push
-        Publish all local commits as one remote commit. Requests: 1 if it is small.
+    graft_push [= "message"]
+        Publish all local commits as one remote commit, with a message for `graft_log`. Requests:
+        1 if it is small.
     graft_hydrate
         Fetch all pages that are not cached locally. Requests: as many as it takes.
     graft_audit
@@ -242,7 +243,7 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_fetch": lambda engine, file, _: str(engine.fetch(file.opened)),
     "graft_pull": _pull,
     "graft_prepare": lambda _, file, __: file.prepare(),
-    "graft_push": lambda engine, file, _: str(engine.push(file.opened)),
+    "graft_push": lambda engine, file, value: str(engine.push(file.opened, message=value or "")),
     "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.opened))),
     "graft_audit": lambda engine, file, _: _text(engine.audit(file.opened)),
     "graft_export": lambda engine, file, value: str(

@@ -1,4 +1,4 @@
-"""`graft tag`: names of commits, as a person types and sees them."""
+"""`graft tag` and `graft push -m`: names and messages of commits, as a person sees them."""
 
 from __future__ import annotations
 
@@ -120,3 +120,24 @@ def test_pragmas_give_and_list_names(two):
     found = two.sql("main", "PRAGMA graft_names")[0][0].splitlines()
     assert [line.split()[:3:2] for line in found] == [["v1", "2"], ["before", "1"]]
     assert "Checked out" in two.sql("main", "PRAGMA graft_checkout = 'before'")[0][0]
+
+
+def test_a_push_says_what_it_is(two):
+    two.sql("main", "INSERT INTO t VALUES(-2, 'newer')")
+    assert "Pushed 1 commit as remote LSN 3" in two.ok("push", "main", "-m", "one row\n\nfor May")
+    assert two.json("show", "main")["message"] == "one row\n\nfor May"
+    told = two.run("push", "main", "--message", "nothing")
+    assert (told.exit_code, told.stdout[:15]) == (0, "Nothing to push")
+    assert told.stderr == "hint: there was no commit for the message\n"
+    two.sql("main", "INSERT INTO t VALUES(-3, 'newest')", "PRAGMA graft_push = 'by SQL'")
+    assert [row["message"] for row in two.json("log", "main")][:2] == [
+        "by SQL",
+        "one row\n\nfor May",
+    ]
+    assert "at most 4096 bytes" in two.fails(2, "push", "main", "-m", "x" * 4097)
+    two.machine("b")
+    two.ok("pull", "main")
+    first, second, *_ = two.ok("log", "main").splitlines()
+    assert first.endswith("  by SQL")
+    assert second.endswith("  one row")
+    assert two.ok("show", "main", "HEAD~1").endswith("\n\n    one row\n\n    for May\n")
