@@ -178,7 +178,7 @@ class SnapshotFile:
         """Show an empty file until the next unlock; only before the first read. See `unread`."""
         if self._reads_left < _READS_RESIDENT_MAX or self.in_transaction:
             raise UsageError(
-                "graft_prepare must run before the connection's first read",
+                "a connection is prepared before its first read",
                 next_step="omit it, or run it right after opening",
             )
         self._use(empty_once(self))
