@@ -151,7 +151,7 @@ def _counted(connection: apsw.Connection, table: Table) -> TableDiff | None:
             # Without a key in common, all rows are others.
             counts.older = 0 if table.older is None else count(table.source(OLDER))
             counts.newer = 0 if table.newer is None else count(table.source(NEWER))
-        elif not table.has_key:
+        elif table.ranges and not table.has_key:
             return TableDiff(table.name, None, None, None, HIDDEN_ROWID)
         else:
             for bounds in table.ranges:

@@ -92,12 +92,13 @@ def changes(volume: Volume, pair: CommitPair) -> Iterator[SchemaDiff | RowChange
 
 def table_changes(tables: Tables, table: Table) -> Iterator[RowChange | NotCompared]:
     """Yield the rows of one table that differ; one that cannot be compared is named instead."""
-    if not table.has_key:
+    if table.ranges and not table.has_key:
         yield NotCompared(table.name, HIDDEN_ROWID)
         return
+    reader = RowReader(tables, table)
     try:
         for bounds in table.ranges:
-            yield from RowReader(tables, table).changes(bounds)
+            yield from reader.changes(bounds)
     except apsw.SQLError as error:
         # Such as a collation that only the application knows.
         yield NotCompared(table.name, str(error))

@@ -100,6 +100,14 @@ def test_the_schema_comes_first_and_a_table_that_cannot_be_compared_is_named(dat
     ]
 
 
+def test_a_table_that_did_not_change_needs_no_key(database):
+    database.push("CREATE TABLE hidden(rowid, oid, _rowid_)", "INSERT INTO hidden VALUES(1, 2, 3)")
+    database.run("CREATE TABLE t(a)", "INSERT INTO t VALUES(1)")
+    assert not [each for each in database.changes() if isinstance(each, NotCompared)]
+    assert [item.table for item in database.engine.diff("main").tables] == ["t"]
+    assert "COMMIT;" in list(database.engine.diff_sql("main"))
+
+
 def test_a_table_with_another_key_has_other_rows(database):
     database.push("CREATE TABLE t(a PRIMARY KEY, b) WITHOUT ROWID", "INSERT INTO t VALUES(1, 2)")
     database.run("DROP TABLE t", "CREATE TABLE t(a, b)", "INSERT INTO t VALUES(1, 2)")
