@@ -17,7 +17,7 @@ from graft_vfs.advice import Advice, Hint
 from graft_vfs.daemon.events import EventLog, reasons
 from graft_vfs.daemon.heartbeat import Heartbeat
 from graft_vfs.daemon.metrics import SyncMetrics, VolumeSync, sync_text
-from graft_vfs.daemon.remote import RemoteState, Unreachable
+from graft_vfs.daemon.remote import RemoteStates, Unreachable
 from graft_vfs.daemon.rounds import Rounds
 from graft_vfs.daemon.syncs import Syncs
 from graft_vfs.engine.autosync import Autosync, Clock, Outcome
@@ -75,11 +75,11 @@ class Daemon:
         self._clock = clock = clock or Clock()
         self._interval = interval_seconds or 1.0
         self._heartbeat = None if heartbeat is None else Heartbeat(heartbeat, log)
-        self._remote = RemoteState(self._remote_name, self._interval, log, clock)
+        self._remotes = RemoteStates(self._interval, log, clock)
         self._rounds = Rounds(clock)
         self._syncs = Syncs(
             engine.context,
-            self._remote,
+            self._remotes,
             log,
             clock,
             push_only=push_only,
@@ -175,7 +175,7 @@ class Daemon:
         """
         self._log.note("stopping", signal=signal, grace=grace_seconds)
         self.look()
-        self._remote.ask_now()
+        self._remotes.ask_now()
         busy = self._autosync.close(grace_seconds)
         tags = self._syncs.tags
         left = [self._left(each) for each in tags if not self._syncs.state(each).is_flushed]
@@ -198,7 +198,7 @@ class Daemon:
     def _left(self, volume: VolumeId) -> Left:
         error = self._syncs.state(volume).error
         if isinstance(error, Unreachable):
-            error = self._remote.error or error
+            error = error.reason
         return Left(self._syncs.tags[volume], volume, error)
 
     def metrics(self) -> str:
@@ -216,7 +216,7 @@ class Daemon:
             },
             rounds=self._rounds.count,
             last_round_ms=self._rounds.last_ms,
-            is_reachable=self._remote.error is None,
+            reachable=self._remotes.reachable(),
             heartbeat_failures=0 if self._heartbeat is None else self._heartbeat.failures,
         )
         return prometheus(engine) + sync_text(syncs)

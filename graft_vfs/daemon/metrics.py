@@ -34,14 +34,14 @@ class SyncMetrics:
     """How the syncs of a daemon stand.
 
     A round ends when each volume was found synced in it. `last_round_ms` is when the last one did,
-    or else when the first began.
+    or else when the first began. `reachable` says of each remote that was asked whether it answers.
     """
 
     interval_seconds: float
     volumes: Mapping[VolumeId, VolumeSync]
     rounds: int
     last_round_ms: int
-    is_reachable: bool
+    reachable: Mapping[str, bool]
     heartbeat_failures: int
 
 
@@ -67,8 +67,11 @@ def _daemon(metrics: SyncMetrics) -> Iterator[str]:
         "When the last round ended, or else the first began.",
         last,
     )
-    yield from one(
-        "remote_reachable", "gauge", "0 while the remote does not answer.", metrics.is_reachable
+    yield from family(
+        "graft_sync_remote_reachable",
+        "gauge",
+        "0 while a remote does not answer.",
+        [("", {"remote": name}, answers) for name, answers in metrics.reachable.items()],
     )
     yield from one(
         "heartbeat_failures_total", "counter", "Heartbeats that failed.", metrics.heartbeat_failures

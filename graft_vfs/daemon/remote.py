@@ -1,6 +1,7 @@
-"""Whether the remote answers: during an outage one volume asks it at a time, ever more rarely.
+"""Whether a remote answers: during an outage one volume asks it at a time, ever more rarely.
 
-Without that, each of hundreds of volumes would wait for its own timeouts and report the same.
+Without that, each of hundreds of volumes would wait for its own timeouts and report the same. The
+volumes of another remote go on.
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from graft_vfs.errors import (
     GraftError,
     StoreUnavailableError,
 )
+from graft_vfs.store.base import ObjectStore
 
 _OF_THE_REMOTE = (StoreUnavailableError, BucketMissingError, CommitOutcomeUnknownError)
 """Errors that the next volume would have as well."""
 
 
 class Unreachable(BusyError):  # noqa: N818 - it says why a sync was not tried
-    """The remote does not answer, and it is not time to ask again; the cause is why."""
+    """The remote does not answer, and it is not time to ask again; `reason` is why."""
+
+    def __init__(self, reason: GraftError) -> None:
+        super().__init__(reason.message, next_step=reason.hint)
+        self.reason = reason
 
 
 class RemoteState:
@@ -54,7 +60,7 @@ class RemoteState:
             yield
         except _OF_THE_REMOTE as error:
             self._failed(error)
-            raise self._unreachable(error) from error
+            raise Unreachable(error) from error
         except BusyError:
             raise  # Nothing was asked.
         except GraftError:
@@ -78,7 +84,7 @@ class RemoteState:
             if self._error is None:
                 return False
             if self._is_probed or self._clock.seconds() < self._until:
-                raise self._unreachable(self._error) from self._error
+                raise Unreachable(self._error) from self._error
             self._is_probed = True
             return True
 
@@ -105,6 +111,30 @@ class RemoteState:
             seconds = round(self._clock.seconds() - self._since, 3)
             self._log.note("reachable", remote=self._name, seconds=seconds)
 
-    @staticmethod
-    def _unreachable(error: GraftError) -> Unreachable:
-        return Unreachable(error.message, next_step=error.hint)
+
+class RemoteStates:
+    """The states of all remotes that were asked, by name. Owner: the daemon. Any thread."""
+
+    def __init__(self, interval_seconds: float, log: EventLog, clock: Clock) -> None:
+        self._settings = interval_seconds, log, clock
+        self._lock = threading.Lock()
+        self._states: dict[str, RemoteState] = {}
+
+    def of(self, store: ObjectStore) -> RemoteState:
+        """Return the state of a remote. Raises ConfigError if what it is called is not known."""
+        name = store.describe()
+        with self._lock:
+            if name not in self._states:
+                self._states[name] = RemoteState(name, *self._settings)
+            return self._states[name]
+
+    def reachable(self) -> dict[str, bool]:
+        """Return for each remote that was asked whether it answers."""
+        with self._lock:
+            return {name: state.error is None for name, state in self._states.items()}
+
+    def ask_now(self) -> None:
+        """Have the next sync ask, however long ago the last failure was."""
+        with self._lock:
+            for state in self._states.values():
+                state.ask_now()

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from graft_vfs.daemon.events import EventLog, reasons
 from graft_vfs.daemon.metrics import StateWord
-from graft_vfs.daemon.remote import RemoteState, Unreachable
+from graft_vfs.daemon.remote import RemoteStates, Unreachable
 from graft_vfs.engine.autosync import FLUSH_SECONDS, Clock, Outcome
 from graft_vfs.engine.status import status_of
 from graft_vfs.engine.syncing import has_news, is_diverged, needs_push, pull, push
@@ -71,7 +72,7 @@ class Syncs:
     def __init__(
         self,
         context: Context,
-        remote: RemoteState,
+        remotes: RemoteStates,
         log: EventLog,
         clock: Clock,
         *,
@@ -80,7 +81,7 @@ class Syncs:
     ) -> None:
         self.tags: Mapping[VolumeId, str] = {}
         self._context = context
-        self._remote = remote
+        self._remotes = remotes
         self._log = log
         self._clock = clock
         self._push_only = push_only
@@ -133,7 +134,7 @@ class Syncs:
         if head is not None and head == state.head:
             if only_push:
                 return
-            with self._remote.asked():
+            with self._asked(volume):
                 is_behind = has_news(context, volume)
             if not is_behind:
                 if state.metrics is not None:
@@ -162,10 +163,15 @@ class Syncs:
             return None
         return look(self._context.directory_of(volume) / layout.HEAD)
 
+    def _asked(self, volume: VolumeId) -> AbstractContextManager[None]:
+        """Enclose requests to the remote of a volume; see RemoteState.asked."""
+        log_id = self._context.catalog.volume(volume).remote
+        return self._remotes.of(self._context.logs.log(log_id).store).asked()
+
     def _push(self, opened: Opened, *, is_last: bool) -> None:
         began = self._clock.seconds()
         wait_seconds = FLUSH_SECONDS if is_last else self._wait_seconds
-        with self._remote.asked():
+        with self._asked(opened.volume.id):
             done = push(self._context, opened, wait_seconds=wait_seconds)
         if done.claimed:
             self._log.note(
@@ -183,7 +189,7 @@ class Syncs:
 
     def _pull(self, opened: Opened) -> None:
         began = self._clock.seconds()
-        with self._remote.asked():
+        with self._asked(opened.volume.id):
             if not has_news(self._context, opened.volume.id):
                 return
             done = pull(self._context, opened)
