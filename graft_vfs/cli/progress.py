@@ -26,6 +26,8 @@ _EVERY_SECONDS_DUMB = 5.0
 _WINDOW_SECONDS = 10.0
 """What the rate is measured over: long enough to be steady, short enough to show a stall."""
 _STALLED_SECONDS = 5.0
+_GUESS_SHARE = 0.02
+"""With less done, the time left would be a guess."""
 _COLUMNS_DEFAULT = 80
 _ERASE_LINE = "\r\x1b[2K"
 
@@ -59,7 +61,8 @@ class ProgressLine:
         self._is_in_bytes = False
         self._done = self._total = 0
         self._changed = self._began
-        self._samples: deque[tuple[float, int, int]] = deque()
+        # (time, done, bytes moved); the first before anything was done, so that the rate is of all.
+        self._samples = deque([(self._began, 0, 0)])
         self._is_shown = False
         self._ended = threading.Event()
         self._painter: threading.Thread | None = None
@@ -84,6 +87,8 @@ class ProgressLine:
                 self._is_in_bytes, self._what = in_bytes, what
             if done != self._done or not self._samples:
                 self._changed = now
+            if not self._samples:
+                self._samples.append((now, done, done if in_bytes else 0))
             self._done, self._total = done, total
             self._paint(now)
             if self._painter is None:
@@ -102,7 +107,7 @@ class ProgressLine:
         moved = self._done if self._is_in_bytes else 0
         if not self._is_in_bytes and self._received is not None:
             moved = self._received() - self._received_before
-        if not self._samples or now - self._samples[-1][0] >= _EVERY_SECONDS:
+        if now - self._samples[-1][0] >= _EVERY_SECONDS:
             self._samples.append((now, self._done, moved))
         while now - self._samples[0][0] > _WINDOW_SECONDS and len(self._samples) > 2:
             self._samples.popleft()
@@ -135,7 +140,7 @@ class ProgressLine:
             parts.append(f"{size_text(int((moved - first_moved) / elapsed))}/s")
         if is_stalled and moved == first_moved:
             parts.append(f"nothing for {duration_text(now - self._changed)}")
-        elif elapsed > 0 and done > first_done and total > done:
+        elif elapsed > 0 and done > first_done and total > done >= total * _GUESS_SHARE:
             left = (total - done) * elapsed / (done - first_done)
             parts.append(f"{duration_text(left)} left")
         text = parts[0][:width]

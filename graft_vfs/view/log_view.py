@@ -349,6 +349,8 @@ class LogView:
             for source, first, end in ranges_of_frames(frames)
         ]
         total = sum(size for _, size in pending)
+        if progress is not None and pending:
+            progress(0, total)
         try:
             for future, size in pending:
                 failure = future.result()

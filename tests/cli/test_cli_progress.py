@@ -155,6 +155,21 @@ def test_what_was_sent_is_shown_with_its_rate_and_the_time_left(monkeypatch):
     assert timed.terminal.getvalue().endswith(ERASE)
 
 
+def test_the_time_left_is_not_guessed_from_the_first_pages(monkeypatch):
+    timed = Timed(monkeypatch)
+    assert timed.at(1, timed.line.show, 16, 15_000) == "Working: 16 of 15000 (0%)"
+    assert timed.at(2, timed.line.show, 300, 15_000).endswith("1 min 38 s left")
+
+
+def test_what_came_before_the_first_report_counts_for_the_rate(monkeypatch):
+    received = 0
+    timed = Timed(monkeypatch, received=lambda: received)
+    received = 80 * KIB
+    assert timed.at(4, timed.line.show, 100, 200) == (
+        "Working: 100 of 200 (50%), 80.0 KiB received, 20.0 KiB/s, 4 s left"
+    )
+
+
 def test_what_is_counted_is_shown_beside_what_was_received(monkeypatch):
     received = 1000
     timed = Timed(monkeypatch, received=lambda: received)

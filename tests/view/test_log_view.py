@@ -191,7 +191,8 @@ def test_hydrate_fetches_the_rest_in_ranges_and_once(reading) -> None:
     (source, _) = next(iter(reading.view.frames()))
     total = source.stored_bytes(1, FRAMES)
     assert progress[-1] == (total, total)
-    assert len(progress) == 3
+    assert progress[0] == (0, total)
+    assert len(progress) == 4
     assert reading.view.pages_present() == (PAGES, PAGES)
     assert reading.view.hydrate() == 0
     assert len(reading.ranges) == 4

@@ -162,6 +162,8 @@ class Upload:
                     failures.append(error)
                 self._group.cancel()
 
+        if self._sent is not None:
+            self._sent(0, self._body.size)
         self._run_workers(work, min(UPLOADS_PARALLEL, count))
         if failures:
             # The first error is the cause; the others come from the cancellation.
