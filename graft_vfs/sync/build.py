@@ -1,8 +1,8 @@
 """Building a commit object from pages: one header with its frames, or with a segment that has them.
 
-The pages come from any `PageSource`, and where the commit goes is a `Target`. Building claims
-nothing: whether the commit becomes one is decided by `remote.claim`, and until then at most a
-segment that no commit names is on the remote.
+The pages come from a `PageSource`; a `Target` says where the commit goes. Building claims nothing:
+`remote.claim` decides later whether the commit exists. Until then, the remote has at most a segment
+that no commit names.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _LOCAL_COMMITS_MAX = 0xFFFF_FFFF
 
 
 class PageSource(Protocol):
-    """The pages that a commit changes, and the database that it makes of the commit before.
+    """The pages that a commit changes, and the size of the database after it.
 
-    A snapshot is one, by the local commits of its branch; so is a scratch database, by what was
-    written over its snapshot. A source does not change while it is in use, and may be read again.
+    A snapshot is one, with the pages of its local commits; so is a scratch database, with the pages
+    that differ from its snapshot. A source may be read twice, and does not change meanwhile.
     """
 
     @property
@@ -60,7 +60,7 @@ class PageSource(Protocol):
     def changed_pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield (page, image) of each page that differs from the commit before, ascending.
 
-        The counter in page 1 may be any. The lock page is none of them.
+        Page 1 may have any counter. The lock page is never included.
         """
 
 
@@ -68,9 +68,9 @@ class PageSource(Protocol):
 class Target:
     """Where a commit goes: an LSN of a log, and the commit that it stands on.
 
-    That is the one before in the log or, for LSN 1 of a fork, `parent_lsn` of `parent_log`. It was
-    made at `previous_ms` and has `previous_hash`, zeros if there is none. The new commit says
-    `message`.
+    That is the previous one of the log or, for LSN 1 of a fork, `parent_lsn` of `parent_log`. Its
+    time is `previous_ms` and its hash `previous_hash`, both zero for LSN 1 of other logs. The
+    new commit has the message `message`.
     """
 
     log_id: LogId
@@ -84,7 +84,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class BuiltCommit:
-    """A commit object: its header, and `data`, which is all of its bytes."""
+    """A commit object: its header, and all of its bytes as `data`."""
 
     header: CommitHeader
     data: bytes
@@ -143,13 +143,13 @@ def build(
 
 
 def _images(source: PageSource) -> Iterator[tuple[int, bytes]]:
-    """Yield (page, image) of a source as a commit has them: page 1 with the source's counter."""
+    """Yield (page, image) as a commit holds them: page 1 with the counter of the source."""
     for page, image in source.changed_pages():
         yield page, with_counter(image, source.counter) if page == 1 else image
 
 
 def frame_images(source: PageSource, frame_pages: int) -> Iterator[bytes]:
-    """Yield the images that each frame of a commit has, one after another."""
+    """Yield the images of each frame of a commit, concatenated."""
     images = (image for _, image in _images(source))
     while joined := b"".join(itertools.islice(images, frame_pages)):
         yield joined
@@ -158,7 +158,7 @@ def frame_images(source: PageSource, frame_pages: int) -> Iterator[bytes]:
 def frames_of(
     source: PageSource, builder: BodyBuilder, progress: Callable[[int], None] | None = None
 ) -> Iterator[bytes]:
-    """Yield the compressed frames of a source; then `builder` has their tables."""
+    """Yield the compressed frames of a source; afterwards `builder` has their tables."""
     for number, (page, image) in enumerate(_images(source), 1):
         frame = builder.add(page, image)
         if frame is not None:

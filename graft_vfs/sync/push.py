@@ -206,7 +206,7 @@ def _plan(context: Context, snapshot: Snapshot, remote: LogId) -> Target:
 
 
 def _counted(progress: Progress | None, snapshot: Snapshot) -> Callable[[int], None] | None:
-    """Return what tells `progress` how many of all local pages are done."""
+    """Return a callback that reports a number of pages to `progress`, with their total."""
     if progress is None:
         return None
     tell, total = progress, len(snapshot.local_pages())
@@ -214,7 +214,7 @@ def _counted(progress: Progress | None, snapshot: Snapshot) -> Callable[[int], N
 
 
 def _record(built: BuiltCommit, snapshot: Snapshot) -> PendingPush:
-    """Return what the next sync needs to know of a commit that was built from a snapshot."""
+    """Return the catalog's record of a commit that was built from a snapshot."""
     return PendingPush(
         volume=snapshot.branch.row.volume,
         log_id=built.header.log_id,

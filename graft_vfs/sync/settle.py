@@ -1,12 +1,13 @@
-"""Settling: how a claim ended is found out, and the branch stands on the commit if it was won.
+"""Settling: find out how a claim ended and, if it was won, base the branch on the commit.
 
-A push whose claim was or may have been sent is a record in the catalog, with the exact bytes of the
-commit object. It goes in the transaction that settles it, or when the claim is known to be lost or
-surely was not sent. Until then every sync finds out first how it ended: from what is known, else by
-reading the key, and only if that is absent by writing the same bytes again.
+A push whose claim was sent, or may have been, has a record in the catalog with the exact bytes of
+the commit object. The record is deleted in the transaction that settles the push, or once the claim
+is known to be lost or not sent. Until then, every sync first finds out how the claim ended: from
+the commits that are known, otherwise by reading the key. Only if the key is absent, it writes the
+same bytes again.
 
-Only one process or thread at a time does so for a volume, by `alone`. If that lock is lost, the
-record still decides.
+One process or thread at a time does this for a volume; see `alone`. If that lock is lost, the
+record is still authoritative.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _ROTATE_PATIENCE_SECONDS = 0.5
 
 @contextlib.contextmanager
 def alone(context: Context, volume: Volume, wait_seconds: float) -> Iterator[None]:
-    """Be the only one on this machine that pushes the volume, from the plan to the settling.
+    """Hold the volume's push lock, as every push on this machine does from plan to settle.
 
     Raises BusyError if another push has not ended after `wait_seconds`.
     """
@@ -82,10 +83,10 @@ def settle_pending(
 def settle_alone(context: Context, opened: Opened) -> str | None:
     """Finish a push whose outcome is unknown: find out how it ended, name the log, then settle.
 
-    The caller is `alone`. With nothing to do no request is sent, nor for a commit that is known by
-    now; else the key is read, and written only if it is absent. A push that lost its race is
-    forgotten; the volume has diverged then, which the caller finds by itself, because the winner is
-    known. Returns a warning if the log has no ref then.
+    The caller is `alone`. No request if there is nothing to settle, or if the commit of that LSN is
+    known; otherwise the key is read, and written only if it is absent. A push that lost is
+    forgotten: the volume has diverged, which the caller finds out, because the winner is known.
+    Returns a warning if the log has no ref then.
     """
     pending = context.catalog.pending_push(opened.volume.id)
     if pending is None:
@@ -109,8 +110,8 @@ def claim_recorded(context: Context, pending: PendingPush) -> bool:
     try:
         return _claim(context, pending, in_doubt=False)
     except (StoreError, ConfigError):
-        # The store surely did not take the write, so there is nothing to settle later; unless
-        # another process is sending the same bytes, whose end only the record tells.
+        # The store did not accept the write, so nothing is left to settle. But if another process
+        # is sending the same bytes, the record stays, because that claim's outcome is unknown.
         context.catalog.withdraw_pending_push(pending)
         raise
 
@@ -126,7 +127,7 @@ def _has_landed(context: Context, pending: PendingPush, header: CommitHeader) ->
     if known:
         return known[0].hash == pending.hash
     if header.lsn > 1 or header.parent_log is not None:
-        # Else the same bytes might be written where they leave a hole at the right place.
+        # On a wrong remote, the same bytes would be written, and be missing on the right one.
         prove(context.logs, header.parent_log or pending.log_id)
     return _claim(context, pending, in_doubt=True)
 
@@ -155,11 +156,11 @@ def finish(
 ) -> str | None:
     """Name the log of a commit that was claimed, then settle the push; safe to repeat.
 
-    `source` has the pages of the commit, if they are at hand. Returns a warning if the log has its
-    first commit and no ref. Durable on return.
+    `source` has the pages of the commit, or is None. Returns a warning if this is the log's first
+    commit and it gets no ref. Durable on return.
 
-    Ordering: the ref before the push is settled, so that one that ends here is named by the next
-    sync.
+    Ordering: the ref before the settling, so that the next sync names the log of a push that ends
+    between the two.
     """
     warning = name_log(context, opened, header.log_id) if header.lsn == 1 else None
     _settle(context, opened.volume, pending, header, source)
@@ -175,7 +176,8 @@ def _settle(
 ) -> None:
     """Make the branch stand on the commit that was claimed; safe to repeat.
 
-    The content of the volume stays: local commits through `pending.through_lsn` are the commit.
+    The volume's content does not change: the commit has the local commits up to
+    `pending.through_lsn`.
     """
     encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)
@@ -211,7 +213,7 @@ def _settle(
 def keep_pages(logs: Logs, header: CommitHeader, source: PageSource) -> None:
     """Put the pages of a commit into the page cache, so that reading them needs no request.
 
-    The header was built from `source`, or from pages that are known to be the same.
+    The commit was built from `source`, or has been verified to hold the same images.
     """
     first = FrameKey(commit_source(header.lsn, header.hash), 0)
     logs.cache(header.log_id).add_all(first, frame_images(source, header.frames.frame_pages))

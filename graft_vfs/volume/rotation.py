@@ -68,7 +68,7 @@ def compact(volume: CurrentBranch) -> int:
     """
     snapshot = volume.begin()
     end = snapshot.end.offset
-    pages = snapshot.branch.pages_below(end, snapshot.page_count)
+    pages = snapshot.local_pages()
     due = due_at(snapshot, len(pages))
     if end <= due:
         return due
