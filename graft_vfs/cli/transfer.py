@@ -23,6 +23,11 @@ _FILE = click.Path(path_type=Path)
 _STREAM = Path("-")
 
 
+_message_option = click.option(
+    "-m", "--message", default="", metavar="TEXT", help="Say what it is; the push publishes it."
+)
+
+
 @command(
     "import",
     "graft import shop.db main",
@@ -34,8 +39,9 @@ _STREAM = Path("-")
 @click.option(
     "--update", is_flag=True, help="Commit to TAG, which exists, the pages in which FILE differs."
 )
+@_message_option
 @json_option
-def import_(file: Path, tag: str, update: bool, as_json: bool) -> None:
+def import_(file: Path, tag: str, update: bool, message: str, as_json: bool) -> None:
     """Copy a plain SQLite FILE into a new volume named TAG; the file stays as it is.
 
     What its WAL holds is copied, too. An import that fails leaves no volume, or with --update the
@@ -47,7 +53,7 @@ def import_(file: Path, tag: str, update: bool, as_json: bool) -> None:
     """
     with opened() as engine:
         with progress("Importing pages") as show:
-            done = engine.import_(_source(file), tag, update=update, progress=show)
+            done = engine.import_(_source(file), tag, update=update, message=message, progress=show)
         emit(done, as_json=as_json)
 
 
@@ -117,8 +123,11 @@ def _target(file: Path, *, force: bool) -> Path | BinaryIO:
     is_flag=True,
     help="Replace FILE if it exists; without -o, restore although TAG has unpushed commits.",
 )
+@_message_option
 @json_option
-def restore(tag: str, at: str | None, file: Path | None, force: bool, as_json: bool) -> None:
+def restore(
+    tag: str, *, at: str | None, file: Path | None, force: bool, message: str, as_json: bool
+) -> None:
     """Put an earlier commit of TAG on top, or write it to a file with -o.
 
     In place, the pages that differ become one new commit; nothing is lost, and the report names the
@@ -128,6 +137,8 @@ def restore(tag: str, at: str | None, file: Path | None, force: bool, as_json: b
     With -o, TAG may also be a ref or log of the remote that this machine does not know. FILE is
     read back, and checked by SQLite, before it gets its name. Without --at it is the newest commit.
     """
+    if file is not None and message:
+        raise UsageError("a file has no message", next_step="leave out -m, or -o")
     if file is None and at is None:
         raise UsageError(
             "there is nothing to restore without --at and -o",
@@ -139,7 +150,9 @@ def restore(tag: str, at: str | None, file: Path | None, force: bool, as_json: b
             if file is not None:
                 result = engine.restore_file(tag, file, at or "HEAD", force=force, progress=show)
             else:
-                result = engine.restore(check_tag(tag), at or "", force=force, progress=show)
+                result = engine.restore(
+                    check_tag(tag), at or "", force=force, message=message, progress=show
+                )
         emit(result, as_json=as_json)
 
 

@@ -632,20 +632,22 @@ class Graft:
         at: str,
         *,
         force: bool = False,
+        message: str = "",
         progress: Progress | None = None,
     ) -> Restored:
         """Put an earlier state of a volume on top, as a local commit of the pages that differ.
 
         `at` is a ref as for `resolve`. Nothing is lost: the report names the commit to go back to.
         So commits that are not pushed are refused with UsageError, unless `force`, if there is a
-        remote: a push rolls them into one. Requests: those of `resolve`, and for pages that changed
-        since and are not here. `progress` counts pages. Raises WriterBusyError.
+        remote: a push rolls them into one. `message` as for `import_`; without one the commit says
+        what was restored. Requests: those of `resolve`, and for pages that changed since and are
+        not cached. `progress` counts pages. Raises WriterBusyError.
         """
         with importing():
             from graft_vfs.history import restore  # noqa: PLC0415 - for start-up
 
         return restore.restore_in_place(
-            self._opened(tag), self.logs, at, force=force, progress=progress
+            self._opened(tag), self.logs, at, force=force, message=message, progress=progress
         )
 
     def restore_file(
@@ -677,6 +679,7 @@ class Graft:
         tag: str | Opened,
         *,
         update: bool = False,
+        message: str = "",
         progress: Progress | None = None,
     ) -> Imported:
         """Make a volume's first commit from a plain SQLite file, with what its WAL holds.
@@ -684,7 +687,8 @@ class Graft:
         A binary stream is copied to a file beside the data first. A tag that is new names the
         volume when all is in it; a failure leaves no volume. With `update` the tag exists, and the
         pages in which the file differs from its volume become one local commit on top; readers keep
-        their snapshot, and what they have cached.
+        their snapshot and their cache. `message` says what the commit is, in at most 4096 bytes: it
+        is kept here, and the push that publishes the commit publishes it, unless it has its own.
 
         No request, or with `update` range reads of frames that are neither cached nor identified by
         their checksum. Raises UsageError if the file is no database or the volume has commits, or
@@ -699,12 +703,14 @@ class Graft:
         if not isinstance(source, str | Path):
             self.catalog.require_writable()
             with plain.spooled(source, self.context.volumes.directory.parent) as path:
-                done = self.import_(path, tag, update=update, progress=progress)
+                done = self.import_(path, tag, update=update, message=message, progress=progress)
             return dataclasses.replace(done, path="-")
         path = Path(source)
         if update or isinstance(tag, Opened) or self.catalog.tag_volume(tag) is not None:
             volume = self._opened(tag).volume
-            return transfer.import_file(volume, path, update=update, progress=progress)
-        made, done = moving.import_new(self.context, path, tag, progress)
+            return transfer.import_file(
+                volume, path, update=update, message=message, progress=progress
+            )
+        made, done = moving.import_new(self.context, path, tag, message, progress)
         self.volume(made)  # From now on autosync has it.
         return done

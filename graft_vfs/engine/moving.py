@@ -95,7 +95,7 @@ def fork(context: Context, source: Opened) -> VolumeId:
 
 
 def import_new(
-    context: Context, path: Path, tag: str, progress: Progress | None
+    context: Context, path: Path, tag: str, message: str, progress: Progress | None
 ) -> tuple[VolumeId, Imported]:
     """Make a volume from a plain SQLite file, and a tag for it when all is in it.
 
@@ -109,7 +109,9 @@ def import_new(
     made = make_volume(context, NewVolume())
     directory = context.directory_of(made)
     try:
-        done = transfer.import_file(context.volumes.use(made), path, progress=progress)
+        done = transfer.import_file(
+            context.volumes.use(made), path, message=message, progress=progress
+        )
         context.catalog.add_tag(tag, made)
         # Again, now with its tag.
         context.catalog.describe(made, lambda wanted: descriptor.write(directory, wanted))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from graft_vfs.format.commit import CommitHeader
+from graft_vfs.format.commit import MESSAGE_BYTES_MAX, CommitHeader
 from graft_vfs.history import names
 from graft_vfs.history.refs import HEAD, Span, parse, parse_span
 from graft_vfs.ids import LogId
 from graft_vfs.local.chunk import Chunk
+from graft_vfs.local.messages import Messages
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.view.logs import Logs
@@ -51,6 +52,7 @@ def _walk(snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEnt
             "",
             commits,
             _image_bytes(chunks),
+            _local_message(snapshot, last.lsn, commits),
         )
         yield names.LocalCommit(branch.id, last.lsn), entry
     log_id, lsn = branch.log_id, branch.base
@@ -115,7 +117,14 @@ def _local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
         frames=0,
         stored_bytes=_image_bytes(chunks),
         segment=None,
+        message=_local_message(snapshot, lsn, commits),
     )
+
+
+def _local_message(snapshot: Snapshot, lsn: LocalLsn, commits: int) -> str:
+    """Return the message of the local commit `lsn`, which contains so many."""
+    messages = Messages(snapshot.branch.branch_log.path.parent)
+    return messages.joined(LocalLsn(lsn - commits + 1), lsn, MESSAGE_BYTES_MAX)
 
 
 def _remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:

@@ -14,6 +14,7 @@ import apsw
 
 from graft_vfs.advice import Advice, Audience, Hint, Worded
 from graft_vfs.errors import CorruptObjectError, UsageError
+from graft_vfs.format.commit import check_message
 from graft_vfs.history import names
 from graft_vfs.history.key_ranges import changed_pages
 from graft_vfs.pager.interrupts import end_on_interrupt
@@ -26,7 +27,7 @@ from graft_vfs.sync.clone import clone_base
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context, Opened
-from graft_vfs.volume.replacement import replace_content
+from graft_vfs.volume.replacement import keep_message, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -92,13 +93,21 @@ class RestoredFile:
 
 
 def restore_in_place(
-    opened: Opened, logs: Logs, ref: str, *, force: bool, progress: Progress | None
+    opened: Opened,
+    logs: Logs,
+    ref: str,
+    *,
+    force: bool,
+    message: str,
+    progress: Progress | None,
 ) -> Restored:
     """Commit the pages in which a commit differs from a volume, as its newest state.
 
-    Raises UsageError if commits that are not pushed would lose their way back, unless `force`.
+    Without a message, the commit gets one that names what was restored. Raises UsageError if
+    commits that are not pushed would lose their way back, unless `force`.
     """
     tag, volume = opened
+    message = check_message(message)
     volume.catalog.require_writable()
     commit = names.resolve(logs, ref, volume)
     with volume.writing() as snapshot:
@@ -116,6 +125,7 @@ def restore_in_place(
         pages = [page for page in changed_pages(then, snapshot) if 1 < page <= then.page_count]
         images = itertools.chain([(1, then.read(1))], _images(then, pages, progress))
         done = replace_content(volume, snapshot, images, page_count=then.page_count)
+        keep_message(volume, done, message or f"restore {_short(commit, volume)}")
     lsn = done.after.lsn if done.is_commit else None
     report = Restored(
         tag, _short(commit, volume), before, then.page_count, then.page_size, done.pages, lsn

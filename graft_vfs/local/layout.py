@@ -12,6 +12,7 @@ volumes/VOLUME-ID/
     volume.json, volume.json.tmp    what the current branch stands on
     push.lock, autosync.lock        the process that pushes, and the one that syncs
     unnamed, no-ref                 the log is to get a ref; why it has none
+    messages, messages.tmp          messages of local commits that are not pushed yet
     import-RANDOM.tmp               a copy of a plain file that is being imported
 """
 
@@ -33,6 +34,8 @@ DESCRIPTOR = "volume.json"
 NEW_DESCRIPTOR = f"{DESCRIPTOR}.tmp"
 PUSH_LOCK = "push.lock"
 AUTOSYNC_LOCK = "autosync.lock"
+MESSAGES = "messages"
+NEW_MESSAGES = f"{MESSAGES}.tmp"
 UNNAMED = "unnamed"
 NO_REF = "no-ref"
 

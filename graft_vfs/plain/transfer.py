@@ -19,6 +19,7 @@ from graft_vfs.errors import (
     LocalStorageError,
     UsageError,
 )
+from graft_vfs.format.commit import check_message
 from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.local.ownership import create
 from graft_vfs.pages import LocalLsn, lock_page
@@ -36,7 +37,7 @@ from graft_vfs.sqlite_format.header import (
     with_counter,
 )
 from graft_vfs.view.log_view import LogView
-from graft_vfs.volume.replacement import Replaced, replace_content
+from graft_vfs.volume.replacement import Replaced, keep_message, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -258,7 +259,12 @@ def _exists(path: Path) -> AlreadyExistsError:
 
 
 def import_file(
-    volume: Volume, path: Path, *, update: bool = False, progress: Progress | None = None
+    volume: Volume,
+    path: Path,
+    *,
+    update: bool = False,
+    message: str = "",
+    progress: Progress | None = None,
 ) -> Imported:
     """Commit a plain SQLite file to a volume without commits, in one transaction.
 
@@ -272,6 +278,7 @@ def import_file(
     if the file is no database; DamageError if it is not valid, BusyError if another program writes
     to it. The volume is as before then.
     """
+    message = check_message(message)
     volume.catalog.require_writable()
     path = path.absolute()
     with reading(path, volume.directory) as source, volume.writing() as snapshot:
@@ -286,6 +293,7 @@ def import_file(
                 ),
             )
         done = _put(volume, snapshot, source, path, progress)
+        keep_message(volume, done, message)
     lsn = done.after.lsn if done.is_commit else None
     return Imported(str(path), source.pages, source.page_size, "Imported", done.pages, lsn)
 

@@ -24,9 +24,10 @@ from dataclasses import dataclass, replace
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import AlreadyExistsError, BusyError, DivergedError
-from graft_vfs.format.commit import NO_HASH, check_message
+from graft_vfs.format.commit import MESSAGE_BYTES_MAX, NO_HASH, check_message
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import PendingPush
+from graft_vfs.local.messages import Messages
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.base import Sent
@@ -89,10 +90,10 @@ def push(
     is durable and the branch stands on it. If another process or thread here pushes the volume,
     this waits for its end, and pushes what is left then. `progress` counts compressed pages,
     `sent` bytes that the remote has acknowledged of a large commit. `message` goes into the commit
-    that is made, not into one that an earlier push left to be settled. Raises UsageError if it is
-    too long, DivergedError if another client was first, BusyError if the other push has not ended
-    after `wait_seconds`, CommitOutcomeUnknownError if no answer came: then the next sync settles
-    the push.
+    that is made, in place of the messages of its local commits, and not into one that an earlier
+    push left to be settled. Raises UsageError if it is too long, DivergedError if another client
+    was first, BusyError if the other push has not ended after `wait_seconds`,
+    CommitOutcomeUnknownError if no answer came: then the next sync settles the push.
     """
     message = check_message(message)
     with alone(context, opened.volume, wait_seconds):
@@ -140,6 +141,9 @@ def _push(
     forked = branch.log_id != remote and branch.base > 0
     if snapshot.lsn < branch.first_lsn and not forked:
         return Pushed(remote, branch.base, False, 0, 0, 0)
+    if not message:
+        messages = Messages(volume.directory)
+        message = messages.joined(branch.first_lsn, snapshot.lsn, MESSAGE_BYTES_MAX)
     target = replace(_plan(context, snapshot, remote), message=message)
     ensure_safe_store(context, remote)
     counted = _counted(progress, snapshot)

@@ -6,9 +6,12 @@ so that every connection detects it. Open snapshots keep what they show.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from graft_vfs.errors import LocalStorageError
+from graft_vfs.local.messages import Messages
 from graft_vfs.sqlite_format.header import (
     COUNTER_MAX,
     SCHEMA_COOKIE,
@@ -19,6 +22,8 @@ from graft_vfs.sqlite_format.header import (
 from graft_vfs.volume.comparison import differing
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,19 @@ def replace_content(
 
     after = volume.write_pages(snapshot, changes(), page_count=page_count)
     return Replaced(snapshot, after, written)
+
+
+def keep_message(volume: Volume, done: Replaced, message: str) -> None:
+    """Keep a message for the commit of a replacement, until a push publishes it.
+
+    A failure is logged: the commit is durable without it.
+    """
+    if message and done.is_commit:
+        first = done.after.branch.row.first_lsn
+        try:
+            Messages(volume.directory).add(done.after.lsn, message, first=first)
+        except LocalStorageError as error:
+            _logger.warning("the message of local:%d is not kept: %s", done.after.lsn, error)
 
 
 def _is_same(first_page: bytes, former: FirstPage) -> bool:

@@ -59,6 +59,21 @@ def test_restore_refuses_what_it_cannot_do(pushed):
     assert pushed.ok("restore", "main", "--at", "1", "--force").count("local:") == 2
 
 
+def test_messages_of_imports_and_restores_are_in_the_log(pushed):
+    assert "a file has no message" in pushed.fails(2, "restore", "main", "-o", "f", "-m", "text")
+    pushed.ok("restore", "main", "--at", "1", "-m", "without the two")
+    assert pushed.ok("log", "main").splitlines()[0].endswith("not pushed  without the two")
+    pushed.ok("push", "main")
+    path = pushed.root / "out.db"
+    pushed.ok("export", "main", str(path))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO t VALUES(9)")
+    pushed.ok("import", "--update", str(path), "main", "-m", "with a nine")
+    pushed.ok("push", "main")
+    messages = [entry["message"] for entry in pushed.json("log", "main")]
+    assert messages == ["with a nine", "without the two", "", ""]
+
+
 def test_restore_to_a_file_on_a_machine_that_has_never_seen_the_log(pushed):
     pushed.machine("b")
     old, new = pushed.root / "old.db", pushed.root / "new.db"

@@ -301,7 +301,7 @@ def updates(life: Life) -> None:
         expected = sql.content(plain)
         plain.close()
         with ledger.step("main", expected):
-            engine.import_(path, "main", update=True)
+            engine.import_(path, "main", update=True, message=statement)
         life.commit("main", "off")
         life.push("main")
     connection = life.connection("main")

@@ -95,6 +95,18 @@ def test_a_restore_commits_only_pages_that_differ(ours) -> None:
     assert done.differ < done.pages // 10
 
 
+def test_a_restore_says_in_the_log_what_it_restored(ours) -> None:
+    history(ours)
+    ours.engine.restore("main", "HEAD~3")
+    assert ours.engine.log("main")[0].message == "restore 2"
+    ours.engine.push("main")
+    ours.engine.restore("main", "1", message="before it all")
+    ours.engine.push("main")
+    assert [entry.message for entry in ours.engine.log("main")[:3]] == [
+        *("before it all", "restore 2", "")
+    ]
+
+
 def test_a_state_that_is_there_already_makes_no_commit(ours) -> None:
     contents = history(ours)
     for ref in ("HEAD", "5", "BASE", "0 seconds ago"):

@@ -20,6 +20,7 @@ from graft_vfs.errors import (
     UsageError,
     WriterBusyError,
 )
+from graft_vfs.local import layout
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.pages import lock_page
 from graft_vfs.plain import transfer
@@ -158,6 +159,47 @@ def test_a_new_volume_takes_its_first_version_as_well(replicas, tmp_path) -> Non
     replica.engine.new("main")
     done = replica.engine.import_(source, "main", update=True)
     assert (done.differ, done.lsn) == (done.pages, 1)
+    assert dump(replica.connect()) == stock_dump(source)
+
+
+def test_a_message_is_shown_here_until_the_push_publishes_it(replicas, tmp_path) -> None:
+    source, replica = make(tmp_path / "source.db"), replicas()
+    replica.engine.import_(source, "main", message="first version")
+    assert replica.engine.log("main")[0].message == "first version"
+    replica.engine.push("main")
+    change(source, "DELETE FROM t WHERE k = 7")
+    replica.engine.import_(source, "main", update=True, message="  November\nwithout 7\n")
+    assert replica.engine.show("main").message == "November\nwithout 7"
+    replica.engine.import_(source, "main", update=True, message="nothing changed")
+    replica.connect().execute("INSERT INTO t VALUES(-1, 'mine', NULL)")
+    change(source, "DELETE FROM t WHERE k = 8")
+    replica.engine.import_(source, "main", update=True, message="and 8")
+    assert [entry.message for entry in replica.engine.log("main")] == [
+        *("and 8", "", "November\nwithout 7"),
+        "first version",
+    ]
+    replica.engine.push("main")
+    replica.connect().execute("INSERT INTO t VALUES(-2, 'later', NULL)")
+    replica.engine.push("main")
+    change(source, "DELETE FROM t WHERE k = 9")
+    replica.engine.import_(source, "main", update=True, message="kept here")
+    replica.engine.push("main", message="said by the push")
+    other = replicas("other")
+    other.engine.clone("main", "main")
+    assert [entry.message for entry in other.engine.log("main")] == [
+        *("said by the push", "", "November\nwithout 7\nand 8", "first version")
+    ]
+    with pytest.raises(UsageError, match="at most 4096 bytes"):
+        replica.engine.import_(source, "main", update=True, message="x" * 5000)
+
+
+def test_a_message_that_cannot_be_kept_does_not_undo_the_commit(replicas, tmp_path, caplog) -> None:
+    source, replica = make(tmp_path / "source.db"), replicas()
+    replica.engine.import_(source, "main")
+    (replica.engine.open("main").directory / layout.NEW_MESSAGES).mkdir()
+    change(source, "DELETE FROM t WHERE k = 7")
+    assert replica.engine.import_(source, "main", update=True, message="lost").lsn == 2
+    assert "the message of local:2 is not kept" in caplog.text
     assert dump(replica.connect()) == stock_dump(source)
 
 
