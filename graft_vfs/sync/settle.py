@@ -186,9 +186,12 @@ def _settle(
     context.logs.note_asked(pending.log_id)
     if source is not None:
         keep_pages(context.logs, header, source)
-    # While another process keeps writing, a single attempt never finds the lock free.
-    is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
-    lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
+    lock = None
+    # Only to replace a large file: a writer without a busy timeout would fail at every push.
+    if pending.through.offset > rotation.ROTATE_BYTES:
+        # While another process keeps writing, a single attempt never finds the lock free.
+        is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
+        lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
     try:
         current = context.catalog.current(volume.id)[1]
         if current.log_id == pending.log_id and current.base >= pending.lsn:
@@ -202,7 +205,7 @@ def _settle(
             through=pending.through_lsn,
             end=pending.through,
         )
-        if lock is not None and pending.through.offset > rotation.ROTATE_BYTES:
+        if lock is not None:
             candidate = rotation.rotated(volume, candidate)
         switch(volume, candidate, synced=True, settled_push=True)
     finally:

@@ -26,6 +26,7 @@ from graft_vfs.errors import (
 from graft_vfs.remote.log import ascending, commit_key, commits_prefix, read_ref
 from graft_vfs.store.base import ObjectStore, PutOutcome, StoreCounts
 from graft_vfs.store.probe import PROBE_KEY
+from graft_vfs.sync import settle
 from tests.support.faults import Fault, FaultyStore
 from tests.support.replicas import Replica, rows
 
@@ -235,3 +236,20 @@ def test_a_remote_that_creates_twice_is_refused_before_anything_is_sent(machines
         machine.engine.push("main")
     assert machine.engine.store.effects == [PROBE_KEY, PROBE_KEY]
     assert machine.engine.status("main").pending_push is False
+
+
+def test_a_push_that_settles_keeps_no_writer_waiting(machines, monkeypatch):
+    """A writer without a busy timeout would get SQLITE_BUSY at each push of another process."""
+    machine, again = machines("a"), machines("a")
+    writer = again.connect()
+    writer.execute("CREATE TABLE t(k); INSERT INTO t VALUES(1)")
+    switch = settle.switch
+
+    def commit_then_switch(*arguments, **named) -> None:
+        writer.execute("INSERT INTO t VALUES(2)")
+        switch(*arguments, **named)
+
+    monkeypatch.setattr(settle, "switch", commit_then_switch)
+    machine.engine.push("main")
+    assert rows(writer) == [(1,), (2,)]
+    assert machine.engine.status("main").ahead == 1
