@@ -17,6 +17,7 @@ from graft_vfs.daemon.daemon import Daemon, Left
 from graft_vfs.daemon.endpoint import Endpoint, parse_address
 from graft_vfs.daemon.events import EventLog
 from graft_vfs.engine.autosync import Clock
+from graft_vfs.errors import GraftError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ def run(what: Run) -> int:
 
 def _code_of(left: Sequence[Left]) -> int:
     """Return the exit code of what all volumes have in common that are not in sync."""
-    codes = {OTHER if each.error is None else exit_code(each.error) for each in left}
+    codes = {
+        exit_code(each.error) if isinstance(each.error, GraftError) else OTHER for each in left
+    }
     return 0 if not codes else codes.pop() if len(codes) == 1 else OTHER
 
 
@@ -100,4 +103,6 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Note one record."""
-        self._log.note("warning", "warning", message=text_of(record))
+        error = record.exc_info[1] if record.exc_info else None
+        why = "" if error is None else f": {type(error).__name__}: {error}"
+        self._log.note("warning", "warning", message=text_of(record) + why)

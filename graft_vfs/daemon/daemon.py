@@ -41,7 +41,7 @@ class Left:
 
     tag: str
     volume: VolumeId
-    error: GraftError | None
+    error: Exception | None
 
 
 class Daemon:
@@ -61,8 +61,12 @@ class Daemon:
         heartbeat: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Sync the volumes of `tags`, by default of all; raises NotFoundError, NoRemoteError."""
+        """Sync the volumes of `tags`, by default of all.
+
+        Raises NotFoundError, NoRemoteError, ReadOnlyError if the data directory cannot be written.
+        """
         require_remote(engine.context)
+        engine.catalog.require_writable()
         for tag in tags:
             if engine.catalog.tag_volume(tag) is None:
                 raise NotFoundError(
@@ -153,7 +157,7 @@ class Daemon:
         return left
 
     def _attempt(self, volume: VolumeId) -> None:
-        with contextlib.suppress(GraftError):  # Its state has it.
+        with contextlib.suppress(Exception):  # Its state has it, and the log.
             self._sync(volume, is_last=False)
 
     def _sync(self, volume: VolumeId, /, *, is_last: bool) -> Outcome:

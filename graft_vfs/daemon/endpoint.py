@@ -10,7 +10,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from graft_vfs.errors import ConfigError, UsageError
+from graft_vfs.errors import ConfigError, GraftError, UsageError
 from graft_vfs.metrics import CONTENT_TYPE
 
 _LOOPBACK = "127.0.0.1"
@@ -81,7 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND, explain="metrics are at /metrics")
             return
-        body = type(self).text().encode()
+        try:
+            body = type(self).text().encode()
+        except GraftError as error:
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=error.message)
+            return
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))

@@ -23,7 +23,7 @@ from graft_vfs.daemon.remote import RemoteStates, Unreachable
 from graft_vfs.engine.autosync import FLUSH_SECONDS, Clock, Outcome
 from graft_vfs.engine.status import status_of
 from graft_vfs.engine.syncing import has_news, is_diverged, needs_push, pull, push
-from graft_vfs.errors import BusyError, DivergedError, GraftError
+from graft_vfs.errors import BusyError, DivergedError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local import layout
 from graft_vfs.local.head import look
@@ -46,7 +46,7 @@ class SyncState:
     is_synced: bool = False
     is_flushed: bool = False
     """Whether it was found synced at the end, when it was only to push."""
-    error: GraftError | None = None
+    error: Exception | None = None
     """Why it is not synced."""
     is_reported: bool = False
     """Whether the log has the error, and nothing of its end yet."""
@@ -118,7 +118,8 @@ class Syncs:
         except BusyError as error:
             state.error = state.error or error
             raise
-        except GraftError as error:
+        except Exception as error:
+            # Also a fault of this program: the daemon goes on, and monitors see it.
             self._note_failure(tag, volume, state, error)
             raise
         if state.is_reported:
@@ -204,9 +205,7 @@ class Syncs:
                 seconds=round(self._clock.seconds() - began, 3),
             )
 
-    def _note_failure(
-        self, tag: str, volume: VolumeId, state: SyncState, error: GraftError
-    ) -> None:
+    def _note_failure(self, tag: str, volume: VolumeId, state: SyncState, error: Exception) -> None:
         """Keep why a volume is not synced; the log has it once for each kind of error."""
         is_known = state.is_reported and type(state.error) is type(error)
         state.error, state.is_reported = error, True

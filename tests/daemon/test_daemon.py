@@ -353,6 +353,25 @@ def test_one_volume_that_cannot_be_opened_keeps_no_other_waiting(watched):
     directory.with_name("elsewhere").rename(directory)
 
 
+def test_a_fault_of_the_program_is_told_and_keeps_no_other_volume_waiting(watched, monkeypatch):
+    ours = watched(push_only=True)
+    for tag in "ab":
+        ours.commit(tag, 1)
+    push = pushing.push
+
+    def fail(context, opened, **arguments):
+        if opened.tag == "a":
+            raise ZeroDivisionError("a bug")
+        return push(context, opened, **arguments)
+
+    monkeypatch.setattr(pushing, "push", fail)
+    assert ours.round()[0] == [("failed", "a"), ("pushed", "b")]
+    assert [e["error"] for e in ours.events if e["event"] == "failed"] == [
+        "ZeroDivisionError: a bug"
+    ]
+    assert 'graft_sync_volumes{state="failing"} 1' in ours.daemon.metrics()
+
+
 # While it runs ----------------------------------------------------------------------------------
 
 
