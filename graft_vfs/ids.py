@@ -93,18 +93,6 @@ class Id:
             next_step="write more characters of the one that you mean",
         )
 
-    def shortened(self, known: Iterable[Id]) -> str:
-        """Return the first characters of the id, as many as no other id of its type begins with.
-
-        At least 8, which `find` takes for the id among those `known`.
-        """
-        text = str(self)
-        others = [str(each) for each in known if type(each) is type(self) and each != self]
-        for length in range(_SHORT_CHARACTERS, _TEXT_CHARACTERS):
-            if not any(other.startswith(text[:length]) for other in others):
-                return text[:length]
-        return text
-
     @classmethod
     def _is_well_formed(cls, raw: bytes) -> bool:
         return len(raw) == ID_BYTES and raw[0] == cls.PREFIX and raw[7] >= 0x80
@@ -151,6 +139,24 @@ class Id:
 
     def __reduce__(self) -> tuple[type[Self], tuple[bytes]]:
         return type(self), (self.raw,)
+
+
+def short_texts(known: Iterable[Id]) -> dict[Id, str]:
+    """Return of each id the first characters, as many as no other one of its type begins with.
+
+    At least 8. `Id.find` takes each for its id among those `known`.
+    """
+    ids = sorted({(each.KIND, str(each)): each for each in known}.items())
+    kinds_and_texts = [("", ""), *(found for found, _ in ids), ("", "")]
+    short: dict[Id, str] = {}
+    for at, (_, each) in enumerate(ids, 1):
+        kind, text = kinds_and_texts[at]
+        length = _SHORT_CHARACTERS
+        for its_kind, other in (kinds_and_texts[at - 1], kinds_and_texts[at + 1]):
+            while its_kind == kind and other.startswith(text[:length]):
+                length += 1
+        short[each] = text[:length]
+    return short
 
 
 class VolumeId(Id):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graft_vfs.errors import InvalidIdError
-from graft_vfs.ids import ID_BYTES, Id, LogId, SegmentId, VolumeId
+from graft_vfs.ids import ID_BYTES, Id, LogId, SegmentId, VolumeId, short_texts
 
 TYPES = [VolumeId, LogId, SegmentId]
 every_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.KIND)
@@ -168,11 +168,12 @@ def test_an_id_is_found_by_its_first_characters() -> None:
     first, second = make(LogId, 7, b"\0" * 8), make(LogId, 7, b"\0" * 7 + b"\1")
     other = make(VolumeId, 7, b"\0" * 8)
     known = [first, second, other]
+    short = short_texts(known)
     assert LogId.find(str(first), []) == first
     assert VolumeId.find(str(other)[:4], known) == other
-    assert [LogId.find(each.shortened(known), known) for each in (first, second)] == known[:2]
-    assert len(other.shortened(known)) == len(first.shortened([first])) == 8
-    assert len(first.shortened(known)) == len(str(first))
+    assert [LogId.find(short[each], known) for each in (first, second)] == known[:2]
+    assert len(short[other]) == len(short_texts([first])[first]) == 8
+    assert len(short[first]) == len(str(first))
     with pytest.raises(InvalidIdError, match=f"begins 2 log ids: {first}, {second}"):
         LogId.find(str(first)[:12], known)
     with pytest.raises(InvalidIdError, match="no log id known here begins with") as caught:
@@ -198,4 +199,4 @@ def test_what_is_shown_of_an_id_is_found_again(facts) -> None:
     known = [kind(bytes([kind.PREFIX]) + time_ms.to_bytes(6, "big") + bytes([kind.PREFIX]) + tail)
              for time_ms, tail in facts for kind in (LogId, VolumeId)]  # fmt: skip
     for each in known:
-        assert type(each).find(each.shortened(known), known) == each
+        assert type(each).find(short_texts(known)[each], known) == each

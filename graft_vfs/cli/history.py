@@ -52,7 +52,7 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
     history` explains all of these.
     """
     with opened() as engine:
-        emit(engine.show(tag, commit), as_json=as_json)
+        emit(engine.show(tag, commit), as_json=as_json, whole_ids=True)
 
 
 @command(

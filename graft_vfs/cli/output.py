@@ -12,15 +12,17 @@ import enum
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
 from graft_vfs.advice import Audience, Hint, words
-from graft_vfs.ids import Id
+from graft_vfs.ids import Id, LogId, short_texts
 
+_KNOWN_IDS = "graft_vfs.known_ids"
+_COMMIT = re.compile(r"([1-9A-Za-z]{10}-[1-9A-Za-z]{13})(:[0-9]+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LINE_END = re.compile(r"\s*\n\s*")
 _USER_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
@@ -88,8 +90,46 @@ def _one_line(text: str) -> str:
     return without_credentials(_LINE_END.sub(" ", text))
 
 
-def emit(result: object, *, as_json: bool, err: bool = False) -> None:
-    """Print a report: its own text, a line each for a sequence, or JSON."""
+def shorten_ids(known: Callable[[], Iterable[Id]]) -> None:
+    """Have the reports of this command show of each known id as much as tells it from the others.
+
+    What is shown can be typed for the id.
+    """
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.meta[_KNOWN_IDS] = known
+
+
+def _with_short_ids(reports: Sequence[Any]) -> list[Any]:
+    context = click.get_current_context(silent=True)
+    known = None if context is None else context.meta.get(_KNOWN_IDS)
+    texts = {} if known is None else short_texts(known())
+    return [_shortened(report, texts) for report in reports]
+
+
+def _shortened(report: Any, texts: Mapping[Id, str]) -> Any:
+    """Return a report with short texts for ids, and for commits that are given as LOG:LSN."""
+    if not dataclasses.is_dataclass(report) or isinstance(report, type):
+        return report
+    changes = {}
+    for field in dataclasses.fields(report):
+        value = getattr(report, field.name)
+        commit = _COMMIT.fullmatch(value) if isinstance(value, str) else None
+        found = LogId.parse(commit[1]) if commit else value
+        if isinstance(found, Id) and found in texts:
+            changes[field.name] = texts[found] + (commit[2] if commit else "")
+    return dataclasses.replace(report, **changes)
+
+
+def emit(result: object, *, as_json: bool, err: bool = False, whole_ids: bool = False) -> None:
+    """Print a report: its own text, a line each for a sequence, or JSON.
+
+    A text has ids that are known here shortened, unless it is to have `whole_ids`.
+    """
+    if not as_json and not whole_ids:
+        many = result if isinstance(result, list | tuple) else None
+        found = _with_short_ids([result] if many is None else many)
+        result = found[0] if many is None else found
     if as_json:
         echo(json.dumps(to_json(result), indent=2), err=err)
     elif isinstance(result, list | tuple):
@@ -99,12 +139,14 @@ def emit(result: object, *, as_json: bool, err: bool = False) -> None:
         echo(words(result, Audience.CLI), err=err)
 
 
-def emit_list(items: Sequence[object], *, as_json: bool, if_empty: str) -> None:
+def emit_list(
+    items: Sequence[object], *, as_json: bool, if_empty: str, whole_ids: bool = False
+) -> None:
     """Print a report as `emit` does; a person learns of an empty one on standard error.
 
     Standard output stays empty then, for scripts that count its lines.
     """
-    emit(items, as_json=as_json)
+    emit(items, as_json=as_json, whole_ids=whole_ids)
     if not items and not as_json:
         echo(f"hint: {if_empty}", err=True)
 

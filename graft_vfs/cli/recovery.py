@@ -39,7 +39,9 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
             if not as_json:
                 echo(_adopt_step(lost))
             return
-        volume_id = VolumeId.parse(volume)
+        known = {row.id for row in engine.catalog.volumes()}
+        known |= {each.volume for each in engine.lost_volumes()}
+        volume_id = VolumeId.find(volume, known)
         if tag is not None and engine.catalog.tag_volume(tag) not in {None, volume_id}:
             raise AlreadyExistsError(
                 f"tag {tag!r} names volume {engine.catalog.tag_volume(tag)}",

@@ -15,7 +15,7 @@ import graft_vfs
 from graft_vfs.advice import Audience, words
 from graft_vfs.cli.completion import complete_tags
 from graft_vfs.cli.group import interruptible
-from graft_vfs.cli.output import echo_note
+from graft_vfs.cli.output import echo_note, shorten_ids
 from graft_vfs.engine.config import Config
 from graft_vfs.errors import AlreadyExistsError, GraftError
 from graft_vfs.local.files import storage_errors
@@ -48,6 +48,7 @@ def opened(
         contextlib.closing(graft_vfs.Graft(config, recovering=recovering)) as engine,
         interruptible(),
     ):
+        shorten_ids(lambda: {row.id for row in engine.catalog.volumes()} | engine.catalog.log_ids())
         yield engine
 
 

@@ -210,10 +210,10 @@ def ls(logs: bool, as_json: bool) -> None:
     """
     with opened() as engine:
         if logs:
-            emit_list(engine.remote_logs(), as_json=as_json, if_empty=_EMPTY_REMOTE)
+            emit_list(engine.remote_logs(), as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True)
             return
         refs = [_Ref(name, log_id) for name, log_id in engine.refs()]
-        emit_list(refs, as_json=as_json, if_empty=_EMPTY_REMOTE)
+        emit_list(refs, as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True)
 
 
 @command("name", "graft remote name main 74ggc1B6R4-2kkvcy9fi4CHJ")
@@ -225,10 +225,10 @@ def name(ref: str, log: str, as_json: bool) -> None:
 
     A push names its log by the tag, if that is free; a ref is never moved.
     """
-    log_id = LogId.parse(log)
     with opened() as engine:
+        log_id = LogId.find(log, engine.catalog.log_ids())
         engine.name_log(ref, log_id)
-        emit(_Ref(ref, log_id), as_json=as_json)
+        emit(_Ref(ref, log_id), as_json=as_json, whole_ids=True)
 
 
 @command("init", "graft remote init")

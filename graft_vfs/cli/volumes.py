@@ -188,7 +188,7 @@ def _age(time_ms: int | None) -> str:
 def info(tag: str, as_json: bool) -> None:
     """Describe a volume: ids, last sync, snapshot, size."""
     with opened() as engine:
-        emit(engine.info(tag), as_json=as_json)
+        emit(engine.info(tag), as_json=as_json, whole_ids=True)
 
 
 @command("snapshot", "graft snapshot main")
@@ -237,7 +237,8 @@ def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) ->
             next_step="use `graft gc --local` for volumes on this machine",
         )
     with opened() as engine:
-        force = [VolumeId.parse(text) for text in forced]
+        known = [row.id for row in engine.catalog.volumes()]
+        force = [VolumeId.find(text, known) for text in forced]
         found = engine.collect_local(dry_run=dry_run, force=force)
         emit(found, as_json=as_json)
         if not found and not as_json:

@@ -461,7 +461,6 @@ class Graft:
 
         One listing a log, and one request a name, 32 at a time.
         """
-        syncing.require_remote(self.context)
         return commit_names.listed(self.context, self._opened(tag))
 
     def remove_name(self, tag: str | Opened, name: str) -> NameReport:
@@ -469,7 +468,6 @@ class Graft:
 
         Machines that have seen the name know it until they list names. Raises NotFoundError.
         """
-        syncing.require_remote(self.context)
         return commit_names.remove(self.context, self._opened(tag), name)
 
     # Verbs that move a tag --------------------------------------------------------------------

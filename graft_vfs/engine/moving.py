@@ -63,10 +63,12 @@ def switch(context: Context, tag: str, spec: str) -> VolumeId:
     parts = spec.split(":")
     if not 1 <= len(parts) <= 3:
         raise UsageError(f"{spec!r} is not volume[:local[:remote]]")
-    volume = VolumeId.parse(parts[0])
-    branch = LogId.parse(parts[1]) if len(parts) > 1 and parts[1] else None
-    remote = LogId.parse(parts[2]) if len(parts) > 2 and parts[2] else None
     rows = {row.id: row for row in context.catalog.volumes()}
+    volume = VolumeId.find(parts[0], rows)
+    branch = LogId.parse(parts[1]) if len(parts) > 1 and parts[1] else None
+    remote = None
+    if len(parts) > 2 and parts[2]:
+        remote = LogId.find(parts[2], context.catalog.log_ids())
     if volume in rows:
         if remote is not None and rows[volume].remote != remote:
             raise UsageError(

@@ -69,17 +69,18 @@ def give(context: Context, opened: Opened, name: str, ref: str, *, message: str 
     assert header is not None
     prove(logs, commit.log)
     ensure_safe_store(context, commit.log)
+    store = logs.log(commit.log).store
     wanted = CommitName(
         log=commit.log,
         lsn=commit.lsn,
         hash=header.hash,
         name=name,
-        time_ms=corrected_ms(time.time_ns() // 1_000_000, context.store.clock_ahead_seconds()),
+        time_ms=corrected_ms(time.time_ns() // 1_000_000, store.clock_ahead_seconds()),
         author=context.author.name,
         message=message,
         attempt=secrets.token_bytes(16),
     )
-    found = create_name(context.store, wanted)
+    found = create_name(store, wanted)
     context.catalog.names.keep(commit.log, {name: found.encode()})
     # The answer to an earlier try may have been lost; that one is as good.
     if replace(found, attempt=wanted.attempt, time_ms=wanted.time_ms) != wanted:
@@ -101,7 +102,7 @@ def listed(context: Context, opened: Opened) -> list[NameReport]:
     """
     found: list[NameReport] = []
     for log_id in names.lineage(context.logs, opened.volume):
-        given = list(list_names(context.store, log_id))
+        given = list(list_names(context.logs.log(log_id).store, log_id))
         objects = {each.name: each.encode() for each in given}
         context.catalog.names.keep(log_id, objects, are_all=True)
         found += sorted(map(NameReport.of, given), key=lambda each: (-each.lsn, each.name))
@@ -115,10 +116,11 @@ def remove(context: Context, opened: Opened, name: str) -> NameReport:
     """
     lineage = names.lineage(context.logs, opened.volume)
     for log_id in lineage:
-        found = read_name(context.store, log_id, check_name(name))
+        store = context.logs.log(log_id).store
+        found = read_name(store, log_id, check_name(name))
         context.catalog.names.forget(log_id, name)
         if found is not None:
-            delete_name(context.store, log_id, name)
+            delete_name(store, log_id, name)
             return NameReport.of(found)
     known = {each.name for log_id in lineage for each in names.known_names(context.logs, log_id)}
     raise NotFoundError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import NotFoundError, StoreError, UsageError
+from graft_vfs.errors import DamageError, NoRemoteError, NotFoundError, StoreError, UsageError
 from graft_vfs.format.commit import TIME_END, time_ms_of
 from graft_vfs.format.name import CommitName, decode_name
 from graft_vfs.history.refs import (
@@ -29,7 +30,6 @@ from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.remote.names import read_name
 from graft_vfs.reports import commit_time_text, commits_text
-from graft_vfs.store.none import NoStore
 from graft_vfs.suggestions import did_you_mean
 from graft_vfs.sync.fetch import fetch_log, require_commits
 from graft_vfs.times import parse_time
@@ -218,15 +218,14 @@ class _Ground:
         )
 
     def _asked(self, name: str, lineage: Sequence[LogId]) -> CommitName | None:
-        store = self.logs.store
-        if isinstance(store, NoStore):
-            return None
         try:
             for log_id in lineage:
-                found = read_name(store, log_id, name)
+                found = read_name(self.logs.log(log_id).store, log_id, name)
                 if found is not None:
                     self.logs.catalog.names.keep(log_id, {name: found.encode()})
                     return found
+        except NoRemoteError:
+            return None
         except StoreError as error:
             raise NotFoundError(
                 f"{shown(name)} names no commit that is known here, and the remote could not be "
@@ -341,14 +340,17 @@ def _too_far(ref: Ref, before: int) -> NotFoundError:
 
 def known_name(logs: Logs, log_id: LogId, name: str) -> CommitName | None:
     """Return a name of a log that was seen here. No request."""
-    found = logs.catalog.names.get(log_id, name)
-    return None if found is None else decode_name(found, key=f"catalog name {name!r}")
+    return next((each for each in known_names(logs, log_id) if each.name == name), None)
 
 
-def known_names(logs: Logs, log_id: LogId) -> list[CommitName]:
-    """Return the names of a log that were seen here, in order of their text. No request."""
-    key = f"catalog name of log {log_id}"
-    return [decode_name(found, key=key) for found in logs.catalog.names.all(log_id)]
+def known_names(logs: Logs, log_id: LogId) -> Iterator[CommitName]:
+    """Yield the names of a log that were seen here, in order of their text. No request.
+
+    One that a later version kept, or that is damaged, is left out: the remote has it.
+    """
+    for found in logs.catalog.names.all(log_id):
+        with contextlib.suppress(DamageError):
+            yield decode_name(found, key=f"a name of log {log_id} in the catalog")
 
 
 # As a snapshot ----------------------------------------------------------------------------------

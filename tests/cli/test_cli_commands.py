@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -202,14 +203,14 @@ def test_tags_and_volumes(cli):
     assert cli.json("tags") == [{"tag": "main", "volume": made["volume"], "current": False}]
     (row,) = cli.json("volumes")
     assert (row["tags"], row["local_lsn"], row["base_lsn"]) == (["main"], 0, 0)
-    assert f"main  {made['volume']}" in cli.ok("tags")
+    assert cli.ok("tags") == f"  main  {made['volume'][:8]}\n"
     assert "(main)" in cli.ok("volumes")
 
 
 def test_rm_keeps_the_volume_and_switch_names_it_again(cli):
     volume = cli.json("new", "main")["volume"]
     cli.sql("main", "CREATE TABLE t(x)", "INSERT INTO t VALUES(7)")
-    assert cli.ok("rm", "main") == f"Removed tag main; volume {volume} stays.\n"
+    assert cli.ok("rm", "main") == f"Removed tag main; volume {volume[:8]} stays.\n"
     assert cli.json("tags") == []
     cli.fails(2, "rm", "main")
     assert cli.json("switch", "again", volume)["volume"] == volume
@@ -225,10 +226,11 @@ def test_gc_removes_what_no_tag_names_and_says_why_something_stays(cli):
     cli.sql("main", "CREATE TABLE t(x)")
     cli.fails(2, "gc", "--local", "--force", full)
     cli.ok("rm", "main")
-    assert f"Would remove volume {empty}" in cli.ok("gc", "--local", "--dry-run")
+    told = cli.ok("gc", "--local", "--dry-run")
+    assert re.search(f"Would remove volume {empty[:8]}[^ ]* ", told)
     text = cli.ok("gc", "--local")
     assert f"Removed volume {empty}" in text
-    assert f"Kept volume {full}: it holds 1 commit never pushed." in text
+    assert f"Kept volume {full[:8]}: it holds 1 commit never pushed." in text
     (row,) = cli.json("gc", "--local", "--force", full)
     assert (row["volume"], row["removed"], row["kept_because"]) == (full, True, None)
     assert cli.json("volumes") == []
@@ -297,10 +299,13 @@ def test_clone_fetch_and_pull(pushed):
     assert pushed.json("fetch", "main")["commits"] == 1
     assert pushed.sql("main", "SELECT count(*) FROM t") == [(2000,)]
     text = pushed.ok("pull", "main")
-    assert text == f"Pulled 1 commit of remote log {cloned['log']}, now at LSN 2.\n"
+    shown = re.fullmatch(r"Pulled 1 commit of remote log (\S+), now at LSN 2.\n", text)[1]
+    assert cloned["log"].startswith(shown)
+    assert 8 <= len(shown) < 24
     assert pushed.sql("main", "SELECT count(*) FROM t") == [(2001,)]
     again = pushed.ok("pull", "main")
-    assert pushed.sql("main", "PRAGMA graft_pull") == [(again.strip(),)]
+    ((told,),) = pushed.sql("main", "PRAGMA graft_pull")
+    assert told.replace(cloned["log"], shown) == again.strip()
     assert pushed.ok("fetch", "main").startswith("Nothing new on remote log")
 
 
@@ -382,3 +387,24 @@ def test_remote_ls(pushed):
     log = pushed.json("info", "main")["remote"]
     assert pushed.json("remote", "ls") == [{"ref": "main", "log": log}]
     assert pushed.ok("remote", "ls") == f"main  {log}\n"
+
+
+def test_an_id_that_is_shown_is_short_and_can_be_typed(pushed):
+    pushed.ok("fork", "main", "side")
+    volumes = {row["tag"]: row["volume"] for row in pushed.json("tags")}
+    shown = dict(line.split() for line in pushed.ok("tags").splitlines())
+    assert {tag: volumes[tag][: len(short)] for tag, short in shown.items()} == shown
+    assert all(8 <= len(short) < 24 for short in shown.values())
+    assert pushed.json("switch", "other", shown["main"])["volume"] == volumes["main"]
+    told = pushed.fails(2, "switch", "other", volumes["main"][:4])
+    assert f"begins 2 volume ids: {volumes['main']}, {volumes['side']}" in told
+    log = pushed.json("info", "main")["remote"]
+    shown_log = pushed.ok("status", "main").split("remote log ")[1].split()[0]
+    assert log.startswith(shown_log)
+    assert len(shown_log) < 24
+    assert pushed.json("show", "side", f"{shown_log}:1")["log"] == log
+    assert f"{shown_log}:1 to " in pushed.ok("diff", "main", "1", "1")
+    for screen in (("info", "main"), ("show", "main"), ("remote", "ls")):
+        assert log in pushed.ok(*screen)
+    pushed.ok("rm", "side")
+    assert pushed.ok("gc", "--local", "--force", shown["side"]).startswith("Removed volume")

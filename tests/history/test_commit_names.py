@@ -290,6 +290,17 @@ def test_names_survive_in_the_catalog_and_an_older_one_gets_them(ours, replicas)
     assert [each.name for each in names.known_names(again.engine.logs, log)] == ["v1"]
 
 
+def test_a_name_that_a_later_version_kept_in_the_catalog_is_asked_for(ours) -> None:
+    ours.engine.name("main", "v1", "1")
+    log = ours.engine.status("main").remote
+    (good,) = ours.engine.catalog.names.all(log)
+    for bad in (good.replace(b"name 1", b"name 2", 1), good[:-1], b""):
+        ours.engine.catalog.names.keep(log, {"v1": bad})
+        assert [entry.names for entry in ours.engine.log("main")] == [(), (), ()]
+        assert used(ours, lambda: ours.engine.resolve("main", "v1")) == (0, 1, 0, 0)
+        assert ours.engine.log("main")[2].names == ("v1",)
+
+
 @pytest.mark.parametrize("fault", [Fault.LOST_ANSWER, Fault.LOST_REQUEST])
 def test_a_name_whose_answer_is_lost_is_given_once(replicas, fault) -> None:
     inner = MemoryStore()

@@ -12,6 +12,7 @@ from graft_vfs.errors import GraftError, InvalidIdError, NotFoundError, UsageErr
 from graft_vfs.history import names
 from graft_vfs.history.names import LocalCommit, RemoteCommit
 from graft_vfs.history.refs import HEAD
+from graft_vfs.ids import short_texts
 from graft_vfs.pager.snapshots import connected
 from graft_vfs.store.base import StoreCounts
 from tests.support.replicas import Replica, rows
@@ -138,7 +139,7 @@ def test_logs_are_named_by_the_beginning_of_their_ids(ours, replicas) -> None:
     ids = ours.engine.catalog.log_ids()
     with requests(ours, 0):
         assert resolve(ours, f"{log}:2", "other") == RemoteCommit(log, 2)
-        assert resolve(ours, f"{log.shortened(ids)}:2", "other") == RemoteCommit(log, 2)
+        assert resolve(ours, f"{short_texts(ids)[log]}:2", "other") == RemoteCommit(log, 2)
         assert names.resolve(ours.engine.logs, f"{log}:2", None) == RemoteCommit(log, 2)
     with pytest.raises(InvalidIdError, match=r"begins \d+ log ids: "):
         resolve(ours, f"{str(log)[:4]}:2")
@@ -147,7 +148,7 @@ def test_logs_are_named_by_the_beginning_of_their_ids(ours, replicas) -> None:
     theirs = replicas("theirs")
     theirs.engine.clone("other", "other")
     with pytest.raises(InvalidIdError, match="no log id known here"):
-        resolve(theirs, f"{log.shortened(ids)}:2", "other")
+        resolve(theirs, f"{short_texts(ids)[log]}:2", "other")
     assert resolve(theirs, f"{log}:2", "other") == RemoteCommit(log, 2)
 
 

@@ -25,27 +25,22 @@ class KnownNames:
     def __init__(self, file: CatalogFile) -> None:
         self._file = file
 
-    def get(self, log_id: LogId, name: str) -> bytes | None:
-        """Return the object of a name of a log, None if it was not seen."""
-        rows = self._rows("SELECT object FROM known_names WHERE log = ? AND name = ?", log_id, name)
-        return rows[0] if rows else None
-
     def all(self, log_id: LogId) -> list[bytes]:
         """Return the objects of all names of a log that were seen, in order of their text."""
-        return self._rows("SELECT object FROM known_names WHERE log = ? ORDER BY name", log_id)
-
-    def _rows(self, sql: str, log_id: LogId, *more: str) -> list[bytes]:
-        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'"):
+        if not self._is_made():
             return []
-        return [bytes_of(found) for (found,) in self._file.rows(sql, log_id.raw, *more)]
+        sql = "SELECT object FROM known_names WHERE log = ? ORDER BY name"
+        return [bytes_of(found) for (found,) in self._file.rows(sql, log_id.raw)]
+
+    def _is_made(self) -> bool:
+        return bool(self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'"))
 
     def keep(self, log_id: LogId, objects: Mapping[str, bytes], *, are_all: bool = False) -> None:
         """Remember names by their text, if the catalog can be written.
 
         If they `are_all` that the log has, the others are forgotten.
         """
-        known = self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'")
-        if not self._file.writable or not (known or objects):
+        if not self._file.writable or not (objects or self._is_made()):
             return
         with self._file.transaction() as connection:
             connection.execute(_TABLE)
@@ -58,5 +53,5 @@ class KnownNames:
 
     def forget(self, log_id: LogId, name: str) -> None:
         """Forget a name that was removed."""
-        if self.get(log_id, name) is not None and self._file.writable:
+        if self._file.writable and self._is_made():
             self._file.write("DELETE FROM known_names WHERE log = ? AND name = ?", log_id.raw, name)
