@@ -128,7 +128,7 @@ def test_a_next_step_names_the_tag_of_the_command(pushed):
         (("stauts",), "UsageError", 2, "did you mean 'status'? `graft --help` lists"),
         (("info",), "UsageError", 2, "see `"),
         (("push", "main"), "NoRemoteError", 2, "add a [remote] table"),
-        (("export", "main", "/nowhere/x.db"), "LocalStorageError", 9, "make the folder"),
+        (("export", "main", "/nowhere/x.db"), "LocalStorageError", 9, "create the parent folder"),
     ],
 )
 def test_with_json_an_error_is_a_line_of_json(cli, arguments, kind, code, hint):
