@@ -13,7 +13,6 @@ import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from graft_vfs.advice import Advice, Hint
 from graft_vfs.daemon.events import EventLog, reasons
 from graft_vfs.daemon.heartbeat import Heartbeat
 from graft_vfs.daemon.metrics import SyncMetrics, VolumeSync, sync_text
@@ -23,7 +22,7 @@ from graft_vfs.daemon.syncs import Syncs
 from graft_vfs.engine.autosync import Autosync, Clock, Outcome
 from graft_vfs.engine.graft import Graft
 from graft_vfs.engine.syncing import require_remote
-from graft_vfs.errors import GraftError, NotFoundError
+from graft_vfs.errors import GraftError
 from graft_vfs.ids import VolumeId
 from graft_vfs.metrics import prometheus
 from graft_vfs.remote.request_threads import request_threads
@@ -69,9 +68,7 @@ class Daemon:
         engine.catalog.require_writable()
         for tag in tags:
             if engine.catalog.tag_volume(tag) is None:
-                raise NotFoundError(
-                    f"there is no tag {tag!r}", next_step=Hint("see ", Advice.LIST_TAGS)
-                )
+                raise engine.catalog.no_tag(tag)
         self._remote_name = engine.store.describe()
         self._engine = engine
         self._log = log
