@@ -21,7 +21,7 @@ from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pages import LocalLsn
 from graft_vfs.plain.transfer import CommitPages, Pages, export_pages, require_written
-from graft_vfs.reports import Progress, commits_text, pages_text, size_text
+from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.clone import clone_base
 from graft_vfs.view.log_view import LogView
@@ -37,8 +37,8 @@ _BATCH_PAGES = 2048
 _PROBLEMS_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Restored(Worded):
+@dataclass(frozen=True, slots=True, repr=False)
+class Restored(Report, Worded):
     """A restore of `tag` to `commit`, in place: `differ` of `pages` became the commit local `lsn`.
 
     Pages have `page_size` bytes. `before` is the commit to go back to. With `lsn` None the volume
@@ -65,8 +65,8 @@ class Restored(Worded):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RestoredFile:
+@dataclass(frozen=True, slots=True, repr=False)
+class RestoredFile(Report):
     """A restore of `commit` to a plain file of `pages` pages of `page_size` bytes at `path`.
 
     It was read back, and `checked` says whether SQLite's own check found it sound too; it cannot

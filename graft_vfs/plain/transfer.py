@@ -65,7 +65,7 @@ class Transferred(Report):
         return f"{self.verb} {self.path}: {pages_text(self.pages)}, {size_text(self.bytes)}."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Imported(Transferred):
     """What an import committed as local `lsn`: the pages that `differ`, of `pages`.
 

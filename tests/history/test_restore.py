@@ -113,6 +113,7 @@ def test_a_state_that_is_there_already_makes_no_commit(ours) -> None:
         done = ours.engine.restore("main", ref)
         assert (done.lsn, done.differ) == (None, 0)
         assert str(done) == "Nothing to restore: main has the content of 5 already."
+        assert repr(done) == f"<Restored: {done}>"
     ours.engine.restore("main", "2")
     ours.engine.push("main")
     # The same content under another LSN.

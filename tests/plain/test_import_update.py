@@ -109,6 +109,7 @@ def test_a_file_that_did_not_change_makes_no_commit(replicas, tmp_path) -> None:
     done = replica.engine.import_(source, "main", update=True)
     assert (done.differ, done.lsn) == (0, None)
     assert str(done) == f"Nothing to import: the volume has the content of {source} already."
+    assert repr(done) == f"<Imported: {done}>"
     assert replica.engine.open("main").begin() is before
     # Nor does one whose counters, cookie and library only differ: they are no content.
     change(source, "PRAGMA user_version = 1", "PRAGMA user_version = 0", "PRAGMA schema_version=99")
