@@ -49,6 +49,12 @@ class RemoteConfig:
     # It may contain a password; opening the store refuses that by name.
     endpoint: str | None = field(default=None, repr=False)
     """The URL of a server other than Amazon's; `AWS_ENDPOINT_URL` works as well."""
+    region: str | None = None
+    """The region of the bucket; `AWS_DEFAULT_REGION` and profiles work too."""
+    unsigned: bool = False
+    """`true` reads a public bucket without credentials, also where there are some. Default
+    `false`: requests are unsigned only if no credentials are found.
+    """
     connect_timeout: float = 5.0
     """How long connecting to `s3_compatible` may take, from 0.1 to 3600 seconds. Default 5."""
     read_timeout: float = 15.0
@@ -94,6 +100,8 @@ class RemoteConfig:
                 self.bucket,
                 prefix=self.prefix,
                 endpoint=self.endpoint,
+                region=self.region,
+                unsigned=self.unsigned,
                 connect_timeout_seconds=self.connect_timeout,
                 read_timeout_seconds=self.read_timeout,
                 total_timeout_seconds=self.total_timeout,
@@ -478,5 +486,6 @@ _REMOTE_CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "connect_timeout": _TIMEOUT,
     "read_timeout": _TIMEOUT,
     "total_timeout": _TIMEOUT,
+    "unsigned": ("true or false", _switch),
 }
 _REMOTE_KEYS = tuple(entry.name for entry in fields(RemoteConfig))

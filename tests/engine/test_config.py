@@ -63,6 +63,8 @@ def test_every_key_is_read(tmp_path) -> None:
         'bucket = "b"\n'
         'prefix = "p"\n'
         'endpoint = "http://127.0.0.1:9"\n'
+        'region = "auto"\n'
+        "unsigned = true\n"
         'root = "unused"\n'
     )
     assert config == Config(
@@ -72,7 +74,9 @@ def test_every_key_is_read(tmp_path) -> None:
         mmap="off",
         log_file=tmp_path / "home/graft.log",
         make_default=True,
-        remote=RemoteConfig("s3_compatible", "unused", "b", "p", "http://127.0.0.1:9"),
+        remote=RemoteConfig(
+            "s3_compatible", "unused", "b", "p", "http://127.0.0.1:9", "auto", True
+        ),
     )
 
 
@@ -90,6 +94,8 @@ VARIABLES = {
     "GRAFT_REMOTE_BUCKET": ("bucket2", "remote.bucket", "bucket2"),
     "GRAFT_REMOTE_PREFIX": ("prefix2", "remote.prefix", "prefix2"),
     "GRAFT_REMOTE_ENDPOINT": ("http://two", "remote.endpoint", "http://two"),
+    "GRAFT_REMOTE_REGION": ("eu-west-1", "remote.region", "eu-west-1"),
+    "GRAFT_REMOTE_UNSIGNED": ("true", "remote.unsigned", True),
     "GRAFT_REMOTE_CONNECT_TIMEOUT": ("2.5", "remote.connect_timeout", 2.5),
     "GRAFT_REMOTE_READ_TIMEOUT": ("90", "remote.read_timeout", 90.0),
     "GRAFT_REMOTE_TOTAL_TIMEOUT": ("600", "remote.total_timeout", 600.0),
@@ -265,7 +271,7 @@ def test_a_wrong_variable_is_blamed_itself_and_not_the_file(variable, value, key
     ("text", "key", "meant"),
     [
         ("datadir = '/x'", "datadir", "did you mean 'data_dir'\\? "),
-        ("[remote]\ntype = 'memory'\nregion = 'x'", "remote.region", ""),
+        ("[remote]\ntype = 'memory'\ncolour = 'x'", "remote.colour", ""),
         ("[remote]\ntype = 'memory'\nbuket = 'x'", "remote.buket", "did you mean 'bucket'\\? "),
         ("[remotes]\ntype = 'memory'", "remotes", "did you mean 'remote'\\? "),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 
 import pytest
@@ -113,18 +114,46 @@ def test_a_claim_at_a_closed_door_is_known_not_to_have_landed():
                     call()
 
 
-def test_without_credentials_nothing_is_sent(scripted, monkeypatch):
+@pytest.mark.parametrize("unsigned", [True, False])
+def test_without_credentials_reads_are_unsigned_and_nothing_is_written(
+    scripted, monkeypatch, unsigned
+):
+    scripted.script = [held(b"data"), error(403, "AccessDenied")]
     with scripted.endpoint.identity():
-        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        with S3Store("bucket", endpoint=scripted.endpoint.url) as store:
+        if not unsigned:
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+            monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        with S3Store("bucket", endpoint=scripted.endpoint.url, unsigned=unsigned) as store:
+            assert store.get("k") == b"data"
+            with pytest.raises(StoreDeniedError, match=r"request was unsigned; set AWS_ACCESS_KEY"):
+                store.get("k")
             for call in (
                 lambda: store.put_if_absent("k", b"data"),
-                lambda: store.get("k"),
+                lambda: store.put("k", [b"data"]),
+                lambda: store.delete("k"),
+                lambda: store.delete_many(["k"]),
             ):
-                with pytest.raises(StoreDeniedError, match="AWS_ACCESS_KEY_ID"):
+                with pytest.raises(StoreDeniedError, match="can only be read"):
                     call()
-    assert scripted.requests == []
+    assert [request.method for request in scripted.requests] == ["GET", "GET"]
+    assert not any("authorization" in request.headers for request in scripted.requests)
+
+
+def test_credentials_that_come_later_sign_the_next_write(scripted, monkeypatch):
+    with scripted.endpoint.identity():
+        name, secret = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
+        values = {key: os.environ[key] for key in (name, secret)}
+        for key in values:
+            monkeypatch.delenv(key)
+        scripted.script = [held(b"data"), landed, held(b"data")]
+        with S3Store("bucket", endpoint=scripted.endpoint.url) as store:
+            store.get("k")
+            for key, value in values.items():
+                monkeypatch.setenv(key, value)
+            store.put("k", [b"data"])
+            store.get("k")
+    signed = ["authorization" in request.headers for request in scripted.requests]
+    assert signed == [False, True, True]
 
 
 # Outcomes of the other requests

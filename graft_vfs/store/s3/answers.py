@@ -424,6 +424,15 @@ def answer_error(store: str, reply: Reply, verb: Verb, key: str) -> GraftError:
     return error
 
 
+def unsigned_error(denied: StoreDeniedError) -> StoreDeniedError:
+    """Return the error of a request that was denied because it was unsigned, perhaps."""
+    return StoreDeniedError(
+        f"{denied.message}; the request was unsigned",
+        next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, unless the "
+        "bucket is public; of a public one everyone needs s3:GetObject and s3:ListBucket",
+    )
+
+
 def _claim_error(where: str, answer: Answer, reply: Reply) -> GraftError | None:
     """Return the error of a claim whose answer proves nothing, or shows an unsafe store."""
     if answer in {Answer.UNAVAILABLE, Answer.THROTTLED}:

@@ -15,7 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from graft_vfs.backoff import backoff
-from graft_vfs.errors import CommitOutcomeUnknownError, GraftError, StoreUnavailableError
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    GraftError,
+    StoreDeniedError,
+    StoreUnavailableError,
+)
 from graft_vfs.store.base import StoreCounters, Verb
 from graft_vfs.store.s3.answers import (
     Failure,
@@ -23,6 +28,7 @@ from graft_vfs.store.s3.answers import (
     answer_error,
     classify_failure,
     failure_error,
+    unsigned_error,
 )
 from graft_vfs.store.s3.exchange import (
     Budget,
@@ -54,9 +60,11 @@ class Caller:
         *,
         attempts_max: int,
         clock: Clock,
+        is_unsigned: bool = False,
     ) -> None:
         self.limits = limits
         self.clock = clock
+        self.is_unsigned = is_unsigned
         self._store = store
         self._counters = counters
         self._attempts_max = attempts_max
@@ -130,8 +138,11 @@ class Caller:
         except ClientError as error:
             reply = Reply.of(error.response)
             _logger.debug("%s of %r: %s", verb, key, reply.shown)
+            declared = answer_error(self._store, reply, verb, key)
+            if self.is_unsigned and isinstance(declared, StoreDeniedError):
+                declared = unsigned_error(declared)
             # Without the cause, which contains the server's text.
-            raise answer_error(self._store, reply, verb, key) from None
+            raise declared from None
         except (
             BotoCoreError,
             ResponseParserError,

@@ -95,11 +95,18 @@ def configuration_errors(bucket: str) -> Iterator[None]:
         raise _no_url(bucket) from None
 
 
-def make_client(endpoint: str | None, region: str | None, settings: dict[str, Any]) -> S3Client:
-    """Return a client that sends each request once, on connections that report their progress."""
+def make_client(
+    endpoint: str | None, region: str | None, unsigned: bool, settings: dict[str, Any]
+) -> S3Client:
+    """Return a client that sends each request once, on connections that report their progress.
+
+    With `unsigned`, or if the AWS chain finds no credentials, its requests are unsigned.
+    """
     with importing(), _importing:
         import boto3.session  # noqa: PLC0415 - only S3 needs boto3
+        from botocore import UNSIGNED  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
+        from botocore.credentials import CredentialResolver  # noqa: PLC0415
 
         from graft_vfs.store.s3.connection import watch  # noqa: PLC0415
         from graft_vfs.store.s3.credentials import reread_when_changed  # noqa: PLC0415
@@ -108,7 +115,11 @@ def make_client(endpoint: str | None, region: str | None, settings: dict[str, An
         # This creates a TLS context; OpenSSL's locks do not survive a fork during that.
         session._session.get_component("credential_provider")  # noqa: SLF001 - as below
     # Without the lock, because credentials may come from a slow program or server.
-    reread_when_changed(session._session)  # noqa: SLF001 - boto3 shows botocore's session nowhere
+    core = session._session  # noqa: SLF001 - boto3 shows botocore's session nowhere
+    if unsigned or not reread_when_changed(core):
+        settings = settings | {"signature_version": UNSIGNED}
+        # Otherwise the chain is asked again, which may query an absent metadata service.
+        core.register_component("credential_provider", CredentialResolver([]))
 
     def make(addressing: Literal["auto", "path"]) -> S3Client:
         config = Config(
@@ -133,6 +144,13 @@ def make_client(endpoint: str | None, region: str | None, settings: dict[str, An
         raise
     watch(client)
     return client
+
+
+def is_unsigned(client: S3Client) -> bool:
+    """Return True if the requests of a client are unsigned."""
+    from botocore import UNSIGNED  # noqa: PLC0415 - only S3 needs boto3
+
+    return client.meta.config.signature_version is UNSIGNED  # type: ignore[attr-defined]
 
 
 def credentials_source() -> str | None:

@@ -23,11 +23,15 @@ _logger = logging.getLogger("graft_vfs.store.s3")
 _FROM_FILES = frozenset({"shared-credentials-file", "config-file"})
 
 
-def reread_when_changed(session: Any) -> None:
-    """Make a botocore session sign with its files' current credentials; others are unchanged."""
+def reread_when_changed(session: Any) -> bool:
+    """Make a botocore session sign with its files' current credentials; others are unchanged.
+
+    Returns whether there are any credentials.
+    """
     found = session.get_credentials()
     if found is not None and type(found) is Credentials and found.method in _FROM_FILES:
         session._credentials = _FileCredentials(session, found)  # noqa: SLF001 - as boto3 users do
+    return found is not None
 
 
 class _FileCredentials(Credentials):

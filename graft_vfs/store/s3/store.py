@@ -11,6 +11,7 @@ Invariants:
    because servers repeat credentials in their messages.
 5. The first request imports boto3, not this module, because the import takes longer than opening a
    database and many commands send no request.
+6. Without credentials requests are unsigned, as public buckets allow, and none of them writes.
 
 A crash during the upload of a large object leaves parts without a key on the server. A lifecycle
 rule for incomplete uploads removes them. A failed upload is aborted.
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 from graft_vfs.errors import (
     ConfigError,
     ObjectMissingError,
+    StoreDeniedError,
     StoreUnavailableError,
     UsageError,
 )
@@ -70,6 +72,7 @@ from graft_vfs.store.s3.client import (
     bounded_sender,
     checked_endpoint,
     configuration_errors,
+    is_unsigned,
     make_client,
     note_signed,
     prepare_call,
@@ -104,6 +107,7 @@ class S3Store(ObjectStore):
     _client: S3Client
     _caller: Caller
     _reader: Reader
+    _is_unsigned: bool
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class S3Store(ObjectStore):
         prefix: str = "",
         endpoint: str | None = None,
         region: str | None = None,
+        unsigned: bool = False,
         connect_timeout_seconds: float = 5.0,
         read_timeout_seconds: float = 15.0,
         total_timeout_seconds: float = 60.0,
@@ -126,6 +131,9 @@ class S3Store(ObjectStore):
         request that may be retried; throttling does not count. The client is created inside
         `configuring`, which may add to a ConfigError.
 
+        Requests are unsigned with `unsigned`, or if the AWS chain finds no credentials; then no
+        request that writes is sent, and raises StoreDeniedError.
+
         Raises:
             ConfigError: the bucket, prefix or endpoint is invalid.
         """
@@ -134,6 +142,7 @@ class S3Store(ObjectStore):
         self._prefix = _checked_prefix(prefix)
         self._endpoint = None if endpoint is None else checked_endpoint(bucket, endpoint)
         self._region = region
+        self._unsigned = unsigned
         self._settings: dict[str, Any] = {
             "connect_timeout": connect_timeout_seconds,
             "read_timeout": read_timeout_seconds,
@@ -165,7 +174,8 @@ class S3Store(ObjectStore):
 
     def _make(self) -> None:
         with self._configuring(), configuration_errors(self._bucket):
-            self._client = make_client(self._endpoint, self._region, self._settings)
+            self._client = make_client(self._endpoint, self._region, self._unsigned, self._settings)
+            self._is_unsigned = is_unsigned(self._client)
         self._endpoint = self._client.meta.endpoint_url
         self._caller = Caller(
             self.describe(),
@@ -173,6 +183,7 @@ class S3Store(ObjectStore):
             self.counters,
             attempts_max=self._attempts_max,
             clock=self._clock,
+            is_unsigned=self._is_unsigned,
         )
         bodies = Bodies()
         self._reader = Reader(
@@ -204,7 +215,7 @@ class S3Store(ObjectStore):
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
-        name = self._name(key)
+        name = self._name_to_write(key)
         from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         def attempt() -> PutOutcome:
@@ -231,7 +242,7 @@ class S3Store(ObjectStore):
 
     def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
         """Write an object; see ObjectStore.put."""
-        name = self._name(key)
+        name = self._name_to_write(key)
         joined = JoinedBuffers(data)
         if joined.size > PART_BYTES:
             place = Place(self.describe(), self._bucket, name, key)
@@ -263,7 +274,7 @@ class S3Store(ObjectStore):
         held, tag = self._fetch("get", key, None, limit_bytes)
         if held != old:
             return held == new
-        name = self._name(key)
+        name = self._name_to_write(key)
 
         def attempt() -> bool:
             try:
@@ -324,7 +335,7 @@ class S3Store(ObjectStore):
 
     def delete(self, key: str) -> None:
         """Remove an object; see ObjectStore.delete."""
-        name = self._name(key)
+        name = self._name_to_write(key)
         from botocore.exceptions import ClientError  # noqa: PLC0415 - see invariant 5
 
         def attempt() -> None:
@@ -345,7 +356,9 @@ class S3Store(ObjectStore):
     def delete_many(self, keys: Iterable[str]) -> None:
         """Remove objects, 1000 per request; see ObjectStore.delete_many."""
         waiting = iter(keys)
-        while batch := {self._name(key): key for key in itertools.islice(waiting, LIST_PAGE_KEYS)}:
+        while batch := {
+            self._name_to_write(key): key for key in itertools.islice(waiting, LIST_PAGE_KEYS)
+        }:
             self._caller.repeat(
                 "delete", next(iter(batch.values())), functools.partial(self._delete_batch, batch)
             )
@@ -458,6 +471,22 @@ class S3Store(ObjectStore):
         if len(name) > KEY_BYTES_MAX:
             raise UsageError(
                 f"{name!r} is too long for S3", next_step="use a shorter prefix or name"
+            )
+        return name
+
+    def _name_to_write(self, key: str) -> str:
+        """Return the name of a key that is to be written; raises StoreDeniedError if unsigned."""
+        name = self._name(key)
+        if self._is_unsigned and not self._unsigned:
+            # Credentials may have come meanwhile.
+            with occupied(), self._making:
+                self._make()
+        if self._is_unsigned:
+            why = "unsigned is set" if self._unsigned else "no credentials were found"
+            raise StoreDeniedError(
+                f"{self.describe()} can only be read, because {why}",
+                next_step="leave unsigned out, and set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
             )
         return name
 
