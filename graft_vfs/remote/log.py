@@ -59,6 +59,7 @@ from graft_vfs.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
+from graft_vfs.format.commit import MAGIC as COMMIT_MAGIC
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.format.segment import segment_header
 from graft_vfs.ids import LogId, SegmentId
@@ -198,11 +199,15 @@ class RemoteLog:
         """Return the place of the commit with an LSN. No request."""
         return Place(self.log_id, lsn, commit_key(self.log_id, lsn))
 
-    def newest_lsn(self) -> RemoteLsn:
+    def newest_lsn(self, known: RemoteLsn = NO_LSN) -> RemoteLsn:
         """Return the newest LSN, 0 for an empty log. One listing of a few keys.
 
-        Foreign objects are skipped; if there are many, another listing continues after them.
+        Foreign objects are skipped; if there are many, another listing continues after them. A
+        store without listings is asked for commits after `known`: two requests for each doubling of
+        their number.
         """
+        if not self.store.can_list:
+            return self._search_newest(known)
         keys = list(self.store.keys(commits_prefix(self.log_id), limit=_NEWEST_KEYS))
         lsns = self._lsns_of(keys)
         newest = next(lsns, NO_LSN)
@@ -213,9 +218,41 @@ class RemoteLog:
     def lsns(self) -> Iterator[RemoteLsn]:
         """Yield the LSNs of all commits, newest first. One listing per 1000.
 
-        Foreign objects are skipped, with one warning.
+        Foreign objects are skipped, with one warning. For a store without listings, these are the
+        LSNs up to the newest.
         """
+        if not self.store.can_list:
+            return map(RemoteLsn, range(self._search_newest(NO_LSN), 0, -1))
         return self._lsns_of(self.store.keys(commits_prefix(self.log_id)))
+
+    def _search_newest(self, known: RemoteLsn) -> RemoteLsn:
+        """Return the newest LSN after `known`, found by bisection, because a log has no gaps."""
+        step = 1
+        while self._is_there(known + step):
+            known, step = RemoteLsn(known + step), step * 2
+        absent = known + step
+        while absent - known > 1:
+            middle = (known + absent) // 2
+            if self._is_there(middle):
+                known = RemoteLsn(middle)
+            else:
+                absent = middle
+        return known
+
+    def _is_there(self, lsn: int) -> bool:
+        """Return True if there is a commit; raises CorruptObjectError for what is none."""
+        if lsn > LSN_MAX:
+            return False
+        key = commit_key(self.log_id, RemoteLsn(lsn))
+        try:
+            found = self.store.get_range(key, 0, len(COMMIT_MAGIC))
+        except ObjectMissingError:
+            return False
+        if found != COMMIT_MAGIC:
+            raise CorruptObjectError(
+                f"{key} is not a commit of graft-vfs", next_step="check the URL of the remote"
+            )
+        return True
 
     def _lsns_of(self, keys: Iterable[str]) -> Iterator[RemoteLsn]:
         prefix = commits_prefix(self.log_id)
@@ -288,7 +325,7 @@ class RemoteLog:
             is_far = newest == looked_to
             if not is_far:
                 break
-        last = self.newest_lsn() if is_far or lists else newest
+        last = self.newest_lsn(newest) if is_far or lists else newest
         if progress is not None and newest > known_lsn:
             progress(newest - known_lsn, last - known_lsn)
         for record in self.read_headers(RemoteLsn(newest + 1), last, previous_hash=known_hash):

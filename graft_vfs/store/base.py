@@ -250,6 +250,10 @@ class ObjectStore(abc.ABC):
     any time. A handle must not be used after fork().
     """
 
+    can_list = True
+    """Whether it has listings; without, the newest commit of a log is found by asking for some."""
+    can_write = True
+
     def __init__(self) -> None:
         self.counters = StoreCounters()
         self._closed = False

@@ -36,6 +36,7 @@ class WrapperStore(ObjectStore):
         super().__init__()
         self.inner = inner
         self.counters = inner.counters
+        self.can_list, self.can_write = inner.can_list, inner.can_write
 
     def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:  # noqa: ARG002
         """Run one call; `send` forwards it to the inner store and returns the result.
