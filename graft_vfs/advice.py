@@ -61,11 +61,14 @@ class Advice(enum.Enum):
     LIST_LOGS = None, "remote ls --logs", "remote_logs()"
     LIST_LOST = None, "adopt", "lost_volumes()"
     LIST_REFS = None, "remote ls", "refs()"
+    LIST_REFS_AT = None, "remote ls REMOTE", "refs(REMOTE)"
+    LIST_REMOTES = None, "remote show", "named_remotes()"
     LIST_TAGS = "graft_tags", "tags", "tags()"
     LIST_VOLUMES = "graft_volumes", "volumes", "volumes()"
     MAKE_REMOTE = None, "remote init", None
     LIST_NAMES = "graft_names", "tag TAG", "names(TAG)"
     NAME_COMMIT = "graft_name = NAME", "tag TAG NAME", "name(TAG, NAME)"
+    MOVE_REMOTE = None, "remote move TAG REMOTE", "move_remote(TAG, REMOTE)"
     NAME_LOG = None, "remote name REF LOG", "name_log(REF, LOG)"
     NEW = "graft_new", "new TAG --force", "new(TAG)"
     PULL = "graft_pull", "pull TAG", "pull(TAG)"
@@ -75,6 +78,7 @@ class Advice(enum.Enum):
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
     RESTORE = None, "restore TAG --at COMMIT", "restore(TAG, COMMIT)"
     RESTORE_FILE = None, "restore TAG --at COMMIT -o FILE", "restore_file(TAG, FILE, COMMIT)"
+    SET_URL = None, "remote set-url REMOTE URL", "set_remote_url(REMOTE, URL)"
     SWITCH = "graft_switch = VOLUME", "switch TAG VOLUME", "switch(TAG, VOLUME)"
     UPDATE = None, "import --update FILE TAG", "import_(FILE, TAG, update=True)"
 

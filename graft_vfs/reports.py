@@ -175,6 +175,19 @@ class RemoteLogReport(Report):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class RemoteReport(Report):
+    """A remote with a name in the data directory, its URL, and how many `logs` live on it."""
+
+    name: str
+    url: str
+    logs: int
+
+    def __str__(self) -> str:
+        logs = "1 log" if self.logs == 1 else f"{self.logs} logs"
+        return f"{self.name}  {self.url}  ({logs})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class LostVolume(Report):
     """A volume that the catalog lacks, or, with `is_known`, has only in an older state.
 

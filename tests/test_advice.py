@@ -27,7 +27,9 @@ ARGUMENTS: dict[str, object] = {
     "LOG": str(LogId.new()),
     "NAME": "v1.0",
     "REF": "it's",
+    "REMOTE": "backup",
     "TAG": "a tag's",
+    "URL": "s3://bucket/pre-fix",
     "VOLUME": VolumeId.new(),
 }
 """Such as a shell, SQL and Python have to quote."""

@@ -24,6 +24,7 @@ from graft_vfs.local.catalog.descriptor import MOVE_AWAY, PUT_BACK, holds_volume
 from graft_vfs.maintenance.adopt import empty_error
 from graft_vfs.maintenance.fsck import logs_of
 from graft_vfs.reports import LostVolume, size_text
+from graft_vfs.store.none import NoStore
 from graft_vfs.sync.proof import Standing, examine, mismatch
 from graft_vfs.vfs.file_system import FileSystem
 
@@ -182,7 +183,7 @@ def may_have_bases(directory: Path) -> bool:
 
 
 def histories(config: Config) -> Iterator[Check]:
-    """Compare each log that a volume stands on with the remote: is it the one that is known here?
+    """Compare each log that a volume stands on with its remote: is it the one that is known here?
 
     One request a log. A wrong bucket, a restored backup and a replaced history have their own text.
     """
@@ -191,11 +192,13 @@ def histories(config: Config) -> Iterator[Check]:
     try:
         with contextlib.closing(Graft(quiet, recovering=True)) as engine:
             for log_id in logs_of(engine.catalog, engine.logs):
+                if isinstance(engine.remotes.of(log_id), NoStore):
+                    continue
                 checked += 1
                 state = examine(engine.logs, log_id)
                 if state.standing is not Standing.SAME:
                     wrong += 1
-                    yield problem("history", mismatch(engine.logs, state))
+                    yield problem("history", mismatch(state))
     except GraftError as error:
         yield problem("history", error)
         return

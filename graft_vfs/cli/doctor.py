@@ -52,7 +52,7 @@ def run_checks() -> Iterator[Check]:
     for check in check_remote.remote(config.remote, create=create):
         answers &= check.level is not Level.PROBLEM
         yield check
-    if answers and config.remote.type is not None and config.data_dir.exists():
+    if answers and config.data_dir.exists():
         yield from check_local.histories(config)
 
 

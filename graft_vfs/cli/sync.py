@@ -20,8 +20,10 @@ from graft_vfs.cli.output import (
     without_credentials,
 )
 from graft_vfs.cli.progress import progress, progress_line
+from graft_vfs.cli.remotes import SUBCOMMANDS
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.engine.config import Config
+from graft_vfs.engine.remotes import open_url
 from graft_vfs.errors import GraftError, StoreError
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
@@ -53,21 +55,30 @@ class _Ready:
         return f"{self.remote} is a remote."
 
 
-@command("clone", "graft clone main", "graft clone 74ggc1B6R4-2kkvcy9fi4CHJ replica")
+@command(
+    "clone",
+    "graft clone main",
+    "graft clone 74ggc1B6R4-2kkvcy9fi4CHJ replica",
+    "graft clone s3://bucket/prefix/prices",
+    "graft clone https://example.org/data/prices",
+    "graft clone /mnt/share/prices copy",
+)
 @click.argument("ref", shell_complete=complete_refs)
 @click.argument("tag", type=TAG, required=False)
 @force_option
 @json_option
 def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
-    """Make a volume from a remote log, given as a ref or a log id.
+    """Make a volume from a remote log, given as a ref, a log id, or a URL of either.
 
-    TAG names it; without one, REF does. Pages come when they are read.
+    TAG names it; without one, REF does. Pages come when they are read. With a URL, no remote need
+    be configured, and the volume syncs with the one of the URL from then on.
     """
-    tag = tag or check_tag(ref)
     with opened() as engine:
+        source = engine.source(ref)
+        tag = tag or check_tag(source.name)
         refuse_existing(engine, tag, force=force)
         with progress("Reading commits", engine) as show:
-            done = engine.clone(ref, tag, progress=show)
+            done = engine.clone(source, tag, progress=show)
         _learn_names(engine, tag)
         emit(done, as_json=as_json)
 
@@ -200,19 +211,22 @@ def remote(context: click.Context) -> None:
         echo(context.get_help())
 
 
-@command("ls", "graft remote ls", "graft remote ls --logs")
+@command("ls", "graft remote ls", "graft remote ls --logs", "graft remote ls s3://bucket/prefix")
+@click.argument("remote", metavar="[NAME|URL]", required=False)
 @click.option("--logs", "logs", is_flag=True, help="List all logs, also those without a ref.")
 @json_option
-def ls(logs: bool, as_json: bool) -> None:
-    """List the refs of the remote and the logs that they name.
+def ls(remote: str | None, logs: bool, as_json: bool) -> None:
+    """List the refs of a remote, by default the configured one, and the logs that they name.
 
     With --logs, list all logs, also those without a ref, and the newest LSN of each.
     """
     with opened() as engine:
         if logs:
-            emit_list(engine.remote_logs(), as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True)
+            emit_list(
+                engine.remote_logs(remote), as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True
+            )
             return
-        refs = [_Ref(name, log_id) for name, log_id in engine.refs()]
+        refs = [_Ref(name, log_id) for name, log_id in engine.refs(remote)]
         emit_list(refs, as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True)
 
 
@@ -231,14 +245,17 @@ def name(ref: str, log: str, as_json: bool) -> None:
         emit(_Ref(ref, log_id), as_json=as_json, whole_ids=True)
 
 
-@command("init", "graft remote init")
+@command("init", "graft remote init", "graft remote init /mnt/share")
+@click.argument("url", required=False)
 @json_option
-def init(as_json: bool) -> None:
-    """Make the directory of remote.root a remote, although local volumes are based on another one.
+def init(url: str | None, as_json: bool) -> None:
+    """Make the directory of remote.root, or of a URL, a remote.
 
-    Without such volumes the first use makes it. For a bucket, check that it answers.
+    The configured one is made by its first use, unless local volumes are based on another one. For
+    a bucket, check that it answers.
     """
-    with Config.load().remote.open(create=True) as store:
+    config = Config.load()
+    with open_url(config, url, create=True) if url else config.remote.open(create=True) as store:
         # A bucket that is missing, or a server that is down, is an error and no remote.
         list(store.list("refs/", limit=1))
         emit(_Ready(without_credentials(store.describe())), as_json=as_json)
@@ -247,6 +264,8 @@ def init(as_json: bool) -> None:
 remote.add_command(ls)
 remote.add_command(name)
 remote.add_command(init)
+for subcommand in SUBCOMMANDS:
+    remote.add_command(subcommand)
 
 COMMANDS: tuple[click.Command, ...] = (
     clone,

@@ -13,10 +13,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from graft_vfs.engine.config import Config
+from graft_vfs.engine.remotes import Opener
 from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.local import file_systems, layout
 from graft_vfs.local.files import make_directories, storage_errors
 from graft_vfs.maintenance.adopt import open_catalog
+from graft_vfs.remote.remotes import Remotes
 from graft_vfs.reports import LostVolume
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.view.logs import Logs
@@ -79,9 +81,10 @@ def open_context(
             creates = not catalog.has_bases()
             store = config.remote.open(create=creates, allow_file_systems=allowed)
             opened.callback(store.close)
+        remotes = Remotes(catalog, store, Opener(config.remote, allowed))
         logs = Logs(
             catalog,
-            store,
+            remotes,
             directory / layout.CACHE,
             executor=pool.executor,
             cache_bytes_max=config.cache_max_bytes,
@@ -100,7 +103,7 @@ def open_context(
         author = Author(secrets.token_bytes(16), _author_name())
         opened.pop_all()
     _logger.info("opened %s with %s", directory, store)
-    return Context(catalog, store, logs, volumes, author, writable), lost
+    return Context(catalog, remotes, logs, volumes, author, writable), lost
 
 
 def _author_name() -> str:

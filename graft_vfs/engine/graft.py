@@ -52,6 +52,7 @@ from graft_vfs.reports import (
     Moved,
     Progress,
     RemoteLogReport,
+    RemoteReport,
     SchemaDiff,
     Status,
     TagReport,
@@ -62,11 +63,14 @@ from graft_vfs.sqlite_format.header import HEADER_BYTES
 from graft_vfs.store.base import ObjectStore, Sent
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync import joining, naming
+from graft_vfs.sync import remotes as remoting
 from graft_vfs.sync.clone import NewVolume, clone_base, make_volume
 from graft_vfs.sync.fetch import Fetched, fetch_log
 from graft_vfs.sync.pull import Pulled
 from graft_vfs.sync.push import Pushed
+from graft_vfs.sync.remotes import find_remote
 from graft_vfs.sync.settle import WAIT_SECONDS as PUSH_WAIT_SECONDS
+from graft_vfs.sync.sources import Source, find_source
 from graft_vfs.tags import check_tag
 from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.context import Opened
@@ -115,13 +119,20 @@ class Graft:
         self.context, self._lost = open_context(
             self.config, self._pool, store=store, recovering=recovering
         )
-        self.catalog, self.store = self.context.catalog, self.context.store
+        self.catalog, self.remotes = self.context.catalog, self.context.remotes
+        self.store = self.remotes.default
         self.logs, self.writable = self.context.logs, self.context.writable
+        self._clock = clock
         self._autosync: Autosync | None = None
-        if self.config.autosync and self.writable and not isinstance(self.store, NoStore):
+        if not isinstance(self.store, NoStore) or self.catalog.remotes.all():
+            self._start_autosync()
+
+    def _start_autosync(self) -> None:
+        """Sync from now on what is opened, if that is configured."""
+        if self.config.autosync and self.writable and self._autosync is None:
             sync = functools.partial(syncing.sync_one, self.context)
             interval = self.config.autosync
-            self._autosync = Autosync(sync, interval, self.logs.counters, clock=clock)
+            self._autosync = Autosync(sync, interval, self.logs.counters, clock=self._clock)
             signals.push_before_end()
 
     def __repr__(self) -> str:
@@ -146,7 +157,7 @@ class Graft:
         volumes.close(but=busy)
         self.logs.close()
         self.catalog.close()
-        self.store.close()
+        self.remotes.close()
 
     def check_process(self) -> None:
         """Raise ForkedProcessError in a child of the process that made the engine."""
@@ -162,17 +173,17 @@ class Graft:
         """Return an open volume, which autosync syncs; raises NotFoundError, CorruptLogError."""
         self.check_process()
         volume = self.context.volumes.use(volume_id)
-        if self._autosync is not None:
+        if self._autosync is not None and self.remotes.has(self.catalog.volume(volume_id).remote):
             self._autosync.add(volume_id, volume.directory)
         return volume
 
     def open(self, tag: str, *, create: bool = False, remote: str | None = None) -> Volume:
         """Return the volume of a tag; with `create` make it, as a clone of `remote` if given.
 
-        A volume that exists without commits becomes a clone of `remote`, too. No request, or those
-        of a clone, or one for a ref that this machine does not know. Raises NotFoundError if the
-        tag is absent and `create` is false, AlreadyExistsError if its volume has commits on
-        another log than `remote`.
+        `remote` is what `clone` takes. A volume that exists without commits becomes a clone of it,
+        too. No request, or those of a clone, or one for a ref that this machine does not know.
+        Raises NotFoundError if the tag is absent and `create` is false, AlreadyExistsError if its
+        volume has commits on another log than `remote`.
         """
         check_tag(tag)
         found = self.catalog.tag_volume(tag)
@@ -182,11 +193,14 @@ class Graft:
         if found is None:
             if not create:
                 raise self.catalog.no_tag(tag)
-            base = clone_base(self.logs, remote) if remote else None
+            source = find_source(self.logs, remote) if remote else None
+            base = clone_base(self.logs, source) if source else None
             found = make_volume(self.context, NewVolume(base, synced=base is not None), tag)
         volume = self.volume(found)
         if remote:
             joining.join(self.context, Opened(tag, volume), name=remote)
+            self._start_autosync()
+            volume = self.volume(found)  # Which may have a remote only now.
         return volume
 
     def _opened(self, tag: str | Opened) -> Opened:
@@ -378,19 +392,59 @@ class Graft:
         """Return the versions of this program and of the libraries it uses. No request."""
         return Versions.current()
 
-    def refs(self) -> list[tuple[str, LogId]]:
-        """Return the remote's refs. One listing, and one request a ref, 32 at a time."""
-        return list(list_refs(self.store))
+    def refs(self, remote: str | None = None) -> list[tuple[str, LogId]]:
+        """Return a remote's refs. One listing, and one request a ref, 32 at a time.
 
-    def remote_logs(self) -> list[RemoteLogReport]:
-        """Return the remote's logs with their refs. Two requests a log, and those of `refs`."""
+        `remote` is a name or a URL, by default the configured one. Raises NotFoundError.
+        """
+        return list(list_refs(find_remote(self.logs, remote)))
+
+    def remote_logs(self, remote: str | None = None) -> list[RemoteLogReport]:
+        """Return a remote's logs with their refs. Two requests a log, and those of `refs`."""
+        store = find_remote(self.logs, remote)
         names: dict[LogId, list[str]] = {}
-        for name, log_id in list_refs(self.store):
+        for name, log_id in list_refs(store):
             names.setdefault(log_id, []).append(name)
         return [
             RemoteLogReport(log_id, newest, tuple(names.get(log_id, ())))
-            for log_id, newest in list_logs(self.store)
+            for log_id, newest in list_logs(store)
         ]
+
+    def named_remotes(self) -> list[RemoteReport]:
+        """Return the remotes that have a name here, and how many logs live on each. No request."""
+        rows = self.catalog.remotes
+        return [RemoteReport(name, url, len(rows.logs_on(name))) for name, url in rows.all()]
+
+    def add_remote(self, name: str, url: str) -> RemoteReport:
+        """Give a remote a name, once it has answered. One listing, or one request.
+
+        Raises AlreadyExistsError if another remote has that name, UsageError, StoreError.
+        """
+        return remoting.add(self.logs, name, url)
+
+    def set_remote_url(self, name: str, url: str) -> RemoteReport:
+        """Say where a remote is now. One request for each log that lives on it, and one more.
+
+        Nothing is copied. Raises NotFoundError, HistoryMismatchError if the new place does not have
+        the newest commit that this machine knows of each log, BusyError while a push is not
+        settled. Other processes use the new place from their next sync on.
+        """
+        return remoting.set_url(self.context, name, url)
+
+    def move_remote(self, tag: str | Opened, remote: str) -> RemoteReport:
+        """Have a volume sync with another remote: a name, `default` or a URL.
+
+        Its log, and those that it stands on, live there from now on, for all volumes here. Requests
+        and errors are those of `set_remote_url`.
+        """
+        return remoting.move(self.context, self._opened(tag).volume, remote)
+
+    def source(self, text: str) -> Source:
+        """Return what a ref, a log id or a URL names. No request, but one for a URL.
+
+        Raises UsageError for what is no URL or names several refs, NotFoundError.
+        """
+        return find_source(self.logs, text)
 
     def name_log(self, name: str, log_id: LogId) -> None:
         """Make a ref for a log that has commits. Two requests, three if the name is taken.
@@ -486,15 +540,19 @@ class Graft:
         volume = moving.switch(self.context, tag, spec)
         return moving.moved(self.context, tag, volume, "Switched to volume")
 
-    def clone(self, name: str, tag: str, *, progress: Progress | None = None) -> Moved:
-        """Point the tag at a new volume on the newest commit of a ref or log id.
+    def clone(self, name: str | Source, tag: str, *, progress: Progress | None = None) -> Moved:
+        """Point the tag at a new volume on the newest commit of a ref, a log id or a URL.
 
-        Metadata only: one request for the ref, then one for each commit and one listing.
-        `progress` counts commits.
+        A URL says which remote has the log, and all later syncs use that. Metadata only: one
+        request for the ref, then one for each commit and one listing. `progress` counts commits.
+        Raises NotFoundError, UsageError for a URL, AlreadyExistsError if volumes here have the log
+        of a URL from another remote.
         """
         check_tag(tag)
-        base = clone_base(self.logs, name, progress=progress)
+        source = name if isinstance(name, Source) else self.source(name)
+        base = clone_base(self.logs, source, progress=progress)
         made = moving.replace(self.context, tag, NewVolume(base, synced=True))
+        self._start_autosync()
         return moving.moved(self.context, tag, made, "Cloned to volume")
 
     def checkout(self, tag: str | Opened, ref: str) -> Moved:

@@ -88,7 +88,9 @@ def fork(context: Context, source: Opened) -> VolumeId:
     with source.volume.pinned() as snapshot:
         row = snapshot.branch.row
         base = (row.log_id, row.base) if row.base else None
-        made = make_volume(context, NewVolume(base=base, remote=LogId.new()))
+        log_id = LogId.new()
+        context.remotes.inherit(log_id, context.catalog.volume(source.volume.id).remote)
+        made = make_volume(context, NewVolume(base=base, remote=log_id))
         if snapshot.local_commits:
             target = context.volumes.use(made)
             with target.writing() as empty:

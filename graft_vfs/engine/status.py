@@ -15,7 +15,6 @@ from graft_vfs.metrics import Metrics, VolumeMetrics
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.reports import Info, Report, Status, VolumeReport
 from graft_vfs.standing import Standing
-from graft_vfs.store.none import NoStore
 from graft_vfs.sync.naming import warning_of
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
@@ -74,7 +73,7 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
         warning=warning,
         advice=advice,
         unpublished_fork=sides.is_fork,
-        has_remote=not isinstance(context.store, NoStore),
+        has_remote=context.remotes.has(row.remote),
     )
 
 
@@ -143,7 +142,7 @@ def _volume_status(
     except GraftError as error:
         return VolumeStatus(tags, row.id, Standing.UNREADABLE, problem=str(error))
     state = Standing.of(
-        has_remote=not isinstance(context.store, NoStore),
+        has_remote=context.remotes.has(row.remote),
         ahead=sides.ahead,
         behind=sides.behind,
         unpublished=sides.is_fork,

@@ -32,9 +32,13 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 
-def require_remote(context: Context) -> None:
-    """Raise NoRemoteError if there is none."""
-    if isinstance(context.store, NoStore):
+def require_remote(context: Context, log_id: LogId | None = None) -> None:
+    """Raise NoRemoteError if a log lives on no remote; without a log, if there is none at all."""
+    if log_id is None:
+        is_none = isinstance(context.store, NoStore) and not context.catalog.remotes.all()
+    else:
+        is_none = not context.remotes.has(log_id)
+    if is_none:
         raise NoRemoteError(
             "no remote is configured",
             next_step="add a [remote] table to graft.toml, or set GRAFT_REMOTE_TYPE and its "
@@ -45,7 +49,7 @@ def require_remote(context: Context) -> None:
 @contextlib.contextmanager
 def syncing(context: Context, volume: Volume) -> Iterator[None]:
     """Keep the error of a sync for the volume's status, and clear it after a good one."""
-    require_remote(context)
+    require_remote(context, context.catalog.volume(volume.id).remote)
     try:
         yield
     except GraftError as error:

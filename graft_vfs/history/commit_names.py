@@ -98,13 +98,18 @@ def give(context: Context, opened: Opened, name: str, ref: str, *, message: str 
 def listed(context: Context, opened: Opened) -> list[NameReport]:
     """Return the names of a volume's log and of those that it was forked from, newest LSN first.
 
-    One listing a log, and one request a name, 32 at a time. What was removed is forgotten here.
+    One listing a log, and one request a name, 32 at a time. What was removed is forgotten here. Of
+    a log on a remote without listings, only the names that are known here; no request.
     """
     found: list[NameReport] = []
     for log_id in names.lineage(context.logs, opened.volume):
-        given = list(list_names(context.logs.log(log_id).store, log_id))
-        objects = {each.name: each.encode() for each in given}
-        context.catalog.names.keep(log_id, objects, are_all=True)
+        store = context.logs.log(log_id).store
+        if store.can_list:
+            given = list(list_names(store, log_id))
+            objects = {each.name: each.encode() for each in given}
+            context.catalog.names.keep(log_id, objects, are_all=True)
+        else:
+            given = list(names.known_names(context.logs, log_id))
         found += sorted(map(NameReport.of, given), key=lambda each: (-each.lsn, each.name))
     return found
 

@@ -24,6 +24,7 @@ from graft_vfs.plain.transfer import CommitPages, Pages, export_pages, require_w
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.clone import clone_base
+from graft_vfs.sync.sources import find_source
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context, Opened
@@ -143,7 +144,8 @@ def _short(commit: names.Commit, volume: Volume) -> str:
 
 def _require_way_back(tag: str, before: str, snapshot: Snapshot, logs: Logs) -> None:
     """A push rolls local commits into one, so that none of them can be named any more."""
-    if snapshot.local_commits and not isinstance(logs.store, NoStore):
+    branch = snapshot.branch.row
+    if snapshot.local_commits and not isinstance(logs.log(branch.log_id).store, NoStore):
         raise UsageError(
             f"{tag} has {commits_text(snapshot.local_commits)} not pushed yet, which the next push "
             f"would roll into one with the restore: nothing could go back to {before} then",
@@ -191,7 +193,7 @@ def restore_named(
                 commit = names.resolve(logs, ref, volume)
                 pages: Pages = names.snapshot_of(volume, logs, commit)
                 return _restore_file(pages, commit, path, force=force, progress=progress)
-    log_id, _ = clone_base(logs, name, progress=progress)
+    log_id, _ = clone_base(logs, find_source(logs, name), progress=progress)
     at = names.resolve_remote(logs, ref, None, log_id=log_id)
     pages = CommitPages(logs.log_view(at.log, at.lsn))
     return _restore_file(pages, at, path, force=force, progress=progress)

@@ -44,6 +44,7 @@ from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import forget_history
+from graft_vfs.sync.sources import place
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
 
@@ -198,6 +199,9 @@ def adopt(
                 f"volume {volume} says itself what it stands on", next_step="leave the base out"
             )
         if found is not None:
+            if found.url is not None:
+                for log_id in {found.remote, found.branch.log_id}:
+                    place(logs, log_id, found.url)
             remote, branch, commits = _described(logs, directory, found)
         else:
             remote, branch, commits = _from_log(logs, directory, volume, base)
@@ -303,9 +307,10 @@ def _require_base(logs: Logs, found: Descriptor) -> None:
         header = logs.header(branch.log_id, branch.base)
     assert header is not None
     if found.base_hash is not None and header.hash != found.base_hash:
+        where = logs.log(branch.log_id).store.describe()
         raise HistoryMismatchError(
             f"volume {branch.volume} stands on commit {found.base_hash.hex()[:16]} as LSN "
-            f"{branch.base} of log {branch.log_id}, but the remote ({logs.store.describe()}) has "
+            f"{branch.base} of log {branch.log_id}, but the remote ({where}) has "
             f"{header.hash.hex()[:16]} there",
             next_step="check the [remote] table of graft.toml; if the remote's history was "
             "replaced, the volume's local commits have nothing to lie on any more",

@@ -36,6 +36,7 @@ from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
 from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.reports import Progress, Report, commits_text
+from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.suggestions import did_you_mean
 from graft_vfs.view.logs import Logs
@@ -283,8 +284,6 @@ def check_all(
     """Verify the data directory, and the log that `name` names or all logs and refs."""
     local, volumes = check_data(context)
     catalog, logs = context.catalog, context.logs
-    if isinstance(context.store, NoStore) and (name is None or catalog.tag_volume(name)):
-        return Fsck(volumes, tuple(local), (), ())
     checked = tuple(
         check_log(
             logs,
@@ -295,6 +294,7 @@ def check_all(
             progress=progress,
         )
         for log_id in (logs_of(catalog, logs) if name is None else [log_named(logs, name)])
+        if _has_remote(logs, log_id) or (name is not None and catalog.tag_volume(name) is None)
     )
     refs = tuple(check_refs(logs)) if name is None else ()
     return Fsck(volumes, tuple(local), checked, refs)
@@ -332,7 +332,7 @@ def log_named(logs: Logs, name: str) -> LogId:
     One request for an id that is not known here and for a ref, one more if there is none. Raises
     NotFoundError, which says which names are accepted and which are like this one.
     """
-    catalog, store = logs.catalog, logs.store
+    catalog, store = logs.catalog, logs.remotes.default
     if LogId.looks_like(name):
         log_id = LogId.parse(name)
         if catalog.newest_commit(log_id)[0] or log_id in {row.remote for row in catalog.volumes()}:
@@ -367,22 +367,37 @@ def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:
 # Refs -------------------------------------------------------------------------------------------
 
 
-def check_refs(logs: Logs) -> list[Finding]:
-    """Return the refs that are damaged or gone, or name a log without commits.
+def _has_remote(logs: Logs, log_id: LogId) -> bool:
+    return not isinstance(logs.log(log_id).store, NoStore)
 
-    Two requests a ref. Gone are those that this machine cloned by. Raises StoreError.
+
+def check_refs(logs: Logs) -> list[Finding]:
+    """Return the refs of all remotes that are damaged or gone, or name a log without commits.
+
+    Two requests a ref. Gone are those that this machine cloned by. Of a remote without listings,
+    only these are verified. Raises StoreError.
     """
+    stores = [logs.remotes.default, *(store for _, store in logs.remotes.all())]
+    return [
+        finding
+        for store in stores
+        if not isinstance(store, NoStore)
+        for finding in _check_refs_of(logs, store)
+    ]
+
+
+def _check_refs_of(logs: Logs, store: ObjectStore) -> list[Finding]:
     damaged: list[CorruptObjectError] = []
     found: list[Finding] = []
-    there = dict(list_refs(logs.store, damaged))
+    there = dict(_refs_of(logs, store, damaged))
     for name, log_id in there.items():
-        if not logs.log(log_id).newest_lsn():
+        if not RemoteLog(store, log_id).newest_lsn():
             step = Hint("run ", Advice.REPAIR(LOG=str(log_id)), " on a machine that has it")
             problem = f"it names log {log_id}, which has no commit there"
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
     again = Hint("keep a copy of the object elsewhere, delete it, and run ", Advice.NAME_LOG)
     found += [Finding("refs", error.message, next_step=again) for error in damaged]
-    for name, log_id in logs.catalog.known_refs(logs.store.describe()):
+    for name, log_id in logs.catalog.known_refs(store.describe()):
         if name not in there:
             problem = f"it named log {log_id}, and is missing or is no ref any more"
             step = Hint(
@@ -392,3 +407,20 @@ def check_refs(logs: Logs) -> list[Finding]:
             )
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
     return found
+
+
+def _refs_of(
+    logs: Logs, store: ObjectStore, damaged: list[CorruptObjectError]
+) -> Iterator[tuple[str, LogId]]:
+    """Yield (name, log) of a remote's refs; of one without listings, those that were seen."""
+    if store.can_list:
+        yield from list_refs(store, damaged)
+        return
+    for name, _ in logs.catalog.known_refs(store.describe()):
+        try:
+            log_id = read_ref(store, name)
+        except CorruptObjectError as error:
+            damaged.append(error)
+        else:
+            if log_id is not None:
+                yield name, log_id

@@ -46,6 +46,7 @@ from graft_vfs.store.base import (
     ObjectInfo,
     ObjectStore,
     PutOutcome,
+    Sent,
     Verb,
     check_key,
     check_range,
@@ -121,7 +122,7 @@ class HttpStore(ObjectStore):
         """Refuse."""
         self._refuse()
 
-    def put(self, key: str, data: Sequence[Buffer]) -> None:  # noqa: ARG002
+    def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:  # noqa: ARG002
         """Refuse."""
         self._refuse()
 

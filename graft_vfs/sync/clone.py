@@ -28,10 +28,10 @@ from graft_vfs.local.files import fsync_directory, make_directories, storage_err
 from graft_vfs.local.head import new_epoch
 from graft_vfs.local.tag_moves import NamesAnotherError
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
-from graft_vfs.remote.log import read_ref
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history
+from graft_vfs.sync.sources import Source, look_up, place
 from graft_vfs.tags import check_tag
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
@@ -128,25 +128,8 @@ def _is_in_use(volume: VolumeId, directory: Path) -> AlreadyExistsError:
     )
 
 
-def resolve_log(logs: Logs, name: str) -> LogId:
-    """Return the log that a ref or a log id names; one request for a ref.
-
-    Raises NotFoundError if the remote has no such ref.
-    """
-    if LogId.looks_like(name):
-        return LogId.parse(name)
-    log_id = read_ref(logs.store, name)
-    if log_id is None:
-        raise NotFoundError(
-            f"the remote ({logs.store.describe()}) has no ref {name!r}",
-            next_step=Hint("see ", Advice.LIST_REFS, " for its refs"),
-        )
-    logs.catalog.keep_ref(logs.store.describe(), name, log_id)
-    return log_id
-
-
 def clone_base(
-    logs: Logs, name: str, *, progress: Progress | None = None
+    logs: Logs, source: Source, *, progress: Progress | None = None
 ) -> tuple[LogId, RemoteLsn]:
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages.
 
@@ -154,7 +137,9 @@ def clone_base(
     that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError. A
     log that lacks commits known here is one, too: this machine may have the only copy of them.
     """
-    log_id = resolve_log(logs, name)
+    log_id = look_up(logs, source)
+    if source.url is not None:
+        place(logs, log_id, source.url)
     while True:
         try:
             return log_id, require_commits(logs, log_id, None, progress=progress)

@@ -17,8 +17,9 @@ from graft_vfs.errors import AlreadyExistsError, NoRemoteError, NotFoundError, S
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.sync import naming
-from graft_vfs.sync.clone import clone_base, resolve_log
+from graft_vfs.sync.clone import clone_base
 from graft_vfs.sync.pull import move
+from graft_vfs.sync.sources import find_source, known_log, look_up
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -27,16 +28,17 @@ _logger = logging.getLogger(__name__)
 
 
 def join(context: Context, opened: Opened, *, name: str) -> None:
-    """Make an empty volume a clone of a ref or log id; refuse one that is on another log.
+    """Make an empty volume a clone of a ref, log id or URL; refuse one that is on another log.
 
     Requests: those of a clone for an empty volume; for another none, or one for a ref that this
     machine does not know yet. Raises AlreadyExistsError for another log, NotFoundError for a ref
     that does not exist, and for an empty volume NoRemoteError, StoreError.
     """
     catalog, (tag, volume) = context.catalog, opened
+    logs = context.logs
     if _is_empty(context, volume.begin()):
         catalog.require_writable()
-        log_id, newest = clone_base(context.logs, name)
+        log_id, newest = clone_base(logs, find_source(logs, name))
         with volume.writing() as snapshot:
             if _is_empty(context, snapshot):
                 catalog.set_remote(volume.id, log_id)
@@ -92,9 +94,9 @@ def _known_log(context: Context, name: str, tag: str) -> LogId | None:
 
     A volume that exists opens without its remote, so a remote that does not answer is no error.
     """
-    known = context.catalog.known_ref(context.store.describe(), name)
+    logs = context.logs
     try:
-        return known or resolve_log(context.logs, name)
+        return known_log(logs, name) or look_up(logs, find_source(logs, name))
     except (StoreError, NoRemoteError) as error:
         _logger.warning("tag %r is opened without a look at ref %r: %s", tag, name, error)
         return None

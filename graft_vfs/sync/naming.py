@@ -89,12 +89,13 @@ def name_by_hand(context: Context, log_id: LogId, name: str) -> None:
     Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names another.
     """
     check_tag(name)
-    if not context.logs.log(log_id).newest_lsn():
+    remote = context.logs.log(log_id)
+    if not remote.newest_lsn():
         raise NotFoundError(
-            f"the remote ({context.store.describe()}) has no log {log_id}",
+            f"the remote ({remote.store.describe()}) has no log {log_id}",
             next_step=Hint("see ", Advice.LIST_LOGS),
         )
-    winner = create_ref(context.store, name, log_id)
+    winner = create_ref(remote.store, name, log_id)
     if winner != log_id:
         raise AlreadyExistsError(
             f"ref {name!r} names log {winner}", next_step="choose another name"

@@ -8,6 +8,7 @@ All other commits are read together then, 32 at a time, each once.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -72,11 +73,17 @@ def read_parents(
     line = [*_line_of_parents(logs, fork)]
     line.reverse()
     total, done = sum(parent.end - parent.known for parent in line), 0
-    read = read_commits(logs.store, (place for parent in line for place in parent.places()))
+    read = _read(line)
     for parent in line:
         records = _told_from_damage(logs, parent, parent.records(read))
         yield parent, _counted(records, done, total, progress)
         done += parent.end - parent.known
+
+
+def _read(line: list[Parent]) -> Iterator[CommitRecord | None]:
+    """Read the commits of parents in their order, those of one remote after another together."""
+    for store, parents in itertools.groupby(line, key=lambda parent: parent.log.store):
+        yield from read_commits(store, (place for each in parents for place in each.places()))
 
 
 def _told_from_damage(
@@ -109,6 +116,7 @@ def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
             with told_from_damage(logs, child.parent_log):
                 _check_fork(child, logs.header(child.parent_log, child.parent_lsn))
             return
+        logs.remotes.inherit(child.parent_log, fork.log_id)
         log = logs.log(child.parent_log)
         # If LSN 1 is known, so are the parent's own parents.
         lsns = [child.parent_lsn] if known or child.parent_lsn == 1 else [child.parent_lsn, 1]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import CorruptObjectError, HistoryMismatchError
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.remote.log import RemoteLog
+from graft_vfs.store.base import ObjectStore
 from graft_vfs.view.logs import Logs
 
 
@@ -43,36 +46,42 @@ class LogMismatchError(HistoryMismatchError):
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """What was found: the newest LSN `known` here, and the `newest` LSN there, 0 for none."""
+    """What was found: the newest LSN `known` here, and the `newest` LSN in `store`, 0 for none."""
 
     log_id: LogId
     standing: Standing
     known: RemoteLsn
     newest: RemoteLsn
+    store: ObjectStore
 
 
-def examine(logs: Logs, log_id: LogId) -> LogState:
-    """Compare a log with what is known of it.
+def examine(logs: Logs, log_id: LogId, store: ObjectStore | None = None) -> LogState:
+    """Compare a log with what is known of it, where it lives or in another store.
 
     One request if it is the same; else a listing and at most one more. Raises StoreError, and
     CorruptObjectError if a commit there is damaged.
     """
     known, digest = logs.catalog.newest_commit(log_id)
+    remote = logs.log(log_id) if store is None else RemoteLog(store, log_id)
+    found = functools.partial(_state, remote, known)
     if not known:
-        return LogState(log_id, Standing.SAME, NO_LSN, NO_LSN)
-    remote = logs.log(log_id)
+        return found(Standing.SAME, NO_LSN)
     record = remote.read_header(known)
     if record is not None:
         standing = Standing.SAME if record.header.hash == digest else Standing.REPLACED
-        return LogState(log_id, standing, known, known)
+        return found(standing, known)
     newest = remote.newest_lsn()
     if not newest:
-        return LogState(log_id, Standing.ABSENT, known, NO_LSN)
+        return found(Standing.ABSENT, NO_LSN)
     if newest > known:
-        return LogState(log_id, Standing.HOLE, known, newest)
+        return found(Standing.HOLE, newest)
     last, (row,) = remote.read_header(newest), logs.catalog.commits(log_id, newest, newest)
     is_ours = last is not None and last.header.hash == row.hash
-    return LogState(log_id, Standing.SHORTER if is_ours else Standing.REPLACED, known, newest)
+    return found(Standing.SHORTER if is_ours else Standing.REPLACED, newest)
+
+
+def _state(remote: RemoteLog, known: RemoteLsn, standing: Standing, newest: RemoteLsn) -> LogState:
+    return LogState(remote.log_id, standing, known, newest, remote.store)
 
 
 def prove(logs: Logs, log_id: LogId) -> None:
@@ -84,13 +93,13 @@ def prove(logs: Logs, log_id: LogId) -> None:
         return
     state = examine(logs, log_id)
     if state.standing is not Standing.SAME:
-        raise mismatch(logs, state)
+        raise mismatch(state)
     logs.note_proved(log_id)
 
 
-def mismatch(logs: Logs, state: LogState) -> LogMismatchError:
+def mismatch(state: LogState) -> LogMismatchError:
     """Return the error for a remote that does not have what is known, with the way out."""
-    where = f"the remote ({logs.store.describe()})"
+    where = f"the remote ({state.store.describe()})"
     known = f"this machine knows LSN {state.known} of log {state.log_id}"
     check = "check the [remote] table of graft.toml, and that its disk is mounted"
     repair = Hint(
@@ -130,7 +139,7 @@ def told_from_damage(logs: Logs, log_id: LogId) -> Iterator[None]:
     except CorruptObjectError as error:
         state = examine(logs, log_id)
         if state.standing is not Standing.SAME:
-            raise mismatch(logs, state) from error
+            raise mismatch(state) from error
         raise
 
 

@@ -32,7 +32,7 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_switch = "volume[:local[:remote]]"
         Point the tag at a volume by its id; one that does not exist is created with the ids
         given. Requests: 0; with `remote`, those of a fetch.
-    graft_clone = "ref or log id"
+    graft_clone = "ref, log id or URL"
         Point the tag at a new volume on the newest commit of a log; without a value, on that of
         its own log. Requests: those of a clone.
     graft_fork

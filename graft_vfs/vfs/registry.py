@@ -165,10 +165,12 @@ def uri(tag: str, **parameters: str) -> str:
     """Return the URI that opens a tag with URI parameters.
 
     vfs: Use this file system. Example: `file:main?vfs=graft`.
-    remote: If there is no such tag, make it as a clone of a ref or log id; a volume without
-        commits becomes that clone, and one with commits on another log is an error, as is a ref
-        that does not exist, unless the volume's first push creates it. A ref that this machine
-        has seen costs no request. Example: `file:main?vfs=graft&remote=main`.
+    remote: If there is no such tag, make it as a clone of a ref, a log id, or a percent-encoded
+        URL of either, which may be on another remote than the configured one (see
+        `graft help datasets`); a volume without commits becomes that clone, and one with commits
+        on another log is an error, as is a ref that does not exist, unless the volume's first
+        push creates it. A ref that this machine has seen costs no request. Example:
+        `file:main?vfs=graft&remote=main`.
     lsn: The database as of a commit, read-only: an LSN of the remote log, LOG:LSN, `HEAD~2`,
         `local:3` for one that is not pushed, or a time. Example: `file:main?vfs=graft&lsn=7`.
     as_of: The newest remote commit that is not later than a time, read-only: ISO 8601 (UTC if

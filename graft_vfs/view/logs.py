@@ -7,6 +7,7 @@ Views, and their caches, live as long as they are in use.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import weakref
@@ -27,7 +28,7 @@ from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reentry import living
 from graft_vfs.remote.log import RemoteLog
-from graft_vfs.store.base import ObjectStore
+from graft_vfs.remote.remotes import Remotes
 from graft_vfs.view.log_view import LogView, Tip
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.remote_view import EmptyRemoteView, RemoteView
@@ -43,7 +44,7 @@ class Logs:
     def __init__(
         self,
         catalog: Catalog,
-        store: ObjectStore,
+        remotes: Remotes,
         cache_directory: Path,
         *,
         executor: Callable[[], Executor],
@@ -52,7 +53,7 @@ class Logs:
         maps: bool = True,
     ) -> None:
         self.catalog = catalog
-        self.store = store
+        self.remotes = remotes
         self.counters = Counters()
         self._cache_directory = cache_directory
         self._executor = executor
@@ -72,12 +73,12 @@ class Logs:
     def is_proved(self, log_id: LogId) -> bool:
         """Return True if this engine has verified that its store has a known log's history."""
         with self._lock:
-            return (self.store.describe(), log_id) in self._proved
+            return (self.remotes.of(log_id).describe(), log_id) in self._proved
 
     def note_proved(self, log_id: LogId) -> None:
         """Record that the store has a known log's history."""
         with self._lock:
-            self._proved.add((self.store.describe(), log_id))
+            self._proved.add((self.remotes.of(log_id).describe(), log_id))
 
     def forget_proofs(self) -> None:
         """Make the next sync of each log verify again: the store failed, and may have changed."""
@@ -93,11 +94,13 @@ class Logs:
         return self._asked.get(log_id)
 
     def log(self, log_id: LogId) -> RemoteLog:
-        """Return the handle of a remote log. No request."""
+        """Return the handle of a remote log, where it lives now. No request."""
+        store = self.remotes.of(log_id)
         with self._lock:
-            if log_id not in self._logs:
-                self._logs[log_id] = RemoteLog(self.store, log_id)
-            return self._logs[log_id]
+            found = self._logs.get(log_id)
+            if found is None or found.store is not store:
+                found = self._logs[log_id] = RemoteLog(store, log_id)
+            return found
 
     @property
     def space(self) -> CacheSpace:
@@ -196,7 +199,9 @@ class Logs:
             last = self.catalog.last_within(log_id, first, near, _BUILD_STEP_BYTES)
             commits = self._commits(log_id, first, last, previous_hash)
             page_sizes.update(header.page_size for header, _ in commits)
-            table = table.advance((self._source(*each), each[0].pages) for each in commits)
+            remote = self.log(log_id)
+            sources = ((self._source(remote, *each), each[0].pages) for each in commits)
+            table = table.advance(sources)
             newest = commits[-1][0]
             previous_hash = newest.hash
             first = RemoteLsn(last + 1)
@@ -233,12 +238,13 @@ class Logs:
             )
         return commits
 
-    def _source(self, header: CommitHeader, header_length: int) -> FrameSource:
+    def _source(self, remote: RemoteLog, header: CommitHeader, header_length: int) -> FrameSource:
         return FrameSource(
             header.log_id,
             commit_source(header.lsn, header.hash),
-            self.log(header.log_id).body(header, header_length),
-            self.store,
+            remote.body(header, header_length),
+            # Where the log lives when pages are read, which may be elsewhere by then.
+            functools.partial(self.remotes.last_of, header.log_id),
             self.cache(header.log_id),
         )
 
@@ -248,7 +254,7 @@ class Logs:
         if not rows:
             return None
         header, length = _decoded(log_id, rows[0])
-        return header, self._source(header, length)
+        return header, self._source(self.log(log_id), header, length)
 
     def header(self, log_id: LogId, lsn: RemoteLsn) -> CommitHeader | None:
         """Return a known commit's header, or None."""

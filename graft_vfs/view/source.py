@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graft_vfs.errors import LocalStorageError
@@ -20,13 +20,14 @@ class FrameSource:
     """The frames of one object with pages of a log.
 
     `id` is their key in the page cache of the log; equal ids in one log mean equal images. The page
-    table maps pages to slots of the body. Thread rule: any thread.
+    table maps pages to slots of the body. `store` returns where the object is now. Thread rule: any
+    thread.
     """
 
     log_id: LogId
     id: bytes
     body: Body
-    store: ObjectStore
+    store: Callable[[], ObjectStore]
     cache: PageCache
 
     def cached(self, frame: int) -> bytes | None:
@@ -67,7 +68,7 @@ class FrameSource:
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return its place, before other frames can evict it."""
-        (images,) = frames = self.body.read(self.store, frame, frame + 1)
+        (images,) = frames = self.body.read(self.store(), frame, frame + 1)
         self._count(frames)
         return self.cache.add(self.key(frame), images)
 
@@ -77,7 +78,7 @@ class FrameSource:
 
     def _fetch(self, first: int, end: int) -> tuple[list[bytes], LocalStorageError | None]:
         with occupied():
-            frames = self.body.read(self.store, first, end)
+            frames = self.body.read(self.store(), first, end)
             failure = self.cache.add_all(self.key(first), frames)
             self._count(frames)
         return frames, failure

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from graft_vfs.ids import VolumeId
 from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.remote.remotes import Remotes
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.open_volumes import OpenVolumes
@@ -30,11 +31,16 @@ class Context:
     """
 
     catalog: Catalog
-    store: ObjectStore
+    remotes: Remotes
     logs: Logs
     volumes: OpenVolumes
     author: Author
     writable: bool
+
+    @property
+    def store(self) -> ObjectStore:
+        """The remote of the configuration, which `remotes` has beside those with a name."""
+        return self.remotes.default
 
     def directory_of(self, volume: VolumeId) -> Path:
         """Return the directory of a volume; it may not exist."""

@@ -32,7 +32,8 @@ def view(tmp_path: Path) -> Iterator[LogView]:
     assert store.get(segment_key(segment))[:SEGMENT_HEADER_BYTES] == segment_header(segment)
     space = CacheSpace(tmp_path)
     where = Body("a base", segment_key(segment), SEGMENT_HEADER_BYTES, table, len(pages), 512)
-    source = FrameSource(LOG, segment.raw, where, store, PageCache(tmp_path / str(LOG), space))
+    cache = PageCache(tmp_path / str(LOG), space)
+    source = FrameSource(LOG, segment.raw, where, lambda: store, cache)
     tip = Tip(9, bytes(32), 512, len(PAGES), 1, 0)
     runs = PageTable[FrameSource]().advance([(source, pages)])
     with ThreadPoolExecutor(1) as executor:

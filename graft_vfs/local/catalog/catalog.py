@@ -26,6 +26,7 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.file import CatalogFile
 from graft_vfs.local.catalog.known_names import KnownNames
+from graft_vfs.local.catalog.remotes import RemoteRows
 from graft_vfs.local.catalog.rows import (
     HASH_BYTES,
     INTEGER_MAX,
@@ -64,6 +65,7 @@ class Catalog:
         self.path = path
         self._file = CatalogFile(path, writable=writable, maps=maps)
         self.names = KnownNames(self._file)
+        self.remotes = RemoteRows(self._file)
 
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the data directory is not writable."""
@@ -245,8 +247,13 @@ class Catalog:
         """Return the base of a volume's current branch; raises NotFoundError."""
         row, branch = self.current(volume)
         base = self.commits(branch.log_id, branch.base, branch.base) if branch.base else []
+        lives = self.remotes.of_log(row.remote)
         return Descriptor(
-            row.remote, branch, base[0].hash if base else None, tuple(self.volume_tags(volume))
+            row.remote,
+            branch,
+            base[0].hash if base else None,
+            tuple(self.volume_tags(volume)),
+            None if lives is None else lives[1],
         )
 
     def describe(self, volume: VolumeId, use: Callable[[Descriptor], None]) -> None:

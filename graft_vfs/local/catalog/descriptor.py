@@ -7,8 +7,9 @@ this is detected before anything is read through it.
 
     {"format": 1, "volume": id, "remote": log id, "branch": id, "log": log id, "base": LSN,
      "base_hash": hex or null, "counter": n, "first_lsn": LSN, "file": "0001.log", "offset": bytes,
-     "checksum": n, "created_ms": n, "tags": [text, …], "check": hex}
+     "checksum": n, "created_ms": n, "tags": [text, …], "remote_url": text, "check": hex}
 
+`remote_url` says where the log `remote` lives, and is left out for the configured remote.
 `base_hash` is the hash of commit `base` of `log`, null for a base of 0. `tags` are the tags that
 named the volume when the file was written; later changes are not recorded. `check` is the XXH3-64
 of the other fields as JSON with sorted keys.
@@ -59,14 +60,15 @@ _HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
 class Descriptor:
     """A volume's current branch, the hash of its base commit, and the volume's tags.
 
-    `remote` is the log that the volume pushes to. `base_hash` is None without a base, or if its
-    commit is not known.
+        `remote` is the log that the volume pushes to. `base_hash` is None without a base, or if its
+    commit is not known. `url` is where that log lives, None for the configured remote.
     """
 
     remote: LogId
     branch: BranchRow
     base_hash: bytes | None
     tags: tuple[str, ...]
+    url: str | None = None
 
     def is_newer(self, other: BranchRow) -> bool:
         """Return True if this branch is newer than `other` of the same volume.
@@ -150,6 +152,7 @@ def _decoded(values: dict[str, Any]) -> Descriptor:
         branch=branch,
         base_hash=None if digest is None else bytes.fromhex(digest),
         tags=tuple(text_of(tag) for tag in values["tags"]),
+        url=None if values.get("remote_url") is None else text_of(values["remote_url"]),
     )
 
 
@@ -171,6 +174,8 @@ def _encoded(descriptor: Descriptor) -> bytes:
         "created_ms": branch.created_ms,
         "tags": list(descriptor.tags),
     }
+    if descriptor.url is not None:
+        values["remote_url"] = descriptor.url
     return json.dumps(values | {"check": _check(values)}, indent=1).encode() + b"\n"
 
 

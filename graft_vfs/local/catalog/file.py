@@ -40,7 +40,7 @@ from graft_vfs.local.mapping import mapped_writes_are_safe
 _logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x67726674
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _BUSY_TIMEOUT_MS = 10_000
 _DAMAGE_ERRORS = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError)
 
@@ -69,11 +69,17 @@ CREATE TABLE pending_pushes(
 ) STRICT;
 CREATE TABLE probed_stores(store TEXT PRIMARY KEY, time_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
-
-
-_FROM_VERSION_1 = """
-ALTER TABLE pending_pushes ADD COLUMN is_taken_up INTEGER NOT NULL DEFAULT 0
+_REMOTES = """
+CREATE TABLE remotes(name TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE log_remotes(log BLOB PRIMARY KEY, remote TEXT NOT NULL) STRICT, WITHOUT ROWID;
 """
+SCHEMA += _REMOTES
+
+_STEPS = {
+    1: "ALTER TABLE pending_pushes ADD COLUMN is_taken_up INTEGER NOT NULL DEFAULT 0",
+    2: _REMOTES,
+}
+"""What makes of a catalog of each earlier version one of the next."""
 
 
 class _State(NamedTuple):
@@ -299,7 +305,7 @@ class CatalogFile:
                 f"{self.path} is a SQLite database, but not a catalog of graft-vfs",
                 next_step="set data_dir to another directory",
             )
-        if version == 1 and self._writable:
+        if version < SCHEMA_VERSION and self._writable:
             self._migrate(connection)
 
     def _choose_journal(self, connection: apsw.Connection) -> None:
@@ -332,9 +338,10 @@ class CatalogFile:
 
     def _migrate(self, connection: apsw.Connection) -> None:
         with self.transaction():
-            if connection.pragma("user_version") == 1:
-                connection.execute(_FROM_VERSION_1)
-                connection.pragma("user_version", SCHEMA_VERSION)
+            # Another process may have been first.
+            for version in range(connection.pragma("user_version"), SCHEMA_VERSION):
+                connection.execute(_STEPS[version])
+            connection.pragma("user_version", SCHEMA_VERSION)
 
     def close(self) -> None:
         """Close the database for good."""

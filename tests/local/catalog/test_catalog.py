@@ -123,19 +123,28 @@ def test_two_handles_see_each_other(catalog: Catalog) -> None:
     other.close()
 
 
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("writable", [True, False])
-def test_a_catalog_of_version_1_goes_on(tmp_path: Path, writable: bool) -> None:
+def test_a_catalog_of_an_earlier_version_goes_on(
+    tmp_path: Path, writable: bool, version: int
+) -> None:
     path = tmp_path / "catalog.db"
     with contextlib.closing(Catalog(path)) as catalog:
         row, branch = make(catalog)
         push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
         catalog.add_pending_push(push, branch=branch.id)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("ALTER TABLE pending_pushes DROP COLUMN is_taken_up")
-        connection.execute("PRAGMA user_version = 1")
+        connection.executescript("DROP TABLE remotes; DROP TABLE log_remotes")
+        if version == 1:
+            connection.execute("ALTER TABLE pending_pushes DROP COLUMN is_taken_up")
+        connection.execute(f"PRAGMA user_version = {version}")
     with contextlib.closing(Catalog(path, writable=writable)) as catalog:
         assert catalog.pending_push(row.id) == push
+        assert catalog.remotes.all() == catalog.remotes.logs_on("backup") == []
+        assert catalog.remotes.of_log(row.remote) is None
         if writable:
+            catalog.remotes.place_at(row.remote, "s3://bucket", "bucket")
+            assert catalog.remotes.of_log(row.remote) == ("bucket", "s3://bucket")
             assert catalog.take_up_pending_push(push)
     with contextlib.closing(Catalog(path)) as catalog:
         catalog.withdraw_pending_push(push)

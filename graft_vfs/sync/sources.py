@@ -1,0 +1,205 @@
+"""What people clone: a ref or a log id, on the configured remote or at a URL that says where.
+
+A URL says which remote, and the log that is cloned from it lives there from then on; so do the
+logs that it stands on, if nothing is known of them.
+
+Crash here: a remote with a name and no volume, which a later clone finds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from graft_vfs.advice import Advice, Hint
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    BucketMissingError,
+    GraftError,
+    NoRemoteError,
+    NotFoundError,
+    UsageError,
+)
+from graft_vfs.ids import LogId
+from graft_vfs.remote.log import read_ref, ref_names
+from graft_vfs.store import urls
+from graft_vfs.store.base import ObjectStore
+from graft_vfs.store.none import NoStore
+from graft_vfs.store.urls import RemoteUrl
+from graft_vfs.view.logs import Logs
+
+_NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A ref or a log id; `url` is that of its remote, None if the text did not say.
+
+    `log_id` is the log, once that is known.
+    """
+
+    name: str
+    url: str | None = None
+    log_id: LogId | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.url is None else urls.parse(self.url)[0].with_ref(self.name)
+
+
+def find_source(logs: Logs, text: str) -> Source:
+    """Return what a text names. No request, but one for a URL, and two for one without a ref.
+
+    Raises UsageError for a URL that cannot be one, or names a remote with several refs;
+    NotFoundError if there is no such ref, or the directory is no remote.
+    """
+    if not urls.is_url(text) and not _is_directory(logs, text):
+        return Source(text)
+    url, is_remote = urls.parse(text)
+    url = logs.remotes.opener.completed(url)
+    problem: GraftError | None = None
+    parts = None if is_remote else url.split()
+    if parts is not None:
+        remote, name = parts
+        store = logs.remotes.at(str(remote))
+        if LogId.looks_like(name):
+            return Source(name, str(remote), LogId.parse(name))
+        try:
+            log_id = read_ref(store, name)
+        except BucketMissingError:
+            if url.scheme != "file":
+                raise
+        else:
+            if log_id is not None:
+                return Source(name, str(remote), log_id)
+            problem = no_ref(store, name, str(remote))
+    return _only_ref(logs, url, problem)
+
+
+def _is_directory(logs: Logs, text: str) -> bool:
+    """Return True if a path is that of a directory, or nothing else can be meant.
+
+    Tags may be paths, and so the refs of a configured remote.
+    """
+    if not urls.is_path(text):
+        return False
+    if isinstance(logs.remotes.default, NoStore):
+        return True
+    url, _ = urls.parse(text)
+    parts = url.split()
+    found = [url] if parts is None else [url, parts[0]]
+    return any(_is_remote(logs.remotes.opener.open(each)) for each in found)
+
+
+def _is_remote(store: ObjectStore) -> bool:
+    """Return True if a directory is a remote; what cannot be read is not."""
+    try:
+        next(ref_names(store), None)
+    except GraftError:
+        return False
+    return True
+
+
+def _only_ref(logs: Logs, url: RemoteUrl, problem: GraftError | None) -> Source:
+    """Return the only ref of a remote; raises `problem`, if any, if it has none or is no remote."""
+    store = logs.remotes.at(str(url))
+    try:
+        names = list(itertools.islice(ref_names(store), _NAMES_SHOWN + 1))
+    except BucketMissingError as error:
+        if url.scheme != "file":
+            raise
+        raise (problem or _no_directory(url, error)) from None
+    if len(names) > 1:
+        shown = ", ".join(url.with_ref(name) for name in names[:_NAMES_SHOWN])
+        more = ", …" if len(names) > _NAMES_SHOWN else ""
+        raise UsageError(f"{url} has several refs", next_step=f"name one: {shown}{more}")
+    log_id = read_ref(store, names[0]) if names else None
+    if log_id is None:
+        raise problem or NotFoundError(
+            f"{url} names no ref, and there is none", next_step=Hint("publish one: ", Advice.PUSH)
+        )
+    return Source(names[0], str(url), log_id)
+
+
+def _no_directory(url: RemoteUrl, error: GraftError) -> NotFoundError:
+    return NotFoundError(
+        f"{url.directory} is neither a remote nor a ref in one: {error.message}",
+        next_step="mount its disk, or name the directory of a remote and a ref in it, such as "
+        f"{url.directory}/main",
+    )
+
+
+def no_ref(store: ObjectStore, name: str, url: str | None = None) -> NotFoundError:
+    """Return the error for a ref that a remote does not have."""
+    step = Advice.LIST_REFS if url is None else Advice.LIST_REFS_AT(REMOTE=url)
+    return NotFoundError(
+        f"the remote ({store.describe()}) has no ref {name!r}",
+        next_step=Hint("see ", step, " for its refs"),
+    )
+
+
+def known_log(logs: Logs, text: str) -> LogId | None:
+    """Return the log of a ref that this machine has read before, None otherwise. No request."""
+    name, store = text, logs.remotes.default
+    if urls.is_url(text):
+        parts = logs.remotes.opener.completed(urls.parse(text)[0]).split()
+        if parts is None:
+            return None
+        name, store = parts[1], logs.remotes.at(str(parts[0]))
+    return logs.catalog.known_ref(store.describe(), name)
+
+
+def look_up(logs: Logs, source: Source) -> LogId:
+    """Return the log of a source; one request for a ref that was not read yet.
+
+    Raises NotFoundError if there is no such ref.
+    """
+    store = logs.remotes.default if source.url is None else logs.remotes.at(source.url)
+    log_id = source.log_id
+    if log_id is None and LogId.looks_like(source.name):
+        log_id = LogId.parse(source.name)
+    if log_id is None:
+        log_id = read_ref(store, source.name)
+        if log_id is None:
+            raise no_ref(store, source.name, source.url)
+    if not LogId.looks_like(source.name):
+        logs.catalog.keep_ref(store.describe(), source.name, log_id)
+    return log_id
+
+
+def place(logs: Logs, log_id: LogId, url: str) -> None:
+    """Have a log live on the remote at a URL from now on. No request.
+
+    Raises AlreadyExistsError if volumes here have it from another remote.
+    """
+    row = logs.catalog.remotes.of_log(log_id)
+    if row is not None and row[1] == url:
+        return
+    former, wanted = logs.remotes.of(log_id), logs.remotes.at(url)
+    if not _is_same(former, wanted) and is_in_use(logs, log_id):
+        raise AlreadyExistsError(
+            f"volumes here have log {log_id} from {former.describe()}, and not from "
+            f"{wanted.describe()}",
+            next_step=Hint(
+                Advice.CLONE(LOG=str(log_id)),
+                " clones it from there; if it was moved, ",
+                Advice.MOVE_REMOTE,
+                " has its volumes use the other remote",
+            ),
+        )
+    logs.catalog.remotes.place_at(log_id, url, urls.name_hint(url))
+    logs.remotes.of(log_id)
+
+
+def _is_same(one: ObjectStore, other: ObjectStore) -> bool:
+    """Return True if two stores are one place; a configuration that is not there is none."""
+    try:
+        return one.describe() == other.describe()
+    except NoRemoteError:
+        return False
+
+
+def is_in_use(logs: Logs, log_id: LogId) -> bool:
+    """Return True if a volume pushes to a log, or stands on it. No request."""
+    return any(row.remote == log_id for row in logs.catalog.volumes()) or any(
+        log_id in logs.lineage(base) for _, base in logs.catalog.bases()
+    )
