@@ -115,10 +115,10 @@ class NotFoundError(UsageError):
 
 
 class AlreadyExistsError(UsageError):
-    """The name is taken.
+    """The name is taken: of a tag, of a file, or of another log on the remote.
 
-    How to see it: `graft tags`; for a file, `ls`.
-    Next step: choose another name, or use `--force`.
+    How to see it: `graft tags`, `graft remote ls`; for a file, `ls`.
+    Next step: choose another name, `--as NAME` for a push, or use `--force`.
     """
 
 

@@ -131,20 +131,27 @@ def pull(tag: str, as_json: bool) -> None:
         emit(done, as_json=as_json)
 
 
-@command("push", "graft push main", 'graft push main -m "prices of May"')
+@command(
+    "push",
+    "graft push main",
+    'graft push main -m "prices of May"',
+    "graft push main --as prices",
+)
 @tag_argument
 @click.option("-m", "--message", default="", metavar="TEXT", help="Say what the commit is.")
+@click.option("--as", "name", metavar="NAME", help="The name of its log on the remote.")
 @json_option
-def push(tag: str, message: str, as_json: bool) -> None:
+def push(tag: str, message: str, name: str | None, as_json: bool) -> None:
     """Publish the local commits as one remote commit.
 
-    `graft log` and `graft show` print its message, on every machine. Ctrl-C ends it within a second
-    or two, and says whether the push has landed.
+    The first push names the log by TAG, or by NAME; if another log has that name, nothing is
+    pushed. Later, --as gives the log another name. `graft log` and `graft show` print the message,
+    on every machine. Ctrl-C ends a push within a second or two, and says whether it has landed.
     """
     with opened() as engine:
         with _telling_of_push(engine, tag), progress_line("Compressing pages") as line:
             show, sent = (None, None) if line is None else (line.show, line.show_sent)
-            pushed = engine.push(tag, message=message, progress=show, sent=sent)
+            pushed = engine.push(tag, name=name, message=message, progress=show, sent=sent)
         emit(pushed, as_json=as_json)
         if message and not pushed.claimed:
             echo("hint: there was no commit for the message", err=True)
@@ -237,7 +244,7 @@ def ls(remote: str | None, logs: bool, as_json: bool) -> None:
 def name(ref: str, log: str, as_json: bool) -> None:
     """Give a log of the remote a ref, under which it is cloned.
 
-    A push names its log by the tag, if that is free; a ref is never moved.
+    A push names its log by the tag or by --as; a ref is never moved.
     """
     with opened() as engine:
         log_id = LogId.find(log, engine.catalog.log_ids())

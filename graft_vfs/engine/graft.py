@@ -619,6 +619,7 @@ class Graft:
         self,
         tag: str | Opened,
         *,
+        name: str | None = None,
         message: str = "",
         progress: Progress | None = None,
         sent: Sent | None = None,
@@ -632,12 +633,16 @@ class Graft:
         of these, the bytes that the remote has acknowledged.
 
         The first push that has something to send to a remote makes sure that it honours conditional
-        writes, and the first of a log gives it the tag as a name, if that is free.
+        writes. The first one of a log gives it `name` as a ref, by default the tag, and raises
+        AlreadyExistsError, with nothing sent, if another log has that name; `name` gives a log that
+        was pushed before another ref.
         """
-        opened = self._opened(tag)
+        if name is not None:
+            check_tag(name)
         return syncing.push(
             self.context,
-            opened,
+            self._opened(tag),
+            name=name,
             message=message,
             progress=progress,
             sent=sent,

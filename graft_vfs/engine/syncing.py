@@ -22,6 +22,7 @@ from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
 from graft_vfs.store.base import Sent
 from graft_vfs.store.none import NoStore
+from graft_vfs.sync import naming
 from graft_vfs.sync import pull as pulling
 from graft_vfs.sync import push as pushing
 from graft_vfs.sync.fetch import fetch_log
@@ -96,22 +97,32 @@ def push(
     context: Context,
     opened: Opened,
     *,
+    name: str | None = None,
     message: str = "",
     progress: Progress | None = None,
     sent: Sent | None = None,
     wait_seconds: float,
 ) -> pushing.Pushed:
-    """Push; local commits that the log holds already are recognised first. See `sync.push`."""
-    again = functools.partial(
-        pushing.push,
-        context,
-        opened,
-        message=message,
-        progress=progress,
-        sent=sent,
-        wait_seconds=wait_seconds,
-    )
+    """Push; local commits that the log holds already are recognised first. See `sync.push`.
+
+    A log without commits gets `name`, by default that of an earlier attempt, else the tag; one with
+    commits gets `name` as another ref.
+    """
     with syncing(context, opened.volume):
+        log_id = context.catalog.volume(opened.volume.id).remote
+        if name is not None and context.catalog.newest_commit(log_id)[0]:
+            # Before anything is sent, because another log may have the name.
+            naming.name_by_hand(context, log_id, name)
+        named = Opened(name or naming.wanted_name(opened.volume) or opened.tag, opened.volume)
+        again = functools.partial(
+            pushing.push,
+            context,
+            named,
+            message=message,
+            progress=progress,
+            sent=sent,
+            wait_seconds=wait_seconds,
+        )
         try:
             return again()
         except DivergedError:

@@ -28,6 +28,7 @@ from graft_vfs.local.files import fsync_directory, make_directories, storage_err
 from graft_vfs.local.head import new_epoch
 from graft_vfs.local.tag_moves import NamesAnotherError
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
+from graft_vfs.remote.log import ref_key
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history
@@ -143,8 +144,25 @@ def clone_base(
     while True:
         try:
             return log_id, require_commits(logs, log_id, None, progress=progress)
+        except NotFoundError as error:
+            if logs.catalog.newest_commit(log_id)[0]:
+                raise
+            raise _has_no_commit(logs, source, log_id) or error from None
         except LogMismatchError as error:
             if error.standing is not Standing.REPLACED:
                 raise
             # What is forgotten cannot differ once more, so this ends.
             forget_history(logs, error.log_id)
+
+
+def _has_no_commit(logs: Logs, source: Source, log_id: LogId) -> NotFoundError | None:
+    """Return the error for a ref that a push created before it was interrupted; None for an id."""
+    if LogId.looks_like(source.name):
+        return None
+    store = logs.log(log_id).store
+    return NotFoundError(
+        f"ref {source.name!r} of the remote ({store.describe()}) names log {log_id}, which has no "
+        "commit yet: its first push is running or was interrupted",
+        next_step="push again where it was pushed from; if that volume is lost, delete the object "
+        f"{ref_key(source.name)} of the remote, which frees the name",
+    )

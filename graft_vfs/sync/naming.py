@@ -1,14 +1,21 @@
-"""Naming: the ref by which people clone a log, made when the log gets its first commit.
+"""Naming: the ref by which people clone a log, created just before the log gets its first commit.
 
-A ref is a convenience: a log is whole without it, and is cloned by its id then. So a ref that
-cannot be made is a warning of the push and never keeps it from being settled. If nothing tells how
-the attempt ended, the volume remembers that its log wants a name, and each push tries again.
+The store gives a name to one log only, so a push under a name that another log has is refused
+before anything of it is sent, as git refuses a push that is no fast-forward. Created first, the ref
+costs no more requests than afterwards, and of two machines that push under one name at once, one is
+refused.
 
-Why a log has no ref stays in the file `no-ref` of the volume's directory, for its status, until the
-log gets one.
+A log is complete without a ref, and is cloned by its id then. So a ref that the store refuses to
+create, or does not answer for, is a warning and does not keep the push from being settled. In the
+second case each push tries again, and may find then that another log has the name.
 
-Crash here: before the push is settled its record makes the next sync name the log; after that, the
-file `unnamed` in the volume's directory does.
+The file `no-ref` of the volume's directory says why its log has no ref, for the status, until the
+log gets one. The file `unnamed` has the name that the log is to get: it is written before the ref
+is created and removed after the first commit.
+
+After a crash in between, the ref names a log without commits, which the next push of this volume
+completes. Until then, a clone by that name reports that the log has no commit yet, and a push of
+another volume under it is refused.
 """
 
 from __future__ import annotations
@@ -36,18 +43,57 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 
-def name_log(context: Context, opened: Opened, log_id: LogId) -> str | None:
-    """Create the ref of a volume's log, which is its tag; returns why that could not be, or None.
+def reserve(context: Context, opened: Opened, log_id: LogId) -> str | None:
+    """Create the ref of a log that is about to get its first commit; returns why it has none yet.
 
-    One request, two if the ref exists. Raises no StoreError.
+    The ref is `opened.tag`. One request, two if the ref exists. Raises AlreadyExistsError if
+    another log has that name, and no StoreError.
     """
     name, volume = opened
     mark = _mark(volume)
+    # Ordering: the name before the ref, so that after a crash the next push knows both.
+    with storage_errors(mark):
+        mark.write_text(name, encoding="utf-8")
+    winner = _created(context, volume, log_id, name)
+    if isinstance(winner, str):
+        return winner
+    if winner != log_id:
+        _forget(mark)
+        raise _taken(context, opened, log_id, winner)
+    forget_warning(volume.directory)
+    return None
+
+
+def note_first_commit(volume: Volume) -> None:
+    """Note that the log whose ref `reserve` created has its first commit."""
+    _forget(_mark(volume))
+
+
+def _taken(context: Context, opened: Opened, log_id: LogId, winner: LogId) -> AlreadyExistsError:
+    name, volume = opened
+    tags = context.catalog.volume_tags(volume.id)
+    push = Advice.PUSH_AS(TAG=tags[0]) if tags else Advice.PUSH_AS
+    where = context.logs.log(log_id).store.describe()
+    return AlreadyExistsError(
+        f"ref {name!r} of the remote ({where}) names log {winner}, and not this volume's log "
+        f"{log_id}; nothing was pushed",
+        next_step=Hint(
+            "push under another name with ",
+            push,
+            ", or, to write to that log, clone it under another tag with ",
+            Advice.CLONE(LOG=name),
+        ),
+    )
+
+
+def _created(context: Context, volume: Volume, log_id: LogId, name: str) -> LogId | str:
+    """Create a ref; returns the log that it names, or a warning if that is not known."""
+    mark = _mark(volume)
     try:
-        winner = create_ref(context.logs.log(log_id).store, name, log_id)
+        return create_ref(context.logs.log(log_id).store, name, log_id)
     except (CommitOutcomeUnknownError, StoreUnavailableError) as error:
         with storage_errors(mark):
-            mark.touch()
+            mark.write_text(name, encoding="utf-8")
         return _warned(
             volume,
             f"log {log_id} has no ref {name!r} yet, the next push tries again: {error.message}",
@@ -57,7 +103,20 @@ def name_log(context: Context, opened: Opened, log_id: LogId) -> str | None:
         return _warned(
             volume, f"log {log_id} gets no ref {name!r} and is cloned by its id: {error.message}"
         )
-    _forget(mark)
+
+
+def name_log(context: Context, opened: Opened, log_id: LogId) -> str | None:
+    """Create the ref of a log that has commits; returns why that failed, or None.
+
+    The ref is the name that an earlier push was to give, else `opened.tag`. One request, two if the
+    ref exists. Raises no StoreError.
+    """
+    volume = opened.volume
+    name = wanted_name(volume) or opened.tag
+    winner = _created(context, volume, log_id, name)
+    if isinstance(winner, str):
+        return winner
+    _forget(_mark(volume))
     if winner != log_id:
         return _warned(
             volume,
@@ -70,9 +129,24 @@ def name_log(context: Context, opened: Opened, log_id: LogId) -> str | None:
 
 def name_log_later(context: Context, opened: Opened) -> str | None:
     """Create the ref that an earlier push could not; no request if none is to be created."""
-    if not is_to_be_named(context, opened.volume):
+    log_id = context.catalog.volume(opened.volume.id).remote
+    has_commits = context.catalog.newest_commit(log_id)[0] > 0
+    if not has_commits or not is_to_be_named(context, opened.volume):
         return None
-    return name_log(context, opened, context.catalog.volume(opened.volume.id).remote)
+    return name_log(context, opened, log_id)
+
+
+def wanted_name(volume: Volume) -> str | None:
+    """Return the name that an earlier push was to give its log, None if there is none. No request.
+
+    Earlier versions left the file empty.
+    """
+    mark = _mark(volume)
+    with storage_errors(mark):
+        try:
+            return mark.read_text(encoding="utf-8", errors="replace") or None
+        except FileNotFoundError:
+            return None
 
 
 def is_to_be_named(context: Context, volume: Volume) -> bool:

@@ -5,10 +5,10 @@ committed while the push runs stays local, with its LSNs, on the branch that fol
 
     plan     which pages, on which base; refuse if the remote has moved, or has another history
     probe    once for each remote: does it honour create-only writes?
+    name     create the ref of a log without commits; refuse a name that another log has (`naming`)
     build    frames; with more than 1 MiB of them, upload a segment (`build`)
     prepare  make the commits durable here, and keep the exact commit object in the catalog
     claim    one conditional write (`remote.claim`)
-    name     give a log with its first commit a ref, if the name is free (`naming`)
     settle   keep the pushed pages as cached remote pages, switch the branch, forget the record
              (`settle`)
 
@@ -33,7 +33,7 @@ from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_t
 from graft_vfs.store.base import Sent
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.build import BuiltCommit, Target, build
-from graft_vfs.sync.naming import name_log_later
+from graft_vfs.sync.naming import name_log_later, note_first_commit, reserve
 from graft_vfs.sync.proof import prove
 from graft_vfs.sync.settle import (
     WAIT_SECONDS,
@@ -86,9 +86,10 @@ def push(
 ) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
-    The first push of a log makes the tag its ref, if that name is free. On return the remote commit
-    is durable and the branch stands on it. If another process or thread here pushes the volume,
-    this waits for its end, and pushes what is left then. `progress` counts compressed pages,
+    The first push of a log creates the ref `opened.tag` for it, and raises AlreadyExistsError, with
+    nothing sent, if another log has that name. On return the remote commit is durable and the
+    branch stands on it. If another process or thread here pushes the volume, this waits for its
+    end, and pushes what is left then. `progress` counts compressed pages,
     `sent` bytes that the remote has acknowledged of a large commit. `message` goes into the commit
     that is made, in place of the messages of its local commits, and not into one that an earlier
     push left to be settled. Raises UsageError if it is too long, DivergedError if another client
@@ -146,6 +147,8 @@ def _push(
         message = messages.joined(branch.first_lsn, snapshot.lsn, MESSAGE_BYTES_MAX)
     target = replace(_plan(context, snapshot, remote), message=message)
     ensure_safe_store(context, remote)
+    # Before anything else is sent, because another log may have the name.
+    unnamed = reserve(context, opened, remote) if target.lsn == 1 else None
     counted = _counted(progress, snapshot)
     spool = volume.directory
     built = build(context, snapshot, target, spool=spool, progress=counted, sent=sent)
@@ -162,7 +165,9 @@ def _push(
         newest = forget_lost(context, pending)
         raise diverged(pending.log_id, RemoteLsn(pending.lsn - 1), newest)
     header = built.header
-    warning = finish(context, opened, pending, header, snapshot)
+    if target.lsn == 1 and unnamed is None:
+        note_first_commit(volume)
+    finish(context, volume, pending, header, snapshot)
     pushed = Pushed(
         header.log_id,
         header.lsn,
@@ -170,7 +175,7 @@ def _push(
         header.local_commits,
         len(header.pages),
         built.stored_bytes,
-        warning,
+        unnamed,
     )
     _logger.info("volume %s: %s", volume.id, pushed)
     return pushed

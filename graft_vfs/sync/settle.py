@@ -97,7 +97,10 @@ def settle_alone(context: Context, opened: Opened) -> str | None:
     if not _has_landed(context, pending, header):
         forget_lost(context, pending)
         return None
-    warning = finish(context, opened, pending, header, None)
+    # Ordering: the ref before the push is settled, so that one that ends here is named by the next
+    # sync.
+    warning = name_log(context, opened, header.log_id) if header.lsn == 1 else None
+    finish(context, opened.volume, pending, header, None)
     _logger.info("volume %s: an earlier push has LSN %d, settled", pending.volume, pending.lsn)
     return warning
 
@@ -149,35 +152,15 @@ def forget_lost(context: Context, pending: PendingPush) -> RemoteLsn:
 
 def finish(
     context: Context,
-    opened: Opened,
-    pending: PendingPush,
-    header: CommitHeader,
-    source: PageSource | None,
-) -> str | None:
-    """Name the log of a commit that was claimed, then settle the push; safe to repeat.
-
-    `source` has the pages of the commit, or is None. Returns a warning if this is the log's first
-    commit and it gets no ref. Durable on return.
-
-    Ordering: the ref before the settling, so that the next sync names the log of a push that ends
-    between the two.
-    """
-    warning = name_log(context, opened, header.log_id) if header.lsn == 1 else None
-    _settle(context, opened.volume, pending, header, source)
-    return warning
-
-
-def _settle(
-    context: Context,
     volume: Volume,
     pending: PendingPush,
     header: CommitHeader,
     source: PageSource | None,
 ) -> None:
-    """Make the branch stand on the commit that was claimed; safe to repeat.
+    """Make the branch stand on the commit that was claimed; safe to repeat. Durable on return.
 
     The volume's content does not change: the commit has the local commits up to
-    `pending.through_lsn`.
+    `pending.through_lsn`. `source` has the pages of the commit, or is None.
     """
     encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)

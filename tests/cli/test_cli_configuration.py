@@ -86,22 +86,24 @@ def test_hydrate_background_does_not_keep_a_command(pushed, monkeypatch):
     assert pushed.json("audit", "main")["present"] == 0
 
 
-def test_the_log_file_takes_warnings(pushed, monkeypatch):
-    pushed.machine("b")
-    pushed.ok("clone", "main")
-    pushed.ok("fork", "main")
-    monkeypatch.setenv("GRAFT_LOG_FILE", str(pushed.root / "log" / "graft.log"))
-    pushed.ok("push", "main")
-    assert "ref 'main' names log" in (pushed.root / "log" / "graft.log").read_text()
+@pytest.fixture
+def with_a_readme(pushed):
+    """A remote with an object that is no ref, which is a warning."""
+    (pushed.root / "remote" / "refs" / "README").write_text("not a ref")
+    return pushed
 
 
-def test_without_a_log_file_warnings_go_to_standard_error(pushed):
-    pushed.machine("b")
-    pushed.ok("clone", "main")
-    pushed.ok("fork", "main")
-    result = pushed.run("push", "main")
+def test_the_log_file_takes_warnings(with_a_readme, monkeypatch):
+    log = with_a_readme.root / "log" / "graft.log"
+    monkeypatch.setenv("GRAFT_LOG_FILE", str(log))
+    with_a_readme.ok("remote", "ls")
+    assert "skipped 1 objects among the refs" in log.read_text()
+
+
+def test_without_a_log_file_warnings_go_to_standard_error(with_a_readme):
+    result = with_a_readme.run("remote", "ls")
     assert result.exit_code == 0
-    assert result.stderr.startswith("warning: ref 'main' names log")
+    assert result.stderr.startswith("warning: skipped 1 objects among the refs")
 
 
 # Credentials ------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def stalled(proxy: Proxy, kind: str, *, after: bool = False) -> threading.Event:
         (17, "part", False, "nothing of the push is in the log: `graft push main` sends it again"),
         (0, "claim", False, "the push may have landed: the next push or pull of main settles it"),
         (0, "claim", True, "the push may have landed: the next push or pull of main settles it"),
-        (0, "ref", False, "the push may have landed: the next push or pull of main settles it"),
+        (0, "ref", False, "nothing of the push is in the log: `graft push main` sends it again"),
     ],
     indirect=["stand"],
 )

@@ -270,6 +270,11 @@ def test_a_diverged_volume_is_told_once_and_costs_no_request(watched):
     assert (left.tag, type(left.error)) == ("main", DivergedError)
     ours.machine.engine.fork("main")
     told, _ = ours.round()
+    assert ("failed", "main") in told  # The name belongs to the log that it was forked from.
+    ours.machine.engine.push("main", name="ours")
+    ours.commit("main", 4)
+    ours.clock.ahead += 600
+    told, _ = ours.round()
     assert ("pushed", "main") in told
 
 

@@ -273,7 +273,7 @@ def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
     connection = first.connect()
     connection.execute("CREATE TABLE t(k)")
 
-    settle = settle_module._settle
+    settle = settle_module.finish
     inner: list[object] = []
 
     def settle_late(*arguments):
@@ -294,7 +294,7 @@ def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
         settle_pending(*arguments, **keywords)
 
     without_push_lock(monkeypatch)
-    monkeypatch.setattr(settle_module, "_settle", settle_late)
+    monkeypatch.setattr(push_module, "finish", settle_late)
     monkeypatch.setattr(pull_module, "settle_pending", settle_pending_late)
     assert first.engine.push("main").lsn == 1
     assert inner == [1]

@@ -13,7 +13,12 @@ from typing import NamedTuple
 
 import pytest
 
-from graft_vfs.errors import CommitOutcomeUnknownError, DivergedError, StoreUnavailableError
+from graft_vfs.errors import (
+    AlreadyExistsError,
+    CommitOutcomeUnknownError,
+    DivergedError,
+    StoreUnavailableError,
+)
 from graft_vfs.ids import LogId
 from graft_vfs.remote.log import commit_key, read_ref
 from graft_vfs.sync.push import ensure_safe_store
@@ -284,9 +289,14 @@ def test_a_late_ref_leaves_the_name_to_one_log(network, rival_is_first) -> None:
     assert "has no ref 'main' yet, the next push tries again" in pushed.warning
     ours.proxy.choose = lambda _: passed
     assert ours.engine.status("main").pending_push is False
-    order = [lambda: theirs.engine.push("main"), late.deliver]
-    for step in order if rival_is_first else reversed(order):
-        step()
+    if rival_is_first:
+        theirs.engine.push("main")
+        late.deliver()
+    else:
+        late.deliver()
+        with pytest.raises(AlreadyExistsError, match="nothing was pushed"):
+            theirs.engine.push("main")
+        theirs.engine.push("main", name="theirs")
     warning = ours.engine.push("main").warning
     assert ("names log" in warning) if rival_is_first else (warning is None)
     assert ours.engine.push("main").warning is None

@@ -35,7 +35,7 @@ SMALL, LARGE = 100, 1_200_000
 SCENARIO = ((1, SMALL), (2, SMALL), (3, LARGE), (4, SMALL))
 """(key, bytes) of the transactions; each is pushed before the next one."""
 
-EFFECTS = ["probe", "probe", "logs", "refs", "logs", "segments", "logs", "logs"]
+EFFECTS = ["probe", "probe", "refs", "logs", "logs", "segments", "logs", "logs"]
 """What the pushes write, in this order; the first push also probes and names."""
 
 
@@ -152,7 +152,9 @@ def test_a_push_that_is_not_settled_does_not_look_like_a_rival_s(machines, first
     if not first:
         replica.engine.push("main")
     write(replica, *SCENARIO[1])
-    replica = machines("ours", faulty={"at": 2 if first else 0, "fault": Fault.CUT_AFTER})
+    replica = machines(
+        "ours", faulty={"at": EFFECTS.index("logs") if first else 0, "fault": Fault.CUT_AFTER}
+    )
     with pytest.raises(GraftError):
         replica.engine.push("main")
     replica = machines("ours")
