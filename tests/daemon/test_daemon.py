@@ -444,3 +444,27 @@ def test_two_daemons_on_one_data_directory_push_each_commit_once(tmp_path, watch
     assert len(told) == 10
     logs = ours.machine.engine.remote_logs()
     assert {found.newest_lsn for found in logs} == {1}
+
+
+def test_a_daemon_and_a_program_that_push_at_the_same_time_push_every_commit_once(watched):
+    ours, program = watched(push_only=True), watched()
+    tags = [f"tag {number}" for number in range(4)]
+
+    def push_all() -> None:
+        for tag in tags:
+            program.machine.engine.push(tag)
+
+    for number in range(5):
+        for tag in tags:
+            program.commit(tag, number)
+        pusher = threading.Thread(target=push_all)
+        pusher.start()
+        assert ours.daemon.run_once() == []
+        pusher.join()
+    assert {event["event"] for event in ours.events} <= {"pushed", "stopped"}
+    theirs = watched("theirs").machine
+    for tag in tags:
+        assert program.machine.engine.status(tag).ahead == 0
+        assert rows(theirs.connect(tag, remote=tag)) == [(number,) for number in range(5)]
+        # The first commit of a tag made its table.
+        assert sum(entry.local_commits for entry in theirs.engine.log(tag)) == 6
