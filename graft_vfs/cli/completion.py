@@ -51,7 +51,9 @@ def _commits(catalog: Catalog, context: click.Context) -> Iterator[str]:
     yield from ("HEAD", "BASE")
     volume = catalog.tag_volume(str(context.params.get("tag")))
     if volume is not None:
-        newest = catalog.newest_commit(catalog.volume(volume).remote)[0]
+        log_id = catalog.volume(volume).remote
+        yield from catalog.names.texts(log_id)
+        newest = catalog.newest_commit(log_id)[0]
         yield from map(str, range(newest, max(0, newest - _COMMITS_MAX), -1))
 
 
@@ -62,4 +64,4 @@ complete_refs = _completing(_refs)
 """The refs of remotes that this machine has seen."""
 
 complete_commits = _completing(_commits)
-"""HEAD, BASE, and the newest LSNs that are known of the log of the tag that was typed."""
+"""HEAD, BASE, and the names and newest LSNs known of the log of the tag that was typed."""

@@ -36,13 +36,15 @@ _EMPTY_REMOTE = "the remote names nothing yet; `graft push TAG` publishes a volu
 
 @dataclass(frozen=True, slots=True)
 class _Ref:
-    """A name on the remote, and the log that it names."""
+    """A name on the remote, the log that it names, and the names of commits of that known here."""
 
     ref: str
     log: LogId
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.ref}  {self.log}"
+        names = f"  [{', '.join(self.names)}]" if self.names else ""
+        return f"{self.ref}  {self.log}{names}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ def remote(context: click.Context) -> None:
 def ls(remote: str | None, logs: bool, as_json: bool) -> None:
     """List the refs of a remote, by default the configured one, and the logs that they name.
 
-    With --logs, list all logs, also those without a ref, and the newest LSN of each.
+    Names of commits that this machine has seen follow in brackets. With --logs, list all logs, also those without a ref, and the newest LSN of each.
     """
     with opened() as engine:
         if logs:
@@ -233,7 +235,10 @@ def ls(remote: str | None, logs: bool, as_json: bool) -> None:
                 engine.remote_logs(remote), as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True
             )
             return
-        refs = [_Ref(name, log_id) for name, log_id in engine.refs(remote)]
+        refs = [
+            _Ref(name, log_id, tuple(engine.catalog.names.texts(log_id)))
+            for name, log_id in engine.refs(remote)
+        ]
         emit_list(refs, as_json=as_json, if_empty=_EMPTY_REMOTE, whole_ids=True)
 
 

@@ -389,7 +389,7 @@ def test_dump_header_of_an_empty_volume(cli):
 
 def test_remote_ls(pushed):
     log = pushed.json("info", "main")["remote"]
-    assert pushed.json("remote", "ls") == [{"ref": "main", "log": log}]
+    assert pushed.json("remote", "ls") == [{"ref": "main", "log": log, "names": []}]
     assert pushed.ok("remote", "ls") == f"main  {log}\n"
 
 

@@ -188,6 +188,8 @@ def test_tab_completes_what_is_known_here(pushed):
     assert completed("show", "m") == ["main"]
     assert completed("show", "main", "") == ["HEAD", "BASE", "2", "1"]
     assert completed("diff", "main", "1", "H") == ["HEAD"]
+    pushed.ok("tag", "main", "v1.0", "1")
+    assert completed("show", "main", "v") == ["v1.0"]
     assert completed("help", "op") == ["operations"]
     pushed.ok("clone", "main", "copy")
     assert completed("clone", "m") == ["main"]

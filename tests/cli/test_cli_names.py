@@ -41,6 +41,8 @@ def test_names_that_are_known_are_shown_by_log_and_show(two):
     assert (newest["names"], oldest["names"]) == ([], ["start", "v1"])
     assert two.ok("log", "main").splitlines()[1].endswith("[start, v1]")
     assert "Names:    start, v1\n" in two.ok("show", "main", "v1")
+    assert two.ok("remote", "ls").endswith("  [start, v1]\n")
+    assert two.json("remote", "ls")[0]["names"] == ["start", "v1"]
     assert two.json("show", "main", "v1")["names"] == ["start", "v1"]
     two.machine("b")
     assert two.json("log", "main")[1]["names"] == []

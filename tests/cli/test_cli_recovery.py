@@ -110,7 +110,7 @@ def test_a_log_without_a_ref_is_listed_and_named(cli, monkeypatch):
     assert cli.json("status", "main")["advice"] == advice
     assert f"\n  ({advice})\n" in cli.ok("status", "main")
     assert "Warning: ref 'main' names log" in cli.ok("status", "main")
-    assert cli.json("remote", "ls") == [{"ref": "main", "log": logs["a"]}]
+    assert cli.json("remote", "ls") == [{"ref": "main", "log": logs["a"], "names": []}]
     found = {row["log"]: row for row in cli.json("remote", "ls", "--logs")}
     assert found[logs["a"]]["refs"] == ["main"]
     assert found[logs["b"]] == {"log": logs["b"], "newest_lsn": 1, "refs": []}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.file import CatalogFile
-from graft_vfs.local.catalog.rows import bytes_of
+from graft_vfs.local.catalog.rows import bytes_of, text_of
 
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS known_names(log BLOB, name TEXT, object BLOB NOT NULL, "
@@ -31,6 +31,13 @@ class KnownNames:
             return []
         sql = "SELECT object FROM known_names WHERE log = ? ORDER BY name"
         return [bytes_of(found) for (found,) in self._file.rows(sql, log_id.raw)]
+
+    def texts(self, log_id: LogId) -> list[str]:
+        """Return the texts of all names of a log that were seen, in order."""
+        if not self._is_made():
+            return []
+        sql = "SELECT name FROM known_names WHERE log = ? ORDER BY name"
+        return [text_of(name) for (name,) in self._file.rows(sql, log_id.raw)]
 
     def _is_made(self) -> bool:
         return bool(self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'"))
