@@ -11,7 +11,7 @@ repaired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from graft_vfs.maintenance.mending import Mender
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
+from graft_vfs.remote.names import list_names, name_key
 from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.base import ObjectStore
@@ -106,9 +107,10 @@ def check_log(
 ) -> LogCheck:
     """Verify a remote log, and with `repair` put back what is missing and is here.
 
-    Requests: one for each 1000 commits, one for each commit, two for each segment, 32 at a time;
-    with `deep` those of reading all frames. `scratch` is a directory for the frames of a large
-    commit that is put back. `progress` counts commits. Raises StoreError.
+    Requests: one for each 1000 commits and each 1000 names, one for each commit and each name, two
+    for each segment, 32 at a time; with `deep` those of reading all frames. `scratch` is a
+    directory for the frames of a large commit that is put back. `progress` counts commits. Raises
+    StoreError.
     """
     remote = logs.log(log_id)
     present = sorted(set(remote.lsns()))
@@ -134,7 +136,32 @@ def check_log(
         findings = tuple(mender.planned(fault, repair=repair) for fault in found)
     else:
         findings = tuple(fault.finding for fault in found)
+    findings += tuple(_judge_names(logs, remote, check.links))
     return LogCheck(log_id, newest, len(check.links), segments, findings)
+
+
+def _judge_names(
+    logs: Logs, remote: RemoteLog, links: Mapping[RemoteLsn, Link]
+) -> Iterator[Finding]:
+    """Yield the names of commits that are damaged, or of commits that the log does not have."""
+    damaged: list[CorruptObjectError] = []
+    for name in list_names(remote.store, remote.log_id, damaged):
+        # What is known here may have been put back just now.
+        hashes = {row.hash for row in logs.catalog.commits(name.log, name.lsn, name.lsn)}
+        hashes |= {links[name.lsn].hash} if name.lsn in links else set()
+        if name.hash not in hashes:
+            yield Finding(
+                name_key(remote.log_id, name.name),
+                f"the name {name.name!r} was given to a commit at LSN {name.lsn} that the log does "
+                "not have",
+                next_step=Hint("if no history is to be restored, ", Advice.REMOVE_NAME),
+            )
+    for error in damaged:
+        yield Finding(
+            f"a name of log {remote.log_id}",
+            error.message,
+            next_step="delete the object, and give the name again",
+        )
 
 
 def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:

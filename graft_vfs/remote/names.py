@@ -63,11 +63,14 @@ def read_name(store: ObjectStore, log_id: LogId, name: str) -> CommitName | None
     return found
 
 
-def list_names(store: ObjectStore, log_id: LogId) -> Iterator[CommitName]:
+def list_names(
+    store: ObjectStore, log_id: LogId, damaged: list[CorruptObjectError] | None = None
+) -> Iterator[CommitName]:
     """Yield all names of a log, in the order of their keys.
 
     One listing for each 1000, and one request a name, 32 at a time. What this version does not read
-    is skipped, with one warning for all.
+    is skipped, with one warning for all. `damaged` learns which of them were names, and are damaged
+    or copied.
     """
     skipped: list[DamageError] = []
     keys = list(store.keys(_prefix(log_id)))
@@ -77,6 +80,12 @@ def list_names(store: ObjectStore, log_id: LogId) -> Iterator[CommitName]:
                 skipped.append(found)
             elif found is not None:
                 yield found
+    if damaged is not None:
+        damaged += [
+            error
+            for error in skipped
+            if isinstance(error, CorruptObjectError) and not error.is_foreign
+        ]
     if skipped:
         _logger.warning("skipped %d objects among the names, such as: %s", len(skipped), skipped[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,15 @@ from graft_vfs.advice import Audience, words
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import HistoryMismatchError, NoRemoteError, NotFoundError, StoreDeniedError
 from graft_vfs.format import frame
+from graft_vfs.format.name import decode_name
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import layout
 from graft_vfs.maintenance import mending
 from graft_vfs.maintenance.findings import Finding
 from graft_vfs.maintenance.fsck import Fsck
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.log import commit_key, ref_key, segment_key
+from graft_vfs.remote.names import name_key
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.sync import build as build_module
 from tests.support.faults import ProcessStopped
@@ -384,6 +388,34 @@ def test_forks_and_refs_are_verified(replica, tmp_path, remote) -> None:
         b"graft-vfs ref 1\n" + str(LogId.new()).encode() + b"\nlost\n"
     )
     assert any("ref 'lost'" in text for text in problems(replica.engine.fsck()))
+
+
+def test_names_of_commits_are_verified(replica, remote) -> None:
+    log_id = log_of(replica)
+    for name, ref in (("good", "1"), ("torn", "2"), ("wrong", "2"), ("far", "3"), ("later", "3")):
+        replica.engine.name("main", name, ref)
+    assert problems(replica.engine.fsck("main")) == []
+    paths = {name: remote / name_key(log_id, name) for name in ("torn", "wrong", "far", "later")}
+    paths["torn"].write_bytes(paths["torn"].read_bytes()[:-4])
+    for name, changes in (("wrong", {"hash": bytes(32)}), ("far", {"lsn": RemoteLsn(99)})):
+        found = decode_name(paths[name].read_bytes(), key=name)
+        paths[name].write_bytes(dataclasses.replace(found, **changes).encode())
+    paths["later"].write_bytes(paths["later"].read_bytes().replace(b"name 1", b"name 2", 1))
+    (remote / name_key(log_id, "README")).write_text("hello")
+    found = problems(replica.engine.fsck("main"))
+    assert len(found) == 3
+    for name, lsn in (("wrong", 2), ("far", 99)):
+        (problem,) = [each for each in found if f"name {name!r}" in each]
+        assert f"LSN {lsn} that the log does not have" in problem
+        assert "remove_name" in problem
+    assert any("names/torn" in each for each in found)
+    assert not replica.engine.fsck("main", repair=True).is_sound
+
+
+def test_a_name_of_a_commit_that_is_put_back_is_no_problem(replica, remote) -> None:
+    replica.engine.name("main", "v2", "2")
+    (remote / commit_key(log_of(replica), 2)).unlink()
+    assert problems(replica.engine.fsck("main", repair=True)) == []
 
 
 def test_what_is_wrong_here_is_found_too(replica, tmp_path) -> None:
