@@ -252,7 +252,7 @@ def test_a_copy_of_another_commit_is_written_over(replica, remote) -> None:
     log, before = log_of(replica), objects(remote)
     path = remote / commit_key(log, 2)
     path.write_bytes((remote / commit_key(log, 1)).read_bytes())
-    assert "holds LSN 1" in problems(replica.engine.fsck())[0]
+    assert "contains LSN 1" in problems(replica.engine.fsck())[0]
     assert problems(replica.engine.fsck(repair=True)) == []
     assert objects(remote) == before
 
