@@ -227,7 +227,8 @@ def remote(context: click.Context) -> None:
 def ls(remote: str | None, logs: bool, as_json: bool) -> None:
     """List the refs of a remote, by default the configured one, and the logs that they name.
 
-    Names of commits that this machine has seen follow in brackets. With --logs, list all logs, also those without a ref, and the newest LSN of each.
+    Names of commits that this machine has seen follow in brackets. With --logs, list all logs, also
+    those without a ref, and the newest LSN of each.
     """
     with opened() as engine:
         if logs:
