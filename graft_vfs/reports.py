@@ -265,12 +265,12 @@ class AutosyncReport(Report):
         if self.role is AutosyncRole.CANDIDATE:
             return f"Autosync: every {self.interval_seconds:g} s, first at {again}."
         if self.role is AutosyncRole.FOLLOWER:
-            return f"Autosync: another process syncs the Volume; this one asks again at {again}."
+            return f"Autosync: another process syncs the volume; this one asks again at {again}."
         if self.diverged:
             return "Autosync: waits until the divergence is resolved."
         if self.last_error is not None:
             times = f"{self.failures} times in a row" if self.failures > 1 else "once"
-            failed = f"failed {times}" if self.failures else "found the Volume busy"
+            failed = f"failed {times}" if self.failures else "found the volume busy"
             return f"Autosync: {failed}, again at {again}: {self.last_error}"
         return (
             f"Autosync: every {self.interval_seconds:g} s, last at {time_text(self.last_run_ms)}, "
@@ -383,13 +383,13 @@ class Status(Report, Worded):
             text = f"The Volume is ahead of the remote by {commits_text(self.ahead)}."
             return text, Hint("use ", self._use(Advice.PUSH), " to publish them")
         if self.unpublished_fork:
-            text = "The Volume is a fork that the remote does not have yet."
+            text = "This fork was not pushed yet."
             return text, Hint("use ", self._use(Advice.PUSH), " to publish it")
         if self.behind:
             text = f"The Volume is behind the remote by {commits_text(self.behind)}."
             return text, Hint("use ", self._use(Advice.PULL), " to get them")
         if not self.attached:
-            text = "The Volume has no commits yet, and the remote none of it."
+            text = "There are no commits yet, local or remote."
             return text, Hint("commit something, then use ", self._use(Advice.PUSH))
         return ("The Volume is up to date with the remote.",)
 
@@ -453,6 +453,8 @@ class LogEntry(Report):
     It changed `pages` pages; `page_count` is the size of the database after it. `stored_bytes` is
     its stored size: compressed on a remote, page images in the branch log. It contains
     `local_commits` of its author's local commits. `names` are the names of it that are known here.
+    `ref` names it, and `log` is the remote log or local branch that it is in. What it changed in
+    `schema` and `tables` is None unless that was asked for.
     """
 
     where: str
@@ -465,6 +467,10 @@ class LogEntry(Report):
     stored_bytes: int
     message: str = ""
     names: tuple[str, ...] = ()
+    log: LogId | None = None
+    ref: str = ""
+    schema: tuple[SchemaDiff, ...] | None = None
+    tables: tuple[TableDiff, ...] | None = None
 
     def __str__(self) -> str:
         who = "  not pushed" if self.where == "local" else f"  {self.author}"

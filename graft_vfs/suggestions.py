@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 _CHARACTERS_MAX = 64
@@ -12,8 +13,6 @@ _AS_GOOD = 0.05
 
 def alike(word: str, known: Iterable[str]) -> list[str]:
     """Return the known name that is most like a word, whatever its case, or two as good ones."""
-    import difflib  # noqa: PLC0415 - only mistakes need it, and start-up does not
-
     names = {name.lower(): name for name in known if len(name) <= _CHARACTERS_MAX}
     word = word[:_CHARACTERS_MAX].lower()
     close = difflib.get_close_matches(word, names, _NAMES_MAX, _ALIKE)

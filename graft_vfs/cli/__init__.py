@@ -5,6 +5,7 @@
     output       text and JSON
     table        columns of text
     rows         changed rows as text and as JSON
+    log          commits as paragraphs, lines and graphs
     vocabulary   groups of commands, aliases, and words of other programs
     completion   words for a shell's Tab
     streams      standard streams that are closed, or whose reader has gone

@@ -4,40 +4,90 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import click
 
+from graft_vfs.cli import log as log_lines
 from graft_vfs.cli import rows as row_lines
 from graft_vfs.cli.completion import complete_commits
 from graft_vfs.cli.group import command
-from graft_vfs.cli.output import echo, echo_as_is, emit, emit_list, json_option
+from graft_vfs.cli.output import echo, echo_as_is, echo_note, emit, json_option
 from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import opened, tag_argument
 from graft_vfs.cli.table import screen_width
 from graft_vfs.errors import UsageError
+from graft_vfs.history.graph import LogLine
 from graft_vfs.history.rows import NotCompared, RowChange
 from graft_vfs.reports import SchemaDiff
 
 
-@command("log", "graft log main", "graft log main --limit 10", "graft log main v1.0..HEAD")
+@command(
+    "log",
+    "graft log main",
+    "graft log main --oneline --graph",
+    "graft log main v1.0..HEAD --stat -n 5",
+)
 @tag_argument
-@click.argument("commits", metavar="[COMMIT|A..B]", required=False)
-@click.option("--limit", type=click.IntRange(min=1), help="Show at most this many commits.")
+@click.argument("commits", metavar="[COMMIT|A..B]", required=False, shell_complete=complete_commits)
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Show at most this many commits.")
+@click.option("--oneline", is_flag=True, help="Show a commit in one line.")
+@click.option("--graph", is_flag=True, help="Draw forks, and what was fetched and not pulled.")
+@click.option("--stat", is_flag=True, help="Count the rows that each commit changed, by table.")
 @json_option
-def log(tag: str, commits: str | None, limit: int | None, as_json: bool) -> None:
+def log(
+    tag: str,
+    *,
+    commits: str | None,
+    limit: int | None,
+    oneline: bool,
+    graph: bool,
+    stat: bool,
+    as_json: bool,
+) -> None:
     """List commits, newest first: local ones, then those of the remote log.
 
-    Each line has the commit's time, its stored size, how many pages it changed, its author, and
-    its names and message if it has any. With COMMIT the list begins there; with A..B it has what B
-    has and A has not. Commits are given as for `graft show`.
+    HEAD is the newest commit of the volume, BASE the remote one that its local commits stand on;
+    names that were given to a commit follow them. With COMMIT the list begins there; with A..B it
+    has what B has and A has not. Commits are given as for `graft show`.
+
+    --stat compares each commit with the one before it: pages that are not cached are fetched.
+    Without it, nothing is.
     """
-    with opened() as engine:
-        found = engine.log(tag, commits, limit=limit)
-        step = (
-            f"{tag!r} has no commit yet; write to it, such as with `graft shell {shlex.quote(tag)}`"
+    if graph and as_json:
+        raise UsageError("--graph excludes --json", next_step="give one of them")
+    with (
+        opened() as engine,
+        contextlib.closing(engine.log_lines(tag, commits, graph=graph, stat=stat)) as found,
+    ):
+        lines = _limited(found, limit)
+        if as_json:
+            emit([line.entry for line in lines], as_json=True)
+            return
+        width = screen_width()
+        shown = (
+            log_lines.short_lines(lines, width)
+            if oneline
+            else log_lines.long_lines(lines, width, graph=graph)
         )
-        emit_list(found, as_json=as_json, if_empty=step)
+        is_empty = True
+        for line in shown:
+            is_empty = False
+            echo(line)
+        if is_empty:
+            step = f"write to it, such as with `graft shell {shlex.quote(tag)}`"
+            echo_note("hint", f"{tag!r} has no commit yet; {step}")
+
+
+def _limited(found: Iterable[LogLine], limit: int | None) -> Iterator[LogLine]:
+    """Yield lines up to the last commit that is wanted."""
+    left = limit
+    for line in found:
+        yield line
+        if left is not None and line.entry is not None:
+            left -= 1
+            if not left:
+                return
 
 
 @command("show", "graft show main", "graft show main 7", "graft show main HEAD~2")

@@ -78,6 +78,7 @@ from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
+    from graft_vfs.history.graph import LogLine
     from graft_vfs.history.restore import Restored, RestoredFile
     from graft_vfs.history.rows import NotCompared, RowChange
     from graft_vfs.maintenance import fsck
@@ -307,6 +308,26 @@ class Graft:
         Requests and errors are those of `resolve` for these, else none.
         """
         return history.entries(self._opened(tag).volume, self.logs, limit, ref)
+
+    def log_lines(
+        self,
+        tag: str | Opened,
+        ref: str | None = None,
+        *,
+        graph: bool = False,
+        stat: bool = False,
+    ) -> Generator[LogLine, None, None]:
+        """Yield what `log` lists, one commit after another.
+
+        With `graph`, also the known commits that the volume does not have: those to be pulled, and
+        those after a fork. With `stat`, each with the tables that it changed, which costs the
+        requests of a diff. Close the iterator, as with `contextlib.closing`, in the same thread.
+        """
+        with importing():
+            from graft_vfs.history import graph as drawing  # noqa: PLC0415 - for start-up
+
+        volume = self._opened(tag).volume
+        yield from drawing.lines(volume, self.logs, ref, graph=graph, stat=stat)
 
     def show(self, tag: str | Opened, ref: str | None = None) -> CommitReport:
         """Describe the commit that a ref means, by default HEAD.

@@ -2,6 +2,7 @@
 
     commits      the log of a volume, and the commit that a name, LSN or time means
     diff         what changed between two commits, counted
+    graph        the log as lines, with what is beside it
     rows         the rows that changed, with their values
     patch        the same as SQL
     tables       the tables of both, and how their rows are compared

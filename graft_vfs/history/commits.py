@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from graft_vfs.format.commit import MESSAGE_BYTES_MAX, CommitHeader
 from graft_vfs.history import names
 from graft_vfs.history.refs import HEAD, Span, parse, parse_span
-from graft_vfs.ids import LogId
+from graft_vfs.ids import LogId, short_texts
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.local.messages import Messages
 from graft_vfs.pages import LocalLsn, RemoteLsn
@@ -26,7 +26,14 @@ def entries(
     With a ref, that commit and those before it; with `A..B` those that B has and A has not. No
     request if the commits of the refs are known.
     """
-    found = _walk(volume.begin(), logs)
+    return [entry for _, entry in itertools.islice(walk(volume, logs, volume.begin(), ref), limit)]
+
+
+def walk(
+    volume: Volume, logs: Logs, snapshot: Snapshot, ref: str | None = None
+) -> Iterator[tuple[names.Commit, LogEntry]]:
+    """Yield the commits of `entries`, each with its entry."""
+    found = _walk(_Refs(volume, logs), snapshot, logs)
     if ref is not None:
         is_span = ".." in ref
         span = parse_span(ref) if is_span else Span(HEAD, parse(ref))
@@ -35,10 +42,21 @@ def entries(
         if is_span:
             end = names.resolve(logs, span.older, volume)
             found = itertools.takewhile(lambda each: each[0] != end, found)
-    return [entry for _, entry in itertools.islice(found, limit)]
+    return found
 
 
-def _walk(snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEntry]]:
+class _Refs:
+    """What to type for a remote commit: its LSN, or with the log before it if that is another."""
+
+    def __init__(self, volume: Volume, logs: Logs) -> None:
+        self._own = logs.catalog.volume(volume.id).remote
+        self._texts = short_texts(logs.catalog.log_ids())
+
+    def of(self, log_id: LogId, lsn: RemoteLsn) -> str:
+        return str(lsn) if log_id == self._own else f"{self._texts[log_id]}:{lsn}"
+
+
+def _walk(refs: _Refs, snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEntry]]:
     """Yield each commit of a snapshot with its entry, newest first, as far as they are known."""
     branch = snapshot.branch.row
     for chunks, commits in reversed(list(names.local_commits(snapshot))):
@@ -52,10 +70,26 @@ def _walk(snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEnt
             "",
             commits,
             _image_bytes(chunks),
-            _local_message(snapshot, last.lsn, commits),
+            message=_local_message(snapshot, last.lsn, commits),
+            log=branch.id,
+            ref=f"local:{last.lsn}",
         )
         yield names.LocalCommit(branch.id, last.lsn), entry
-    log_id, lsn = branch.log_id, branch.base
+    yield from _remote_walk(refs, logs, branch.log_id, branch.base)
+
+
+def later_commits(
+    volume: Volume, logs: Logs, commit: names.RemoteCommit
+) -> Iterator[tuple[names.Commit, LogEntry]]:
+    """Yield the known commits of a log that came after one, newest first."""
+    newest = logs.catalog.newest_commit(commit.log)[0]
+    count = max(0, newest - commit.lsn)
+    return itertools.islice(_remote_walk(_Refs(volume, logs), logs, commit.log, newest), count)
+
+
+def _remote_walk(
+    refs: _Refs, logs: Logs, log_id: LogId, lsn: RemoteLsn
+) -> Iterator[tuple[names.Commit, LogEntry]]:
     given = _names_by_lsn(logs, log_id)
     while lsn > 0:
         header = logs.header(log_id, lsn)
@@ -72,6 +106,8 @@ def _walk(snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEnt
             _stored_bytes(logs, header),
             header.message,
             given.get(lsn, ()),
+            log_id,
+            refs.of(log_id, lsn),
         )
         yield names.RemoteCommit(log_id, lsn), entry
         lsn = RemoteLsn(lsn - 1)

@@ -278,7 +278,7 @@ def test_log_lists_local_commits_before_remote_ones(pushed):
     pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
     assert [row["where"] for row in pushed.json("log", "main")] == ["local", "remote"]
     assert len(pushed.json("log", "main", "--limit", "1")) == 1
-    assert len(pushed.ok("log", "main").splitlines()) == 2
+    assert len(pushed.ok("log", "main", "--oneline").splitlines()) == 2
     pushed.fails(2, "log", "main", "--limit", "0")
 
 

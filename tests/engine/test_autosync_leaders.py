@@ -45,7 +45,7 @@ def test_one_of_two_processes_syncs_and_the_other_takes_over_when_it_is_killed(t
         connection = ours.connect()
         ours.clock.settle()
         assert ours.engine.status("main").autosync.role is AutosyncRole.FOLLOWER
-        assert "another process syncs the Volume" in str(ours.engine.status("main"))
+        assert "another process syncs the volume" in str(ours.engine.status("main"))
         insert(connection, 1)
         for _ in range(3):
             assert ours.tick().requests == 0

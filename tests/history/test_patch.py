@@ -130,7 +130,7 @@ TABLES = {
     "text_key": "(a TEXT PRIMARY KEY, b REAL)",
     "keyed": "(a, b, c DEFAULT 7, PRIMARY KEY(a, b)) WITHOUT ROWID",
     "folded": "(a TEXT COLLATE NOCASE PRIMARY KEY, b) WITHOUT ROWID",
-    "made": "(a, b NUMERIC, c AS (a || 'x') STORED, d AS (length(b)))",
+    "made": "(a, b NUMERIC, c AS (typeof(a) || typeof(b)) STORED, d AS (typeof(b)))",
     "od\"d ,name's": '(a, b, "sel ect;")',
     "rowid_taken": "(rowid TEXT, a, b)",
     "strictly": "(a ANY, b BLOB) STRICT",
