@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 
 from graft_vfs.cli.table import cropped
@@ -54,7 +55,8 @@ def long_lines(found: Iterable[LogLine], width: int | None, *, graph: bool) -> I
                 yield ""
             log_id, is_first = entry.log, False
         yield f"{line.marks}{_title(line)}{f'  {_state(line)}' if _state(line) else ''}"
-        for text in _paragraph(entry):
+        room = None if width is None else width - len(below) - 2 * len(_INDENT)
+        for text in _paragraph(entry, room):
             shown = f"{below}{_INDENT if text else ''}{text}".rstrip()
             yield shown if width is None else cropped(shown, width)
         if graph and below.strip():
@@ -96,7 +98,8 @@ def _marks_alone(line: LogLine) -> str:
     return f"{line.marks}{more}".rstrip()
 
 
-def _paragraph(entry: LogEntry) -> Iterator[str]:
+def _paragraph(entry: LogEntry, width: int | None) -> Iterator[str]:
+    """Yield the lines about a commit; its message is whole, in lines of `width`."""
     if entry.author:
         yield f"Author: {entry.author}"
     yield f"Date:   {commit_time_text(entry.time_ms)} ({age_text(entry.time_ms)})"
@@ -105,7 +108,9 @@ def _paragraph(entry: LogEntry) -> Iterator[str]:
     yield f"Pages:  {pages}{rolled if entry.local_commits > 1 else ''}"
     if entry.message:
         yield ""
-        yield from (f"{_INDENT}{text}" for text in entry.message.splitlines())
+        for text in entry.message.splitlines():
+            wrapped = [text] if width is None else textwrap.wrap(text, max(width, 1))
+            yield from (f"{_INDENT}{part}" for part in wrapped or [""])
     if entry.tables is not None:
         yield ""
         yield from _changes(entry)

@@ -145,6 +145,14 @@ def test_a_line_has_the_message_and_marks_lead_to_the_next():
     ]
 
 
+def test_a_message_is_wrapped_and_whole():
+    message = "one two three " * 30
+    found = [LogLine("* ", entry(message=message))]
+    lines = [*log_lines.long_lines(found, 60, graph=True)]
+    assert " ".join(" ".join(lines[5:]).split()) == message.strip()
+    assert f"          {message}".rstrip() in [*log_lines.long_lines(found, None, graph=True)]
+
+
 def test_lines_fit_the_screen():
     found = [LogLine("* ", entry(message="x" * 300, author="a" * 200))]
     for width in (60, 80, 200):
