@@ -138,7 +138,7 @@ def clone_base(
     that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError. A
     log that lacks commits known here is one, too: this machine may have the only copy of them.
     """
-    log_id = look_up(logs, source)
+    log_id = look_up(logs, source, suggests=True)
     if source.url is not None:
         place(logs, log_id, source.url)
     while True:

@@ -9,6 +9,7 @@ Crash here: a remote with a name and no volume, which a later clone finds.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Hint
@@ -18,6 +19,7 @@ from graft_vfs.errors import (
     GraftError,
     NoRemoteError,
     NotFoundError,
+    StoreError,
     UsageError,
 )
 from graft_vfs.ids import LogId
@@ -26,9 +28,11 @@ from graft_vfs.store import urls
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.store.urls import RemoteUrl
+from graft_vfs.suggestions import did_you_mean
 from graft_vfs.view.logs import Logs
 
 _NAMES_SHOWN = 10
+_SUGGESTED_FROM_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +132,23 @@ def _no_directory(url: RemoteUrl, error: GraftError) -> NotFoundError:
     )
 
 
-def no_ref(store: ObjectStore, name: str, url: str | None = None) -> NotFoundError:
-    """Return the error for a ref that a remote does not have."""
+def no_ref(
+    store: ObjectStore, name: str, url: str | None = None, known: Iterable[str] = ()
+) -> NotFoundError:
+    """Return the error for a ref that a remote does not have; one `known` may be meant."""
     step = Advice.LIST_REFS if url is None else Advice.LIST_REFS_AT(REMOTE=url)
     return NotFoundError(
         f"the remote ({store.describe()}) has no ref {name!r}",
-        next_step=Hint("see ", step, " for its refs"),
+        next_step=Hint(did_you_mean(name, known), "see ", step, " for its refs"),
     )
+
+
+def _names_to_suggest(store: ObjectStore) -> list[str]:
+    """Return the first names of refs; none of a store that cannot list them."""
+    try:
+        return list(itertools.islice(ref_names(store), _SUGGESTED_FROM_MAX))
+    except StoreError:
+        return []
 
 
 def known_log(logs: Logs, text: str) -> LogId | None:
@@ -148,10 +162,11 @@ def known_log(logs: Logs, text: str) -> LogId | None:
     return logs.catalog.known_ref(store.describe(), name)
 
 
-def look_up(logs: Logs, source: Source) -> LogId:
+def look_up(logs: Logs, source: Source, *, suggests: bool = False) -> LogId:
     """Return the log of a source; one request for a ref that was not read yet.
 
-    Raises NotFoundError if there is no such ref.
+    Raises NotFoundError if there is no such ref. With `suggests` that names one which is spelled
+    alike, for a listing.
     """
     store = logs.remotes.default if source.url is None else logs.remotes.at(source.url)
     log_id = source.log_id
@@ -160,7 +175,8 @@ def look_up(logs: Logs, source: Source) -> LogId:
     if log_id is None:
         log_id = read_ref(store, source.name)
         if log_id is None:
-            raise no_ref(store, source.name, source.url)
+            known = _names_to_suggest(store) if suggests else ()
+            raise no_ref(store, source.name, source.url, known)
     if not LogId.looks_like(source.name):
         logs.catalog.keep_ref(store.describe(), source.name, log_id)
     return log_id

@@ -17,9 +17,11 @@ from graft_vfs.errors import (
     InvalidTagError,
     NoRemoteError,
     NotFoundError,
+    StoreDeniedError,
     UsageError,
 )
 from graft_vfs.local.catalog import descriptor
+from graft_vfs.sync import sources
 from tests.support.replicas import Replica, rows
 
 NO_REMOTE = RemoteConfig()
@@ -259,3 +261,19 @@ def test_a_lost_catalog_does_not_lose_where_a_volume_syncs(machines, tmp_path) -
         recovering.adopt(volume)
     ours = machines()
     assert ours.engine.push("main").lsn == 2
+
+
+def test_a_clone_of_a_mistyped_ref_says_which_may_be_meant(machines, tmp_path, monkeypatch):
+    root = published(tmp_path, "main")
+    ours = machines("ours", RemoteConfig(type="fs", root=str(root)))
+    with pytest.raises(NotFoundError, match=r"'mian'; did you mean 'main'\? see"):
+        ours.engine.clone("mian", "copy")
+    with pytest.raises(NotFoundError, match="has no ref 'xyz'; see"):
+        ours.engine.clone("xyz", "copy")
+
+    def refuse(*_: object) -> None:
+        raise StoreDeniedError("listing is not allowed")
+
+    monkeypatch.setattr(sources, "ref_names", refuse)
+    with pytest.raises(NotFoundError, match="has no ref 'mian'; see"):
+        ours.engine.clone("mian", "copy")
