@@ -178,11 +178,16 @@ class Transaction:
         return image
 
     def truncate(self, page_count: int) -> None:
-        """Set the page count, and drop the pages past it."""
+        """Set the page count, and drop the pages past it.
+
+        A spilled page that the snapshot has stays known: recovery reads it if the database grows
+        again, so `thin` must not take the snapshot's image for it.
+        """
         self.page_count = page_count
         self.volume.expect_dead_pages()
-        for pages in (self.staged, self.spilled):
-            for page in [page for page in pages if page > page_count]:
+        past = max(page_count, self.snapshot.page_count)
+        for pages, count in ((self.staged, page_count), (self.spilled, past)):
+            for page in [page for page in pages if page > count]:
                 del pages[page]
 
     def cut_to_header(self) -> None:

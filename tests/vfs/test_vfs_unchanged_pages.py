@@ -128,6 +128,25 @@ def test_a_page_that_cannot_be_read_is_written_anew(engine, connect, monkeypatch
     assert is_sound(connection)
 
 
+def test_a_spilled_page_that_was_cut_off_is_written_if_it_comes_back(engine, connect, config):
+    """Recovery reads the spilled image of a page as soon as the database is long enough again."""
+    filled(connect("main"))
+    volume = engine.open("main")
+    with volume.writing() as snapshot:
+        pages = range(2, snapshot.page_count + 1)
+        before = [snapshot.stored(page) for page in pages]
+        written = transaction.Transaction(volume, snapshot)
+        written.staged.update(dict.fromkeys(pages, b"x" * snapshot.page_size))
+        written.spill()
+        written.truncate(2)
+        written.staged.update(zip(pages, before, strict=True))
+        written.page_count = snapshot.page_count
+        written.thin()
+        written.commit(transaction.FULL)
+    after = reopened(config).open("main").begin()
+    assert [after.stored(page) for page in pages] == before
+
+
 def test_pages_that_are_not_here_are_not_fetched_to_be_compared(machine, connect, engine):
     filled(connect("main"))
     engine.push("main")
