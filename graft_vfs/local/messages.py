@@ -74,7 +74,9 @@ class Messages:
         for line in lines:
             try:
                 fields = json.loads(line)
-                found.append((LocalLsn(int(fields["lsn"])), str(fields["message"])))
-            except (ValueError, TypeError, KeyError) as error:
+                lsn, message = LocalLsn(int(fields["lsn"])), str(fields["message"])
+                message.encode()  # What is not Unicode would fail each push.
+                found.append((lsn, message))
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 _logger.warning("%s: a line is no message: %s", self._path, error)
         return found

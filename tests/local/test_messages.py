@@ -38,7 +38,17 @@ def test_messages_are_joined_and_the_oldest_left_out_if_they_are_too_many(tmp_pa
 
 @pytest.mark.parametrize(
     "spoilt",
-    [b"", b"\xff\xfe\n", b"[]\n", b'{"lsn": "x", "message": 1}\n', b"7\n", b'{"lsn": 2, "mess'],
+    [
+        b"",
+        b"\xff\xfe\n",
+        b"[]\n",
+        b'{"lsn": "x", "message": 1}\n',
+        b'{"lsn": Infinity, "message": "x"}\n',
+        b'{"lsn": 3, "message": "\\ud800"}\n',
+        b"[" * 100_000 + b"\n",
+        b"7\n",
+        b'{"lsn": 2, "mess',
+    ],
 )
 def test_what_is_no_message_is_left_out(tmp_path, spoilt) -> None:
     messages = Messages(tmp_path)
