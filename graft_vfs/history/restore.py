@@ -20,7 +20,13 @@ from graft_vfs.history.key_ranges import changed_pages
 from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pages import LocalLsn
-from graft_vfs.plain.transfer import CommitPages, Pages, export_pages, require_written
+from graft_vfs.plain.transfer import (
+    CommitPages,
+    Pages,
+    export_pages,
+    require_same_format,
+    require_written,
+)
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.clone import clone_base
@@ -117,12 +123,8 @@ def restore_in_place(
         if commit != head and not force:
             _require_way_back(tag, before, snapshot, logs)
         then = names.snapshot_of(volume, logs, commit)
-        if then.page_size != snapshot.page_size:
-            raise UsageError(
-                f"{commit} has pages of {then.page_size} bytes, and {tag} of {snapshot.page_size}, "
-                "which it keeps; nothing was changed",
-                next_step=Hint("write it to a file: ", Advice.RESTORE_FILE(TAG=tag, COMMIT=ref)),
-            )
+        as_file = Hint("write it to a file: ", Advice.RESTORE_FILE(TAG=tag, COMMIT=ref))
+        require_same_format(str(commit), then.read(1), snapshot, as_file)
         pages = [page for page in changed_pages(then, snapshot) if 1 < page <= then.page_count]
         images = itertools.chain([(1, then.read(1))], _images(then, pages, progress))
         done = replace_content(volume, snapshot, images, page_count=then.page_count)

@@ -307,13 +307,14 @@ def _put(
         after = volume.write_pages(snapshot, images, page_count=source.pages)
         return Replaced(snapshot, after, source.pages)
     first = next(images)
-    _require_same_format(path, first[1], snapshot)
+    elsewhere = Hint("import it into a new tag: ", Advice.IMPORT_ELSEWHERE(FILE=path))
+    require_same_format(str(path), first[1], snapshot, elsewhere)
     images = itertools.chain([first], images)
     return replace_content(volume, snapshot, images, page_count=source.pages)
 
 
-def _require_same_format(path: Path, first_page: bytes, snapshot: Snapshot) -> None:
-    """Raise UsageError if pages of the file cannot stand beside pages of the volume.
+def require_same_format(source: str, first_page: bytes, snapshot: Snapshot, step: Hint) -> None:
+    """Raise UsageError with `step` if pages of another database cannot stand beside a volume's.
 
     Connections that are open know the encoding since they were opened.
     """
@@ -327,9 +328,9 @@ def _require_same_format(path: Path, first_page: bytes, snapshot: Snapshot) -> N
         # A database without tables has no encoding yet.
         if theirs != ours and theirs is not None and ours is not None:
             raise UsageError(
-                f"{path} has {what.format(theirs)}, and the volume {what.format(ours)}, which it "
+                f"{source} has {what.format(theirs)}, and the volume {what.format(ours)}, which it "
                 "keeps; nothing was changed",
-                next_step=Hint("import it into a new tag: ", Advice.IMPORT_ELSEWHERE(FILE=path)),
+                next_step=step,
             )
 
 

@@ -185,11 +185,14 @@ def test_what_cannot_be_restored_changes_nothing(ours, replicas) -> None:
     with pytest.raises(NotFoundError, match="has no commit"):
         ours.engine.restore("empty", "HEAD")
     other = replicas("other")
-    foreign = other.connect("small")
-    foreign.execute("PRAGMA page_size = 1024; CREATE TABLE s(x)")
-    pushed = other.engine.push("small")
-    with pytest.raises(UsageError, match="has pages of 1024 bytes, and main of 4096"):
-        ours.engine.restore("main", f"{pushed.log}:1")
+    for tag, setting, format_ in (
+        ("small", "page_size = 1024", "pages of 1024 bytes, and the volume pages of 4096 bytes"),
+        ("wide", "encoding = 'UTF-16le'", "text as UTF-16le, and the volume text as UTF-8"),
+    ):
+        other.connect(tag).execute(f"PRAGMA {setting}; CREATE TABLE s(x)")
+        pushed = other.engine.push(tag)
+        with pytest.raises(UsageError, match=f"has {format_}, which it keeps"):
+            ours.engine.restore("main", f"{pushed.log}:1")
     assert content(ours.connect()) == contents["5"]
     assert ours.engine.open("main").begin().local_commits == 0
 
