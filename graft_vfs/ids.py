@@ -28,7 +28,11 @@ _TEXT_CHARACTERS = 24
 _SHORT_CHARACTERS = 8
 _CANDIDATES_MAX = 8
 _BASE58 = "[1-9A-HJ-NP-Za-km-z]"
-_PREFIX = re.compile(rf"{_BASE58}{{4,9}}|{_BASE58}{{10}}(-{_BASE58}{{0,12}})?")
+BEGINNING_CHARACTERS_MIN = 4
+"""So many characters of an id are taken for it, if no other one begins so."""
+_PREFIX = re.compile(
+    rf"{_BASE58}{{{BEGINNING_CHARACTERS_MIN},9}}|{_BASE58}{{10}}(-{_BASE58}{{0,12}})?"
+)
 ID_BYTES = 16
 
 

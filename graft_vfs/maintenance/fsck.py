@@ -40,6 +40,7 @@ from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.suggestions import did_you_mean
+from graft_vfs.sync.sources import log_beginning
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
 
@@ -367,7 +368,8 @@ def log_named(logs: Logs, name: str) -> LogId:
         found = log_id if logs.log(log_id).newest_lsn() else None
     else:
         volume = catalog.tag_volume(name)
-        found = read_ref(store, name) if volume is None else catalog.volume(volume).remote
+        found = None if volume is None else catalog.volume(volume).remote
+        found = found or read_ref(store, name) or log_beginning(logs, name)
     if found is not None:
         return found
     names = {*(tag for tag, _ in catalog.tags()), *ref_names(store)}

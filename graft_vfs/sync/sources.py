@@ -22,7 +22,7 @@ from graft_vfs.errors import (
     StoreError,
     UsageError,
 )
-from graft_vfs.ids import LogId
+from graft_vfs.ids import BEGINNING_CHARACTERS_MIN, LogId
 from graft_vfs.remote.log import read_ref, ref_names
 from graft_vfs.store import urls
 from graft_vfs.store.base import ObjectStore
@@ -162,11 +162,20 @@ def known_log(logs: Logs, text: str) -> LogId | None:
     return logs.catalog.known_ref(store.describe(), name)
 
 
+def log_beginning(logs: Logs, text: str) -> LogId | None:
+    """Return the log known here whose id begins so, None if there is none. No request.
+
+    Raises InvalidIdError, which lists them, if there are several.
+    """
+    known = logs.catalog.log_ids() if len(text) >= BEGINNING_CHARACTERS_MIN else set()
+    return LogId.find(text, known) if any(str(each).startswith(text) for each in known) else None
+
+
 def look_up(logs: Logs, source: Source, *, suggests: bool = False) -> LogId:
     """Return the log of a source; one request for a ref that was not read yet.
 
-    Raises NotFoundError if there is no such ref. With `suggests` that names one which is spelled
-    alike, for a listing.
+    A text that is no ref may be the beginning of the id of a log known here. Raises NotFoundError
+    if there is no such ref. With `suggests` that names one which is spelled alike, for a listing.
     """
     store = logs.remotes.default if source.url is None else logs.remotes.at(source.url)
     log_id = source.log_id
@@ -175,6 +184,9 @@ def look_up(logs: Logs, source: Source, *, suggests: bool = False) -> LogId:
     if log_id is None:
         log_id = read_ref(store, source.name)
         if log_id is None:
+            begun = log_beginning(logs, source.name)
+            if begun is not None:
+                return begun
             known = _names_to_suggest(store) if suggests else ()
             raise no_ref(store, source.name, source.url, known)
     if not LogId.looks_like(source.name):

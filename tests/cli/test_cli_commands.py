@@ -408,6 +408,10 @@ def test_an_id_that_is_shown_is_short_and_can_be_typed(pushed):
     assert len(shown_log) < 24
     assert pushed.json("show", "side", f"{shown_log}:1")["log"] == log
     assert f"{shown_log}:1 to " in pushed.ok("diff", "main", "1", "1")
+    assert pushed.json("clone", shown_log, "copy")["log"] == log
+    assert f"{log}: 1 commit" in pushed.ok("fsck", shown_log)
+    assert "log ids: " in pushed.fails(2, "clone", log[:4], "third")
+    assert "no ref '74g'" in pushed.fails(2, "clone", "74g", "third")
     for screen in (("info", "main"), ("show", "main"), ("remote", "ls")):
         assert log in pushed.ok(*screen)
     pushed.ok("rm", "side")
