@@ -25,6 +25,7 @@ class Outcome(enum.Enum):
     DONE = "it did what it says"
     NOTHING = "there was nothing to do"
     DIVERGED = "refused: both sides have commits"
+    TAKEN = "refused: another log has the name"
     UNKNOWN = "nobody knows whether the push landed"
     UNAVAILABLE = "the store said no"
     STOPPED = "the process ended"
@@ -79,8 +80,8 @@ class ModelVolume:
     local: list[Content] = field(default_factory=list)
     lsn: int = 0
     pending: Push | None = None
-    is_unnamed: bool = False
-    """Whether its log still wants a ref, which a push could not make."""
+    wanted: str | None = None
+    """The name that its log is to get, from before the ref is made until the log has a commit."""
 
     @property
     def content(self) -> Content:
@@ -145,15 +146,18 @@ class ModelMachine:
             self.fetch(parent[0])
         self.known[log] = newest
 
-    def push(self, tag: str, effects: Effects, planned: int | None) -> Outcome:
+    def push(
+        self, tag: str, effects: Effects, planned: int | None, name: str | None = None
+    ) -> Outcome:
         """Settle an earlier push, then push the first `planned` local commits; None means all."""
         self._effects, self._is_cut = list(effects), False
         try:
             volume = self.tags[tag]
-            has_failed = self._settle(volume, tag)
-            if volume.is_unnamed and not has_failed:
-                self._name(volume, tag)
-            outcome = self._push(volume, tag, planned)
+            name = name or volume.wanted or tag
+            has_failed = self._settle(volume, name)
+            if volume.wanted and self.known[volume.log] and not has_failed:
+                self._name(volume, name)
+            outcome = self._push(volume, name, planned)
         except Ended as ended:
             outcome = ended.outcome
         assert not self._effects, "there were effects that nobody expected"
@@ -174,13 +178,14 @@ class ModelMachine:
         is_ours = commits[push.lsn - 1] is push.commit
         return len(volume.local) - (push.commit.local_commits if is_ours else 0)
 
-    def _push(self, volume: ModelVolume, tag: str, planned: int | None) -> Outcome:
+    def _push(self, volume: ModelVolume, name: str, planned: int | None) -> Outcome:
         if not volume.local and not volume.is_forked:
             return Outcome.NOTHING
         base = volume.base_lsn
         if self.known[volume.log] > base:
             return Outcome.DIVERGED
         self._probe()
+        is_named = base == 0 and self._reserve(volume, name)
         self._upload()
         count = len(volume.local) if planned is None else planned
         content = volume.local[count - 1] if count else volume.base_content
@@ -190,7 +195,9 @@ class ModelMachine:
             self.remote.parents[volume.log] = volume.base
         if not self._claim(volume, in_doubt=False):
             return Outcome.DIVERGED
-        self._land(volume, tag)
+        if is_named:
+            volume.wanted = None
+        self._land(volume)
         return Outcome.DONE
 
     def pull(self, tag: str, effects: Effects) -> Outcome:
@@ -246,6 +253,7 @@ class ModelMachine:
 
     def _settle(self, volume: ModelVolume, tag: str) -> bool:
         """Find out how an earlier push ended; tell whether its log could not be named."""
+        name = volume.wanted or tag
         push = volume.pending
         if push is None:
             return False
@@ -260,9 +268,11 @@ class ModelMachine:
             assert is_there
             self.fetch(push.log)
             volume.pending = None
+        if is_ours and push.lsn == 1:
+            self._name(volume, name)
         if is_ours:
-            self._land(volume, tag)
-        return is_ours and volume.is_unnamed
+            self._land(volume)
+        return is_ours and volume.wanted is not None
 
     def _claim(self, volume: ModelVolume, *, in_doubt: bool) -> bool:
         """Write the pending commit if its LSN is free; tell whether that LSN is ours."""
@@ -303,37 +313,48 @@ class ModelMachine:
         if key.startswith("probe/"):
             return lambda: setattr(self.remote, "has_probe_key", True)
         if key.startswith("refs/"):
-            return lambda: self.remote.refs.setdefault(tag, volume.log)
+            name = volume.wanted or tag
+            return lambda: self.remote.refs.setdefault(name, volume.log)
         if push is not None and key.startswith("logs/"):
             return lambda: self.arrive(push)
         # It was sent again.
         return lambda: None
 
-    def _land(self, volume: ModelVolume, tag: str) -> None:
-        """Name a log with its first commit, then stand on the commit that was claimed."""
+    def _land(self, volume: ModelVolume) -> None:
+        """Stand on the commit that was claimed."""
         push = volume.pending
         assert push is not None
-        if push.lsn == 1:
-            self._name(volume, tag)
         volume.base = push.log, push.lsn
         volume.base_content = push.commit.content
         del volume.local[: push.commit.local_commits]
         volume.pending = None
         self.known[push.log] = max(self.known[push.log], push.lsn)
 
-    def _name(self, volume: ModelVolume, tag: str) -> None:
+    def _reserve(self, volume: ModelVolume, name: str) -> bool:
+        """Make the ref before the first commit; tell whether that is known to be ours."""
+        volume.wanted = name
+        self._name(volume, name)
+        if volume.wanted is not None:
+            return False
+        if self.remote.refs[name] != volume.log:
+            raise Ended(Outcome.TAKEN)
+        volume.wanted = name
+        return True
+
+    def _name(self, volume: ModelVolume, name: str) -> None:
         """Make the ref; without an answer a later push tries again, and this one goes on."""
         try:
             fault = self._effect("refs")
         except Ended:
-            volume.is_unnamed = True
+            volume.wanted = name
             return
         if fault not in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.STOP_BEFORE}:
-            self.remote.refs.setdefault(tag, volume.log)
+            self.remote.refs.setdefault(name, volume.log)
         if fault is not None and _stopped(fault):
             raise Ended(Outcome.STOPPED)
-        volume.is_unnamed = fault in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.CUT_AFTER}
-        if fault is not None and not volume.is_unnamed:
+        is_unknown = fault in {Fault.NOT_SENT, Fault.CUT_BEFORE, Fault.CUT_AFTER}
+        volume.wanted = name if is_unknown else None
+        if fault is not None and not is_unknown:
             self._effect("refs")
 
 

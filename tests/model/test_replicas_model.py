@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import (
+    AlreadyExistsError,
     CommitOutcomeUnknownError,
     DivergedError,
     NotFoundError,
@@ -58,6 +59,7 @@ lines = st.builds(
 )
 
 ENDS = {
+    AlreadyExistsError: Outcome.TAKEN,
     DivergedError: Outcome.DIVERGED,
     CommitOutcomeUnknownError: Outcome.UNKNOWN,
     StoreUnavailableError: Outcome.UNAVAILABLE,
@@ -291,6 +293,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         tag: str,
         line: Line,
         before_claim: Callable[[], None] | None = None,
+        name: str | None = None,
     ) -> None:
         machine = self.machines[number]
         volume = machine.model.tags.get(tag)
@@ -298,10 +301,12 @@ class ReplicasMachine(RuleBasedStateMachine):
             return
         planned = machine.model.planned(volume)
         machine.network.begin(line, before_claim)
-        found = ending(lambda: machine.engine.push(tag).claimed)
-        expected = machine.model.push(tag, machine.network.end(), planned)
+        found = ending(lambda: machine.engine.push(tag, name=name).claimed)
+        expected = machine.model.push(tag, machine.network.end(), planned, name)
         assert found is expected
         self.after_a_sync(machine, tag, found)
+        if found is Outcome.TAKEN:
+            self.push(number, tag, line, name=f"{tag} {volume.log}")
 
     @rule(number=machines, tag=tags, line=lines)
     def pull(self, number: int, tag: str, line: Line) -> None:
@@ -356,7 +361,7 @@ class ReplicasMachine(RuleBasedStateMachine):
     def clone(self, number: int, name: str, tag: str) -> None:
         machine = self.machines[number]
         log = self.remote.refs.get(name)
-        if log is None:
+        if log is None or not self.remote.logs.get(log):
             with pytest.raises(NotFoundError):
                 machine.engine.clone(name, tag)
             return
@@ -461,6 +466,8 @@ class ReplicasMachine(RuleBasedStateMachine):
         """Clone each log and open each of its LSNs; reading proves the chain and the frames."""
         machine = self.add_machine("auditor")
         for tag, log in self.remote.refs.items():
+            if not self.remote.logs.get(log):
+                continue  # The push that made it was interrupted.
             machine.engine.open(tag, create=True, remote=tag)
             assert machine.engine.status(tag).remote == log
         for log, commits in self.remote.logs.items():
