@@ -21,6 +21,7 @@ another volume under it is refused.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from graft_vfs.advice import Advice, Hint
@@ -28,13 +29,14 @@ from graft_vfs.errors import (
     AlreadyExistsError,
     CommitOutcomeUnknownError,
     DamageError,
+    InvalidTagError,
     NotFoundError,
     StoreError,
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
 from graft_vfs.local import layout
-from graft_vfs.local.files import storage_errors
+from graft_vfs.local.files import fsync_directory, storage_errors
 from graft_vfs.remote.log import create_ref
 from graft_vfs.tags import check_tag
 from graft_vfs.volume.context import Context, Opened
@@ -52,8 +54,7 @@ def reserve(context: Context, opened: Opened, log_id: LogId) -> str | None:
     name, volume = opened
     mark = _mark(volume)
     # Ordering: the name before the ref, so that after a crash the next push knows both.
-    with storage_errors(mark):
-        mark.write_text(name, encoding="utf-8")
+    _note_name(mark, name)
     winner = _created(context, volume, log_id, name)
     if isinstance(winner, str):
         return winner
@@ -92,8 +93,7 @@ def _created(context: Context, volume: Volume, log_id: LogId, name: str) -> LogI
     try:
         return create_ref(context.logs.log(log_id).store, name, log_id)
     except (CommitOutcomeUnknownError, StoreUnavailableError) as error:
-        with storage_errors(mark):
-            mark.write_text(name, encoding="utf-8")
+        _note_name(mark, name)
         return _warned(
             volume,
             f"log {log_id} has no ref {name!r} yet, the next push tries again: {error.message}",
@@ -139,14 +139,29 @@ def name_log_later(context: Context, opened: Opened) -> str | None:
 def wanted_name(volume: Volume) -> str | None:
     """Return the name that an earlier push was to give its log, None if there is none. No request.
 
-    Earlier versions left the file empty.
+    Earlier versions left the file empty, and a power cut may leave a part of it or zeros; a whole
+    name ends with a newline.
     """
     mark = _mark(volume)
     with storage_errors(mark):
         try:
-            return mark.read_text(encoding="utf-8", errors="replace") or None
+            content = mark.read_bytes()
         except FileNotFoundError:
             return None
+    try:
+        return check_tag(content[:-1].decode()) if content.endswith(b"\n") else None
+    except (UnicodeDecodeError, InvalidTagError):
+        return None
+
+
+def _note_name(mark: Path, name: str) -> None:
+    """Write the name that a log is to get; durable on return."""
+    with storage_errors(mark):
+        with mark.open("wb") as file:
+            file.write(f"{name}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_directory(mark.parent)
 
 
 def is_to_be_named(context: Context, volume: Volume) -> bool:

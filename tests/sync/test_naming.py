@@ -154,3 +154,17 @@ def test_of_two_machines_that_push_under_one_name_at_once_one_is_refused(machine
     (winner,) = [machine for machine in both if machine is not loser]
     assert dict(loser.engine.refs()) == {"main": winner.engine.status("main").remote}
     assert not RemoteLog(loser.engine.store, loser.engine.status("main").remote).newest_lsn()
+
+
+@pytest.mark.parametrize("left", [b"", b"pri", b"\0\0\0\0", b"\0\0\n", b"\xff\n"])
+def test_what_a_power_cut_left_of_the_name_is_not_taken_for_one(machines, tmp_path, left) -> None:
+    ours = written(machines("ours", at=3, fault=Fault.STOP_BEFORE))
+    with pytest.raises(ProcessStopped):
+        ours.engine.push("main", name="prices")
+    (mark,) = (tmp_path / "ours").rglob("unnamed")
+    assert mark.read_bytes() == b"prices\n"
+    mark.write_bytes(left)
+    ours = machines("ours")
+    ours.engine.push("main")
+    assert sorted(name for name, _ in ours.engine.refs()) == ["main", "prices"]
+    assert not list((tmp_path / "ours").rglob("unnamed"))
