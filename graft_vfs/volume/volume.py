@@ -181,8 +181,9 @@ class Volume(CurrentBranch):
     ) -> Snapshot:
         """Commit pages as one transaction; the caller holds the writer lock since `snapshot`.
 
-        Durable on return. If nothing changes there is no commit, and `snapshot` is returned. Raises
-        what `pages` raises, and LocalStorageError; the volume is as before then.
+        Durable on return. If nothing changes there is no commit, and `snapshot` is returned, which
+        is made durable. Raises what `pages` raises, and LocalStorageError; the volume is as before
+        then.
         """
         transaction = Transaction(self, snapshot)
         # A pin of its own, as a connection has: a commit keeps history if there is another one.
@@ -197,10 +198,14 @@ class Volume(CurrentBranch):
                 if page_count < snapshot.page_count:
                     self.expect_dead_pages()
                 transaction.page_count = page_count
-                return snapshot if transaction.is_empty() else transaction.commit(FULL)
+                if not transaction.is_empty():
+                    return transaction.commit(FULL)
             except BaseException:
                 transaction.abandon()
                 raise
+        # The callers say that the volume has this content: so it must not be lost any more.
+        self.sync()
+        return snapshot
 
     def sync(self) -> None:
         """Make all commits durable."""

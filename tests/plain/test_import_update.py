@@ -121,6 +121,21 @@ def test_a_file_that_did_not_change_makes_no_commit(replicas, tmp_path) -> None:
     assert replica.engine.import_(source, "main", update=True).lsn is None
 
 
+def test_content_that_is_there_already_is_durable_when_an_import_says_so(
+    replicas, tmp_path
+) -> None:
+    """The file may be deleted after the import; a commit with synchronous=OFF was not durable."""
+    ours = replicas()
+    connection = ours.connect()
+    connection.execute("PRAGMA synchronous = OFF; CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    source = tmp_path / "same.db"
+    ours.engine.export("main", source)
+    volume = ours.engine.open("main")
+    assert volume.branch_log.durable < volume.begin().end.offset
+    assert ours.engine.import_(source, "main", update=True).lsn is None
+    assert volume.branch_log.durable >= volume.begin().end.offset
+
+
 def test_a_volume_grows_again_over_pages_that_it_once_had(replicas, tmp_path) -> None:
     large, small = make(tmp_path / "large.db"), make(tmp_path / "small.db", rows_count=50)
     replica = replicas()
