@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from graft_vfs.errors import UsageError
+from graft_vfs.format.commit import MESSAGE_BYTES_MAX
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Announce
 from graft_vfs.local.files import importing
+from graft_vfs.local.messages import Messages
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.maintenance import collect
 from graft_vfs.pages import NO_LSN
@@ -21,6 +23,7 @@ from graft_vfs.sync.clone import NewVolume, make_volume
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.tags import check_tag
 from graft_vfs.volume.context import Context, Opened
+from graft_vfs.volume.replacement import Replaced, keep_message
 
 if TYPE_CHECKING:
     from graft_vfs.plain.transfer import Imported
@@ -93,8 +96,12 @@ def fork(context: Context, source: Opened) -> VolumeId:
         made = make_volume(context, NewVolume(base=base, remote=log_id))
         if snapshot.local_commits:
             target = context.volumes.use(made)
+            messages = Messages(source.volume.directory)
+            message = messages.joined(row.first_lsn, snapshot.lsn, MESSAGE_BYTES_MAX)
             with target.writing() as empty:
-                target.write_pages(empty, snapshot.changed_pages(), page_count=snapshot.page_count)
+                pages, count = snapshot.changed_pages(), snapshot.page_count
+                after = target.write_pages(empty, pages, page_count=count)
+                keep_message(target, Replaced(empty, after, count), message)
     return made
 
 

@@ -73,14 +73,18 @@ def replace_content(
 def keep_message(volume: Volume, done: Replaced, message: str) -> None:
     """Keep a message for the commit of a replacement, until a push publishes it.
 
-    A failure is logged: the commit is durable without it.
+    A failure is logged: the commit is durable without it. So is a push that was faster, as a push
+    waits for no writer.
     """
     if message and done.is_commit:
-        first = done.after.branch.row.first_lsn
+        lsn, first = done.after.lsn, done.after.branch.row.first_lsn
         try:
-            Messages(volume.directory).add(done.after.lsn, message, first=first)
+            Messages(volume.directory).add(lsn, message, first=first)
         except LocalStorageError as error:
-            _logger.warning("the message of local:%d is not kept: %s", done.after.lsn, error)
+            _logger.warning("the message of local:%d is not kept: %s", lsn, error)
+            return
+        if volume.begin().branch.row.first_lsn > lsn:
+            _logger.warning("local:%d was pushed meanwhile, without its message", lsn)
 
 
 def _is_same(first_page: bytes, former: FirstPage) -> bool:

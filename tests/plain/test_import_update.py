@@ -22,6 +22,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.local import layout
 from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.local.messages import Messages
 from graft_vfs.pages import lock_page
 from graft_vfs.plain import transfer
 from graft_vfs.view import log_view
@@ -207,6 +208,36 @@ def test_a_message_is_shown_here_until_the_push_publishes_it(replicas, tmp_path)
     ]
     with pytest.raises(UsageError, match="at most 4096 bytes"):
         replica.engine.import_(source, "main", update=True, message="x" * 5000)
+
+
+def test_a_push_that_is_faster_than_a_message_is_told(
+    replicas, tmp_path, caplog, monkeypatch
+) -> None:
+    """A push waits for no writer, so it may take the commit before its message is there."""
+    source, replica = make(tmp_path / "source.db"), replicas()
+    replica.engine.import_(source, "main")
+    add = Messages.add
+
+    def pushed_first(messages: Messages, *arguments, **named) -> None:
+        assert replicas().engine.push("main").claimed
+        add(messages, *arguments, **named)
+
+    monkeypatch.setattr(Messages, "add", pushed_first)
+    change(source, "DELETE FROM t WHERE k = 7")
+    replica.engine.import_(source, "main", update=True, message="November")
+    assert "local:2 was pushed meanwhile, without its message" in caplog.text
+    assert replica.engine.show("main").message == ""
+
+
+def test_a_fork_takes_the_messages_of_its_commits_along(replicas, tmp_path) -> None:
+    source, replica = make(tmp_path / "source.db"), replicas()
+    replica.engine.import_(source, "main", message="first version")
+    change(source, "DELETE FROM t WHERE k = 7")
+    replica.engine.import_(source, "main", update=True, message="without 7")
+    replica.engine.fork("main", new_tag="copy")
+    replica.engine.push("copy")
+    assert replica.engine.show("copy").message == "first version\nwithout 7"
+    assert [entry.message for entry in replica.engine.log("main")] == ["without 7", "first version"]
 
 
 def test_a_message_that_cannot_be_kept_does_not_undo_the_commit(replicas, tmp_path, caplog) -> None:
