@@ -1,7 +1,7 @@
-"""How long to wait before something that failed is tried again.
+"""Pauses before retries.
 
-`remote.log` and `local.locks` wait by a rule of their own: a ref that is being made is there within
-a moment or never, and a lock is polled at an interval that hardly grows.
+`remote.log` and `local.locks` have their own rules: a ref that another client is creating appears
+within a moment or never, and a lock is polled at an almost constant interval.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ _DOUBLINGS_MAX = 64
 
 
 def backoff(first: float, failures: int, longest: float, jitter: float = 1.0) -> float:
-    """Return a pause in the unit of `first`, which doubles with each failure, up to `longest`.
+    """Return a pause in the unit of `first`; it doubles with each failure, up to `longest`.
 
-    `jitter` is from 0 to 1 and scales half of the pause: with random numbers, clients that failed
-    together do not come back together.
+    `jitter`, from 0 to 1, scales half of the pause: with random numbers, clients that failed
+    together do not retry together.
     """
     pause = min(longest, first * 2.0 ** min(failures, _DOUBLINGS_MAX))
     return pause * (0.5 + jitter / 2)

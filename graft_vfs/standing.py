@@ -1,4 +1,4 @@
-"""How a volume stands to its remote log, in one word for people and one for programs."""
+"""The state of a volume relative to its remote log, as one word for users and for programs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import enum
 
 
 class Standing(enum.Enum):
-    """How a volume stands to its remote log; the values stay, for scripts."""
+    """The state of a volume relative to its remote log; the values are stable, for scripts."""
 
     UP_TO_DATE = "up_to_date"
-    """It shows the newest remote commit that is known here, and nothing else."""
+    """It is at the newest known remote commit, without local commits."""
 
     AHEAD = "ahead"
-    """It has local commits that are not pushed."""
+    """It has unpushed commits."""
 
     BEHIND = "behind"
-    """Remote commits are known that it does not stand on."""
+    """There are known remote commits after its base."""
 
     DIVERGED = "diverged"
-    """Both: the remote has commits that the local ones do not stand on."""
+    """Both: it has local commits, and the remote has commits after its base."""
 
     UNPUBLISHED = "unpublished"
     """It is a fork whose log is not on the remote yet."""
 
     NO_COMMITS = "no_commits"
-    """Neither the volume nor its remote log has a commit."""
+    """Neither the volume nor its remote log has commits."""
 
     NO_REMOTE = "no_remote"
     """No remote is configured."""
@@ -36,7 +36,7 @@ class Standing(enum.Enum):
     def of(
         cls, *, has_remote: bool, ahead: int, behind: int, unpublished: bool, attached: bool
     ) -> Standing:
-        """Return how a volume stands whose files can be read."""
+        """Return the state of a readable volume."""
         has_own = ahead > 0 or unpublished
         if not has_remote:
             return cls.NO_REMOTE

@@ -1,4 +1,4 @@
-"""What a mistyped name may have meant."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _AS_GOOD = 0.05
 
 
 def alike(word: str, known: Iterable[str]) -> list[str]:
-    """Return the known name that is most like a word, whatever its case, or two as good ones."""
+    """Return the known name most similar to a word, ignoring case, or two equally similar ones."""
     names = {name.lower(): name for name in known if len(name) <= _CHARACTERS_MAX}
     word = word[:_CHARACTERS_MAX].lower()
     close = difflib.get_close_matches(word, names, _NAMES_MAX, _ALIKE)
@@ -25,6 +25,6 @@ def alike(word: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `did you mean 'x'? ` as the beginning of a next step; "" if nothing is alike."""
+    """Return `did you mean 'x'? ` as the start of a next step; "" if nothing is similar."""
     found = alike(word, known)
     return f"did you mean {' or '.join(map(repr, found))}? " if found else ""

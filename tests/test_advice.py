@@ -102,14 +102,14 @@ def test_python_reads_a_call_that_an_engine_takes(advice):
 
 @pytest.mark.parametrize("audience", Audience)
 @pytest.mark.parametrize("advice", Advice)
-def test_what_is_not_known_is_shown_by_its_name(advice, audience):
+def test_missing_arguments_are_shown_by_name(advice, audience):
     text = advice.words(audience)
     for name in named_in(advice.value[1]):
         assert name.lower() in text.lower() or audience is Audience.SQL
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_each_error_says_its_next_step_in_the_words_of_each_audience(kind):
+def test_each_error_words_its_next_step_for_each_audience(kind):
     error = kind("it failed", next_step=Hint("run ", Advice.PUSH(TAG="main"), " again"))
     texts = {audience: error.words(audience) for audience in Audience}
     assert [text.partition("; ")[2] for text in texts.values()] == [

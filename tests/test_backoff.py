@@ -19,7 +19,7 @@ from graft_vfs.backoff import backoff
         (0.1, 10**9, 300.0, 1.0, 300.0),
     ],
 )
-def test_a_pause_doubles_up_to_a_bound_and_half_of_it_is_chance(
+def test_a_pause_doubles_up_to_a_limit_and_half_of_it_is_random(
     first, failures, longest, jitter, expected
 ) -> None:
     assert backoff(first, failures, longest, jitter) == pytest.approx(expected)

@@ -122,7 +122,7 @@ def test_the_wheel_has_the_package_with_its_types_and_nothing_else(built):
     assert licences
 
 
-def test_its_metadata_say_what_the_project_does(built):
+def test_the_metadata_describe_the_project(built):
     with zipfile.ZipFile(built.wheel) as archive:
         metadata = email.message_from_bytes(archive.read(f"{NAME}.dist-info/METADATA"))
     assert metadata["Name"] == "graft-vfs"
@@ -131,7 +131,7 @@ def test_its_metadata_say_what_the_project_does(built):
     assert metadata.get_payload().startswith("# graft-vfs\n")
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_defined_in_one_place():
     written = f'"{graft_vfs.__version__}"'
     here = [
         path.name

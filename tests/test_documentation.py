@@ -92,7 +92,7 @@ def names(page: str, pattern: str) -> list[str]:
 # Names ------------------------------------------------------------------------------------------
 
 
-def test_pages_that_follow_from_the_code_are_up_to_date():
+def test_generated_pages_are_up_to_date():
     for name, text in reference.documents().items():
         written = (MANUAL / name).read_text(encoding="utf-8")
         assert written == text, f"{name}: run `python -m tests.support.reference`"
@@ -144,7 +144,7 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_inside_the_repository_leads_somewhere(document):
+def test_every_link_inside_the_repository_works(document):
     text = document.read_text(encoding="utf-8")
     for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", text):
         path = (document.parent / target) if target else document
@@ -228,14 +228,14 @@ def test_a_public_name_has_a_docstring_and_types(name):
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_verb_tells_its_requests_and_names_only_errors_that_exist(name):
+def test_a_verb_documents_its_requests_and_names_only_existing_errors(name):
     text = PUBLIC[name].__doc__
     assert re.search(r"\b[Rr]equests?\b", text), text
     for error in re.findall(r"\b[A-Z]\w+Error\b", text):
         assert error in vars(errors), error
 
 
-def test_the_engine_tells_what_every_verb_may_raise():
+def test_the_engine_documents_the_errors_of_every_verb():
     for error in ("NotFoundError", "InvalidTagError", "NoRemoteError", "StoreError"):
         assert error in (Graft.__doc__ or "")
 
@@ -252,7 +252,7 @@ def test_a_report_explains_its_numbers(name):
 # What is told works -----------------------------------------------------------------------------
 
 
-def test_the_set_up_commands_stand_verbatim():
+def test_the_set_up_commands_are_verbatim():
     assert blocks("sh", section("README", "Set-up")) == [f"{DEMO}\n{TESTS}\n"]
 
 
@@ -413,7 +413,7 @@ ACTIONS = {
 """Which permission each request of S3's needs, as Amazon documents it."""
 
 
-def test_the_policy_grants_what_the_store_asks_for_and_no_more():
+def test_the_policy_grants_exactly_what_the_store_needs():
     policy = json.loads(blocks("json", section("s3", "Permissions"))[0])
     granted = set()
     for statement in policy["Statement"]:
@@ -431,7 +431,7 @@ def test_the_policy_grants_what_the_store_asks_for_and_no_more():
     assert {ACTIONS[call] for call in asked if not call.startswith("delete_")} == granted
 
 
-def test_a_server_takes_the_lifecycle_rules(ministack):
+def test_a_server_accepts_the_lifecycle_rules(ministack):
     rules = json.loads(blocks("json", section("s3", "Lifecycle rules"))[0])
     bucket = ministack.fresh_bucket()
     with ministack.client() as client:
@@ -505,7 +505,7 @@ def test_the_examples_are_all_that_is_in_their_directory():
         assert "def main()" in example.read_text(encoding="utf-8")
 
 
-def test_no_two_test_modules_have_one_name() -> None:
+def test_test_modules_have_unique_names() -> None:
     """The command in README collects all of them: pytest refuses a second module of one name."""
     names = []
     for path in sorted(ROOT.glob("tests/**/test_*.py")):

@@ -134,7 +134,7 @@ def test_an_id_of_another_type_is_refused() -> None:
         b"\xa0" + bytes(6) + b"\xa0" + bytes(9),
     ],
 )
-def test_bytes_that_are_no_id_are_refused(raw: bytes) -> None:
+def test_bytes_that_are_not_an_id_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidIdError):
         LogId(raw)
 

@@ -35,7 +35,7 @@ def machines(tmp_path):
         machine.close()
 
 
-def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
+def test_everything_that_moves_commits_is_logged(logged, machines):
     one, two = machines
     connection = one.connect()
     connection.execute("CREATE TABLE t(k); INSERT INTO t VALUES(1)")
@@ -62,12 +62,12 @@ def test_the_log_tells_of_everything_that_moves_commits(logged, machines):
     connection.close()
 
 
-def test_the_log_tells_which_data_directory_has_which_remote(tmp_path, logged):
+def test_the_data_directory_and_its_remote_are_logged(tmp_path, logged):
     Replica(tmp_path / "data", RemoteConfig(type="fs", root=str(tmp_path / "remote"))).close()
     assert logged() == [f"engine.context: opened {tmp_path}/data with file://{tmp_path}/remote"]
 
 
-def test_commits_and_reads_write_no_log_whatever_its_level(machines, caplog):
+def test_commits_and_reads_log_nothing_at_any_level(machines, caplog):
     connection = machines[0].connect()
     connection.execute("CREATE TABLE t(k)")
     caplog.set_level(logging.DEBUG, "graft_vfs")
@@ -79,7 +79,7 @@ def test_commits_and_reads_write_no_log_whatever_its_level(machines, caplog):
     assert caplog.records == []
 
 
-def test_the_log_tells_of_a_commit_that_a_killed_process_left(tmp_path, logged):
+def test_the_recovery_of_a_killed_process_s_commit_is_logged(tmp_path, logged):
     program = """
         import os, signal
         from graft_vfs.local.branch_log import BranchLog
@@ -103,7 +103,7 @@ def test_the_log_tells_of_a_commit_that_a_killed_process_left(tmp_path, logged):
     machine.close()
 
 
-def test_no_credential_is_logged_whatever_the_level(monkeypatch, caplog, ministack):
+def test_no_credential_is_logged_at_any_level(monkeypatch, caplog, ministack):
     secret, token = "S3cretS3cretS3cretS3cretS3cretS3cretS3cr", "T0kenT0kenT0kenT0ken"
     for name, value in ministack.environment().items():
         monkeypatch.setenv(name, value)

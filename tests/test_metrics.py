@@ -65,7 +65,7 @@ def test_every_name_can_be_counted_and_is_reported():
     assert found == {name: number for number, name in enumerate(get_args(CountName), 1)}
 
 
-def test_counts_of_threads_are_all_there():
+def test_no_count_of_a_thread_is_lost():
     counters = Counters()
 
     def count() -> None:
@@ -132,7 +132,7 @@ def test_each_end_of_a_claim_is_counted():
 # An engine --------------------------------------------------------------------------------------
 
 
-def test_commits_are_counted_also_those_of_volumes_that_were_closed(machine):
+def test_commits_of_closed_volumes_are_counted_too(machine):
     connection = machine.connect()
     connection.execute("CREATE TABLE t(k)")
     for number in range(3):
@@ -165,7 +165,7 @@ def test_a_transaction_that_spills_is_counted_once_and_only_if_it_commits(machin
     assert (metrics.commits, metrics.spilled_transactions) == (3, 1)
 
 
-def test_reads_of_remote_pages_are_counted_when_they_are_looked_for_first(tmp_path, machine):
+def test_remote_pages_are_counted_at_their_first_lookup(tmp_path, machine):
     writer = machine.connect()
     writer.execute("CREATE TABLE t(v)")
     writer.executemany("INSERT INTO t VALUES(randomblob(3000))", [()] * 500)
@@ -211,7 +211,7 @@ def test_reads_of_remote_pages_are_counted_when_they_are_looked_for_first(tmp_pa
     reader.close()
 
 
-def test_what_the_cache_gives_up_is_counted(tmp_path, machine, caplog):
+def test_evictions_are_counted(tmp_path, machine, caplog):
     writer = machine.connect()
     writer.execute("CREATE TABLE t(v)")
     writer.executemany("INSERT INTO t VALUES(randomblob(3000))", [()] * 500)
@@ -230,7 +230,7 @@ def test_what_the_cache_gives_up_is_counted(tmp_path, machine, caplog):
     engine.close()
 
 
-def test_volumes_are_reported_as_they_stand(machine):
+def test_volumes_are_reported_in_their_current_state(machine):
     connection = machine.connect()
     connection.execute("CREATE TABLE t(k)")
     (volume,) = machine.engine.metrics().volumes
@@ -243,7 +243,7 @@ def test_volumes_are_reported_as_they_stand(machine):
     connection.close()
 
 
-def test_taking_metrics_asks_the_store_for_nothing(machine):
+def test_taking_metrics_sends_no_request(machine):
     machine.connect().close()
     before = machine.engine.store.counters.snapshot()
     machine.engine.metrics()
@@ -253,7 +253,7 @@ def test_taking_metrics_asks_the_store_for_nothing(machine):
 # Prometheus -------------------------------------------------------------------------------------
 
 
-def test_the_text_of_an_engine_says_what_its_metrics_say(machine):
+def test_the_prometheus_text_equals_the_metrics(machine):
     connection = machine.connect()
     connection.execute("CREATE TABLE t(k)")
     machine.engine.push("main")
@@ -281,7 +281,7 @@ def test_the_text_of_an_engine_says_what_its_metrics_say(machine):
     assert str(metrics) == prometheus(metrics)
 
 
-def test_no_count_is_left_out_of_the_text():
+def test_the_text_has_every_count():
     values = iter(range(1000, 2000))
     store = StoreCounts(**{field.name: next(values) for field in dataclasses.fields(StoreCounts)})
     counts = Counts(**{field.name: next(values) for field in dataclasses.fields(Counts)})
@@ -309,7 +309,7 @@ def test_any_tag_can_be_a_label(tag):
     assert samples["graft_volume_last_moved_timestamp_seconds", labels] == 1_600_000_000
 
 
-def test_an_engine_that_did_nothing_has_metrics(tmp_path):
+def test_an_idle_engine_has_metrics(tmp_path):
     engine = Graft(Config(data_dir=tmp_path / "data", remote=memory_remote()))
     samples = parsed(engine.metrics())
     assert samples

@@ -16,7 +16,7 @@ from graft_vfs.pages import (
 
 
 @pytest.mark.parametrize("size", PAGE_SIZES)
-def test_sizes_of_sqlite_pass(size: int) -> None:
+def test_valid_page_sizes_are_accepted(size: int) -> None:
     assert check_page_size(size) == size
 
 
@@ -31,7 +31,7 @@ def test_other_sizes_are_refused_by_name(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", PAGE_SIZES)
-def test_the_lock_page_holds_the_byte_at_1_gib(size: int) -> None:
+def test_the_lock_page_contains_the_byte_at_1_gib(size: int) -> None:
     page = lock_page(size)
     assert (page - 1) * size == 1 << 30
     assert page <= PAGE_COUNT_MAX
@@ -52,5 +52,5 @@ def test_digits_of_an_lsns_length_are_read_as_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1_0", " 1", "²", "\u0661", "9" * 21, "9" * 5000])
-def test_what_int_cannot_read_as_an_lsn_is_told_apart(text: str) -> None:
+def test_texts_that_int_cannot_parse_as_an_lsn_are_recognised(text: str) -> None:
     assert not is_lsn_text(text)

@@ -43,7 +43,7 @@ def uses(*names: str) -> Iterator[str]:
     ],
     ids=lambda value: value[0],
 )
-def test_each_has_its_place(names, places):
+def test_each_name_appears_only_in_its_modules(names, places):
     found = set(uses(*names))
     assert found
     assert {path for path in found if not path.startswith(places)} == set()

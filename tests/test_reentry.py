@@ -12,7 +12,7 @@ class Value:
     pass
 
 
-def test_living_values_are_those_that_something_refers_to() -> None:
+def test_living_values_are_those_still_referenced() -> None:
     kept, gone = Value(), Value()
     values = weakref.WeakValueDictionary({1: kept, 2: gone})
     del gone
@@ -20,7 +20,7 @@ def test_living_values_are_those_that_something_refers_to() -> None:
     assert living(values) == [kept]
 
 
-def test_a_value_that_is_added_in_the_middle_ends_no_look() -> None:
+def test_a_concurrently_added_value_does_not_break_the_iteration() -> None:
     kept = [Value() for _ in range(3)]
     values = weakref.WeakValueDictionary(enumerate(kept))
     found = []

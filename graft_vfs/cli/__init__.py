@@ -3,13 +3,13 @@
     exit_codes   one table from errors to exit codes
     group        how commands are declared, and how a failure becomes two lines and an exit code
     output       text and JSON
-    table        columns of text
+    table        text tables
     rows         changed rows as text and as JSON
     log          commits as paragraphs, lines and graphs
     vocabulary   groups of commands, aliases, and words of other programs
-    completion   words for a shell's Tab
-    streams      standard streams that are closed, or whose reader has gone
-    progress     a line on the terminal while work is long
+    completion   completion for the shell's Tab key
+    streams      closed standard streams, and closed pipes
+    progress     a progress line for long work
     session      the engine of one command; the arguments that commands share
     volumes, history, names, sync, daemon, transfer, shell, settings, doctor, recovery, demo,
     manual       the commands
@@ -42,12 +42,12 @@ _MODULES = {
     "demo": "demo",
     "manual": "help version",
 }
-"""Where commands are. A module is imported for the command that is asked for, and all of them for
-the help: only the shell needs APSW's, and only few need what the doctor does."""
+"""The module of each command. Only the requested command's module is imported, and all of them for
+the help: for example, only the shell needs APSW's shell."""
 
 
 class _Commands(GraftGroup):
-    """The group of all commands, imported as they are needed."""
+    """The group of all commands, imported on demand."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; see click.Group."""
@@ -59,7 +59,7 @@ class _Commands(GraftGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the first word means; see click.Group."""
+        """Return the command that the first word names; see click.Group."""
         word = args[0]
         try:
             return super().resolve_command(ctx, [ALIASES.get(word, word), *args[1:]])
@@ -120,7 +120,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 def main(context: click.Context) -> None:
     """SQLite databases that commit locally and synchronise with object storage.
 
-    A tag names a database on this machine. It is configured by graft.toml or GRAFT_… variables;
+    A tag names a database on this machine. Configure graft in graft.toml or with GRAFT_… variables;
     without either, databases are local. `graft doctor` checks the set-up, and `graft help` lists
     the pages of the manual.
     """

@@ -1,4 +1,4 @@
-"""One check of the doctor: what was looked at, how bad it is, and what to do."""
+"""One check of the doctor: its subject, severity and next step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graft_vfs.errors import GraftError
 
 
 class Level(enum.Enum):
-    """How bad it is."""
+    """The severity of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,7 +20,7 @@ class Level(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at, what was found, and what to do."""
+    """The result of one check: its subject, the finding, and the next step."""
 
     name: str
     level: Level
@@ -33,7 +33,7 @@ class Check:
 
 
 def problem(name: str, error: GraftError) -> Check:
-    """Return the check that a declared error is."""
+    """Return the check for a declared error."""
     return Check(
         name, Level.PROBLEM, without_credentials(error.message), error.next_step_for(Audience.CLI)
     )

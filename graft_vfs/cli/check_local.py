@@ -1,4 +1,4 @@
-"""What the doctor looks at on this machine: SQLite libraries, disk, catalog, volumes, leftovers."""
+"""The doctor's local checks: SQLite libraries, disk, catalog, volumes, leftovers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STATEMENTS = (
     "SELECT x FROM t",
 )
 _ANSWER = "sound"
-_LIBRARY_STEP = "install graft-vfs in an environment of its own; if it stays, report it"
+_LIBRARY_STEP = "install graft-vfs in a separate environment; if that does not help, report it"
 _CATALOG_STEP = f"{MOVE_AWAY}, then adopt each volume with `graft adopt`"
 _FREE_BYTES_LOW = 1 << 30
 _FREE_BYTES_MIN = 64 << 20
@@ -70,7 +70,7 @@ def sqlite_libraries() -> Iterator[Check]:
 
 @contextlib.contextmanager
 def _scratch_volume() -> Iterator[FileSystem]:
-    """Yield a file system on a data directory of its own, which goes with it."""
+    """Yield a file system on a temporary data directory."""
     with (
         tempfile.TemporaryDirectory(prefix="graft-doctor-") as directory,
         contextlib.closing(Graft(Config(data_dir=Path(directory)))) as engine,
@@ -89,7 +89,7 @@ def _ask_apsw(_: FileSystem) -> object:
 
 
 def _ask_sqlite3(file_system: FileSystem) -> object:
-    # Imported here because cffi reads C declarations, which takes a while.
+    # Imported here because cffi parses C declarations, which takes time.
     from graft_vfs.vfs.sqlite3_bridge import Bridge  # noqa: PLC0415
 
     bridge = Bridge(sqlite3, _SCRATCH_VFS, lambda: file_system)
@@ -107,9 +107,9 @@ def _ask_sqlite3(file_system: FileSystem) -> object:
 
 
 def data_directory(directory: Path, allowed: Collection[str] = ()) -> Check:
-    """Check that the directory, or the nearest one above it that exists, takes files.
+    """Check that the directory, or its nearest existing parent, is writable.
 
-    It is refused on a file system that is unfit and not `allowed`.
+    It is refused on an unsuitable file system that is not `allowed`.
     """
     name = "data directory"
     existing = _existing(directory)
@@ -134,7 +134,7 @@ def data_directory(directory: Path, allowed: Collection[str] = ()) -> Check:
 
 
 def disk_space(directory: Path) -> Check:
-    """Check that there is room to commit to."""
+    """Check that there is space for commits."""
     free = shutil.disk_usage(_existing(directory)).free
     level, step = Level.OK, None
     if free < _FREE_BYTES_LOW:
@@ -155,7 +155,7 @@ def _existing(directory: Path) -> Path:
 
 
 def catalog_and_volumes(config: Config) -> Iterator[Check]:
-    """Check what is in the data directory, without the remote."""
+    """Check the data directory, without the remote."""
     local = dataclasses.replace(config, remote=RemoteConfig(), hydrate="lazy", autosync=0.0)
     try:
         with contextlib.closing(Graft(local, recovering=True)) as engine:
@@ -171,7 +171,7 @@ def catalog_and_volumes(config: Config) -> Iterator[Check]:
 
 
 def may_have_bases(directory: Path) -> bool:
-    """Return False if no volume of a data directory stands on a remote commit, for sure."""
+    """Return False if certainly no volume of a data directory is based on a remote commit."""
     path = directory.absolute() / layout.CATALOG
     if not path.exists():
         return False
@@ -223,7 +223,7 @@ def _catalog(
 
 
 def _lost(lost_volumes: Sequence[LostVolume]) -> Iterator[Check]:
-    """Name the volumes that the catalog does not know as they are."""
+    """List volumes whose current state the catalog lacks."""
     for lost in lost_volumes:
         was = f" (it was {', '.join(lost.tags)})" if lost.tags else ""
         what = "is older than it" if lost.is_known else "does not know it; it may hold commits"
@@ -250,7 +250,7 @@ def _volumes(engine: Graft) -> Iterator[Check]:
 
 
 def _syncs(catalog: Catalog, volumes: list[VolumeId]) -> Iterator[Check]:
-    """Report pushes whose outcome is unknown, and of syncs that failed."""
+    """Report pushes of unknown outcome, and failed syncs."""
     step = "push or pull it again when the cause is gone"
     for volume in volumes:
         name = f"volume {volume}"
@@ -266,7 +266,7 @@ def _syncs(catalog: Catalog, volumes: list[VolumeId]) -> Iterator[Check]:
 
 
 def _leftovers(directory: Path, catalog: Catalog) -> Iterator[Check]:
-    """Name what the catalog does not know, with its size; crashes leave such things."""
+    """List files that the catalog does not have, with their size; crashes leave such files."""
     found = list(leftovers(directory, catalog))
     for path, what in found:
         text = f"{path} ({size_text(_bytes_below(path))}) {what}"
@@ -276,13 +276,13 @@ def _leftovers(directory: Path, catalog: Catalog) -> Iterator[Check]:
 
 
 def leftovers(directory: Path, catalog: Catalog) -> Iterator[tuple[Path, str]]:
-    """Yield what is in a data directory and not in its catalog, with what it is."""
+    """Yield the files of a data directory that are not in its catalog, with a description."""
     volumes = {str(row.id): row.id for row in catalog.volumes()}
     for path in sorted((directory / layout.VOLUMES).glob("*")):
         if path.name in volumes:
             yield from _volume_leftovers(path, catalog, volumes[path.name])
         elif not (path.is_dir() and VolumeId.looks_like(path.name) and holds_volume(path)):
-            # One that holds commits is no leftover: `_lost` names it.
+            # A volume with commits is not a leftover: `_lost` lists it.
             yield path, "is a volume whose making was interrupted"
     for path in sorted((directory / layout.CACHE).glob("*")):
         if not (LogId.looks_like(path.name) and catalog.knows_log(LogId.parse(path.name))):
@@ -303,6 +303,6 @@ def _volume_leftovers(
 
 
 def _bytes_below(path: Path) -> int:
-    """Return how much of the disk a file or a directory takes."""
+    """Return the disk usage of a file or directory."""
     files = [path, *path.rglob("*")] if path.is_dir() else [path]
     return sum(file.stat().st_blocks * _BLOCK_BYTES for file in files)

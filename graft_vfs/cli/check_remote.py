@@ -1,4 +1,4 @@
-"""What the doctor looks at on the remote: credentials, answers, create-only writes, the clock."""
+"""The doctor's remote checks: credentials, answers, create-only writes, the clock."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from graft_vfs.store.probe import check_conditional_writes
 
 _CLOCK_SECONDS_LOW = 60
 _CLOCK_SECONDS_MAX = 15 * 60
-"""Amazon S3 refuses requests whose time is further from its own."""
+"""Amazon S3 refuses requests if the clocks differ by more."""
 
 
 def remote(config: RemoteConfig, *, create: bool) -> Iterator[Check]:
     """Check that the remote answers, and that pushing to it is safe.
 
-    A directory is made one only with `create`, as by an engine.
+    A directory becomes a remote only with `create`, as in an engine.
     """
     if config.type is None:
         yield Check(
@@ -40,15 +40,15 @@ def remote(config: RemoteConfig, *, create: bool) -> Iterator[Check]:
                 yield from _answers(store, config)
             except GraftError as error:
                 yield problem("remote", error)
-            # Also after a refusal, which a wrong clock may have caused.
+            # Even after a refusal, which a wrong clock may have caused.
             yield from _clock(store)
     except GraftError as error:
         yield problem("remote", error)
 
 
 def _credentials() -> Check:
-    """Tell where the AWS chain finds credentials, and nothing of what they are."""
-    # Imported here because boto3 takes a while, and who has no S3 need not wait for it.
+    """Report where the AWS chain finds credentials, but not their values."""
+    # Imported here because importing boto3 takes time, and is needed only for S3.
     from graft_vfs.store.s3.client import credentials_source  # noqa: PLC0415
 
     source = credentials_source()
@@ -79,7 +79,7 @@ def _answers(store: ObjectStore, config: RemoteConfig) -> Iterator[Check]:
 
 
 def _clock(store: ObjectStore) -> Iterator[Check]:
-    """Compare this machine's clock with the server's, if that told its time."""
+    """Compare this machine's clock with the server's, if known."""
     ahead = store.clock_ahead_seconds()
     if ahead is None:
         return
@@ -89,4 +89,6 @@ def _clock(store: ObjectStore) -> Iterator[Check]:
         return
     level = Level.WARNING if off < _CLOCK_SECONDS_MAX else Level.PROBLEM
     where = "ahead of" if ahead > 0 else "behind"
-    yield Check("clock", level, f"{off:.0f} seconds {where} the server's", "set it, best by NTP")
+    yield Check(
+        "clock", level, f"{off:.0f} seconds {where} the server's", "set it, preferably by NTP"
+    )

@@ -1,6 +1,6 @@
-"""Words for a shell's Tab: from what is known on this machine, without a request.
+"""Tab completion from local data, without a request.
 
-Tab has no errors: what cannot be read completes to nothing.
+Tab reports no errors: unreadable data gives no completions.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def _seconds(least: float) -> Callable[[str], float]:
         seconds = float(found[1]) * _UNIT_SECONDS[found[2]] if found else -1.0
         if not least <= seconds <= AUTOSYNC_SECONDS_MAX:
             raise UsageError(
-                f"{text!r} is no duration from {least:g} to {AUTOSYNC_SECONDS_MAX} seconds",
+                f"{text!r} is not a duration from {least:g} to {AUTOSYNC_SECONDS_MAX} seconds",
                 next_step="write a number with s, m or h, such as 5s",
             )
         return seconds
@@ -40,12 +40,17 @@ def _seconds(least: float) -> Callable[[str], float]:
     "graft sync shop users --push-only --json",
 )
 @click.argument("tags", metavar="[TAG]...", nargs=-1, type=TAG, shell_complete=complete_tags)
-@click.option("--all", "is_all", is_flag=True, help="Sync what any tag names; so without TAG, too.")
+@click.option(
+    "--all",
+    "is_all",
+    is_flag=True,
+    help="Sync the volumes of all tags; this is the default without TAG.",
+)
 @click.option(
     "--every",
     metavar="DURATION",
     type=_seconds(1),
-    help="Go on until a signal ends it, syncing each volume once in this time, such as 5s.",
+    help="Run until a signal ends it, syncing each volume at this interval, such as 5s.",
 )
 @click.option(
     "--push-only",
@@ -55,12 +60,12 @@ def _seconds(least: float) -> Callable[[str], float]:
 @click.option(
     "--metrics",
     metavar="[HOST]:PORT",
-    help="Serve Prometheus metrics at /metrics; without HOST, for this machine alone.",
+    help="Serve Prometheus metrics at /metrics; without HOST, only on this machine.",
 )
 @click.option(
     "--heartbeat",
     metavar="URL",
-    help="Send a GET request each time when all volumes have been found in sync.",
+    help="Send a GET request each time all volumes have been found in sync.",
 )
 @click.option(
     "--grace",
@@ -68,9 +73,9 @@ def _seconds(least: float) -> Callable[[str], float]:
     type=_seconds(0),
     default="10s",
     show_default=True,
-    help="How long to push what is left after SIGTERM or Ctrl-C; a second signal ends at once.",
+    help="How long to push what remains after SIGTERM or Ctrl-C; a second signal ends it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write events as JSON, one object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Write events as JSON, one object per line.")
 def sync(
     *,
     tags: tuple[str, ...],
@@ -82,10 +87,10 @@ def sync(
     grace: float,
     as_json: bool,
 ) -> int:
-    """Push what was committed and pull what is new, for all volumes that tags name.
+    """Push local commits and pull new ones, for all volumes with a tag.
 
-    Without --every, once. Each event is one line; nothing is written while nothing happens. The
-    exit code is 0 if all volumes are in sync.
+    Without --every, this happens once. Each event is one line; nothing is written if nothing
+    happens. The exit code is 0 if all volumes are in sync.
     """
     if is_all and tags:
         raise UsageError("--all and tags exclude each other", next_step="leave out one of them")

@@ -1,4 +1,4 @@
-"""What `graft sync` does, apart from its arguments: signals, lines of the log, the exit code."""
+"""Runs `graft sync`: signals, log lines, the exit code."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def run(what: Run) -> int:
                 daemon.look()
             left, is_busy = daemon.close(what.grace, signal=number.name)
         if is_busy:
-            # Closing the engine would wait for its requests. An end without that is a crash, which
-            # leaves everything valid.
+            # Closing the engine would wait for its requests. Exiting without that is like a crash,
+            # which leaves everything valid.
             os._exit(READER_GONE if lines.is_cut else _code_of(left))
     if lines.is_cut:
         raise streams.ReaderGone
@@ -68,7 +68,7 @@ def run(what: Run) -> int:
 
 
 def _code_of(left: Sequence[Left]) -> int:
-    """Return the exit code of what all volumes have in common that are not in sync."""
+    """Return the common exit code of all volumes that are not in sync."""
     codes = {
         exit_code(each.error) if isinstance(each.error, GraftError) else OTHER for each in left
     }
@@ -76,14 +76,14 @@ def _code_of(left: Sequence[Left]) -> int:
 
 
 class _Lines:
-    """Writes lines to standard output; when its reader has gone, the daemon is to end."""
+    """Writes lines to standard output; if the pipe is closed, the daemon ends."""
 
     def __init__(self, signals: StopSignals | None) -> None:
         self.is_cut = False
         self._signals = signals
 
     def write(self, line: str) -> None:
-        """Write one line. On a full disk it is lost, and syncing goes on."""
+        """Write one line. On a full disk it is lost, and syncing continues."""
         try:
             echo(without_credentials(line))
         except BrokenPipeError:

@@ -1,7 +1,7 @@
-"""`graft doctor`: checks the set-up and says in plain words what to do.
+"""`graft doctor`: checks the set-up and explains what to do.
 
-Each check answers with one line. A check that a failed one stands in the way of is left out, so
-that one cause is one problem.
+Each check gives one line. Checks that depend on a failed one are skipped, so that one cause is one
+problem.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def run_checks() -> Iterator[Check]:
 @json_option
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:
-    """Check set-up, disk, volumes and remote, and say what to do.
+    """Check set-up, disk, volumes and remote, and explain what to do.
 
     Checks the configuration, both SQLite libraries, the disk, the catalog, volumes and leftovers of
     crashes. On the remote it checks credentials, create-only writes, the clock, and whether the
-    remote has the history that is known here. Writes one small object there, which stays, if it
-    does not exist yet. Exits with 1 if there is a problem; a warning does not count.
+    remote has the locally known history. If it does not exist yet, writes one small, permanent
+    object there. Exits with 1 if there is a problem; a warning does not count.
     """
     found = []
     for check in run_checks():

@@ -9,9 +9,9 @@
 6    a push whose outcome is unknown; push again
 7    the remote store failed
 8    damaged bytes
-9    the local disk refused
+9    the local disk failed or refused
 130  interrupted by Ctrl-C, or `graft sync` by a second signal
-141  the reader of standard output has gone, as in `graft log main | head -1`
+141  the pipe of standard output was closed, as in `graft log main | head -1`
 """
 
 from __future__ import annotations

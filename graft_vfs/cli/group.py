@@ -1,4 +1,4 @@
-"""How commands are declared, and how a failure becomes lines on standard error and an exit code.
+"""Declares commands, and turns failures into lines on standard error and an exit code.
 
 Every declared error is one line `error: …` and, with a next step, one line `hint: …`. With `--json`
 it is one line of JSON, also on standard error: `{"error": {"type", "message", "hint",
@@ -29,7 +29,7 @@ class Interrupted(Exception):  # noqa: N818 - it is no error, as KeyboardInterru
 
 
 class UnknownCommandError(click.UsageError):
-    """A word that is no command, and what may have been meant."""
+    """An unknown command, and similar names."""
 
     def __init__(self, message: str, next_step: str, context: click.Context) -> None:
         super().__init__(message, context)
@@ -37,7 +37,7 @@ class UnknownCommandError(click.UsageError):
 
 
 class _Program:
-    """Marks a run that is all that its process does."""
+    """Marks a run of a process that does nothing else."""
 
 
 _PROGRAM = _Program()
@@ -45,10 +45,10 @@ _PROGRAM = _Program()
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the program at the end of the block, which does not run what is around it.
+    """Inside the block, let Ctrl-C end the program without running the surrounding code.
 
-    Around it is the closing of an engine, which waits for requests that are under way: a minute, if
-    no answer comes. An end without that is a crash, which leaves everything valid.
+    The surrounding code closes an engine, which waits for requests in flight: up to a minute if
+    there is no answer. Exiting without that is like a crash, which leaves everything valid.
     """
     try:
         yield
@@ -63,17 +63,17 @@ def interruptible() -> Iterator[None]:
 
 
 class GraftGroup(click.Group):
-    """A group whose failures look the same, wherever they arise."""
+    """A group whose failures all have the same form."""
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Be a program; `main` and click's test runner are calls inside a larger one."""
         for name in empty_aws_variables():
-            del os.environ[name]  # boto3 would take it for a value.
+            del os.environ[name]  # boto3 would use it as a value.
         with noticed_at_once():
             return super().__call__(*args, obj=_PROGRAM, **named)
 
     def make_context(self, *args: Any, **named: Any) -> click.Context:
-        """Read the arguments, which prints the help or the version if these are asked for."""
+        """Parse the arguments; prints the help or the version if requested."""
         with streams.watching_reader():
             return super().make_context(*args, **named)
 
@@ -132,7 +132,7 @@ def _exit_code_of(run: Callable[[], Any], *, as_json: bool) -> int:
 
 
 def _failure(error: GraftError | OSError | click.ClickException) -> Failure:
-    """Return what is told of an error."""
+    """Return the report of an error."""
     if isinstance(error, GraftError):
         step = error.next_step_for(Audience.CLI)
         return Failure(type(error).__name__, error.message, step, exit_code(error))
@@ -152,7 +152,7 @@ def _tell_interrupted(interrupt: BaseException | None, *, as_json: bool) -> None
     if sys.stderr.isatty():
         # The terminal has just shown ^C.
         echo("", err=True)
-    message = "interrupted; what was committed before is safe"
+    message = "interrupted; earlier commits are safe"
     added = interrupt.args if isinstance(interrupt, KeyboardInterrupt) else ()
     step = added[0] if added else None
     echo_failure(Failure("Interrupted", message, step, INTERRUPTED), as_json=as_json)

@@ -1,4 +1,4 @@
-"""Commands about the commits of a volume: which there are, what one holds, what changed."""
+"""Commands about the commits of a volume: list, show, diff."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def _limited(found: Iterable[LogLine], limit: int | None) -> Iterator[LogLine]:
 def show(tag: str, commit: str | None, as_json: bool) -> None:
     """Describe one commit: time, author, parent, pages, bytes, frames.
 
-    COMMIT is HEAD, which is the default, HEAD~2, an LSN of the remote log, LOG:LSN, local:3 for a
-    commit that is not pushed, or a time such as "2 hours ago". Ids may be shortened. `graft help
-    history` explains all of these.
+    COMMIT is HEAD (the default), HEAD~2, an LSN of the remote log, LOG:LSN, local:3 for an unpushed
+    commit, or a time such as "2 hours ago". Ids may be shortened. `graft help history` explains all
+    of these.
     """
     with opened() as engine:
         emit(engine.show(tag, commit), as_json=as_json, whole_ids=True)
@@ -115,21 +115,21 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
 @tag_argument
 @click.argument("older", metavar="[A]", required=False, shell_complete=complete_commits)
 @click.argument("newer", metavar="[B]", required=False, shell_complete=complete_commits)
-@click.option("--rows", is_flag=True, help="Show each changed row: what it was and is.")
-@click.option("--sql", is_flag=True, help="Print SQL that makes a file of A into one of B.")
+@click.option("--rows", is_flag=True, help="Show each changed row, before and after.")
+@click.option("--sql", is_flag=True, help="Print SQL that turns a file of A into one of B.")
 @json_option
 def diff(
     tag: str, older: str | None, newer: str | None, *, rows: bool, sql: bool, as_json: bool
 ) -> None:
-    """Say what changed from commit A to commit B: tables, and rows of each.
+    """Show the changes from commit A to commit B: tables, and the rows of each.
 
     A and B are commits as for `graft show`, and may be given as A..B. B defaults to HEAD, the
     volume with its local commits. Without both, show what a push would publish.
 
-    Only changed pages and the interior pages of tables are read. If these do not say which rows
-    changed, as after long rows were overwritten in place, all rows are compared. Pages that are not
-    cached are fetched. `graft help history` says more about the costs, and about --rows and --sql.
-    With --rows --json, each change is a line of JSON.
+    Only changed pages and the interior pages of tables are read. If these do not show which rows
+    changed, for example after long rows were overwritten in place, all rows are compared. Pages
+    that are not cached are fetched. `graft help history` says more about the costs, and about
+    --rows and --sql. With --rows --json, each change is a line of JSON.
     """
     if sql and (rows or as_json):
         raise UsageError("--sql excludes --rows and --json", next_step="give one of them")

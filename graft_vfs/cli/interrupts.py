@@ -1,10 +1,10 @@
-"""Ctrl-C that also ends a call which begins to wait at that very moment.
+"""Ctrl-C that also ends a call that starts to wait at the same moment.
 
-Python notes a signal and raises KeyboardInterrupt when the main thread runs Python code the next
-time. A system call that blocks is broken off for that, but not if the signal comes between the last
-look and the call, or to another thread: then a command would go on until the remote answers. So a
-thread is told of the signal (`signal.set_wakeup_fd`), and sends it to the main thread again until
-that has noticed.
+Python records a signal and raises KeyboardInterrupt when the main thread next runs Python code. The
+signal interrupts a blocking system call, but not if it arrives between Python's last check and the
+call, or in another thread: then a command would continue until the remote answers. So a thread is
+notified of the signal (`signal.set_wakeup_fd`), and sends it again until the main thread has
+handled it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _AGAIN_SECONDS = 0.1
 
 
 class _Watch:
-    """Sees to it that the main thread notices the first Ctrl-C.
+    """Ensures that the main thread handles the first Ctrl-C.
 
-    Owner: the main thread, which makes it. `note` runs there between any two instructions, so it
-    takes no locks: each attribute is written by one thread when the other cannot mind.
+    Owner: the main thread, which creates it. `note` runs there between any two instructions, so it
+    takes no locks: each attribute is written by one thread while the other does not use it.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class _Watch:
         self._sent_again = -math.inf
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, but not for a signal that was sent again just too late."""
+        """Raise KeyboardInterrupt, but not for a signal that was repeated too late."""
         if self._is_over and time.monotonic() - self._sent_again < _AGAIN_SECONDS:
             return
         self._is_over = True
         signal.default_int_handler(number, frame)
 
     def watch(self, reader: int) -> None:
-        """Until the other end of the pipe is closed, see that what comes there is noticed."""
+        """Until the other end of the pipe is closed, ensure that its signals are handled."""
         while number := os.read(reader, 1):
             while number[0] == signal.SIGINT:
                 time.sleep(_AGAIN_SECONDS)
@@ -57,9 +57,9 @@ class _Watch:
 
 @contextlib.contextmanager
 def noticed_at_once() -> Iterator[None]:
-    """Make sure of the first Ctrl-C inside the block, which the main thread enters.
+    """Ensure that the first Ctrl-C inside the block is handled; for the main thread.
 
-    Where Ctrl-C is ignored or has another handler, as in background jobs, nothing changes.
+    If Ctrl-C is ignored or has another handler, as in background jobs, nothing changes.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.default_int_handler:
@@ -72,7 +72,7 @@ def noticed_at_once() -> Iterator[None]:
         target=watch.watch, args=(reader,), name="graft-interrupts", daemon=True
     )
     thread.start()
-    # What the pipe has no room for is no loss: one byte is enough.
+    # A full pipe loses nothing: one byte is enough.
     former = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, watch.note)
     try:

@@ -1,6 +1,6 @@
 """`graft help`: the manual, which ships in the package as Markdown, printed as plain text.
 
-Beside its pages are files to be used as they are, such as alert rules.
+Besides pages, it has files to use unchanged, such as alert rules.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _INDEX = "index"
 
 
 def pages() -> dict[str, Traversable]:
-    """Return the pages of the manual by topic, which is the name of the file."""
+    """Return the pages of the manual by topic, the name of the file."""
     found = _files_below(files("graft_vfs") / "docs")
     return {each.name.removesuffix(".md"): each for each in found if each.name.endswith(".md")}
 
 
 def extras() -> dict[str, Traversable]:
-    """Return the files beside the pages by their whole name, such as `alerts.yml`."""
+    """Return the other files by their full name, such as `alerts.yml`."""
     found = _files_below(files("graft_vfs") / "docs")
     return {each.name: each for each in found if not each.name.endswith(".md")}
 

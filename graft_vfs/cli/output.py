@@ -1,8 +1,8 @@
-"""What commands print: a report as text or as JSON, and errors.
+"""The output of commands: reports as text or JSON, and errors.
 
 Tags, refs and messages may come from a hostile remote or a strange file name. So control characters
-are shown and not sent to the terminal, and characters that the terminal's encoding lacks are
-escaped instead of failing the command.
+are escaped instead of sent to the terminal, and so are characters that the terminal's encoding
+lacks, instead of failing the command.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def echo_as_is(text: str) -> None:
-    """Print text that a program will read, in UTF-8 and unchanged; a terminal gets it made safe."""
+    """Print text for programs, in UTF-8 and unchanged; for a terminal, it is made safe."""
     if sys.stdout.isatty():
         echo(text)
     else:
@@ -54,13 +54,13 @@ def printable(text: str, stream: TextIO) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """Return text in which a URL shows no user and no password."""
+    """Return text without the user names and passwords of URLs."""
     return _USER_IN_URL.sub("***@", text)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """What is told of a command that failed. `type` is the class of a declared error."""
+    """The report of a failed command. `type` is the class of a declared error."""
 
     type: str
     message: str
@@ -81,7 +81,7 @@ def echo_failure(failure: Failure, *, as_json: bool) -> None:
 
 
 def echo_note(level: str, text: str, *, as_json: bool = False) -> None:
-    """Print what a person should know on standard error, such as a warning or a hint."""
+    """Print a message for users on standard error, such as a warning or a hint."""
     text = without_credentials(text)
     echo(json.dumps({level: text}) if as_json else f"{level}: {text}", err=True)
 
@@ -122,7 +122,7 @@ def _shortened(report: Any, texts: Mapping[Id, str]) -> Any:
 
 
 def emit(result: object, *, as_json: bool, err: bool = False, whole_ids: bool = False) -> None:
-    """Print a report: its own text, a line each for a sequence, or JSON.
+    """Print a report: its text, one line per item of a sequence, or JSON.
 
     A text has ids that are known here shortened, unless it is to have `whole_ids`.
     """
@@ -142,9 +142,9 @@ def emit(result: object, *, as_json: bool, err: bool = False, whole_ids: bool = 
 def emit_list(
     items: Sequence[object], *, as_json: bool, if_empty: str, whole_ids: bool = False
 ) -> None:
-    """Print a report as `emit` does; a person learns of an empty one on standard error.
+    """Print a report as `emit` does; for an empty one, print a hint on standard error.
 
-    Standard output stays empty then, for scripts that count its lines.
+    Standard output then stays empty, for scripts that count its lines.
     """
     emit(items, as_json=as_json, whole_ids=whole_ids)
     if not items and not as_json:
@@ -152,7 +152,7 @@ def emit_list(
 
 
 def to_json(value: Any) -> Any:
-    """Return what JSON can hold: ids, paths and hints as text, enums as their value, bytes as hex.
+    """Return a JSON value: ids, paths and hints as text, enums as their value, bytes as hex.
 
     A dataclass becomes an object with its fields and its properties; their names are the keys.
     """

@@ -33,7 +33,7 @@ _ERASE_LINE = "\r\x1b[2K"
 
 
 class ProgressLine:
-    """The line of one verb. Short work never shows it; it is gone when the work ends.
+    """The line of one verb. Short work does not show it; it is erased when the work ends.
 
     Owner: `progress`. Thread rule: any thread may report; a thread of its own repaints, so that a
     stall shows.
@@ -150,7 +150,7 @@ class ProgressLine:
         return text
 
     def clear(self) -> None:
-        """Take the line away, so that the result or the error stands alone."""
+        """Erase the line before the result or the error."""
         self._ended.set()
         with self._lock:
             if self._is_shown and not self._is_dumb:
@@ -196,7 +196,7 @@ def _received(engine: graft_vfs.Graft) -> int:
 def progress(
     what: str, engine: graft_vfs.Graft | None = None, *, stream: TextIO | None = None
 ) -> Iterator[Progress | None]:
-    """Yield a `progress` argument for a verb, None if standard error is no terminal.
+    """Yield a `progress` argument for a verb; None if standard error is not a terminal.
 
     What the verb of `engine` receives from the remote meanwhile is shown beside what it counts.
     """

@@ -1,4 +1,4 @@
-"""Commands that lead out of a loss: of the catalog, of a remote's commits."""
+"""Commands that recover from a loss of the catalog or of a remote's commits."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from graft_vfs.reports import LostVolume
 @click.argument("volume", required=False)
 @click.argument("tag", type=TAG, required=False)
 @click.option(
-    "--base", metavar="LOG:LSN", help="The remote commit it is based on, if its files do not say."
+    "--base",
+    metavar="LOG:LSN",
+    help="The remote commit it is based on, if its files do not record it.",
 )
 @json_option
 def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) -> None:
     """Adopt a volume that the catalog has lost, with its commits.
 
-    Without VOLUME, list the lost volumes. Without TAG, the volume gets the tags that it remembers,
-    if they are free.
+    Without VOLUME, list the lost volumes. Without TAG, the volume gets the free tags that its files
+    record.
     """
     if base is not None and volume is None:
-        raise UsageError("--base is of no use without VOLUME", next_step="see `graft adopt`")
+        raise UsageError("--base needs VOLUME", next_step="see `graft adopt`")
     with opened(recovering=True) as engine:
         if volume is None:
             lost = engine.lost_volumes()
@@ -46,13 +48,13 @@ def adopt(volume: str | None, tag: str | None, base: str | None, as_json: bool) 
             raise AlreadyExistsError(
                 f"tag {tag!r} names volume {engine.catalog.tag_volume(tag)}",
                 next_step="adopt the volume under another tag; "
-                f"`graft switch {shlex.quote(tag)} {volume_id}` then points this one at it, too",
+                f"`graft switch {shlex.quote(tag)} {volume_id}` then also points this tag at it",
             )
         emit(engine.adopt(volume_id, tag, base=base), as_json=as_json)
 
 
 def _adopt_step(lost: Sequence[LostVolume]) -> str:
-    """Return what to type after a list of lost volumes."""
+    """Return the next command after a list of lost volumes."""
     if not lost:
         return "The catalog knows every volume as it is."
     tag = "" if lost[0].is_known or lost[0].tags else " TAG"
@@ -65,7 +67,7 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 @click.option(
     "--repair",
     is_flag=True,
-    help="Write again what is missing or damaged and is held on this machine.",
+    help="Rewrite missing or damaged objects from local data.",
 )
 @json_option
 @click.pass_context
@@ -73,9 +75,9 @@ def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_
     """Verify remote logs and this machine's volumes, and list what could be repaired.
 
     NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on and all
-    refs are verified: the chain of commits, holes, segments, forks, refs, and with --deep every
-    frame. Lists the missing and damaged commits and segments that this machine could write again;
-    with --repair it writes them. A valid commit or ref is never changed. Exits with 8 if a problem
+    refs are verified: the chain of commits, gaps, segments, forks, refs, and with --deep every
+    frame. Lists the missing and damaged commits and segments that this machine can rewrite; with
+    --repair, rewrites them. A valid commit or ref is never changed. Exits with 8 if a problem
     remains.
     """
     with opened(recovering=True) as engine:

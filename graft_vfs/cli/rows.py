@@ -1,4 +1,4 @@
-"""Changed rows on the screen and as JSON; see `graft diff --rows`."""
+"""Changed rows as text and JSON; see `graft diff --rows`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KEY_WIDTH = 12
 def lines(
     found: Iterable[SchemaDiff | RowChange | NotCompared], width: int | None
 ) -> Iterator[str]:
-    """Yield changes as a table: the row's key, and of each changed column what it was and is."""
+    """Yield changes as a table: the row's key, and each changed column before and after."""
     table = None
     for item in found:
         if not isinstance(item, RowChange):
@@ -60,7 +60,7 @@ def _pairs(row: Row, *, without: Row | None = None) -> str:
 
 
 def value_text(value: Value) -> str:
-    """Return a value for people, in one line: much as SQL writes it, long ones cropped."""
+    """Return a value as one readable line, similar to SQL; long values are cropped."""
     if isinstance(value, bytes | RawText):
         data = value if isinstance(value, bytes) else value.data
         kind = "x" if isinstance(value, bytes) else "text x"

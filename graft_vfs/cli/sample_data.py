@@ -1,8 +1,7 @@
-"""A real database for the demo that needs no download.
+"""A real database for the demo, without a download.
 
-The first choice is the database of coordinate systems that comes with the package pyproj, about
-9 MB; else one is built from what Python itself knows of Unicode: every named character and its
-properties.
+The first choice is pyproj's database of coordinate systems, about 9 MB. Otherwise one is built from
+Python's Unicode data: every named character and its properties.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _PROJ_DATABASE = Path("proj_dir/share/proj/proj.db")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A plain SQLite file, what it holds, and a point query that it answers."""
+    """A plain SQLite file, its description, and a point query."""
 
     path: Path
     description: str
@@ -30,7 +29,7 @@ class Sample:
 
 
 def find_sample(directory: Path) -> Sample:
-    """Return a sample that exists already, or build one in `directory`."""
+    """Return an existing sample, or build one in `directory`."""
     return _proj_sample() or build_unicode_sample(directory / "unicode.db")
 
 

@@ -29,7 +29,7 @@ tag_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argumen
     "tag", type=TAG, shell_complete=complete_tags
 )
 force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--force", is_flag=True, help="Take a tag that exists; the volume that it named stays."
+    "--force", is_flag=True, help="Reuse an existing tag; its previous volume stays."
 )
 
 
@@ -39,9 +39,9 @@ def opened(
 ) -> Iterator[graft_vfs.Graft]:
     """Yield the engine that the configuration describes, and close it; see Graft.
 
-    `warnings` gets what else is printed as lines on standard error.
+    `warnings` gets the lines that are otherwise printed on standard error.
     """
-    # What goes on in the background is for programs that go on; a command does what it is told.
+    # Background work is for long-running programs, not for single commands.
     config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
     with (
         logged(config.log_file, warnings),
@@ -53,7 +53,7 @@ def opened(
 
 
 def declared(error: Exception, where: str) -> GraftError:
-    """Return why SQL failed: the error of the VFS, or else SQLite's text, with where it was."""
+    """Return why SQL failed: the VFS's error, else SQLite's text, with its position."""
     if isinstance(error, GraftError):
         return error
     cause = error.__cause__

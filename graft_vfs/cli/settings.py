@@ -1,4 +1,4 @@
-"""`graft config`: every setting, its value, and where that comes from; a commented graft.toml."""
+"""`graft config`: every setting, its value and its source; a commented graft.toml."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 TEMPLATE = """\
 # Settings of graft-vfs. All are optional: without any, volumes stay on this machine.
-# A variable such as GRAFT_DATA_DIR wins over this file; `graft config` shows what counts.
+# A variable such as GRAFT_DATA_DIR overrides this file; `graft config` shows the result.
 
-# Where volumes, the catalog and the cache of remote pages are.
+# The directory of volumes, the catalog and the page cache.
 # data_dir = "~/.local/share/graft"
 
-# Bound of the cache of remote pages, in bytes; the least recently used go first.
+# Maximum size of the page cache in bytes; the least recently used pages are evicted.
 # cache_max_bytes = 10_000_000_000
 
-# "lazy" reads pages when they are needed, "background" also fetches all of an open volume.
+# "lazy" fetches pages on demand, "background" also fetches all pages of an open volume.
 # hydrate = "lazy"
 
-# "auto" maps local files where that is safe, "off" reads and writes them by calls alone.
+# "auto" maps local files where that is safe, "off" never does.
 # mmap = "auto"
 
 # Seconds between two syncs of open volumes in the background; 0 is off.
 # autosync = 0
 
-# Types of file systems that may hold the data directory although they are refused.
+# Types of file systems to allow for the data directory although refused by default.
 # allow_file_systems = []
 
-# Where the command line writes its log; by default it prints warnings.
+# The command line's log file; by default it prints warnings.
 # log_file = "~/.local/state/graft.log"
 
 # true: programs that open `path/app.db` through APSW open a volume with that tag.
@@ -49,7 +49,7 @@ TEMPLATE = """\
 # [remote]
 # type = "s3"                            # or "fs", a directory
 # bucket = "my-bucket"
-# prefix = "databases"                   # the part of the bucket to stay in
+# prefix = "databases"                   # the key prefix in the bucket
 # endpoint = "https://s3.example.com"    # for servers other than Amazon's
 # region = "eu-west-1"
 # unsigned = false                       # true: read a public bucket without credentials

@@ -1,7 +1,7 @@
-"""Signals that end a program in good order, and at once if they come again.
+"""Signals that end a program cleanly, and immediately if repeated.
 
-The first one is heard by the main thread where it waits for it. What Python runs for the second
-ends the process, whatever its threads wait for.
+The main thread waits for the first signal. The handler of the second one ends the process, whatever
+its threads are waiting for.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopSignals:
-    """Inside the block, the signals that end a program are heard by `wait`.
+    """Inside the block, `wait` receives the signals that end a program.
 
-    One that is ignored, as `nohup` does, stays so. Owner: the main thread.
+    Ignored signals, as with `nohup`, stay ignored. Owner: the main thread.
     """
 
     def __init__(self) -> None:
@@ -52,11 +52,11 @@ class StopSignals:
             os._exit(INTERRUPTED)
 
     def wait(self, seconds: float) -> signal.Signals | None:
-        """Wait for a signal, for so long; returns None if none came."""
+        """Wait for a signal up to this long; returns None if none arrived."""
         if not select.select([self._reader], [], [], seconds)[0]:
             return None
         return signal.Signals(os.read(self._reader, 1)[0])
 
     def wake(self) -> None:
-        """End the wait that is running, or the next one, as SIGPIPE would. Any thread."""
+        """End the current or next wait, as SIGPIPE would. Any thread."""
         os.write(self._writer, bytes([signal.SIGPIPE]))

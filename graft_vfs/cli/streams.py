@@ -1,7 +1,7 @@
-"""Standard streams that are closed, or whose reader has gone, as scripts and daemons have them.
+"""Closed standard streams and closed pipes, as in scripts and daemons.
 
-A closed descriptor is a danger: the next file that is opened gets its number, and what anything
-writes to standard output or to standard error then goes into that file, even if it is a branch log.
+A closed descriptor is dangerous: the next opened file gets its number, and writes to standard
+output or standard error then go to that file, even if it is a branch log.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from graft_vfs.errors import LocalStorageError
 
 
 def hold_closed() -> None:
-    """Take the numbers of standard streams that are closed; errors are written to nowhere then.
+    """Occupy the descriptors of closed standard streams; errors are then discarded.
 
-    Each gets a handle that cannot be used the wrong way, so that nothing is read or written by
-    mistake.
+    Each gets a handle with the wrong direction, so that nothing is read or written by mistake.
     Raises LocalStorageError if standard output is closed, before anything is done: no result could
     be shown.
     """
@@ -40,7 +39,7 @@ def hold_closed() -> None:
 
 
 class ReaderGone(Exception):  # noqa: N818 - it is no error, the reader has seen enough
-    """The reader of standard output has closed it, which ends a command silently.
+    """The pipe of standard output was closed, which ends a command silently.
 
     Not an OSError, for which click has an exit code of its own.
     """
@@ -48,7 +47,7 @@ class ReaderGone(Exception):  # noqa: N818 - it is no error, the reader has seen
 
 @contextlib.contextmanager
 def watching_reader() -> Iterator[None]:
-    """Raise ReaderGone if the reader of standard output goes away inside the block."""
+    """Raise ReaderGone if the pipe of standard output is closed inside the block."""
     try:
         yield
     except BrokenPipeError as error:
@@ -56,6 +55,6 @@ def watching_reader() -> Iterator[None]:
 
 
 def discard_output() -> None:
-    """Let what is still buffered for standard output go nowhere when the interpreter ends."""
+    """Discard buffered standard output at interpreter exit."""
     with Path(os.devnull).open("w", encoding="utf-8") as null:
         os.dup2(null.fileno(), 1)

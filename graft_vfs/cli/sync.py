@@ -1,4 +1,4 @@
-"""Commands that speak with the remote."""
+"""Commands that use the remote."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from graft_vfs.tags import check_tag
 
 _logger = logging.getLogger(__name__)
 
-_EMPTY_REMOTE = "the remote names nothing yet; `graft push TAG` publishes a volume"
+_EMPTY_REMOTE = "the remote has no refs yet; `graft push TAG` publishes a volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _learn_names(engine: graft_vfs.Graft, tag: str) -> None:
 def checkout(tag: str, commit: str, as_json: bool) -> None:
     """Point TAG at a new volume on an earlier remote commit.
 
-    COMMIT is given as for `graft show`. The volume that TAG named before stays.
+    COMMIT is given as for `graft show`. TAG's previous volume stays.
     """
     with opened() as engine:
         emit(engine.checkout(tag, commit), as_json=as_json)
@@ -110,7 +110,7 @@ def checkout(tag: str, commit: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def fetch(tag: str, as_json: bool) -> None:
-    """Find the remote log's new commits; the volume does not move."""
+    """Fetch the remote log's new commits; the volume does not move."""
     with opened() as engine:
         with progress("Reading commits", engine) as show:
             done = engine.fetch(tag, progress=show)
@@ -125,7 +125,7 @@ def fetch(tag: str, as_json: bool) -> None:
 def pull(tag: str, as_json: bool) -> None:
     """Fetch, and move the volume to the newest remote commit.
 
-    A volume with local commits that the remote does not know stays as it is.
+    A volume with unpushed commits does not move if the log has new ones.
     """
     with opened() as engine:
         with progress("Reading commits", engine) as show:
@@ -161,7 +161,7 @@ def push(tag: str, message: str, name: str | None, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _telling_of_push(engine: graft_vfs.Graft, tag: str) -> Iterator[None]:
-    """Have Ctrl-C say what becomes of the push in the block."""
+    """Make Ctrl-C report the outcome of the push in the block."""
     try:
         yield
     except KeyboardInterrupt:
@@ -172,7 +172,7 @@ def _telling_of_push(engine: graft_vfs.Graft, tag: str) -> Iterator[None]:
         if status.pending_push:
             what = f"the push may have landed: the next push or pull of {tag} settles it"
         elif status.ahead:
-            what = f"nothing of the push is in the log: `graft push {tag}` sends it again"
+            what = f"the push is not in the log: `graft push {tag}` sends it again"
         else:
             what = "the push has landed"
         raise KeyboardInterrupt(what) from None
@@ -182,7 +182,7 @@ def _telling_of_push(engine: graft_vfs.Graft, tag: str) -> Iterator[None]:
 @tag_argument
 @json_option
 def hydrate(tag: str, as_json: bool) -> None:
-    """Fetch all pages that are not on this machine."""
+    """Fetch all pages that are not cached locally."""
     with opened() as engine:
         with progress_line("Fetching") as line:
             pages = engine.hydrate(tag, progress=None if line is None else line.show_received)
@@ -222,13 +222,13 @@ def remote(context: click.Context) -> None:
 
 @command("ls", "graft remote ls", "graft remote ls --logs", "graft remote ls s3://bucket/prefix")
 @click.argument("remote", metavar="[NAME|URL]", required=False)
-@click.option("--logs", "logs", is_flag=True, help="List all logs, also those without a ref.")
+@click.option("--logs", "logs", is_flag=True, help="List all logs, including those without a ref.")
 @json_option
 def ls(remote: str | None, logs: bool, as_json: bool) -> None:
     """List the refs of a remote, by default the configured one, and the logs that they name.
 
-    Names of commits that this machine has seen follow in brackets. With --logs, list all logs, also
-    those without a ref, and the newest LSN of each.
+    Names of commits that this machine has seen follow in brackets. With --logs, list all logs,
+    including those without a ref, with their newest LSNs.
     """
     with opened() as engine:
         if logs:
@@ -269,7 +269,7 @@ def init(url: str | None, as_json: bool) -> None:
     """
     config = Config.load()
     with open_url(config, url, create=True) if url else config.remote.open(create=True) as store:
-        # A bucket that is missing, or a server that is down, is an error and no remote.
+        # A missing bucket, or a server that is down, is an error.
         list(store.list("refs/", limit=1))
         emit(_Ready(without_credentials(store.describe())), as_json=as_json)
 

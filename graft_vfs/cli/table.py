@@ -1,4 +1,4 @@
-"""Columns of text, for terminals of any width and for pipes."""
+"""Text tables, for terminals of any width and for pipes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _NARROWEST = 12
 
 
 def screen_width() -> int | None:
-    """Return how many columns standard output has, None if it is no terminal."""
+    """Return the width of standard output, None if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def cropped(text: str, width: int) -> str:
-    """Return text of at most `width` characters, with `...` for what is left out."""
+    """Return text of at most `width` characters; `...` marks a cut."""
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."
 
 
 def table(
     headings: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
 ) -> Iterator[str]:
-    """Yield a line for the headings and one a row, in columns as wide as their longest text.
+    """Yield a line for the headings and one per row, in columns as wide as their longest text.
 
-    If they are wider than `width`, the first column gives way, and ends with `...`.
+    If they are wider than `width`, the first column is cut, with `...`.
     """
     shown = [[printable(cell, sys.stdout) for cell in row] for row in [headings, *rows]]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]

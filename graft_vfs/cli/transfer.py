@@ -37,19 +37,19 @@ _message_option = click.option(
 @click.argument("file", type=_FILE)
 @tag_argument
 @click.option(
-    "--update", is_flag=True, help="Commit to TAG, which exists, the pages in which FILE differs."
+    "--update", is_flag=True, help="Commit the pages of FILE that differ to the existing TAG."
 )
 @_message_option
 @json_option
 def import_(file: Path, tag: str, update: bool, message: str, as_json: bool) -> None:
-    """Copy a plain SQLite FILE into a new volume named TAG; the file stays as it is.
+    """Copy a plain SQLite FILE into a new volume named TAG; the file does not change.
 
-    What its WAL holds is copied, too. An import that fails leaves no volume, or with --update the
-    one that is there as it was. With - as FILE, the file is read from standard input.
+    The content of its WAL is included. A failed import leaves no volume or, with --update, the
+    volume unchanged. With - as FILE, the file is read from standard input.
 
-    With --update, FILE is the next version of what TAG has: one commit, of the pages that differ,
-    so that a push sends only these and readers keep what they have cached. Page size, reserved
-    space and text encoding must be the same.
+    With --update, FILE is a new version of TAG's database: the pages that differ become one commit,
+    so that a push sends only these and readers keep their caches. Page size, reserved space and
+    text encoding must be the same.
     """
     with opened() as engine:
         with progress("Importing pages") as show:
@@ -66,9 +66,7 @@ def _source(file: Path) -> Path | BinaryIO:
     return sys.stdin.buffer
 
 
-_force_option = click.option(
-    "--force", is_flag=True, help="Replace FILE if it exists, in one step."
-)
+_force_option = click.option("--force", is_flag=True, help="Atomically replace FILE if it exists.")
 
 
 @command(
@@ -86,7 +84,7 @@ def export(tag: str, file: Path, at: str | None, force: bool, as_json: bool) -> 
     """Write TAG as a plain SQLite FILE, which must not exist yet.
 
     With - as FILE, the database goes to standard output, and the report to standard error. Pages
-    that are not on this machine are fetched.
+    that are not cached locally are fetched.
     """
     target = _target(file, force=force)
     with opened() as engine:
@@ -128,14 +126,14 @@ def _target(file: Path, *, force: bool) -> Path | BinaryIO:
 def restore(
     tag: str, *, at: str | None, file: Path | None, force: bool, message: str, as_json: bool
 ) -> None:
-    """Put an earlier commit of TAG on top, or write it to a file with -o.
+    """Restore TAG to an earlier commit, or write that commit to a file with -o.
 
     In place, the pages that differ become one new commit; nothing is lost, and the report names the
-    commit to go back to. `graft push` then publishes it. Commits that are not pushed are refused,
-    because a push would roll them and the restore into one: push them first, or use --force.
+    commit to go back to. `graft push` then publishes it. Unpushed commits are refused, because a
+    push would combine them with the restore: push them first, or use --force.
 
-    With -o, TAG may also be a ref or log of the remote that this machine does not know. FILE is
-    read back, and checked by SQLite, before it gets its name. Without --at it is the newest commit.
+    With -o, TAG may also be a ref or log of the remote that is unknown locally. FILE is read back,
+    and checked by SQLite, before it gets its name. Without --at, the newest commit is written.
     """
     if file is not None and message:
         raise UsageError("a file has no message", next_step="leave out -m, or -o")

@@ -28,7 +28,7 @@ _MAKE = "make one with `graft new TAG`, `graft import FILE TAG` or `graft clone 
 
 @dataclass(frozen=True, slots=True)
 class _Removed:
-    """A tag that is gone, and the volume that it named."""
+    """A removed tag, and its volume."""
 
     tag: str
     volume: VolumeId
@@ -39,7 +39,7 @@ class _Removed:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What a volume shows now, as ranges of logs."""
+    """The newest snapshot of a volume, as ranges of logs."""
 
     tag: str
     snapshot: str
@@ -53,7 +53,7 @@ class _Snapshot:
 @force_option
 @json_option
 def new(tag: str, force: bool, as_json: bool) -> None:
-    """Make an empty volume and name it TAG."""
+    """Create an empty volume with the tag TAG."""
     _new(tag, force=force, as_json=as_json)
 
 
@@ -64,7 +64,7 @@ def new(tag: str, force: bool, as_json: bool) -> None:
 def init(tag: str, force: bool, as_json: bool) -> None:
     """Do the same as `graft new`, under the name that git users expect.
 
-    There is nothing to set up before; `graft config --template` prints a graft.toml to start from.
+    No set-up is needed; `graft config --template` prints a graft.toml to start from.
     """
     _new(tag, force=force, as_json=as_json)
 
@@ -80,9 +80,9 @@ def _new(tag: str, *, force: bool, as_json: bool) -> None:
 @click.argument("spec", metavar="VOLUME[:LOCAL[:REMOTE]]")
 @json_option
 def switch(tag: str, spec: str, as_json: bool) -> None:
-    """Point TAG at a volume by its id; one that does not exist is made.
+    """Point TAG at a volume by its id; if it does not exist, it is created.
 
-    The volume that TAG named before stays.
+    TAG's previous volume stays.
     """
     with opened() as engine:
         emit(engine.switch(tag, spec), as_json=as_json)
@@ -94,9 +94,9 @@ def switch(tag: str, spec: str, as_json: bool) -> None:
 @force_option
 @json_option
 def fork(tag: str, new_tag: str | None, force: bool, as_json: bool) -> None:
-    """Make a volume with the same content and a log of its own.
+    """Create a volume with the same content and a new log.
 
-    NEW_TAG names it; without one, TAG itself moves to the fork.
+    Its tag is NEW_TAG; without one, TAG itself moves to the fork.
     """
     with opened() as engine:
         if new_tag is not None and new_tag != tag:
@@ -108,7 +108,7 @@ def fork(tag: str, new_tag: str | None, force: bool, as_json: bool) -> None:
 @tag_argument
 @json_option
 def rm(tag: str, as_json: bool) -> None:
-    """Remove TAG; the volume stays, and `graft switch` names it again."""
+    """Remove TAG; the volume stays, and `graft switch` gives it a tag again."""
     with opened() as engine:
         volume = engine.catalog.tag_volume(tag)
         if volume is None:
@@ -128,7 +128,7 @@ def tags(as_json: bool) -> None:
 @command("volumes", "graft volumes")
 @json_option
 def volumes(as_json: bool) -> None:
-    """List all volumes, those without a tag, too."""
+    """List all volumes, including those without a tag."""
     with opened() as engine:
         emit_list(engine.volumes(), as_json=as_json, if_empty=f"there is no volume yet; {_MAKE}")
 
@@ -139,8 +139,8 @@ def volumes(as_json: bool) -> None:
 def status(tag: str | None, as_json: bool) -> None:
     """Report how a volume relates to its remote log; without TAG, all volumes as a table.
 
-    CHECKED is when the remote last answered a sync, MOVED when a sync last changed what the volume
-    stands on. No request is sent: how many commits it is behind is as of CHECKED.
+    CHECKED is when the remote last answered a sync, MOVED when a sync last changed the volume's
+    base. No request is sent: the number of commits behind is as of CHECKED.
     """
     with opened() as engine:
         if tag is not None:
@@ -195,7 +195,7 @@ def info(tag: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def snapshot(tag: str, as_json: bool) -> None:
-    """Print the logs and LSNs that a reader sees now."""
+    """Print the logs and LSNs of the newest snapshot."""
     with opened() as engine:
         emit(_Snapshot(tag, engine.info(tag).snapshot), as_json=as_json)
 
@@ -216,20 +216,20 @@ def dump_header(tag: str, as_json: bool) -> None:
 
 @command("gc", "graft gc --local --dry-run", "graft gc --local")
 @click.option("--local", "is_local", is_flag=True, help="Remove volumes of this machine.")
-@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @click.option(
     "--force",
     "forced",
     multiple=True,
     metavar="VOLUME",
-    help="Remove this volume, although it holds unpushed commits or cannot be read.",
+    help="Remove this volume even if it has unpushed commits or cannot be read.",
 )
 @json_option
 def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) -> None:
     """Remove the volumes that no tag names.
 
-    One that a process has open, that holds commits which were never pushed, or that cannot be read,
-    is kept, and the reason is given. Nothing on the remote is removed.
+    A volume that a process has open, that has unpushed commits, or that cannot be read, is kept,
+    and the reason is given. Nothing on the remote is removed.
     """
     if not is_local:
         raise UsageError(

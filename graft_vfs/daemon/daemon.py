@@ -1,10 +1,10 @@
-"""The daemon: finds the volumes that tags name, and has all of them synced.
+"""The daemon: finds the volumes with tags, and syncs all of them.
 
-`look` is called once an interval. What it finds is synced by autosync (`engine.autosync`), a few
-volumes at a time, so that a large push keeps no other waiting. Other processes may push the same
-volumes: `push.lock` makes one of two pushes wait, or find nothing left to push.
+`look` is called once per interval. Autosync (`engine.autosync`) syncs the volumes that it finds, a
+few at a time, so that a large push does not delay the others. Other processes may push the same
+volumes: because of `push.lock`, one of two pushes waits, or finds nothing to push.
 
-Crash here: what pushes and pulls leave, which the next sync settles.
+A crash leaves the same state as in pushes and pulls; the next sync settles it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from graft_vfs.sync.settle import WAIT_SECONDS
 from graft_vfs.version import __version__
 
 THREADS = 4
-"""How many volumes are synced at a time."""
+"""The number of volumes that are synced at a time."""
 _TAGS_NAMED_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A volume that is not in sync, and why; `error` is None if there was no time to find out."""
+    """A volume that is not in sync, and the reason; `error` is None if time ran out."""
 
     tag: str
     volume: VolumeId
@@ -46,7 +46,7 @@ class Left:
 class Daemon:
     """The syncs of a data directory. Owner: the command. Thread rule: one thread.
 
-    With an interval, `start`, then `look` once an interval, then `close`; without, `run_once`.
+    With an interval: `start`, then `look` once per interval, then `close`; without: `run_once`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Daemon:
         self._cannot_look: str | None = None
 
     def start(self, metrics_url: str | None = None) -> None:
-        """Begin to sync what tags name now."""
+        """Begin to sync the volumes with tags."""
         self._log.note(
             "started",
             version=__version__,
@@ -108,11 +108,11 @@ class Daemon:
 
     @property
     def volumes(self) -> int:
-        """How many volumes there are to sync."""
+        """The number of volumes to sync."""
         return len(self._syncs.tags)
 
     def look(self) -> None:
-        """Find volumes that a tag names now, or names no longer. No request."""
+        """Find new volumes with tags, and volumes that lost theirs. No request."""
         try:
             found = self._named()
         except GraftError as error:
@@ -169,10 +169,10 @@ class Daemon:
             self._heartbeat.send()
 
     def close(self, grace_seconds: float, *, signal: str | None = None) -> tuple[list[Left], bool]:
-        """Push what is left, for so long at most, also of volumes that were just made.
+        """Push the remaining commits, for at most this long, including those of new volumes.
 
-        Returns the volumes that may have commits which were not pushed, and whether a push of some
-        volume is still under way: then the engine cannot be closed without waiting for it.
+        Returns the volumes that may have unpushed commits, and whether a push is still running:
+        then closing the engine would wait for it.
         """
         self._log.note("stopping", signal=signal, grace=grace_seconds)
         self.look()

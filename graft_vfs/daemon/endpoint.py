@@ -1,4 +1,4 @@
-"""An HTTP server for metrics: `GET /metrics`, in threads of its own."""
+"""An HTTP server for metrics: `GET /metrics`, in its own threads."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _CLIENT_SECONDS = 10.0
 def parse_address(text: str) -> tuple[str, int]:
     """Return host and port of `host:port`, `[IPv6]:port`, `:port` or `port`; raises UsageError.
 
-    Without a host it is loopback, so that nothing is open to the network by mistake.
+    The default host is loopback, so that nothing is exposed to the network by mistake.
     """
     found = _ADDRESS.fullmatch(text)
     if found is None or int(found[2]) > 65535:
         raise UsageError(
-            f"{text!r} is no address for metrics",
-            next_step="write host:port, or :port for this machine alone, as in :9090",
+            f"{text!r} is not an address for metrics",
+            next_step="write host:port, or :port for this machine only, as in :9090",
         )
     return (found[1] or "").strip("[]") or _LOOPBACK, int(found[2])
 
@@ -47,7 +47,7 @@ class Endpoint:
             address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """Say nothing of a client that went away."""
+                """Ignore clients that disconnected."""
 
         host, port = address
         try:

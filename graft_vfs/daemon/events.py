@@ -1,7 +1,7 @@
-"""What a daemon does, as lines of a log: logfmt, or an object of JSON a line.
+"""The daemon's events as log lines: logfmt, or one JSON object per line.
 
 Each line has `time` (ISO 8601, UTC), `level` (`info`, `warning`, `error`) and `event`, then the
-fields of the event, which `docs/guides/daemon.md` lists. A field that has no value is left out.
+fields of the event, which `docs/guides/daemon.md` lists. Fields without a value are omitted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Level = Literal["info", "warning", "error"]
 Value = str | int | float | Id | None
 
 _PLAIN = re.compile(r"[!#-<>-~]+", re.ASCII)
-"""What logfmt needs no quotes for: visible characters without `"` and `=`."""
+"""Values that need no quotes in logfmt: visible characters except `"` and `=`."""
 
 
 class EventLog:
@@ -53,7 +53,7 @@ class EventLog:
 
 
 def logfmt(fields: Mapping[str, str | int | float]) -> str:
-    """Return `name=value` for each field, with JSON's quotes where a value needs some."""
+    """Return `name=value` for each field, with JSON quotes if needed."""
     return " ".join(f"{name}={_quoted(str(value))}" for name, value in fields.items())
 
 
@@ -62,7 +62,7 @@ def _quoted(text: str) -> str:
 
 
 def reasons(error: Exception) -> dict[str, Value]:
-    """Return the fields that an error has in an event."""
+    """Return the fields of an error in an event."""
     if not isinstance(error, GraftError):
         return {"error": f"{type(error).__name__}: {error}"}
     return {"error": error.message, "hint": error.next_step_for(Audience.CLI)}

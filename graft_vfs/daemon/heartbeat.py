@@ -1,6 +1,6 @@
 """A request after each round to a monitor that alerts on silence, such as healthchecks.io.
 
-The URL is a secret in itself, so no line of the log has it.
+The URL itself is a secret, so it is never logged.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _TIMEOUT_SECONDS = 10.0
 
 
 def checked_url(url: str) -> str:
-    """Return a URL that a heartbeat can be sent to; raises UsageError."""
+    """Return a valid heartbeat URL; raises UsageError."""
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(url)
         if parts.scheme in {"http", "https"} and parts.hostname:
             return url
     raise UsageError(
-        "the heartbeat's address is no http:// or https:// URL",
+        "the heartbeat's address is not an http:// or https:// URL",
         next_step="give the whole URL that the monitor shows",
     )
 
 
 class Heartbeat:
-    """Sends requests in a thread of its own, one at a time. Owner: the daemon."""
+    """Sends requests in its own thread, one at a time. Owner: the daemon."""
 
     def __init__(self, url: str, log: EventLog) -> None:
         self.failures = 0
@@ -42,7 +42,7 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     def send(self) -> None:
-        """Send one, unless the one before is still under way; a failure is only reported."""
+        """Send one, unless the previous one is still running; a failure is only reported."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._thread = threading.Thread(target=self._send, name="graft-heartbeat", daemon=True)
@@ -50,7 +50,7 @@ class Heartbeat:
             self._thread.start()
 
     def join(self) -> None:
-        """Wait for the one that is under way, which takes so long as its timeout at most."""
+        """Wait for the running request, at most for its timeout."""
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
 

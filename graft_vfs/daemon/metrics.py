@@ -1,6 +1,6 @@
-"""What the daemon adds to the metrics of its engine, as Prometheus's text.
+"""The daemon's additions to its engine's metrics, as Prometheus text.
 
-Its volumes are closed most of the time, so how they stood when a sync last looked is kept.
+Its volumes are closed most of the time, so their state as of the last sync is kept.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ StateWord = Literal["synced", "waiting", "busy", "failing", "unreachable", "dive
 
 @dataclass(frozen=True, slots=True)
 class VolumeSync:
-    """How the syncs of one volume stand.
+    """The state of one volume's syncs.
 
-    `synced_ms` is when it was last found synced, or else when the daemon found the volume.
+    `synced_ms` is when it was last found synced, else when the daemon found the volume.
     """
 
     tag: str
@@ -31,10 +31,11 @@ class VolumeSync:
 
 @dataclass(frozen=True, slots=True)
 class SyncMetrics:
-    """How the syncs of a daemon stand.
+    """The state of a daemon's syncs.
 
-    A round ends when each volume was found synced in it. `last_round_ms` is when the last one did,
-    or else when the first began. `reachable` says of each remote that was asked whether it answers.
+    A round ends when each volume was found synced in it. `last_round_ms` is the end of the last
+    round, else the beginning of the first. `reachable` says of each remote that was asked whether
+    it answers.
     """
 
     interval_seconds: float

@@ -22,7 +22,7 @@ from graft_vfs.errors import (
 from graft_vfs.store.base import ObjectStore
 
 _OF_THE_REMOTE = (StoreUnavailableError, BucketMissingError, CommitOutcomeUnknownError)
-"""Errors that the next volume would have as well."""
+"""Errors that the next volume would also get."""
 
 
 class Unreachable(BusyError):  # noqa: N818 - it says why a sync was not tried
@@ -34,7 +34,7 @@ class Unreachable(BusyError):  # noqa: N818 - it says why a sync was not tried
 
 
 class RemoteState:
-    """Lets syncs through to one remote. Owner: the daemon. Thread rule: any thread."""
+    """Admits syncs to one remote. Owner: the daemon. Thread rule: any thread."""
 
     def __init__(self, name: str, interval_seconds: float, log: EventLog, clock: Clock) -> None:
         self._name = name
@@ -49,7 +49,7 @@ class RemoteState:
 
     @property
     def error(self) -> GraftError | None:
-        """Why the remote is taken for unreachable; None if it answers."""
+        """Why the remote is considered unreachable; None if it answers."""
         return self._error
 
     @contextlib.contextmanager
@@ -62,7 +62,7 @@ class RemoteState:
             self._failed(error)
             raise Unreachable(error) from error
         except BusyError:
-            raise  # Nothing was asked.
+            raise  # No request was sent.
         except GraftError:
             if probes:
                 self._answered()
@@ -79,7 +79,7 @@ class RemoteState:
         self._until = 0.0
 
     def _enter(self) -> bool:
-        """Return True for the one sync that asks a remote which did not answer."""
+        """Return True for the single sync that retries an unreachable remote."""
         with self._lock:
             if self._error is None:
                 return False
@@ -95,7 +95,7 @@ class RemoteState:
             if is_first:
                 self._since, self._failures = now, 0
             elif now < self._until:
-                return  # It was under way already when another one failed.
+                return  # It was already running when another one failed.
             self._error = error
             self._failures += 1
             pause = backoff_seconds(self._interval, self._failures, self._clock.jitter())
@@ -107,7 +107,7 @@ class RemoteState:
         with self._lock:
             was_error, self._error = self._error, None
         if was_error is not None:
-            # Only of the sync that asked: others may have been under way since before the failure.
+            # Only for the sync that retried: others may have been running since before the failure.
             seconds = round(self._clock.seconds() - self._since, 3)
             self._log.note("reachable", remote=self._name, seconds=seconds)
 

@@ -1,7 +1,7 @@
-"""Rounds: from one moment at which every volume was found synced to the next.
+"""Rounds: the intervals in which every volume was found synced once.
 
-A round is over when a sync that began in it has found each volume synced. A volume that fails keeps
-it open, so a monitor that hears of every round hears nothing then.
+A round ends when a sync that began in it has found each volume synced. A failing volume keeps it
+open, so a monitor that expects a request per round then gets none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from graft_vfs.ids import VolumeId
 
 
 class Rounds:
-    """The round that is going on. Owner: the daemon. Thread rule: any thread."""
+    """The current round. Owner: the daemon. Thread rule: any thread."""
 
     def __init__(self, clock: Clock) -> None:
         self.count = 0
@@ -27,7 +27,7 @@ class Rounds:
         self._began = clock.seconds()
 
     def set_volumes(self, volumes: Collection[VolumeId]) -> bool:
-        """Say which volumes there are; returns True if that ends the round."""
+        """Set the current volumes; returns True if that ends the round."""
         with self._lock:
             wanted = set(volumes)
             self._waiting = (self._waiting & wanted) | (wanted - self._volumes)
@@ -35,7 +35,7 @@ class Rounds:
             return had_some and bool(wanted) and self._ends()
 
     def note_synced(self, volume: VolumeId, began: float) -> bool:
-        """Note a volume that a sync found synced, which began then; True if that ends the round."""
+        """Record a volume found synced by a sync that began then; True if that ends the round."""
         with self._lock:
             if began < self._began or volume not in self._waiting:
                 return False

@@ -1,13 +1,13 @@
-"""One sync of one volume as the daemon does it: a volume that has not changed is not opened.
+"""One sync of one volume in the daemon: an unchanged volume is not opened.
 
-The head file says whether it has (`local.head.look`); an open volume costs descriptors
-and memory, and its status several queries. What was found is kept as a state for each volume, and
-told once when it changes.
+The head file shows whether it has changed (`local.head.look`); an open volume costs descriptors and
+memory, and its status several queries. The result is kept as a state per volume, and logged once
+when it changes.
 
 Invariants:
- 1. The head file is looked at before the volume, so that a commit in between is found next time.
- 2. A volume is taken for synced only by its status after a sync, or while its head file is as it
-    was then.
+ 1. The head file is read before the volume, so that a commit in between is found next time.
+ 2. A volume counts as synced only by its status after a sync, or while its head file is unchanged
+    since.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from graft_vfs.volume.context import Context, Opened
 
 @dataclass(slots=True)
 class SyncState:
-    """How the syncs of one volume stand; written by the one thread that syncs it."""
+    """The state of one volume's syncs; written only by the thread that syncs it."""
 
     since_ms: int
     """When the daemon found the volume."""
     head: bytes | None = None
-    """What the head file held when the volume was last found synced."""
+    """The head file's content when the volume was last found synced."""
     synced_ms: int | None = None
     """When it was last found synced."""
     is_synced: bool = False
     is_flushed: bool = False
-    """Whether it was found synced at the end, when it was only to push."""
+    """Whether it was found synced by a final, push-only sync."""
     error: Exception | None = None
     """Why it is not synced."""
     is_reported: bool = False
-    """Whether the log has the error, and nothing of its end yet."""
+    """Whether the error is logged, and its end is not."""
     metrics: VolumeMetrics | None = None
 
     @property
     def word(self) -> StateWord:
-        """How it stands, in one word."""
+        """The state in one word."""
         if isinstance(self.error, Unreachable):
             return "unreachable"
         if isinstance(self.error, BusyError):
@@ -95,14 +95,14 @@ class Syncs:
             return self._states.setdefault(volume, SyncState(self._clock.time_ms()))
 
     def forget(self, volume: VolumeId) -> None:
-        """Forget a volume that is synced no longer."""
+        """Forget a volume that is no longer synced."""
         with self._lock:
             self._states.pop(volume, None)
 
     def __call__(self, volume: VolumeId, /, *, is_last: bool) -> Outcome:
-        """Sync a volume: push if it has commits, else pull unless it is only to push.
+        """Sync a volume: push if it has commits, else pull unless push-only.
 
-        Raises GraftError, which the state and the log have then.
+        Raises GraftError, after recording it in the state and the log.
         """
         tag = self.tags.get(volume)
         if tag is None:
@@ -159,7 +159,7 @@ class Syncs:
             state.head = head
 
     def _look(self, volume: VolumeId) -> bytes | None:
-        """Return what the head file holds; None where that proves nothing."""
+        """Return the head file's content; None if it proves nothing."""
         if not self._context.volumes.is_local:
             return None
         return look(self._context.directory_of(volume) / layout.HEAD)
@@ -206,7 +206,7 @@ class Syncs:
             )
 
     def _note_failure(self, tag: str, volume: VolumeId, state: SyncState, error: Exception) -> None:
-        """Keep why a volume is not synced; the log has it once for each kind of error."""
+        """Record why a volume is not synced; each kind of error is logged once."""
         is_known = state.is_reported and type(state.error) is type(error)
         state.error, state.is_reported = error, True
         if not is_known:

@@ -1,14 +1,14 @@
 """Floor 9: the composition root. One engine is one open data directory.
 
     config     settings: arguments, environment and file, in this order of precedence
-    context    opens what has a lifetime: catalog, store, caches, volumes and threads
+    context    opens everything with a lifetime: catalog, store, caches, volumes and threads
     autosync   the thread that pushes and pulls at an interval
-    signals    what SIGTERM and SIGHUP still push
-    status     what an engine says of its volumes without a request
-    moving     making volumes, and pointing tags at them
-    syncing    how a sync ended, for the status; what a run of autosync does
-    graft      `Graft`, the facade whose verbs Python, SQL and the command line call
+    signals    the final push at SIGTERM and SIGHUP
+    status     an engine's reports on its volumes, without requests
+    moving     creating volumes, and pointing tags at them
+    syncing    recording how a sync ended, for the status; one run of autosync
+    graft      `Graft`, the facade with the verbs for Python, SQL and the command line
 
-May import everything below; the VFS, the command line and the integrations import it. `Graft`
-owns what was opened, and closes it in the opposite order.
+May import everything below; the VFS, the command line and the integrations import it. `Graft` owns
+what it opens, and closes it in reverse order.
 """

@@ -1,23 +1,22 @@
-"""Autosync: a thread that pushes what was committed and pulls what is new, every few seconds.
+"""Autosync: a thread that pushes local commits and pulls new ones, every few seconds.
 
-It syncs the volumes that are open in this process, one after the other; a daemon has it sync those
-that tags name, a few at a time. Nothing is done when a
-transaction commits: each run looks whether there are local commits. So what was committed is on the
-remote at the latest one interval and one push later, and a run that finds nothing new costs one
-request.
+It syncs the volumes that are open in this process, one after the other; in a daemon, it syncs all
+volumes with a tag, a few at a time. Commits do not notify it: each run checks for local commits. So
+a commit is on the remote at most one interval and one push later, and a run that finds nothing new
+costs one request.
 
 Invariants:
- 1. Of all processes that have a volume open, one syncs it: the one that holds the lock file
-    `autosync.lock` of the volume, its leader. The kernel drops the lock of a dead process, and
-    the next process that asks takes over; a follower asks once an interval, without a request.
-    A daemon takes no such lock: whether it finds a commit on the remote or pushes it is the same.
- 2. Two runs of a volume are at least one interval apart. After failures in a row the pause doubles,
-    up to five minutes or two intervals, with half of it random.
- 3. A volume that has diverged costs no request until that is resolved.
+ 1. Of all processes that have a volume open, one syncs it, the leader: the process that holds the
+    volume's lock file `autosync.lock`. The kernel releases the lock of a dead process, and the next
+    process that tries the lock takes over. A follower tries once per interval, without a request. A
+    daemon takes no such lock: it makes no difference whether it pushes a commit or finds it already
+    pushed.
+ 2. Two runs of a volume are at least one interval apart. After consecutive failures the pause
+    doubles, up to five minutes or two intervals; half of it is random.
+ 3. A diverged volume costs no request until the divergence is resolved.
 
-Crash here: what `push` and `pull` leave, which the next leader settles.
-
-It never decides what becomes of diverged commits.
+A crash leaves the same state as in `push` and `pull`; the next leader settles it. Autosync never
+resolves a divergence.
 """
 
 from __future__ import annotations
@@ -48,18 +47,18 @@ from graft_vfs.reports import AutosyncReport, AutosyncRole
 _logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
-"""How long closing waits for what was not pushed."""
+"""How long closing waits for the final push."""
 BACKOFF_SECONDS_MAX = 300.0
 
 
 class Clock:
-    """The time, a wait that another thread can end, and chance. One for each Autosync."""
+    """The time, interruptible waits and randomness. One for each Autosync."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
 
     def seconds(self) -> float:
-        """Return seconds that only grow."""
+        """Return monotonic seconds."""
         return time.monotonic()
 
     def time_ms(self) -> int:
@@ -67,39 +66,39 @@ class Clock:
         return time.time_ns() // 1_000_000
 
     def wait(self, seconds: float) -> None:
-        """Return after so many seconds, or as soon as `wake` was called since the last wait."""
+        """Return after this many seconds, or once `wake` was called since the last wait."""
         self._woken.wait(seconds)
         self._woken.clear()
 
     def wake(self) -> None:
-        """End the wait that is running, or the next one."""
+        """End the current wait, or the next one."""
         self._woken.set()
 
     @staticmethod
     def jitter() -> float:
-        """Return a number from 0 to 1, by which pauses of several machines differ."""
+        """Return a random number from 0 to 1, so that the pauses of several machines differ."""
         return random.random()  # noqa: S311 - chance, not a secret
 
 
 class Outcome(enum.Enum):
-    """How one sync of a volume ended, if not with an error."""
+    """The result of a successful sync of a volume."""
 
-    SYNCED = "it is up to date with the remote, as far as is known"
-    DIVERGED = "it has diverged, which was found without a request"
+    SYNCED = "it is up to date with the remote, as of the last fetch"
+    DIVERGED = "it has diverged; this was found without a request"
     CLOSED = "it is no longer open, or no tag names it"
 
 
 class Sync(Protocol):
-    """Syncs one volume; raises GraftError. With `is_last` it is closing and is not to pull."""
+    """Syncs one volume; raises GraftError. With `is_last` it is closing and does not pull."""
 
     def __call__(self, volume_id: VolumeId, /, *, is_last: bool) -> Outcome:
-        """Push, pull, or find out that there is nothing to do."""
+        """Push, pull, or find that there is nothing to do."""
         ...
 
 
 @dataclass(slots=True)
 class _Task:
-    """What is known about one volume's syncs. Guarded by the lock of its Autosync."""
+    """The state of one volume's syncs. Guarded by the lock of its Autosync."""
 
     volume: VolumeId
     directory: Path | None
@@ -156,8 +155,8 @@ class _Workers:
 class Autosync:
     """The syncs of one engine's volumes, and the thread that runs them.
 
-    Owner: the engine. Thread rule: any thread. The thread starts with the first volume; it does not
-    survive a fork, where the child's own engine starts its own.
+    Owner: the engine. Thread rule: any thread. The thread starts with the first volume. It does not
+    survive a fork; the child's engine starts its own thread.
     """
 
     def __init__(
@@ -187,7 +186,7 @@ class Autosync:
         self._unpushed: dict[VolumeId, str] = {}
 
     def add(self, volume: VolumeId, directory: Path | None) -> None:
-        """Sync a volume from now on; harmless if it is synced already. No request here.
+        """Begin to sync a volume; harmless if it is already synced. No request.
 
         `directory` is where the lock of the volume's leader is, None to sync it without one.
         """
@@ -208,14 +207,14 @@ class Autosync:
         try:
             thread.start()
         except RuntimeError as error:
-            # No thread is to be had, or the interpreter is ending. The volume opens all the same.
+            # No thread can start, or the interpreter is exiting. The volume opens anyway.
             _logger.warning("autosync does not run: %s", error)
             return
         self._thread = thread
         _live.add(self)
 
     def report(self, volume: VolumeId) -> AutosyncReport | None:
-        """Return how the syncs of a volume stand; None if it is not synced."""
+        """Return the state of a volume's syncs; None if it is not synced."""
         with self._lock:
             task = self._tasks.get(volume)
             if task is None:
@@ -232,11 +231,11 @@ class Autosync:
             )
 
     def close(self, seconds: float = FLUSH_SECONDS) -> frozenset[VolumeId]:
-        """Push what was not pushed, for so long at most, and end the thread.
+        """Push all unpushed commits, for at most `seconds`, and end the thread.
 
-        What could not be pushed is told by a warning; it stays in its volume, and the next push has
-        it. Returns the volumes whose syncs did not end in time. Harmless when repeated, and in the
-        child of a fork, where the syncs are the parent's.
+        A warning names volumes with commits that could not be pushed; the next push sends them.
+        Returns the volumes whose syncs did not end in time. Idempotent; does nothing in a forked
+        child, where the syncs are the parent's.
         """
         if os.getpid() != self._process:
             return frozenset()
@@ -252,7 +251,7 @@ class Autosync:
         try:
             thread.join(seconds)
         finally:
-            # Also when Ctrl-C ends the wait.
+            # Also if Ctrl-C ends the wait.
             if self._warns:
                 self._warn_of_unpushed()
         with self._lock:
@@ -261,11 +260,11 @@ class Autosync:
     def _warn_of_unpushed(self) -> None:
         with self._lock:
             late = [task.volume for task in self._tasks.values() if not task.is_flushed]
-            unpushed = {**dict.fromkeys(late, "there was no time left"), **self._unpushed}
+            unpushed = {**dict.fromkeys(late, "the time limit was reached"), **self._unpushed}
         for volume, reason in unpushed.items():
             _logger.warning(
-                "volume %s may have commits that were not pushed before the end (%s); they stay "
-                "here, and the next push has them",
+                "volume %s may have unpushed commits (%s); they stay "
+                "on this machine, and the next push sends them",
                 volume,
                 reason,
             )
@@ -279,7 +278,7 @@ class Autosync:
         _live.discard(self)
 
     def _run_due(self) -> float:
-        """Run what is due; returns how many seconds nothing will be."""
+        """Run the due syncs; returns the seconds until the next one."""
         while True:
             with self._lock:
                 now = self._clock.seconds()
@@ -305,7 +304,7 @@ class Autosync:
         with self._lock:
             task.is_running = False
             if self._is_closing:
-                return  # The flush looks at this volume again, and tells what it finds.
+                return  # The flush checks this volume again, and reports the result.
             if outcome is Outcome.CLOSED and not task.is_wanted:
                 self._tasks.pop(task.volume, None)
                 _release(task)
@@ -326,18 +325,21 @@ class Autosync:
             return
         if task.has_diverged and not had_diverged:
             _logger.warning(
-                "volume %s has diverged from its log; autosync leaves it alone until that is "
-                "resolved",
+                "volume %s has diverged from its log; autosync skips it until that is resolved",
                 task.volume,
             )
         if is_failure:
             level = logging.WARNING if task.failures == 1 else logging.DEBUG
             _logger.log(
-                level, "autosync of volume %s, again in %.0f s: %s", task.volume, pause, error
+                level,
+                "autosync of volume %s failed, next run in %.0f s: %s",
+                task.volume,
+                pause,
+                error,
             )
 
     def _attempt(self, task: _Task, *, is_last: bool) -> tuple[Outcome, Exception | None]:
-        """Sync a volume if this process leads it; returns what came of it, and what kept it."""
+        """Sync a volume if this process is its leader; returns the result and the error."""
         try:
             if not self._leads(task):
                 return Outcome.SYNCED, None
@@ -351,8 +353,8 @@ class Autosync:
             self._counters.add("autosync_failures")
             return Outcome.SYNCED, error
         except Exception as error:
-            # A fault of the program must not end the thread, or data would be stale for ever with
-            # no sign. The status shows it, too.
+            # A bug must not end the thread, or data would silently stay stale forever. The status
+            # shows the error too.
             self._counters.add("autosync_failures")
             _logger.exception("autosync of volume %s", task.volume)
             return Outcome.SYNCED, error
@@ -361,20 +363,20 @@ class Autosync:
                 self._running.discard(task.volume)
 
     def _leads(self, task: _Task) -> bool:
-        """Return True if this process leads the volume; take the lead if no process has it."""
+        """Return True if this process is the leader; become it if there is none."""
         if task.role is AutosyncRole.LEADER or task.directory is None:
             return True
         if task.lock is None:
             task.lock = FileLock(task.directory / layout.AUTOSYNC_LOCK)
         if task.lock.acquire():
             task.role = AutosyncRole.LEADER
-            _logger.info("this process leads the autosync of volume %s", task.volume)
+            _logger.info("this process is the leader for autosync of volume %s", task.volume)
         else:
             task.role = AutosyncRole.FOLLOWER
         return task.role is AutosyncRole.LEADER
 
     def _flush(self) -> None:
-        """Push what was not pushed, volume after volume, as long as there is time."""
+        """Push unpushed commits, volume by volume, until the time limit."""
         self._workers.drain(self._closing_at - self._clock.seconds())
         for task in self._tasks.values():
             self._workers.run(functools.partial(self._flush_one, task))
@@ -393,7 +395,7 @@ class Autosync:
 
 
 def backoff_seconds(interval_seconds: float, failures: int, jitter: float) -> float:
-    """Return the pause after so many failures in a row, in seconds; `jitter` is from 0 to 1."""
+    """Return the pause in seconds after consecutive failures; `jitter` is from 0 to 1."""
     longest = max(2 * interval_seconds, BACKOFF_SECONDS_MAX)
     return max(interval_seconds, backoff(interval_seconds, failures, longest, jitter))
 
@@ -412,11 +414,11 @@ def is_live() -> bool:
 
 
 def close_all() -> None:
-    """Push what was not pushed, as at the interpreter's end; see Autosync.close."""
+    """Push unpushed commits, as at interpreter exit; see Autosync.close."""
     for autosync in list(_live):
         autosync.close()
 
 
 atexit.register(close_all)
-# The threads of the parent are not in the child, and what they did is the parent's to end.
+# The parent's threads do not exist in the child, and the parent finishes their work.
 at_fork(Step.THREADS, in_child=_live.clear)

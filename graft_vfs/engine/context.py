@@ -31,7 +31,7 @@ _FETCH_THREADS = 16
 
 
 class Pool:
-    """The threads that fetch, which start when one is first needed, or an executor for them.
+    """The threads that fetch, started on demand, or a given executor.
 
     Owner: the engine. Thread rule: any thread.
     """
@@ -42,7 +42,7 @@ class Pool:
         self._is_closed = False
 
     def executor(self) -> Executor:
-        """Return the executor; raises UsageError once it was closed."""
+        """Return the executor; raises UsageError after close."""
         with self._lock:
             if self._is_closed:
                 raise UsageError("the engine was closed", next_step="open it again")
@@ -51,11 +51,11 @@ class Pool:
             return self._executor
 
     def close(self) -> None:
-        """End the threads, and give up what they were not at yet."""
+        """End the threads, and cancel work that has not begun."""
         with self._lock:
             self._is_closed = True
             executor, self._executor = self._executor, None
-        # Without the lock, which a thread that is still fetching may want.
+        # Without the lock, which a fetching thread may need.
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
 
@@ -63,9 +63,9 @@ class Pool:
 def open_context(
     config: Config, pool: Pool, *, store: ObjectStore | None, recovering: bool
 ) -> tuple[Context, list[LostVolume]]:
-    """Open a data directory, and the remote unless `store` stands for it.
+    """Open a data directory, and the remote unless `store` replaces it.
 
-    Returns the volumes that the catalog does not know, too. Raises ConfigError, LocalStorageError,
+    Also returns the volumes that the catalog lacks. Raises ConfigError, LocalStorageError,
     StoreError, CorruptCatalogError.
     """
     directory = config.data_dir.absolute()
@@ -77,7 +77,7 @@ def open_context(
         catalog, lost = open_catalog(directory, writable, recovering=recovering, maps=maps)
         opened.callback(catalog.close)
         if store is None:
-            # Else a disk that is not mounted would get a fresh remote at its mount point.
+            # Otherwise an unmounted disk would get a new remote at its mount point.
             creates = not catalog.has_bases()
             store = config.remote.open(create=creates, allow_file_systems=allowed)
             opened.callback(store.close)
@@ -115,7 +115,7 @@ def _author_name() -> str:
 
 
 def _make_directory(path: Path) -> bool:
-    """Make the data directory; False if it is there and cannot be written."""
+    """Create the data directory; False if it exists and is not writable."""
     try:
         with storage_errors(path):
             make_directories(path)

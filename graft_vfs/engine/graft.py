@@ -1,7 +1,7 @@
-"""The engine: opens a data directory and a remote, and does every verb on tags.
+"""The engine: opens a data directory and a remote, and runs every verb on tags.
 
-The composition root: here stores, catalog, logs and volumes are put together. The VFS and the
-command line call it; so may any program.
+This is the composition root: it puts stores, catalog, logs and volumes together. The VFS, the
+command line and programs call it.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ _logger = logging.getLogger(__name__)
 class Graft:
     """One data directory with one remote.
 
-    Every verb on a tag raises InvalidTagError and NotFoundError; one that writes here raises
-    ReadOnlyError and LocalStorageError; one that reads what is damaged, a DamageError; one that
-    makes requests raises NoRemoteError and StoreError. A verb names what else it raises. What a
-    verb changed on this machine is durable when it returns.
+    Every verb on a tag raises InvalidTagError and NotFoundError. Verbs that write locally raise
+    ReadOnlyError and LocalStorageError; verbs that read damaged bytes raise a DamageError; verbs
+    that send requests raise NoRemoteError and StoreError. Each verb documents its other errors. A
+    verb's local changes are durable when it returns.
 
     Owner: the program, usually through `graft_vfs.register`. Thread rule: any thread. Processes may
-    share the data directory, each with an engine of its own; an engine does not survive fork.
+    share the data directory, each with its own engine. An engine does not survive a fork.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class Graft:
         clock: Clock | None = None,
         recovering: bool = False,
     ) -> None:
-        """Open, making the data directory if absent; raises ConfigError, LocalStorageError.
+        """Open, creating the data directory if absent; raises ConfigError, LocalStorageError.
 
-        `store` stands for the remote of the configuration, `executor` for the threads that fetch;
-        both are closed with the engine. `clock` tells autosync the time. An empty catalog beside
-        volumes is CorruptCatalogError, unless the engine is to recover them with `adopt`.
+        `store` replaces the configured remote, and `executor` the threads that fetch; both are
+        closed with the engine. `clock` is autosync's clock. An empty catalog beside volumes raises
+        CorruptCatalogError, unless `recovering` is true, so that `adopt` can recover them.
         """
         self.config = config or Config.load()
         self._process = os.getpid()
@@ -144,12 +144,12 @@ class Graft:
         return [name for name, value in vars(Graft).items() if callable(value) and name[0] != "_"]
 
     def close(self) -> None:
-        """Make everything durable and close it. Connections must be closed before.
+        """Make everything durable and close the engine. Close all connections first.
 
-        No request, but with autosync: then local commits are pushed before, for some seconds at
-        most, and what stays is told by a warning.
+        No request without autosync. With autosync, local commits are pushed first, for a few
+        seconds at most; a warning names volumes that still have some.
         """
-        # A push that did not end in time ends at its next request, and its volume with it.
+        # A push that overruns the deadline stops at its next request, and its volume closes then.
         busy = self._autosync.close() if self._autosync is not None else frozenset[VolumeId]()
         signals.restore()
         volumes = self.context.volumes
@@ -208,16 +208,16 @@ class Graft:
         return tag if isinstance(tag, Opened) else Opened(tag, self.open(tag))
 
     def lost_volumes(self) -> list[LostVolume]:
-        """Return the volumes that the catalog lacks, or has in an older state. No request."""
+        """Return volumes that the catalog lacks, or has only in an older state. No request."""
         return adopting.lost_volumes(self.catalog, self.context.volumes.directory)
 
     def adopt(
         self, volume: VolumeId, tag: str | None = None, *, base: str | None = None
     ) -> Adopted:
-        """Adopt a volume that the catalog lost, as its own files describe it.
+        """Adopt a volume that the catalog lost, as the volume's files describe it.
 
-        Without `tag` it gets the tags that it remembers. `base` is LOG:LSN for a volume of an
-        earlier version that does not say what it stands on. Requests: those of a fetch, if that
+        Without `tag`, it gets the tags recorded in its files. `base` is LOG:LSN, for a volume of
+        an earlier version whose files do not record its base. Requests: those of a fetch, if that
         commit is not known. Raises AlreadyExistsError if nothing was lost, HistoryMismatchError,
         UsageError.
         """
@@ -266,14 +266,14 @@ class Graft:
     def volumes(self) -> list[VolumeReport]:
         """Return all volumes, oldest first, with the tags that name them. No request.
 
-        One that cannot be opened is a row that says why.
+        A volume that cannot be opened has a row that says why.
         """
         return volume_reports(self.context)
 
     def examined(self) -> Iterator[tuple[VolumeRow, Snapshot | GraftError]]:
-        """Open each volume, oldest first, and yield its newest snapshot, or why there is none.
+        """Open each volume, oldest first, and yield its newest snapshot, or the error.
 
-        No request. None of them stays open longer than its snapshot.
+        No request. A volume stays open only as long as its snapshot.
         """
         return examined(self.context)
 
@@ -289,9 +289,9 @@ class Graft:
         return statuses(self.context)
 
     def metrics(self) -> Metrics:
-        """Count what this engine did since it was opened; volumes as they stand now. No request.
+        """Return counts since this engine was opened, and the state of its volumes. No request.
 
-        Other processes on the data directory count for themselves.
+        Other processes on the data directory have their own counts.
         """
         return metrics_of(self.context, self._autosync)
 
@@ -344,13 +344,13 @@ class Graft:
         *,
         progress: Progress | None = None,
     ) -> Diff:
-        """Say what changed from one commit to another in the schema and in the rows of tables.
+        """Return the changes to the schema and to the rows of tables between two commits.
 
         Each is a ref as for `resolve`. `older` alone may be `A..B`, else it is compared with HEAD;
         by default BASE and HEAD are compared: what a push would publish. `progress` counts key
-        ranges. Cost: interior pages of all tables and the leaves that changed; where the pages do
-        not tell, all pages of both commits; requests for those that are not here. Raises what
-        `resolve` and reading raise.
+        ranges. Cost: the interior pages of all tables and the changed leaves, or all pages of both
+        commits if the pages alone do not show what changed; requests for pages that are not cached.
+        Raises what `resolve` and reading raise.
         """
         with importing():
             from graft_vfs.history import diff as comparing  # noqa: PLC0415 - for start-up
@@ -468,10 +468,10 @@ class Graft:
         return find_source(self.logs, text)
 
     def name_log(self, name: str, log_id: LogId) -> None:
-        """Make a ref for a log that has commits. Two requests, three if the name is taken.
+        """Create a ref for a log that has commits. Two requests, three if the name is taken.
 
         Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names
-        another one.
+        another log.
         """
         naming.name_by_hand(self.context, log_id, name)
 
@@ -483,11 +483,11 @@ class Graft:
         repair: bool = False,
         progress: Progress | None = None,
     ) -> fsck.Fsck:
-        """Verify the data directory and remote logs, and repair them with `repair`.
+        """Verify the data directory and remote logs; with `repair`, also repair them.
 
-        `name` is a tag, a log id or a ref; without one, all logs that volumes here stand on or push
-        to are verified, and all refs. For the requests see `maintenance.fsck.check_log`. With
-        `deep` each frame is read. Nothing is written without `repair`. Raises NotFoundError.
+        `name` is a tag, a log id or a ref. Without one, all logs that local volumes are based on or
+        push to are verified, and all refs. For the requests see `maintenance.fsck.check_log`. With
+        `deep`, each frame is read. Nothing is written without `repair`. Raises NotFoundError.
         """
         with importing():
             from graft_vfs.maintenance import fsck  # noqa: PLC0415 - for start-up
@@ -495,9 +495,9 @@ class Graft:
         return fsck.check_all(self.context, name, deep=deep, repair=repair, progress=progress)
 
     def dump_header(self, volume: Volume) -> str:
-        """Return the first 100 bytes of the database, to look for a fault.
+        """Return the first 100 bytes of the database, for debugging.
 
-        No request, or one if page 1 is not here.
+        No request, or one if page 1 is not cached.
         """
         image = volume.begin().read(1)[:HEADER_BYTES]
         return "\n".join(
@@ -513,7 +513,7 @@ class Graft:
         return "\n".join(f"{name}: {value}".replace("\n", "\\n") for name, value in facts.items())
 
     def commit_facts(self, spec: str, volume: Volume | None = None) -> dict[str, LogId | int | str]:
-        """Return what `dump_commit` describes, by name, for the same requests and errors."""
+        """Return the fields of `dump_commit` by name, with the same requests and errors."""
         found = names.resolve_remote(self.logs, spec, volume)
         return history.commit_facts(self.logs, found.log, found.lsn)
 
@@ -548,14 +548,14 @@ class Graft:
     # Verbs that move a tag --------------------------------------------------------------------
 
     def new(self, tag: str) -> Moved:
-        """Point the tag at a new, empty volume; what it named before stays. No request."""
+        """Point the tag at a new, empty volume; its previous volume stays. No request."""
         made = moving.replace(self.context, tag, NewVolume())
         return moving.moved(self.context, tag, made, "Created volume")
 
     def switch(self, tag: str, spec: str) -> Moved:
-        """Point the tag at `volume[:local[:remote]]`; a volume that is absent is made so.
+        """Point the tag at `volume[:local[:remote]]`; an absent volume is created with these ids.
 
-        No request, or those of a fetch if it is made on a remote log. Raises InvalidIdError,
+        No request, or those of a fetch if it is created on a remote log. Raises InvalidIdError,
         UsageError.
         """
         volume = moving.switch(self.context, tag, spec)
@@ -565,7 +565,7 @@ class Graft:
         """Point the tag at a new volume on the newest commit of a ref, a log id or a URL.
 
         A URL says which remote has the log, and all later syncs use that. Metadata only: one
-        request for the ref, then one for each commit and one listing. `progress` counts commits.
+        request for the ref, one listing, and one request per commit. `progress` counts commits.
         Raises NotFoundError, UsageError for a URL, AlreadyExistsError if volumes here have the log
         of a URL from another remote.
         """
@@ -577,7 +577,7 @@ class Graft:
         return moving.moved(self.context, tag, made, "Cloned to volume")
 
     def checkout(self, tag: str | Opened, ref: str) -> Moved:
-        """Point the tag at a new volume on a remote commit; what it named before stays.
+        """Point the tag at a new volume on a remote commit; its previous volume stays.
 
         Requests and errors are those of `resolve`. Raises UsageError for a local commit.
         """
@@ -588,10 +588,10 @@ class Graft:
         return moving.moved(self.context, tag, made, "Checked out volume")
 
     def fork(self, tag: str | Opened, *, new_tag: str | None = None) -> Moved:
-        """Point a tag at a new volume with the same content and a log of its own.
+        """Point a tag at a new volume with the same content and a new log.
 
-        Pages that are not here stay lazy: the new log stands on the old one. No request. Crash
-        here: a volume without a tag is left, and the tag where it was.
+        Pages that are not cached stay lazy, because the new log is based on the old one. No
+        request. A crash leaves a volume without a tag, and the tag unchanged.
         """
         if new_tag is not None:
             check_tag(new_tag)
@@ -600,7 +600,7 @@ class Graft:
         made = moving.fork(self.context, source)
         moving.point(self.context, new_tag, made)
         if self.context.volumes.is_open(made):
-            self.volume(made)  # From now on autosync has it.
+            self.volume(made)  # So that autosync syncs it.
         return moving.moved(self.context, new_tag, made, "Forked to volume")
 
     def remove_tag(self, tag: str) -> None:
@@ -612,17 +612,17 @@ class Graft:
     def collect_local(
         self, *, dry_run: bool = False, force: Collection[VolumeId] = ()
     ) -> list[CollectedVolume]:
-        """Remove volumes that no tag names and that hold nothing unpushed. No request.
+        """Remove volumes without a tag and without unpushed commits. No request.
 
-        Volumes named by `force` go in any case, unless a process has them open. With `dry_run`
-        nothing is removed. Raises UsageError if a tag names one of them.
+        Volumes in `force` are removed in any case, unless a process has them open. With `dry_run`,
+        nothing is removed. Raises UsageError if a tag names a volume in `force`.
         """
         return collecting.collect(self.context, dry_run=dry_run, force=force)
 
     # Sync -------------------------------------------------------------------------------------
 
     def fetch(self, tag: str | Opened, *, progress: Progress | None = None) -> Fetched:
-        """Fetch the remote log's new commits; moves nothing. One request if nothing is new."""
+        """Fetch the remote log's new commits; no volume moves. One request if nothing is new."""
         volume = self._opened(tag).volume
         with syncing.syncing(self.context, volume):
             remote = self.catalog.volume(volume.id).remote
@@ -631,8 +631,8 @@ class Graft:
     def pull(self, tag: str | Opened, *, progress: Progress | None = None) -> Pulled:
         """Fetch and fast-forward; one request if nothing is new.
 
-        Raises DivergedError, with nothing moved, if the volume has local commits that the log
-        lacks.
+        Raises DivergedError, and moves nothing, if the volume has local commits and the log has
+        new ones.
         """
         return syncing.pull(self.context, self._opened(tag), progress)
 
@@ -671,7 +671,7 @@ class Graft:
         )
 
     def hydrate(self, tag: str | Opened, *, progress: Progress | None = None) -> int:
-        """Fetch all pages that are not cached, with range requests; returns how many.
+        """Fetch all pages that are not cached, with range requests; return their number.
 
         `progress` counts the bytes that arrive.
         """
@@ -691,12 +691,11 @@ class Graft:
         force: bool = False,
         progress: Progress | None = None,
     ) -> Transferred:
-        """Write a volume, or a commit of it, as a plain SQLite file or to a binary stream.
+        """Write a volume, or one of its commits, as a plain SQLite file or to a binary stream.
 
-        `at` is a ref as for `resolve`, by default HEAD. The file is durable on return, and does not
-        exist yet, or is replaced in one step with `force`. Requests: those of `resolve`, and for
-        pages that are not here. Raises AlreadyExistsError, also for a WAL or a journal beside the
-        file.
+        `at` is a ref as for `resolve`, by default HEAD. The file must not exist; with `force`, it
+        is replaced atomically. It is durable on return. Requests: those of `resolve`, and for pages
+        that are not cached. Raises AlreadyExistsError, also for a WAL or a journal beside the file.
         """
         with importing():
             from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
@@ -741,12 +740,12 @@ class Graft:
         force: bool = False,
         progress: Progress | None = None,
     ) -> RestoredFile:
-        """Write a commit as a plain SQLite file that was read back and checked by SQLite.
+        """Write a commit as a plain SQLite file, read it back and check it with SQLite.
 
-        `name` is a tag with commits, or else a ref or log id of the remote, which this machine need
-        not know. For the file see `export`. Requests: for such a ref those of a clone; those of
-        `resolve`, and for pages that are not here. Raises CorruptObjectError, with no file left, if
-        SQLite finds the database damaged.
+        `name` is a tag with commits, or else a ref or log id of the remote, which may be unknown
+        locally. For the file see `export`. Requests: those of a clone for such a ref, those of
+        `resolve`, and for pages that are not cached. If SQLite finds the database damaged, raises
+        CorruptObjectError and leaves no file.
         """
         with importing():
             from graft_vfs.history import restore  # noqa: PLC0415 - for start-up
@@ -794,5 +793,5 @@ class Graft:
                 volume, path, update=update, message=message, progress=progress
             )
         made, done = moving.import_new(self.context, path, tag, message, progress)
-        self.volume(made)  # From now on autosync has it.
+        self.volume(made)  # So that autosync syncs it.
         return done

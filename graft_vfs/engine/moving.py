@@ -1,4 +1,4 @@
-"""Making volumes, and pointing tags at them."""
+"""Creates volumes, and points tags at them."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ _T = TypeVar("_T")
 def change_tag(
     context: Context, tag: str, change: Callable[[Announce], _T], *, to: VolumeId | None = None
 ) -> _T:
-    """Move a tag by `change`; raises WriterBusyError if what it names is being written to."""
+    """Move a tag by `change`; raises WriterBusyError if its volume is being written to."""
     context.catalog.require_writable()
     return move_tag(context.catalog, context.volumes.directory, check_tag(tag), change, to=to)
 
 
 def point(context: Context, tag: str, volume: VolumeId) -> None:
-    """Point a tag at a volume that exists."""
+    """Point a tag at an existing volume."""
     set_tag = functools.partial(context.catalog.set_tag, tag, volume)
     change_tag(context, tag, set_tag, to=volume)
 
 
 def replace(context: Context, tag: str, new: NewVolume) -> VolumeId:
-    """Make a volume, and point the tag at it whatever it named before."""
+    """Create a volume, and point a new or existing tag at it."""
     make = functools.partial(make_volume, context, new, tag)
     return change_tag(context, tag, lambda replacing: make(replacing=replacing))
 
@@ -62,7 +62,7 @@ def moved(context: Context, tag: str, volume: VolumeId, verb: str) -> Moved:
 
 
 def switch(context: Context, tag: str, spec: str) -> VolumeId:
-    """Point the tag at `volume[:local[:remote]]`, which is made if it is absent."""
+    """Point the tag at `volume[:local[:remote]]`, which is created if absent."""
     parts = spec.split(":")
     if not 1 <= len(parts) <= 3:
         raise UsageError(f"{spec!r} is not volume[:local[:remote]]")
@@ -87,7 +87,7 @@ def switch(context: Context, tag: str, spec: str) -> VolumeId:
 
 
 def fork(context: Context, source: Opened) -> VolumeId:
-    """Make a volume with the same content and a log of its own; no tag names it yet."""
+    """Create a volume with the same content and a new log; it has no tag yet."""
     with source.volume.pinned() as snapshot:
         row = snapshot.branch.row
         base = (row.log_id, row.base) if row.base else None
@@ -108,7 +108,7 @@ def fork(context: Context, source: Opened) -> VolumeId:
 def import_new(
     context: Context, path: Path, tag: str, message: str, progress: Progress | None
 ) -> tuple[VolumeId, Imported]:
-    """Make a volume from a plain SQLite file, and a tag for it when all is in it.
+    """Create a volume from a plain SQLite file, and its tag once the import is complete.
 
     A failure leaves no volume.
     """
@@ -124,10 +124,10 @@ def import_new(
             context.volumes.use(made), path, message=message, progress=progress
         )
         context.catalog.add_tag(tag, made)
-        # Again, now with its tag.
+        # Again, now with the tag.
         context.catalog.describe(made, lambda wanted: descriptor.write(directory, wanted))
     except BaseException:
-        # A volume without a tag, and with nothing in it that is not in the file.
+        # A volume without a tag; everything in it is also in the file.
         context.volumes.let_go(made)
         collect.delete(context.catalog, directory, made)
         raise

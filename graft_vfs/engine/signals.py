@@ -1,13 +1,14 @@
-"""SIGTERM and SIGHUP under autosync: what was committed is pushed, then the process ends by them.
+"""SIGTERM and SIGHUP with autosync: local commits are pushed, then the signal ends the process.
 
-A program that handles these signals itself, or ignores them, is left alone: its own way to end
-reaches autosync through `engine.close` or through the end of the interpreter. Only where a signal
-would have killed the process at once is there a handler, and only Python's main thread can set one.
+Programs that handle or ignore these signals are not affected: autosync's final push then runs in
+`engine.close` or at interpreter exit. A handler is set only where the signal's default action would
+kill the process, and only Python's main thread can set it.
 
-Python runs a handler when the main thread next executes Python code: README names that limit.
-The handler does no work where it runs, which may be inside a lock: a thread of its own pushes, for
-FLUSH_SECONDS at most, while the program goes on. Then the signal is sent again and does what it
-would have done. What is committed meanwhile stays local and is pushed by the next process.
+Python runs a handler when the main thread next executes Python code; the manual documents that
+limit. The handler may run while its thread holds a lock, so it does no work itself: a separate
+thread pushes, for FLUSH_SECONDS at most, while the program continues. Then the signal is sent
+again, with its default action. Commits made during that time stay local, and the next process
+pushes them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _is_flushed = False
 
 
 def push_before_end() -> None:
-    """Set the handlers where the default would end the process; harmless when repeated."""
+    """Set handlers for signals whose default ends the process; idempotent."""
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             if signal.getsignal(number) is signal.SIG_DFL:
@@ -36,7 +37,7 @@ def push_before_end() -> None:
 
 
 def restore() -> None:
-    """Give the defaults back if no engine syncs any more; otherwise do nothing."""
+    """Restore the defaults if no engine syncs any more; otherwise do nothing."""
     if autosync.is_live() or threading.current_thread() is not threading.main_thread():
         return
     for number in _SIGNALS:
@@ -55,7 +56,7 @@ def _handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         try:
             _flusher.start()
         except RuntimeError:
-            _end(number)  # No thread is to be had any more.
+            _end(number)  # No thread can start any more.
 
 
 def _flush(number: int) -> None:
@@ -67,21 +68,21 @@ def _flush(number: int) -> None:
         _is_flushed = True
         main = threading.main_thread().ident
         while main is not None:
-            # Again and again: Python may note a signal just before the thread begins to wait.
+            # Repeatedly: Python may record a signal just before the thread begins to wait.
             signal.pthread_kill(main, number)
             time.sleep(_AGAIN_SECONDS)
 
 
 def _end(number: int) -> None:
-    """Do what the signal does without a handler."""
+    """Do what the signal's default action does."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-    # The kernel does not kill the first process of a container in this way.
+    # The kernel does not kill process 1 of a container this way.
     os._exit(128 + number)
 
 
 def _forget() -> None:
-    """In the child of a fork: the thread is the parent's, and so is what it pushes."""
+    """In a forked child: the thread and its push belong to the parent."""
     global _flusher, _is_flushed
     _flusher, _is_flushed = None, False
 

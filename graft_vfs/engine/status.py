@@ -1,4 +1,4 @@
-"""What an engine says about its volumes, from what is known here: none of it sends a request."""
+"""An engine's reports on its volumes, from local data; they send no requests."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class VolumeStatus(Report):
 
 
 def status_of(context: Context, opened: Opened, autosync: Autosync | None = None) -> Status:
-    """Return how a volume stands to its remote."""
+    """Return the state of a volume relative to its remote."""
     tag, volume = opened
     snapshot = volume.begin()
     row, branch = context.catalog.volume(volume.id), snapshot.branch.row
@@ -98,7 +98,7 @@ def _sides(context: Context, row: VolumeRow, branch: BranchRow, local_lsn: Local
     is_fork, claimed = branch.log_id != row.remote and branch.base > 0, base
     pending = context.catalog.pending_push(row.id)
     if pending is not None and _is_known(context, pending):
-        # Our own commit must not look like a rival's until the next sync settles it.
+        # Our own commit must not look like another client's until the next sync settles it.
         claimed, is_fork = pending.lsn, False
         ahead = local_lsn - pending.through_lsn
     behind = max(0, context.catalog.newest_commit(row.remote)[0] - claimed)
@@ -164,7 +164,7 @@ def _volume_status(
 def _warning(
     context: Context, tag: str, volume: Volume, log_id: LogId
 ) -> tuple[str | None, Hint | None]:
-    """Return what to know of a volume without its tag or without a ref, and what to do."""
+    """Return the warning about a volume without its tag or a ref, and the advice."""
     named = context.catalog.tag_volume(tag)
     if named is None:
         return (
@@ -184,7 +184,7 @@ def _is_known(context: Context, push: PendingPush) -> bool:
 
 
 def _behind_since(context: Context, log_id: LogId, base: RemoteLsn) -> int | None:
-    """Return when the oldest known commit above `base` was made."""
+    """Return the time of the oldest known commit above `base`."""
     header = context.logs.header(log_id, RemoteLsn(base + 1))
     return None if header is None else header.time_ms
 
@@ -208,7 +208,7 @@ def info_of(context: Context, opened: Opened) -> Info:
 
 
 def _snapshot_text(snapshot: Snapshot) -> str:
-    """Return a snapshot as `log[1..base] + branch[first..lsn]`, without what is empty."""
+    """Return a snapshot as `log[1..base] + branch[first..lsn]`, without empty parts."""
     branch = snapshot.branch.row
     parts = []
     if branch.base:
@@ -219,9 +219,9 @@ def _snapshot_text(snapshot: Snapshot) -> str:
 
 
 def examined(context: Context) -> Iterator[tuple[VolumeRow, Snapshot | GraftError]]:
-    """Open each volume, oldest first, and yield its newest snapshot, or why there is none.
+    """Open each volume, oldest first, and yield its newest snapshot, or the error.
 
-    None of them stays open longer than its snapshot.
+    A volume stays open only as long as its snapshot.
     """
     for row in context.catalog.volumes():
         try:
@@ -231,7 +231,7 @@ def examined(context: Context) -> Iterator[tuple[VolumeRow, Snapshot | GraftErro
 
 
 def volume_reports(context: Context) -> list[VolumeReport]:
-    """Return all volumes, oldest first; one that cannot be opened is a row that says why."""
+    """Return all volumes, oldest first; one that cannot be opened has a row with the reason."""
     tags: dict[VolumeId, list[str]] = {}
     for tag, volume in context.catalog.tags():
         tags.setdefault(volume, []).append(tag)
@@ -250,7 +250,7 @@ def volume_reports(context: Context) -> list[VolumeReport]:
 
 
 def metrics_of(context: Context, autosync: Autosync | None) -> Metrics:
-    """Count what an engine did since it was opened; volumes as they stand now."""
+    """Return counts since an engine was opened, and the state of its volumes."""
     counts = context.volumes.commit_counts()
     return Metrics(
         store=context.store.counters.snapshot(),

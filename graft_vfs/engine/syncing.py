@@ -1,4 +1,4 @@
-"""Syncs as the engine does them: how one ended is noted, and autosync decides what to do."""
+"""Syncs of an engine: records how each one ended, and decides what a run of autosync does."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def require_remote(context: Context, log_id: LogId | None = None) -> None:
 
 @contextlib.contextmanager
 def syncing(context: Context, volume: Volume) -> Iterator[None]:
-    """Keep the error of a sync for the volume's status, and clear it after a good one."""
+    """Store a sync's error for the volume's status; a successful sync clears it."""
     require_remote(context, context.catalog.volume(volume.id).remote)
     try:
         yield
@@ -78,13 +78,15 @@ def _note_checked(context: Context, volume: VolumeId) -> None:
 
 
 def _note_error(context: Context, volume: Volume, error: GraftError | None) -> None:
-    """Note how a sync ended; on a full disk the end counts, and not that it was not noted."""
+    """Record how a sync ended; on a full disk, only log that this failed."""
     if not context.writable:
         return
     try:
         context.catalog.note_sync_error(volume.id, error)
     except GraftError as failure:
-        _logger.warning("how the sync of volume %s ended is not noted: %s", volume.id, failure)
+        _logger.warning(
+            "the result of the sync of volume %s could not be recorded: %s", volume.id, failure
+        )
 
 
 def pull(context: Context, opened: Opened, progress: Progress | None = None) -> pulling.Pulled:
@@ -103,7 +105,7 @@ def push(
     sent: Sent | None = None,
     wait_seconds: float,
 ) -> pushing.Pushed:
-    """Push; local commits that the log holds already are recognised first. See `sync.push`.
+    """Push, after recognising local commits that the log already has. See `sync.push`.
 
     A log without commits gets `name`, by default that of an earlier attempt, else the tag; one with
     commits gets `name` as another ref.
@@ -145,7 +147,7 @@ def is_diverged(context: Context, opened: Opened, status: Status) -> bool:
 def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome:
     """Do one run of autosync: push if there are local commits, else pull.
 
-    One request if they are few, or if nothing is new. A volume that was closed is only pushed.
+    One request for a small push, or if nothing is new. A closed volume is only pushed.
     """
     tags = context.catalog.volume_tags(volume_id)
     if not tags:
@@ -156,7 +158,7 @@ def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome
     if is_diverged(context, opened, status):
         return Outcome.DIVERGED if is_open else Outcome.CLOSED
     if needs_push(status):
-        # Another push here is as good as this one, but for commits that come when it ends.
+        # A push by another process is equivalent, except for commits that follow it.
         push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
     elif is_open and not is_last:
         if _may_have_news(context, status.remote):
@@ -183,7 +185,7 @@ def has_news(context: Context, volume_id: VolumeId) -> bool:
 
 
 def _may_have_news(context: Context, log: LogId) -> bool:
-    """Return True if a pull may find something; a log without commits is not listed for that."""
+    """Return True if a pull may find commits; a log without commits is not listed for that."""
     if context.catalog.newest_commit(log)[0]:
         return True
     has_commits = context.logs.log(log).read_header(RemoteLsn(1)) is not None

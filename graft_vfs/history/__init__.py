@@ -1,6 +1,6 @@
-"""Floor 7: commits as people name and compare them.
+"""Floor 7: naming and comparing commits.
 
-    commits      the log of a volume, and the commit that a name, LSN or time means
+    commits      the log of a volume, and reports on its commits
     diff         what changed between two commits, counted
     graph        the log as lines, with what is beside it
     rows         the rows that changed, with their values

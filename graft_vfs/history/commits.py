@@ -125,7 +125,7 @@ def _names_by_lsn(logs: Logs, log_id: LogId) -> dict[RemoteLsn, tuple[str, ...]]
 
 
 def show(volume: Volume, logs: Logs, ref: str) -> CommitReport:
-    """Describe the commit that a ref means; requests and errors of `names.resolve`."""
+    """Describe the commit that a ref names; requests and errors of `names.resolve`."""
     found = names.resolve(logs, ref, volume)
     if isinstance(found, names.LocalCommit):
         return _local_commit(volume, found.lsn)
@@ -189,7 +189,7 @@ def _remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:
 
 
 def commit_facts(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> dict[str, LogId | int | str]:
-    """Return all that the header of a known commit says, by name. No request."""
+    """Return all fields of a known commit's header, by name. No request."""
     header = _header_of(logs, log_id, lsn)
     return {
         "log": header.log_id,
@@ -212,7 +212,7 @@ def commit_facts(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> dict[str, LogId |
 
 
 def _header_of(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitHeader:
-    """Return the header of a commit that is known here."""
+    """Return the header of a known commit."""
     header = logs.header(log_id, lsn)
     assert header is not None
     return header
@@ -229,6 +229,6 @@ def _image_bytes(chunks: Sequence[Chunk]) -> int:
 
 
 def _stored_bytes(logs: Logs, header: CommitHeader) -> int:
-    """Return how many bytes a remote commit has on the remote."""
+    """Return the size of a remote commit on the remote, in bytes."""
     (row,) = logs.catalog.commits(header.log_id, header.lsn, header.lsn)
     return len(row.header) + header.frames.body_bytes

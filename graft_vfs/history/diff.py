@@ -3,8 +3,8 @@
 SQLite counts the rows, in one connection that has both snapshots; `tables` says how they are
 matched, `rows` has the rows themselves.
 
-What it does not do: read virtual tables (their shadow tables are compared as what they are), and
-compare what only repeats other columns, which are generated columns and indexes.
+Virtual tables are not read (their shadow tables are compared like other tables), and neither are
+generated columns and indexes, which only repeat other columns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from graft_vfs.volume.volume import Volume
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a comparison found; `by_pages` tells whether unchanged pages saved reading rows."""
+    """The result of a comparison; `by_pages` is true if unchanged pages saved reading rows."""
 
     schema: tuple[SchemaDiff, ...]
     tables: tuple[TableDiff, ...]
@@ -54,7 +54,7 @@ def compare(
     """Compare two snapshots.
 
     `progress` is called with (key ranges done, key ranges to do). Cost: the interior pages of all
-    b-trees and the leaves of the ranges; at worst, all pages of both. Raises what reading raises.
+    b-trees and the leaves of the ranges; at worst, all pages of both. Raises the errors of reading.
     """
     with connected(volume, {NEWER: newer, OLDER: older}) as connection:
         try:
@@ -139,7 +139,7 @@ def _compared(tables: Tables, progress: Progress | None) -> Compared:
 
 
 def _counted(connection: apsw.Connection, table: Table) -> TableDiff | None:
-    """Return what became of a table's rows, None if nothing did."""
+    """Return the changes to a table's rows, None if there are none."""
     counts = _Counts()
 
     def count(source: str) -> int:
@@ -148,7 +148,7 @@ def _counted(connection: apsw.Connection, table: Table) -> TableDiff | None:
 
     try:
         if not table.is_matched:
-            # Without a key in common, all rows are others.
+            # Without a common key, all rows differ.
             counts.older = 0 if table.older is None else count(table.source(OLDER))
             counts.newer = 0 if table.newer is None else count(table.source(NEWER))
         elif table.ranges and not table.has_key:
@@ -157,7 +157,7 @@ def _counted(connection: apsw.Connection, table: Table) -> TableDiff | None:
             for bounds in table.ranges:
                 _add_range(counts, count, table, bounds)
     except apsw.SQLError as error:
-        # Such as a collation that only the application knows.
+        # For example a collation that only the application defines.
         return TableDiff(table.name, None, None, None, str(error))
     if counts.newer == counts.older == counts.both and not counts.updated:
         return None

@@ -1,15 +1,15 @@
-"""Which keys of a table can differ between two snapshots: found by pages, without reading rows.
+"""The keys of a table that can differ between two snapshots, found from pages without reading rows.
 
-A leaf that the table has in both snapshots, with one image, holds the same rows in both. So only
-the key ranges of the other leaves need to be compared. Interior pages name their leaves and are
-under 1 % of a table; leaves are not read.
+A leaf that has the same image in both snapshots contains the same rows in both. So only the key
+ranges of other leaves need a comparison. Interior pages name their leaves and are less than 1 % of
+a table; leaves are not read.
 
 Invariants:
  1. A row outside the ranges is the same in both snapshots.
  2. A leaf may keep its image while an overflow page of one of its rows changes, because SQLite
     overwrites long values in place. A changed page that both snapshots have, and that is in no
-    tree, freelist or pointer map of either, may be such a page: then nothing is said about any key.
- 3. Whatever the pages hold, it ends: no page is visited twice, and what is no tree says so.
+    tree, freelist or pointer map of either, may be such a page: then all keys may differ.
+ 3. It ends for any pages: no page is visited twice, and an invalid tree is an error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Run = tuple[int, int, FrameSource]
 
 @dataclass(slots=True)
 class _Tree:
-    """The pages of one b-tree, and its leaves with the last key that each may hold."""
+    """The pages of one b-tree, and its leaves with the last key that each may contain."""
 
     pages: BitMap = field(default_factory=BitMap)
     leaves: array[int] = field(default_factory=lambda: array("I"))
@@ -54,10 +54,10 @@ class _Tree:
 
 
 class ChangedKeys:
-    """What the pages of two snapshots tell about the rows of their tables.
+    """The possible differences between the rows of two snapshots, found from their pages.
 
-    Owner: the comparison. Making it reads the interior pages of all trees, and fetches those that
-    are not here. Raises what reading a page raises.
+    Owner: the comparison. Creating it reads the interior pages of all trees, and fetches those that
+    are not cached. Raises the errors of reading a page.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ChangedKeys:
     def ranges(self, older_root: int, newer_root: int) -> list[KeyRange] | None:
         """Return the key ranges of a rowid table that can differ, ascending and disjoint.
 
-        None if nothing is known about them: every row has to be compared.
+        None if they are unknown: every row must be compared.
         """
         if not self.is_known:
             return None
@@ -119,9 +119,9 @@ def _merged(ranges: list[KeyRange]) -> list[KeyRange]:
 
 
 def changed_pages(older: Snapshot, newer: Snapshot) -> BitMap:
-    """Return the pages whose images may differ, those included that only one snapshot has.
+    """Return the pages whose images may differ, including those in only one snapshot.
 
-    An image is known to be the same by where it comes from, not by its bytes. No request.
+    Images are compared by their source, not by their bytes. No request.
     """
     pages = BitMap(range(1, max(older.page_count, newer.page_count) + 1))
     pages -= _same_pages(_runs(older), _runs(newer))
@@ -141,7 +141,7 @@ def _runs(snapshot: Snapshot) -> Iterator[_Run]:
 
 
 def _same_pages(older: Iterator[_Run], newer: Iterator[_Run]) -> BitMap:
-    """Return the pages that both page tables find in one source, which has one image of each."""
+    """Return the pages that both page tables map to the same source."""
     same = BitMap()
     old, new = next(older, None), next(newer, None)
     while old is not None and new is not None:
@@ -168,7 +168,7 @@ def _trees(snapshot: Snapshot, roots: Iterable[int]) -> dict[int, _Tree]:
 
 
 def _walk(snapshot: Snapshot, root: int, seen: BitMap) -> _Tree:
-    """Return the tree at a root; its pages are added to `seen`, in which none may be yet."""
+    """Return the tree at a root; its pages are added to `seen`, and must not be in it yet."""
     tree = _Tree()
     pages, last_keys = array("I", [root]), array("q", [KEY_MAX])
     while True:
@@ -178,7 +178,7 @@ def _walk(snapshot: Snapshot, root: int, seen: BitMap) -> _Tree:
             raise NoTreeError
         seen |= level
         tree.pages |= level
-        # All leaves of a b-tree are equally deep, so one page tells for its level.
+        # All leaves of a b-tree have the same depth, so one page decides for its level.
         kind = btree.kind(snapshot.stored(pages[0]), pages[0])
         if kind in btree.LEAVES:
             tree.leaves, tree.last_keys, tree.is_table = pages, last_keys, kind == btree.LEAF_TABLE
@@ -192,7 +192,7 @@ def _walk(snapshot: Snapshot, root: int, seen: BitMap) -> _Tree:
 
 
 def _freelist(snapshot: Snapshot) -> BitMap:
-    """Return the pages that a database has no use for; raises NoTreeError for what is no list."""
+    """Return the pages on the freelist; raises NoTreeError if it is malformed."""
     pages = BitMap()
     trunk = int.from_bytes(snapshot.stored(1)[header.FIRST_FREELIST_TRUNK], "big")
     while trunk:
@@ -205,7 +205,7 @@ def _freelist(snapshot: Snapshot) -> BitMap:
 
 
 def _pointer_maps(snapshot: Snapshot) -> BitMap:
-    """Return the pages in which an auto_vacuum database keeps the parents of the others."""
+    """Return the pointer map pages of an auto_vacuum database."""
     first_page = snapshot.stored(1)
     if not any(first_page[header.LARGEST_ROOT]):
         return BitMap()

@@ -137,7 +137,7 @@ class Tables:
         self.keys = ChangedKeys(older, newer, _roots(self.older), _roots(self.newer))
 
     def schema(self) -> Iterator[SchemaDiff]:
-        """Yield what became of everything in the schema but SQLite's own tables and indexes."""
+        """Yield the changes to the schema, without SQLite's internal tables and indexes."""
         for key in sorted({*self.older, *self.newer}):
             change = _change(self.older.get(key), self.newer.get(key))
             if change is not None and not key[1].startswith("sqlite_"):
@@ -156,18 +156,18 @@ class Tables:
         ]
 
     def _ranges(self, name: str) -> list[KeyRange]:
-        """Return the key ranges of a table to compare; all keys if the pages do not tell."""
+        """Return the key ranges of a table to compare; all keys if the pages do not show them."""
         older, newer = self.older.get(("table", name)), self.newer.get(("table", name))
         if older is None or newer is None or not (older.root and newer.root):
             return _ALL_KEYS
         ranges = self.keys.ranges(older.root, newer.root)
-        # Unchanged rows may be read in another way, such as when two columns swapped their names.
+        # Unchanged rows may be read differently, for example if two columns swapped names.
         if ranges is None or older.sql != newer.sql:
             return _ALL_KEYS
         return ranges
 
     def _columns(self, schema: str, name: str) -> Columns | None:
-        """Describe a table that has rows of its own; None if there is none of that name."""
+        """Describe a table with rows; None if there is none of that name."""
         found = (self.newer if schema == NEWER else self.older).get(("table", name))
         if found is None or not found.root:
             return None

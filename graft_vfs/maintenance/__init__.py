@@ -1,11 +1,11 @@
-"""Floor 8: verbs that look after a data directory and a remote log as a whole.
+"""Floor 8: verbs that maintain a data directory and a remote log as a whole.
 
-    adopt     volumes that the catalog does not know
+    adopt     volumes that the catalog lacks
     fsck      the verification of both sides
-    findings  what it reports
-    mending   what a machine can write again on the remote
-    collect   the removal of volumes and files that nothing uses
+    findings  what fsck reports
+    mending   what a machine can rewrite on the remote
+    collect   removal of unused volumes and files
 
-They may import everything below the engine. Each verb that changes something has a plan, which is
-shown before it is carried out.
+They may import everything below the engine. Each verb that changes something can first show its
+plan.
 """

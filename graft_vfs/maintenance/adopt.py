@@ -1,9 +1,9 @@
-"""Adopting volumes: taking a volume's directory up into a catalog that does not know it as it is.
+"""Adopts volumes: adds an existing volume's directory to a catalog that lacks its current state.
 
-A catalog is lost, restored from a backup, or opened without its WAL; the volumes' own files say
-more than it does. What a branch stands on is taken from `volume.json`. A volume of an earlier
-version has no such file until this one opens it; it is adopted if its log alone holds every page,
-or on a commit that the caller names.
+If a catalog is lost, restored from a backup, or opened without its WAL, the volumes' files have
+newer information. A branch's base is read from `volume.json`. A volume of an earlier version has no
+such file until this version opens it; it is adopted if its log alone has every page, or with a base
+that the caller names.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _logger = logging.getLogger(__name__)
 _RESTORE_STEP = Hint(
     f"{descriptor.PUT_BACK}, or see ",
     Advice.LIST_LOST,
-    " for what can be adopted; move away the volumes that you do not want",
+    " for adoptable volumes; move volumes that you do not want to another directory",
 )
 _LOCK_SECONDS = 10.0
 
@@ -61,13 +61,13 @@ _LOCK_SECONDS = 10.0
 def open_catalog(
     directory: Path, writable: bool, *, recovering: bool, maps: bool = True
 ) -> tuple[Catalog, list[LostVolume]]:
-    """Open the catalog of a data directory; returns it and the volumes that it does not know.
+    """Open the catalog of a data directory; returns it and the volumes that it lacks.
 
-    Raises CorruptCatalogError if it knows none of those that are there: what it held is lost.
+    Raises CorruptCatalogError if it has none of the existing volumes: its content is lost.
     """
     path, volumes = directory / layout.CATALOG, directory / layout.VOLUMES
     if not recovering and not (path.exists() and path.stat().st_size):
-        # Ordering: before a catalog is made, whose WAL would be taken for that of a restored one.
+        # Ordering: before a new catalog, whose WAL might be mistaken for a restored catalog's.
         _refuse_empty(path, descriptor.unknown_volumes(volumes, list))
     catalog = Catalog(path, writable=writable, maps=maps)
     try:
@@ -79,7 +79,7 @@ def open_catalog(
         raise
     lost = _newest_first(_lost(volumes, volume, is_known=False) for volume in unknown)
     for each in lost if not recovering else ():
-        _logger.warning("the catalog does not know volume %s, which can be adopted", each.volume)
+        _logger.warning("the catalog lacks volume %s, which can be adopted", each.volume)
     return catalog, lost
 
 
@@ -89,11 +89,11 @@ def _refuse_empty(catalog: Path, volumes: Sequence[VolumeId]) -> None:
 
 
 def empty_error(catalog: Path, volumes: Sequence[VolumeId]) -> CorruptCatalogError:
-    """Return the error for a catalog that knows none of the volumes beside it."""
+    """Return the error for a catalog that has none of the volumes beside it."""
     count = "a volume" if len(volumes) == 1 else f"{len(volumes)} volumes"
     return CorruptCatalogError(
-        f"{catalog} is missing or empty, but {catalog.parent / layout.VOLUMES} holds {count}, "
-        f"{volumes[0]} for one",
+        f"{catalog} is missing or empty, but {catalog.parent / layout.VOLUMES} has {count}, "
+        f"such as {volumes[0]}",
         next_step=_RESTORE_STEP,
     )
 
@@ -101,26 +101,24 @@ def empty_error(catalog: Path, volumes: Sequence[VolumeId]) -> CorruptCatalogErr
 def refuse_lost(
     catalog: Catalog, lost_volumes: Sequence[LostVolume], tag: str, *, is_new: bool
 ) -> None:
-    """Raise CorruptCatalogError if a tag may name a volume that the catalog has lost.
+    """Raise CorruptCatalogError if a tag may have named a volume that the catalog lost.
 
-    A new tag may, whatever it is called; one that exists, if such a volume remembers its name.
+    Any new tag may; an existing one may if such a volume's files record it.
     """
     for lost in lost_volumes:
         if tag in lost.tags or (is_new and not lost.is_known):
             was = f", which was {tag!r}" if tag in lost.tags else ""
             raise CorruptCatalogError(
-                f"{catalog.path} has lost volume {lost.volume}{was}, so that {tag!r} may not be "
-                "what it was",
+                f"{catalog.path} has lost volume {lost.volume}{was}, so {tag!r} may not "
+                "name its former volume",
                 next_step=Hint(Advice.ADOPT(VOLUME=lost.volume), " adopts it; or ", _RESTORE_STEP),
             )
 
 
 def lost_volumes(catalog: Catalog, volumes_directory: Path) -> list[LostVolume]:
-    """Return the volumes that the catalog does not know, or knows as they were earlier. No request.
+    """Return volumes that the catalog lacks, or has only in an older state. No request.
 
-    Those that were written last come first.
-
-    Cost: one small file for each volume.
+    The most recently written come first. Cost: one small file per volume.
     """
     unknown = descriptor.unknown_volumes(
         volumes_directory, lambda: [row.id for row in catalog.volumes()]
@@ -135,7 +133,7 @@ def lost_volumes(catalog: Catalog, volumes_directory: Path) -> list[LostVolume]:
 
 
 def _lost(volumes_directory: Path, volume: VolumeId, *, is_known: bool) -> LostVolume:
-    """Return what the files of a lost volume remember; what cannot be read is left out."""
+    """Return what the files of a lost volume record; unreadable facts are omitted."""
     directory = volumes_directory / str(volume)
     try:
         found = descriptor.read(directory)
@@ -156,13 +154,13 @@ def _newest_first(lost: Iterable[LostVolume]) -> list[LostVolume]:
 def _newer(catalog: Catalog, directory: Path, volume: VolumeId) -> Descriptor | None:
     """Return the descriptor of a known volume if it is newer than the catalog's row.
 
-    None for one that cannot be read: opening the volume tells why.
+    None if it cannot be read; opening the volume reports the error.
     """
     try:
         found = descriptor.read(directory)
     except (DamageError, LocalStorageError):
         return None
-    # Ordering: the catalog after the file, which is never ahead of its own catalog.
+    # Ordering: the catalog after the file, because the file is never newer than its catalog.
     branch = catalog.current(volume)[1]
     is_newer = found is not None and found.branch.id != branch.id and found.is_newer(branch)
     return found if is_newer else None
@@ -175,29 +173,27 @@ def adopt(
     tag: str | None,
     base: tuple[LogId, RemoteLsn] | None,
 ) -> Adopted:
-    """Take a volume up as its own files say it is; durable on return.
+    """Adopt a volume as its files describe it; durable on return.
 
-    Without `tag` it gets the tags that its descriptor remembers, if they are free. Requests:
-    those of a fetch, if the commit that it stands on is not known. Raises AlreadyExistsError if the
-    catalog knows the volume as it is, NotFoundError, CorruptLogError, HistoryMismatchError if the
-    remote has another commit there, UsageError if its files do not say what it stands on.
+    Without `tag`, it gets the tags in its descriptor that are free. Requests: those of a fetch, if
+    its base commit is not known. Raises AlreadyExistsError if the catalog already has its current
+    state, NotFoundError, CorruptLogError, HistoryMismatchError if the remote has another commit at
+    the base, UsageError if its files do not record the base.
     """
     catalog, logs, directory = context.catalog, context.logs, context.directory_of(volume)
     catalog.require_writable()
     if not directory.is_dir():
         raise NotFoundError(
             f"there is no directory {directory}",
-            next_step=Hint("see ", Advice.LIST_LOST, " for what there is"),
+            next_step=Hint("see ", Advice.LIST_LOST, " for the volumes that exist"),
         )
     _require_lost(catalog, directory, volume)
     with held(directory, timeout_seconds=_LOCK_SECONDS):
-        # Again, because another process may have adopted it, and written to it, meanwhile.
+        # Again, because another process may have adopted it and written to it in the meantime.
         _require_lost(catalog, directory, volume)
         found = descriptor.read(directory)
         if found is not None and base is not None:
-            raise UsageError(
-                f"volume {volume} says itself what it stands on", next_step="leave the base out"
-            )
+            raise UsageError(f"volume {volume} records its own base", next_step="omit the base")
         if found is not None:
             if found.url is not None:
                 for log_id in {found.remote, found.branch.log_id}:
@@ -215,7 +211,7 @@ def _require_lost(catalog: Catalog, directory: Path, volume: VolumeId) -> None:
     known = {row.id for row in catalog.volumes()}
     if volume in known and _newer(catalog, directory, volume) is None:
         raise AlreadyExistsError(
-            f"the catalog knows volume {volume} as it is",
+            f"the catalog already has the current state of volume {volume}",
             next_step=Hint("to name it, run ", Advice.SWITCH(VOLUME=str(volume))),
         )
 
@@ -223,7 +219,7 @@ def _require_lost(catalog: Catalog, directory: Path, volume: VolumeId) -> None:
 def _tags(
     catalog: Catalog, volume: VolumeId, tag: str | None, found: Descriptor | None
 ) -> list[str]:
-    """Return the tags that are to name the volume."""
+    """Return the tags for the volume."""
     if tag is not None:
         return [tag]
     remembered = () if found is None else found.tags
@@ -241,7 +237,7 @@ def _insert(
         attached=branch.base > 0,
         branch=branch.id,
         epoch=epoch,
-        # When the volume was synced last went with the catalog.
+        # The time of the last sync was lost with the catalog.
         synced_local=None,
         synced_remote=None,
         synced_ms=None,
@@ -270,7 +266,7 @@ def _insert(
 
 
 def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, BranchRow, int]:
-    """Return (remote, branch, local commits) as the descriptor says, once all of it is verified."""
+    """Return (remote, branch, local commits) from the descriptor, after verifying all of it."""
     branch = found.branch
     branch_log = BranchLog(directory / branch.file, volume=branch.volume)
     try:
@@ -278,10 +274,10 @@ def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, B
             raise CorruptLogError(
                 f"{branch_log.path}: no commit ends at byte {branch.start.offset}, where the "
                 f"branch of {layout.DESCRIPTOR} begins",
-                next_step="restore the volume's directory from a backup as a whole, or clone the "
+                next_step="restore the whole directory of the volume from a backup, or clone the "
                 "volume from its remote",
             )
-        # A folded run stands for several commits.
+        # A folded run replaces several commits.
         lsns = [
             chunks[-1].lsn for chunks in branch_log.transactions(branch.start, branch.first_lsn)
         ]
@@ -294,9 +290,9 @@ def _described(logs: Logs, directory: Path, found: Descriptor) -> tuple[LogId, B
 
 
 def _require_base(logs: Logs, found: Descriptor) -> None:
-    """Make the commit that a branch stands on known; raises HistoryMismatchError if it differs.
+    """Fetch a branch's base commit if unknown; raises HistoryMismatchError if it differs.
 
-    Commits of another history, which an attempt at the wrong remote left, are forgotten first.
+    Commits of another history, left by an attempt with a wrong remote, are dropped first.
     """
     branch = found.branch
     require_commits(logs, branch.log_id, branch.base)
@@ -309,11 +305,11 @@ def _require_base(logs: Logs, found: Descriptor) -> None:
     if found.base_hash is not None and header.hash != found.base_hash:
         where = logs.log(branch.log_id).store.describe()
         raise HistoryMismatchError(
-            f"volume {branch.volume} stands on commit {found.base_hash.hex()[:16]} as LSN "
+            f"volume {branch.volume} is based on commit {found.base_hash.hex()[:16]} as LSN "
             f"{branch.base} of log {branch.log_id}, but the remote ({where}) has "
             f"{header.hash.hex()[:16]} there",
             next_step="check the [remote] table of graft.toml; if the remote's history was "
-            "replaced, the volume's local commits have nothing to lie on any more",
+            "replaced, the base of the volume's local commits no longer exists",
         )
 
 
@@ -333,7 +329,7 @@ def _is_boundary(branch_log: BranchLog, place: Position) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a branch log holds by itself: all transactions from its first chunk on."""
+    """The content of a branch log: all transactions from its first chunk."""
 
     file: str
     start: Position
@@ -346,7 +342,7 @@ class _Content:
 
 
 def _read_log(path: Path, volume: VolumeId) -> _Content | None:
-    """Return what a log holds, None if it has no commit."""
+    """Return the content of a log, None if it has no commits."""
     branch_log = BranchLog(path, volume=volume)
     try:
         first = branch_log.read_chunk(branch_log.start)
@@ -366,10 +362,10 @@ def _from_log(
     contents = [found for path in paths if (found := _read_log(path, volume)) is not None]
     if not contents:
         raise UsageError(
-            f"volume {volume} holds no commit, so that there is nothing to adopt",
+            f"volume {volume} has no commits, so there is nothing to adopt",
             next_step=f"delete {directory}",
         )
-    # A rotation that was interrupted leaves two logs; the one that was written last is in use.
+    # An interrupted rotation leaves two logs; the last written one is in use.
     content = max(contents, key=lambda found: found.last.lsn)
     header = None
     if base is not None:
@@ -400,7 +396,7 @@ def _from_log(
 
 
 def _first_after(content: _Content, header: CommitHeader | None) -> int:
-    """Return which transaction is the first that a remote commit does not hold."""
+    """Return the first transaction that no remote commit contains."""
     if header is not None:
         for number, chunks in reversed(list(enumerate(content.transactions))):
             last = chunks[-1]
@@ -415,10 +411,10 @@ def _check_alone(
     counter: int,
     header: CommitHeader | None,
 ) -> None:
-    """Raise UsageError unless these transactions show a whole database over `header`, or nothing.
+    """Raise UsageError unless these transactions give a complete database over `header`, if any.
 
-    Every commit takes the next change counter, and so does a pull. So where none is left out,
-    nothing was pulled between the first transaction and the last.
+    Every commit and every pull takes the next change counter. So if no counter is skipped, nothing
+    was pulled between the first transaction and the last.
     """
     present: set[int] = set()
     page_count = 0 if header is None else header.page_count
@@ -439,7 +435,7 @@ def _check_alone(
 
 def _unnamed_base(volume: VolumeId, why: str) -> UsageError:
     return UsageError(
-        f"volume {volume} lies on a remote commit that its files do not name: {why}",
+        f"volume {volume} is based on a remote commit that its files do not record: {why}",
         next_step=Hint(
             "find its log with ",
             Advice.LIST_LOGS,

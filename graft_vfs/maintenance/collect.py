@@ -1,12 +1,12 @@
-"""Removing volumes of this machine that no tag names, and nothing else.
+"""Removes local volumes that no tag names, and nothing else.
 
-A volume is kept if a process has it open, if it holds commits that were never pushed, or if it
-cannot be read, so that its content is unknown. The last two are removed if they are named.
+A volume is kept if a process has it open, if it has unpushed commits, or if it cannot be read, so
+that its content is unknown. In the last two cases it is removed if named explicitly.
 
-Ordering: what is there is looked at first; then the volume's directory is held exclusively, which
-is impossible while a process has it open, and must be as it was; then the catalog forgets the
-volume, unless a tag names it by now; then its files go. Crash here: a directory that the catalog
-does not know is left.
+Ordering: first the volume is examined. Then its directory is locked exclusively, which is
+impossible while a process has it open, and the volume must be unchanged. Then the catalog removes
+the volume, unless a tag has been pointed at it. Then its files are deleted. A crash leaves a
+directory that the catalog does not have.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _HEAD_BYTES = 64
 
 @dataclass(frozen=True, slots=True, repr=False)
 class CollectedVolume(Report):
-    """A volume that no tag names: whether it was `removed`, or would be; if not, why it is kept.
+    """A volume without a tag: whether it was, or would be, `removed`; if not, the reason.
 
-    `disk_bytes` is what its files take on the disk.
+    `disk_bytes` is the disk usage of its files.
     """
 
     volume: VolumeId
@@ -57,9 +57,9 @@ def collect(
 ) -> list[CollectedVolume]:
     """Remove the volumes that no tag names; returns each of them, oldest first. No request.
 
-    `force` names volumes that go although they hold unpushed commits or cannot be read. With
-    `dry_run` nothing is removed. Raises NotFoundError if there is no volume of such a name,
-    UsageError if a tag names it.
+    `force` names volumes to remove even if they have unpushed commits or cannot be read. With
+    `dry_run`, nothing is removed. Raises NotFoundError if a volume does not exist, UsageError if a
+    tag names it.
     """
     catalog = context.catalog
     if not dry_run:
@@ -103,9 +103,9 @@ def _collect_one(
 
 
 def delete(catalog: Catalog, directory: Path, volume: VolumeId) -> bool:
-    """Forget a volume and remove its files; False, with nothing done, if a tag names it.
+    """Remove a volume and its files; False, with nothing done, if a tag names it.
 
-    The caller knows that no process has it open.
+    The caller ensures that no process has it open.
     """
     if not catalog.delete_volume(volume):
         return False
@@ -116,16 +116,16 @@ def delete(catalog: Catalog, directory: Path, volume: VolumeId) -> bool:
 
 
 def _look(context: Context, volume: VolumeId) -> tuple[str | None, bytes | None]:
-    """Return why a volume is to be kept, None if its remote has all of it, and its head then."""
+    """Return why to keep a volume, or None if its remote has all of it; and its head words."""
     try:
         opened = context.volumes.look(volume)
-        # Ordering: the head first, so that a commit in between changes it, or is seen.
+        # Ordering: the head first, so that a later commit changes it, or is included.
         seen = _head(opened.directory)
         snapshot = opened.begin()
         if snapshot.local_commits:
-            return f"it holds {commits_text(snapshot.local_commits)} never pushed", seen
+            return f"it has {commits_text(snapshot.local_commits)} never pushed", seen
         if context.catalog.pending_push(volume) is not None:
-            return "a push of it has not been settled", seen
+            return "its last push has not been settled", seen
     except GraftError as error:
         return f"it cannot be read ({error.message})", None
     return None, seen
@@ -133,7 +133,7 @@ def _look(context: Context, volume: VolumeId) -> tuple[str | None, bytes | None]
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[bool]:
-    """Hold a volume's directory alone inside the block; yields False if another has it open."""
+    """Lock a volume's directory inside the block; yields False if another process has it open."""
     if not directory.exists():
         yield True
         return
@@ -151,7 +151,7 @@ def _alone(directory: Path) -> Iterator[bool]:
 
 
 def _head(directory: Path) -> bytes:
-    """Return the words that each commit and each change of branch changes."""
+    """Return the words that every commit and every change of branch modify."""
     try:
         return (directory / layout.HEAD).read_bytes()[:_HEAD_BYTES]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a verification finds wrong: for people, and for the repair of a commit."""
+"""Faults found by a verification: for users, and for the repair of a commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_MACHINE = (
 
 @dataclass(frozen=True, slots=True)
 class Finding(Worded):
-    """One thing that is wrong: where, what, what `--repair` would do or did, else what to do."""
+    """One fault: where, what, what `--repair` would do or did, else what to do."""
 
     where: str
     problem: str
@@ -33,17 +33,17 @@ class Finding(Worded):
 
 
 class FaultKind(enum.Enum):
-    """What a finding is about, as far as a repair is concerned."""
+    """The kind of a finding, for repairs."""
 
     HOLE = "a commit is missing"
-    DAMAGED = "the bytes of a commit object are no commit, or its frames are damaged"
+    DAMAGED = "a commit object is not a valid commit, or its frames are damaged"
     SEGMENT = "a segment is missing or damaged"
-    OTHER = "no object that could be written again"
+    OTHER = "not an object that can be rewritten"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A finding about one LSN, and what kind of repair it takes."""
+    """A finding about one LSN, and the kind of its repair."""
 
     lsn: RemoteLsn
     kind: FaultKind
@@ -52,7 +52,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How a commit is chained: its hash, and the hash that it names as that of the one before."""
+    """A link of the chain: a commit's hash, and the previous hash that it names."""
 
     hash: bytes
     previous_hash: bytes

@@ -1,12 +1,11 @@
 """fsck: verifies remote logs and local volumes, plans repairs, and makes them on demand.
 
-A log is verified whole: every commit is listed, read, proved by its hash and by the chain, and
-compared with what is known here; its frames are there, and with `deep` each is read and proved. A
-commit or segment that is missing or damaged can be written again by a machine that has its bytes:
-in the record of a push that was not settled, or as cached pages that compress to the same frames.
+A log is verified completely: every commit is listed, read, verified by its hash and the chain, and
+compared with the local catalog. Its frames must exist; with `deep`, each is read and verified. A
+machine can rewrite a missing or damaged commit or segment if it has the bytes: in the record of an
+unsettled push, or as cached pages that compress to the same frames.
 
-Nothing is written unless `repair` is asked for (see `mending`); then the findings say what was
-repaired.
+Nothing is written without `repair` (see `mending`); with it, the findings report the repairs.
 """
 
 from __future__ import annotations
@@ -46,12 +45,12 @@ from graft_vfs.volume.context import Context
 
 _DEEP_FRAMES = 16
 _GAP_COMMITS_MAX = 10_000
-"""A hostile listing may show any LSN: of a longer gap no more is looked for here."""
+"""A hostile listing may show any LSN: at most this many LSNs of a gap are searched."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LogCheck(Report, Worded):
-    """One remote log: its newest LSN there, what was verified, and what was found."""
+    """One remote log: its newest LSN, what was verified, and the findings."""
 
     log: LogId
     newest_lsn: RemoteLsn
@@ -72,7 +71,7 @@ class LogCheck(Report, Worded):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Fsck(Report, Worded):
-    """What was verified: the data directory, the remote's logs, its refs."""
+    """The result: the data directory, the remote's logs, its refs."""
 
     volumes: int
     local: tuple[Finding, ...]
@@ -81,7 +80,7 @@ class Fsck(Report, Worded):
 
     @property
     def is_sound(self) -> bool:
-        """Return True if nothing is wrong, or all of it was repaired."""
+        """Return True if there are no faults, or all were repaired."""
         found = [*self.local, *self.refs, *(each for log in self.logs for each in log.findings)]
         return all(each.is_repaired for each in found)
 
@@ -186,7 +185,7 @@ def _place(log_id: LogId, lsn: RemoteLsn) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was read at one LSN: the commit or why there is none, and what its body lacks."""
+    """The result of reading one LSN: the commit or the error, and faults of its body."""
 
     record: CommitRecord | None
     error: GraftError | None
@@ -202,10 +201,10 @@ class _LogCheck:
         self._deep = deep
         self.is_our_history = True
         self.links: dict[RemoteLsn, Link] = {}
-        """Those of the valid commits, as `judge` saw them."""
+        """The links of the valid commits, in the order of `judge`."""
 
     def inspect(self, lsn: RemoteLsn) -> _Seen:
-        """Read a commit and see that its body is there."""
+        """Read a commit and check that its body exists."""
         try:
             record = self._remote.read_header(lsn)
         except DamageError as error:
@@ -234,14 +233,14 @@ class _LogCheck:
                 raise CorruptObjectError(f"{key} is truncated: its last frames are missing")
 
     def judge(self, lsn: RemoteLsn, seen: _Seen) -> Iterator[Fault]:
-        """Yield what is wrong with one commit; those before it were judged."""
+        """Yield the faults of one commit; earlier commits have been judged."""
         where = _place(self._remote.log_id, lsn)
         if seen.error is not None:
             step = Hint(
                 "keep a copy of the object elsewhere, delete it, and run ",
                 Advice.REPAIR(LOG=str(self._remote.log_id)),
             )
-            # What a later version wrote is whole.
+            # A later version's object is not damage.
             is_damaged = isinstance(seen.error, CorruptObjectError)
             kind = FaultKind.DAMAGED if is_damaged else FaultKind.OTHER
             yield Fault(lsn, kind, Finding(where, seen.error.message, next_step=step))
@@ -263,19 +262,19 @@ class _LogCheck:
             self.is_our_history = False
             yield Finding(
                 where,
-                "this machine knows another commit here: the history was replaced",
+                "this machine knows another commit at this LSN: the history was replaced",
                 next_step=Hint(
-                    "find out which is wanted; ",
+                    "decide which history to keep; ",
                     Advice.CLONE(LOG=str(self._remote.log_id)),
-                    " takes the remote's",
+                    " adopts the remote's",
                 ),
             )
         before = self.links.get(RemoteLsn(lsn - 1))
         if before is not None and header.previous_hash != before.hash:
             yield Finding(
                 where,
-                "it does not stand on the commit before it: the log is of two histories",
-                next_step="restore the remote from a backup that is of one history",
+                "it does not follow the previous commit: the log mixes two histories",
+                next_step="restore the remote from a backup with a single history",
             )
         self.links[lsn] = Link(header.hash, header.previous_hash)
 
@@ -289,7 +288,7 @@ class _LogCheck:
             yield Finding(where, f"it was forked from {parent}, which is damaged: {error.message}")
             return
         if record is None or record.header.hash != header.previous_hash:
-            what = "is missing" if record is None else "is another commit now"
+            what = "is missing" if record is None else "is now another commit"
             yield Finding(
                 where,
                 f"it was forked from {parent}, which {what}",
@@ -332,7 +331,7 @@ def check_all(
 
 
 def check_data(context: Context) -> tuple[list[Finding], int]:
-    """Return what is wrong in the data directory, and how many volumes it has. No request.
+    """Return the faults of the data directory, and its number of volumes. No request.
 
     Every page of local commits is read and verified.
     """
@@ -357,8 +356,8 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
 def log_named(logs: Logs, name: str) -> LogId:
     """Return the log of a tag, of an id, or of a ref.
 
-    One request for an id that is not known here and for a ref, one more if there is none. Raises
-    NotFoundError, which says which names are accepted and which are like this one.
+    One request for an unknown id or a ref, one more if there is none. Raises NotFoundError, which
+    lists the accepted kinds of names and similar names.
     """
     catalog, store = logs.catalog, logs.remotes.default
     if LogId.looks_like(name):
@@ -387,7 +386,7 @@ def log_named(logs: Logs, name: str) -> LogId:
 
 
 def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:
-    """Return the logs that volumes push to, once they did, and those that they stand on."""
+    """Return the logs that volumes have pushed to, and those that they are based on."""
     pushed = [row.remote for row in catalog.volumes() if row.attached]
     named = {*pushed, *(log_id for _, log_id in catalog.bases())}
     return sorted({each for log_id in named for each in logs.lineage(log_id)})
@@ -422,17 +421,17 @@ def _check_refs_of(logs: Logs, store: ObjectStore) -> list[Finding]:
     for name, log_id in there.items():
         if not RemoteLog(store, log_id).newest_lsn():
             step = Hint("run ", Advice.REPAIR(LOG=str(log_id)), " on a machine that has it")
-            problem = f"it names log {log_id}, which has no commit there"
+            problem = f"it names log {log_id}, which has no commits on the remote"
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
     again = Hint("keep a copy of the object elsewhere, delete it, and run ", Advice.NAME_LOG)
     found += [Finding("refs", error.message, next_step=again) for error in damaged]
     for name, log_id in logs.catalog.known_refs(store.describe()):
         if name not in there:
-            problem = f"it named log {log_id}, and is missing or is no ref any more"
+            problem = f"it named log {log_id}, and is missing or no longer a ref"
             step = Hint(
                 "run ",
                 Advice.NAME_LOG(REF=name, LOG=log_id),
-                "; if an object is in its place, move that",
+                "; if another object has its key, move that object",
             )
             found.append(Finding(f"ref {name!r}", problem, next_step=step))
     return found

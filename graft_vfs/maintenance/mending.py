@@ -1,9 +1,9 @@
-"""Repairs of a remote log: commits and segments whose bytes this machine holds, written again.
+"""Repairs of a remote log: rewrites commits and segments whose bytes this machine has.
 
-A repair never changes history. What it writes has the hash that this machine knows for the LSN and
-that the commit after it names. A hole is filled by a create-only write. A commit object is written
-over only if its bytes, read once more, still are no commit, and only as long as they stay the same
-(`ObjectStore.replace`); nothing else in this program writes over a commit.
+A repair never changes history: it writes bytes whose hash this machine knows for the LSN, and which
+the next commit names. A gap is filled by a create-only write. A commit object is overwritten only
+if a second read shows that it is still not a commit, and only if its bytes do not change in between
+(`ObjectStore.replace`). Nothing else in this program overwrites a commit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from graft_vfs.view.source import FrameSource
 
 @dataclass(frozen=True, slots=True)
 class _Repair:
-    """What `--repair` would do, as a plan and once it is done, and the doing."""
+    """A repair: its description as a plan and when done, and the action."""
 
     plan: str
     was: str
@@ -42,7 +42,7 @@ class _Repair:
 
 
 class Mender:
-    """Writes commits and segments again whose bytes are here. Owner: `check_log`."""
+    """Rewrites commits and segments from local data. Owner: `check_log`."""
 
     def __init__(
         self, logs: Logs, remote: RemoteLog, links: Mapping[RemoteLsn, Link], scratch: Path
@@ -57,7 +57,7 @@ class Mender:
         }
 
     def planned(self, fault: Fault, *, repair: bool) -> Finding:
-        """Return the finding of a fault with what repairs it; repair it if asked to."""
+        """Return the finding of a fault with its repair; run the repair if requested."""
         plan = self._plan(fault)
         if plan is None:
             return fault.finding
@@ -77,16 +77,16 @@ class Mender:
         )
 
     def _plan(self, fault: Fault) -> _Repair | None:
-        """Return what repairs a fault, None if this machine has nothing for it."""
+        """Return the repair of a fault, None if this machine lacks the data."""
         lsn = fault.lsn
         if fault.kind is FaultKind.OTHER:
             return None
         push = self._pending.get(lsn) if fault.kind is FaultKind.HOLE else None
         if push is not None and self._is_named_after(lsn, push.hash):
             return _Repair(
-                "sends the push that was not settled",
+                "sends the unsettled push",
                 "the commit was missing",
-                "the push that was not settled was sent",
+                "the unsettled push was sent",
                 lambda: self._fill(lsn, push.data, push.hash),
             )
         found = self._logs.commit(self._remote.log_id, lsn)
@@ -105,7 +105,7 @@ class Mender:
         )
 
     def _is_named_after(self, lsn: RemoteLsn, digest: bytes) -> bool:
-        """Return True unless the commit after an LSN names another one as that before it."""
+        """Return True unless the next commit names another previous commit."""
         after = self._links.get(RemoteLsn(lsn + 1))
         return after is None or after.previous_hash == digest
 
@@ -132,21 +132,21 @@ class Mender:
             raise _is_another(lsn)
 
     def _overwrite(self, header: CommitHeader, source: FrameSource) -> None:
-        """Write a commit over its damaged object, unless that is another commit."""
+        """Overwrite a damaged object with its commit, unless it is another commit."""
         key, store = commit_key(self._remote.log_id, header.lsn), self._remote.store
         whole = self._encoded(header, source)
         held = store.get(key)
-        # A bit that flipped on the way here looks like damage, too.
+        # A bit flipped in transit also looks like damage.
         if _is_commit_other_than(header, held, key):
             raise _is_another(header.lsn)
         if not store.replace(key, held, whole):
             raise CorruptObjectError(
-                f"{key} was changed by another client meanwhile", next_step="run fsck again"
+                f"{key} was changed by another client in the meantime", next_step="run fsck again"
             )
 
 
 def _is_another(lsn: RemoteLsn) -> CorruptObjectError:
-    return CorruptObjectError(f"LSN {lsn} is another commit by now", next_step="run fsck again")
+    return CorruptObjectError(f"LSN {lsn} is now another commit", next_step="run fsck again")
 
 
 def _is_commit_other_than(wanted: CommitHeader, data: bytes, key: str) -> bool:
@@ -172,7 +172,7 @@ def _frames(source: FrameSource) -> Iterator[bytes]:
         data = None if images is None else encode_frame([images])
         if data is None or checksum_of(data) != source.body.frames.checksum(frame):
             raise CorruptObjectError(
-                f"frame {frame} of {source.body.name} is not cached here as it was pushed",
+                f"frame {frame} of {source.body.name} is not cached as it was pushed",
                 next_step=OTHER_MACHINE,
             )
         yield data

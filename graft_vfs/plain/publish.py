@@ -1,10 +1,10 @@
-"""Giving a finished file a name that nothing has yet, on every kind of file system.
+"""Gives a finished file an unused name, on every kind of file system.
 
-A hard link never replaces a file that came in between, but exFAT, SMB and many FUSE mounts have
-none. There the file is renamed with the condition that the name is free. Where that is unknown too,
-the name is taken by an empty file, over which the finished one is renamed.
+A hard link never replaces a concurrently created file, but exFAT, SMB and many FUSE mounts have no
+hard links. There, the file is renamed on the condition that the name is free. If that is not
+supported either, an empty file reserves the name, and the finished file is renamed over it.
 
-Crash here: the temporary file stays; with the last way perhaps the empty file, too.
+A crash leaves the temporary file and, with the last method, possibly the empty file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNSUPPORTED = frozenset(
 def publish(temporary: Path, path: Path) -> None:
     """Move a file to a name in the same directory; raises FileExistsError if the name is taken.
 
-    The name is durable on return where the file system can make it so. Raises OSError.
+    The name is durable on return if the file system supports that. Raises OSError.
     """
     for way in (_link, _rename_if_absent, _rename_over_own):
         try:
@@ -40,7 +40,7 @@ def publish(temporary: Path, path: Path) -> None:
     try:
         fsync_directory(path.parent)
     except OSError as error:
-        # Some file systems have no such call for directories.
+        # Some file systems do not support this call for directories.
         if error.errno not in _UNSUPPORTED:
             raise
 

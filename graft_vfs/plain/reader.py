@@ -1,10 +1,10 @@
 """The child process that reads a plain SQLite file, through SQLite alone.
 
-A process of its own, because closing any descriptor of a file drops all POSIX locks that the
-process holds on it. A program that imports a file which it has open, by whatever SQLite library,
-would lose its locks, and the last close of one library could remove the WAL of another.
+It is a separate process, because closing any descriptor of a file releases all POSIX locks that the
+process holds on it. Otherwise a program that imports a file that it has open, through any SQLite
+library, would lose its locks, and the last close of one library could delete the WAL of another.
 
-It imports nothing but the standard library and apsw, so that it starts fast. Arguments: the file,
+It imports only the standard library and apsw, so that it starts quickly. Arguments: the file,
 a name for a temporary copy, the busy timeout in milliseconds. Standard output: one line of JSON
 with `page_size` and `pages`, then the images of pages 1…pages. A failure is one line of JSON on
 standard error with `kind` and `text`.
@@ -24,7 +24,7 @@ _BATCH_BYTES = 1 << 18
 
 
 class ReadError(Exception):
-    """Why the file cannot be read; `kind` chooses the error that the parent raises."""
+    """The reason why the file cannot be read; `kind` selects the error that the parent raises."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -37,7 +37,7 @@ def run(path: str, scratch: str, busy_ms: int) -> None:
     try:
         connection.set_busy_timeout(busy_ms)
         _send(connection, path, scratch)
-        # Writers wait until the parent has committed what it read and closes its end, or is gone.
+        # Writers wait until the parent has committed and closes its end of the pipe, or has exited.
         sys.stdin.buffer.read()
     finally:
         connection.close()
@@ -45,7 +45,7 @@ def run(path: str, scratch: str, busy_ms: int) -> None:
 
 def _send(connection: apsw.Connection, path: str, scratch: str) -> None:
     if _wal_bytes(connection):
-        # The last connection to a file moves its WAL into it, which is not for an import to do.
+        # The last connection to a file checkpoints its WAL, which an import must not do.
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     # The first read also rolls back a hot journal, and parses the schema.
     connection.execute("BEGIN; SELECT count(*) FROM sqlite_schema").fetchall()
@@ -68,7 +68,7 @@ def _send(connection: apsw.Connection, path: str, scratch: str) -> None:
 
 
 def _wal_bytes(connection: apsw.Connection) -> int:
-    """Return the size of the database's WAL, which lies beside what a symbolic link names."""
+    """Return the size of the database's WAL, which is beside the target of a symbolic link."""
     try:
         return Path(connection.filename_wal).stat().st_size
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def _check_last_page(size: int, page_size: int, pages: int, *, has_wal: bool) ->
 
 
 def _copied(connection: apsw.Connection, scratch: str) -> apsw.Connection:
-    """Return a private copy of a database whose newest pages are in its WAL; it has no name."""
+    """Return a private, unnamed copy of a database whose newest pages are in its WAL."""
     target = apsw.Connection(scratch, vfs="unix")
     target.execute("PRAGMA journal_mode=off").fetchall()
     target.execute("PRAGMA synchronous=off")
@@ -95,7 +95,7 @@ def _copied(connection: apsw.Connection, scratch: str) -> apsw.Connection:
 
 
 def main() -> None:
-    """Run, and tell a failure on standard error; never returns."""
+    """Run, and report a failure on standard error; never returns."""
     # Ctrl-C is for the parent, which then ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     path, scratch, busy_ms = sys.argv[1:4]
@@ -117,7 +117,7 @@ def main() -> None:
     if failure is not None:
         sys.stderr.write(json.dumps({"kind": failure[0], "text": failure[1]}) + "\n")
         sys.stderr.flush()
-    # Not the usual end, which would flush a pipe that no process reads.
+    # Not a normal exit, which would flush a pipe that no process reads.
     os._exit(0 if failure is None else 1)
 
 

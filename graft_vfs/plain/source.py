@@ -1,4 +1,4 @@
-"""A plain SQLite file as a source of pages, which a child process reads; see `plain.reader`."""
+"""A plain SQLite file as a source of pages, read by a child process; see `plain.reader`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
 
 BUSY_TIMEOUT_MS = 2000
-"""How long a file that another program is writing to is waited for."""
+"""How long to wait for a file that another program is writing to."""
 _END_SECONDS = 2.0
 _START = "import sys; sys.path[:] = sys.argv[5:]; exec(compile(sys.argv[4], 'reader.py', 'exec'))"
 _HEADER_BYTES_MAX = 4096
@@ -31,13 +31,13 @@ _COPIED_BYTES = 1 << 20
 
 
 class PlainSource:
-    """The pages of a plain database as of one moment: `pages` of `page_size` bytes.
+    """The pages of a plain database at one point in time: `pages` of `page_size` bytes.
 
     Owner: the import. Thread rule: one thread. Memory: one page and a pipe.
     """
 
     def __init__(self, path: Path, output: IO[bytes], messages: IO[bytes]) -> None:
-        """Wait for the child's first line; raises what the child reports."""
+        """Wait for the child's first line; raises the error that the child reports."""
         self._path = path
         self._output = output
         self._messages = messages
@@ -57,8 +57,8 @@ class PlainSource:
             yield image
 
     def _failure(self) -> GraftError:
-        """Return the error that the child reported before it ended, or what else it wrote."""
-        self._output.read()  # Until the child has closed it, and so has said all.
+        """Return the error that the child reported before it ended, or its other output."""
+        self._output.read()  # Until the child has closed it, so that the report is complete.
         self._messages.seek(0)
         text = self._messages.read(_MESSAGE_BYTES_MAX).decode(errors="replace").strip()
         last = text.rpartition("\n")[2]
@@ -71,7 +71,7 @@ class PlainSource:
         return LocalStorageError(
             f"{self._path}: the process that reads it ended early: {last or 'it was killed'}",
             next_step=Hint(
-                "try again; if it stays, run ", Advice.IMPORT_ELSEWHERE(FILE=self._path)
+                "try again; if that fails, run ", Advice.IMPORT_ELSEWHERE(FILE=self._path)
             ),
         )
 
@@ -110,7 +110,7 @@ def require_file(path: Path) -> None:
     """Raise UsageError unless this is a regular file, LocalStorageError if that is unknown."""
     with storage_errors(path):
         try:
-            # Not `is_file`, which takes every error for an absent file since Python 3.14.
+            # Not `is_file`: since Python 3.14 it treats every error as an absent file.
             mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(f"there is no file {path}", next_step="check the path") from error
@@ -124,17 +124,17 @@ def require_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def spooled(stream: BinaryIO, directory: Path) -> Iterator[Path]:
-    """Yield a file with what a stream holds, which is gone when the block ends.
+    """Yield a file with a stream's content; it is deleted when the block ends.
 
-    SQLite reads databases by place, and not from a pipe. Raises LocalStorageError, UsageError for a
-    stream that holds nothing.
+    SQLite needs random access and cannot read a pipe. Raises LocalStorageError, UsageError for an
+    empty stream.
     """
     with storage_errors(directory):
         folder = tempfile.TemporaryDirectory(
             prefix=layout.SPOOL_PREFIX, dir=directory, ignore_cleanup_errors=True
         )
     with folder as name:
-        path = Path(name) / "standard input"  # What errors call it.
+        path = Path(name) / "standard input"  # Its name in errors.
         with storage_errors(directory), path.open("xb") as file:
             shutil.copyfileobj(stream, file, _COPIED_BYTES)
             size = file.tell()
@@ -145,9 +145,9 @@ def spooled(stream: BinaryIO, directory: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def reading(path: Path, scratch: Path) -> Iterator[PlainSource]:
-    """Yield the database in a file, with what its WAL holds, while a child has it locked.
+    """Yield the database in a file, including its WAL, while a child has it locked.
 
-    `scratch` is a directory for a copy, which is made only if the WAL holds something. Writers wait
+    `scratch` is a directory for a copy, which is made only if the WAL is not empty. Writers wait
     until the block ends. Raises UsageError if the file is no database, DamageError if it is not
     valid, BusyError if another program writes to it, LocalStorageError.
     """
@@ -169,7 +169,7 @@ def _start(path: Path, copy: Path, messages: IO[bytes]) -> subprocess.Popen[byte
     with storage_errors(Path(python)):
         program = resources.files("graft_vfs.plain").joinpath("reader.py").read_text("utf-8")
         arguments = [str(path), str(copy), str(BUSY_TIMEOUT_MS), program, *map(str, sys.path)]
-        # -S: the child has the parent's sys.path, and need not look for packages itself.
+        # -S: the child gets the parent's sys.path, and need not search for packages.
         return subprocess.Popen(  # noqa: S603 - no shell, and arguments of our own
             [python, "-S", "-c", _START, *arguments],
             stdin=subprocess.PIPE,
@@ -179,7 +179,7 @@ def _start(path: Path, copy: Path, messages: IO[bytes]) -> subprocess.Popen[byte
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End the child, which closes the file when it finds a pipe closed; if it is stuck, at once."""
+    """End the child: it closes the file when its pipe is closed; kill it if it is stuck."""
     for pipe in (child.stdin, child.stdout):
         cast("IO[bytes]", pipe).close()
     try:
@@ -190,10 +190,10 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _python() -> str:
-    """Return the Python that runs a child; raises UsageError in a program that has none.
+    """Return the Python interpreter for the child; raises UsageError if there is none.
 
-    `sys.executable` is not one in a frozen program or inside another server: running it would
-    start that program again. Such a program names one as it does for `multiprocessing`.
+    In a frozen program, or inside another server, `sys.executable` is not an interpreter: running
+    it would start that program again. Such a program sets one as for `multiprocessing`.
     """
     named = spawn.get_executable()
     chosen = os.fsdecode(named) if named else ""
@@ -206,7 +206,7 @@ def _python() -> str:
             if is_python and os.access(candidate, os.X_OK):
                 return candidate
     raise UsageError(
-        f"this program ({chosen or 'unnamed'}) has no Python interpreter to read a file with",
+        f"this program ({chosen or 'unnamed'}) has no Python interpreter to read the file",
         next_step=Hint(
             "run ",
             Advice.IMPORT_ELSEWHERE,

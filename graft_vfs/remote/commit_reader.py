@@ -2,9 +2,9 @@
 
 Invariants:
  1. A returned commit has a correct hash, and the log and LSN of its place.
- 2. Whatever sizes the objects claim, at most 64 MiB of long headers are in flight at a time, and at
-    most the 16 KiB of a first read for each of the others. A yielded header belongs to the caller,
-    who decides how many to keep.
+ 2. Memory is bounded, whatever sizes the objects claim: at most 64 MiB of long headers are in
+    flight at a time, plus 16 KiB (the size of a first read) per short header. A yielded header
+    belongs to the caller, who decides how many to keep.
 
 This module does not know the order of places (see `log`).
 """
@@ -138,7 +138,7 @@ def _request_rests(store: ObjectStore, executor: Executor, readings: deque[_Read
 
 
 def _bytes_to_request(reading: _Reading) -> int | None:
-    """Return the length of the rest, None if not known yet; errors are raised later in order."""
+    """Return the length of the rest, None if unknown; errors are raised when the place is due."""
     if not reading.head.done():
         return None
     head = None if reading.head.exception() is not None else reading.head.result()

@@ -9,8 +9,7 @@ creates a permanent key, shared by all clients, with the same kind of request as
     created, and then created  the store ignores it: nothing removes that key, and each response
                                proved that the store wrote these bytes
     anything else              retried: a lost response and a single creation prove nothing; a
-    silent
-                               store gets the same total timeout as for any verb
+                               silent store gets the same total timeout as for any verb
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from graft_vfs.volume.context import Context
 _logger = logging.getLogger(__name__)
 
 INLINE_BYTES_MAX = 1 << 20
-"""With more bytes of frames than this, a commit has a segment."""
+"""A commit with more bytes of frames than this has a segment."""
 _LOCAL_COMMITS_MAX = 0xFFFF_FFFF
 
 
@@ -47,15 +47,15 @@ class PageSource(Protocol):
 
     @property
     def page_count(self) -> int:
-        """How many pages the database has after the commit."""
+        """The page count of the database after the commit."""
 
     @property
     def counter(self) -> int:
-        """The change counter that page 1 shows after the commit."""
+        """The change counter in page 1 after the commit."""
 
     @property
     def local_commits(self) -> int:
-        """How many commits of its author the commit stands for."""
+        """The number of its author's local commits in it."""
 
     def changed_pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield (page, image) of each page that differs from the commit before, ascending.
@@ -91,7 +91,7 @@ class BuiltCommit:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all objects of the commit: of its own, and of its segment."""
+        """The size of the commit object and its segment, in bytes."""
         return len(self.data) + (self.header.frames.body_bytes if self.header.segment else 0)
 
 
@@ -106,10 +106,10 @@ def build(
 ) -> BuiltCommit:
     """Build a commit of the pages of `source`, and upload its segment if it needs one.
 
-    No request without a segment. Its frames wait in a temporary file in the directory `spool`, and
-    at most `INLINE_BYTES_MAX` of them in memory. `progress` is called with how many pages are
-    compressed, `sent` as parts of the segment arrive. Raises LocalStorageError, StoreError, and
-    what reading the source raises.
+    No request without a segment. Frames are spooled to a temporary file in the directory `spool`,
+    with at most `INLINE_BYTES_MAX` in memory. `progress` is called with the number of compressed
+    pages, `sent` as parts of the segment arrive. Raises LocalStorageError, StoreError, and the
+    errors of reading the source.
     """
     log, builder = context.logs.log(target.log_id), BodyBuilder()
     frames = frames_of(source, builder, progress)
@@ -171,7 +171,7 @@ def frames_of(
 
 
 def _split(frames: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes] | None]:
-    """Take frames up to the inline limit; the rest is None if that was all."""
+    """Take frames up to the inline limit; the rest is None if there are no more."""
     taken: list[bytes] = []
     total = 0
     for frame in frames:
@@ -185,8 +185,8 @@ def _split(frames: Iterator[bytes]) -> tuple[list[bytes], Iterator[bytes] | None
 def _time_ms(store: ObjectStore, previous_ms: int) -> int:
     """Return the time of a new commit; the store's time if this machine's clock is wrong.
 
-    No commit is dated before the one that it stands on, at `previous_ms`, unless that is in the
-    future by the store's time: one wrong clock must not date the commits of all machines. The
+    No commit is dated before its predecessor, at `previous_ms`, unless the predecessor is in the
+    future by the store's time: one wrong clock must not affect the dates of all machines. The
     store's time is known from earlier answers: no request.
     """
     here = time.time_ns() // 1_000_000
@@ -195,13 +195,13 @@ def _time_ms(store: ObjectStore, previous_ms: int) -> int:
     if found != here:
         _logger.warning(
             "this machine's clock says %s and the remote's %s: the commit is dated by the remote's;"
-            " set the clock, best by NTP",
+            " set the clock, preferably by NTP",
             time_text(here),
             time_text(found),
         )
     if ahead is not None and previous_ms > found + CLOCK_TOLERANCE_SECONDS * 1000:
         _logger.warning(
-            "the commit before is dated %s, in the future by the remote's clock, so that this one, "
+            "the previous commit is dated %s, in the future by the remote's clock, so this one, "
             "of %s, is dated before it; some machine's clock is wrong",
             time_text(previous_ms),
             time_text(found),

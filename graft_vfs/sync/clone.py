@@ -1,7 +1,7 @@
-"""Making volumes: empty, cloned, forked, checked out. Each is a new volume beside the old one.
+"""Creates volumes: empty, cloned, forked, checked out. The old volume is kept.
 
 A new volume starts with a random change counter, so that a connection that is moved to it never
-takes its cached pages for the new volume's.
+uses cached pages of its previous volume.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _FIRST_FILE = layout.branch_file(1)
 
 @dataclass(frozen=True, slots=True)
 class NewVolume:
-    """A volume to be made on `base` (log, LSN) that pushes to `remote`, by default the base's log.
+    """A volume to create on `base` (log, LSN); it pushes to `remote`, by default the base's log.
 
-    An id that is left out is a new one. `synced` records the making as a sync with the remote,
-    which a clone is and a fork is not.
+    Missing ids are generated. `synced` records the creation as a sync with the remote: true for a
+    clone, false for a fork.
     """
 
     base: tuple[LogId, RemoteLsn] | None = None
@@ -60,12 +60,12 @@ class NewVolume:
 def make_volume(
     context: Context, new: NewVolume, tag: str | None = None, *, replacing: Announce | None = None
 ) -> VolumeId:
-    """Make a volume, and point `tag` at it.
+    """Create a volume, and point `tag` at it.
 
-    Returns the volume that the tag names then: an existing one if `replacing` is None and the tag
-    is taken; see `tag_moves` for what it is. Durable on return. Raises AlreadyExistsError if the
-    directory of the volume holds files of one, InvalidTagError. Crash here: a directory that no
-    catalog row names is left, without commits.
+    Returns the volume that the tag names afterwards. If the tag is used and `replacing` is None,
+    nothing is created and the tag's existing volume is returned; for `replacing` see `tag_moves`.
+    Durable on return. Raises AlreadyExistsError if the volume's directory already has files of a
+    volume, InvalidTagError. A crash leaves a directory without commits that no catalog row names.
     """
     context.catalog.require_writable()
     if tag is not None:
@@ -77,7 +77,7 @@ def make_volume(
         make_directories(directory)
         if any(directory.iterdir()):
             raise _is_in_use(volume, directory)
-        # Ordering: the names of the directories, then what is in them, then the catalog's row.
+        # Ordering: the names of the directories, then their content, then the catalog's row.
         fsync_directory(directory.parent.parent)
         fsync_directory(directory.parent)
     branch_log = BranchLog.create(directory / _FIRST_FILE, volume=volume)
@@ -108,15 +108,15 @@ def make_volume(
     )
     try:
         named = context.catalog.add_volume(row, first, tag=tag, replacing=replacing)
-    except NamesAnotherError:  # It was not added, and will be made again.
+    except NamesAnotherError:  # It was not added, and will be created again.
         (directory / _FIRST_FILE).unlink()
         raise
     try:
         context.catalog.describe(volume, lambda wanted: descriptor.keep(directory, wanted))
     except NotFoundError:
-        pass  # The tag was taken, so that this volume was not added.
+        pass  # The tag is used, so this volume was not added.
     except LocalStorageError as error:
-        # The volume is there; it is described when it is opened, or when it is first written to.
+        # The volume exists; it is described when it is opened or first written to.
         _logger.info("volume %s is not described yet: %s", volume, error)
     return named
 
@@ -124,7 +124,7 @@ def make_volume(
 def _is_in_use(volume: VolumeId, directory: Path) -> AlreadyExistsError:
     """Return the error for a directory that may hold the only copy of commits."""
     return AlreadyExistsError(
-        f"{directory} holds files of volume {volume}, which the catalog does not know",
+        f"{directory} has files of volume {volume}, which the catalog lacks",
         next_step=Hint("run ", Advice.ADOPT_AS(VOLUME=volume), ", which adopts its files"),
     )
 
@@ -134,9 +134,9 @@ def clone_base(
 ) -> tuple[LogId, RemoteLsn]:
     """Return (log, LSN) for a clone, with all commits known. Metadata only, no pages.
 
-    If the remote's history was replaced, that of the log or of one that it was forked from, the one
-    that is known here is forgotten, unless a volume stands on it: that is HistoryMismatchError. A
-    log that lacks commits known here is one, too: this machine may have the only copy of them.
+    If the history of the log or of an ancestor was replaced on the remote, the locally known
+    history is dropped, unless a volume is based on it: that raises HistoryMismatchError. So does a
+    log that lacks locally known commits, because this machine may have the only copy of them.
     """
     log_id = look_up(logs, source, suggests=True)
     if source.url is not None:
@@ -151,7 +151,7 @@ def clone_base(
         except LogMismatchError as error:
             if error.standing is not Standing.REPLACED:
                 raise
-            # What is forgotten cannot differ once more, so this ends.
+            # Each dropped history cannot differ again, so this ends.
             forget_history(logs, error.log_id)
 
 

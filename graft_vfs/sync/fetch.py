@@ -1,4 +1,4 @@
-"""Fetch: learn which commits a remote log has. Moves no branch."""
+"""Fetch: reads the new commits of a remote log. Moves no branch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _logger = logging.getLogger(__name__)
 
 _BATCH_COMMITS = 512
 _BATCH_BYTES = 16 << 20
-"""Headers that are in memory before they go into the catalog."""
+"""The number of headers in memory before they are written to the catalog."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Fetched(Report):
-    """What a fetch found: the newest LSN that was known `before`, and the `newest` now."""
+    """The result of a fetch: the newest known LSN `before`, and the `newest` now."""
 
     log: LogId
     before: RemoteLsn
@@ -37,7 +37,7 @@ class Fetched(Report):
 
     @property
     def commits(self) -> int:
-        """How many commits became known."""
+        """The number of fetched commits."""
         return self.newest - self.before
 
     def __str__(self) -> str:
@@ -52,16 +52,16 @@ class Fetched(Report):
 def fetch_log(
     logs: Logs, log_id: LogId, *, lists: bool = False, progress: Progress | None = None
 ) -> Fetched:
-    """Make all commits of a log known, and those of the logs that it was forked from.
+    """Fetch all commits of a log and of its ancestors into the catalog.
 
     One request if nothing is new, and another the first time in an engine (see `proof`); two for
-    one new commit, whose pages that came with them go into the page cache; more as
-    `RemoteLog.probe_next` says. A fork costs one request for each commit
-    that its parents have up to where it begins. With `lists` a listing confirms which commit is the
-    newest, so that a missing one after the known ones is found. `progress` counts commits.
+    one new commit, whose inline pages go into the page cache; for more, see `RemoteLog.probe_next`.
+    A fork costs one request per commit of its parents up to the fork points. With `lists`, a
+    listing confirms the newest commit, so that a missing one after the known ones is detected.
+    `progress` counts commits.
 
-    What was verified before a failure stays known. Raises StoreError, CorruptObjectError for a
-    broken chain, and HistoryMismatchError if the remote does not have what is known.
+    Commits that were verified before a failure stay known. Raises StoreError, CorruptObjectError
+    for a broken chain, HistoryMismatchError if the remote lacks the known history.
     """
     before, digest = logs.catalog.newest_commit(log_id)
     remote = logs.log(log_id)
@@ -73,7 +73,7 @@ def fetch_log(
     with told_from_damage(logs, log_id) if before else contextlib.nullcontext():
         newest = _learn(logs, log_id, before, records)
     if newest > before:
-        # What is new names the hash of what was known.
+        # The first new commit names the hash of the last known one.
         logs.note_proved(log_id)
         _logger.info("log %s: %d new commits, now at LSN %d", log_id, newest - before, newest)
     elif before:
@@ -85,7 +85,7 @@ def fetch_log(
 def _learn(
     logs: Logs, log_id: LogId, newest: RemoteLsn, records: Iterable[CommitRecord]
 ) -> RemoteLsn:
-    """Put verified commits into the catalog as they come; returns the newest known LSN."""
+    """Write verified commits to the catalog as they arrive; returns the newest known LSN."""
     rows: list[CommitRow] = []
     size = 0
     try:
@@ -98,7 +98,7 @@ def _learn(
                 logs.catalog.add_commits(log_id, rows)
                 rows, size = [], 0
     finally:
-        # Also if the next one fails: these are verified, and need not be fetched again.
+        # Even if the next one fails: these are verified, and need not be fetched again.
         if rows:
             logs.catalog.add_commits(log_id, rows)
     return newest
@@ -107,7 +107,7 @@ def _learn(
 def _keeping_frames(
     logs: Logs, remote: RemoteLog, records: Iterable[CommitRecord]
 ) -> Iterator[CommitRecord]:
-    """Put the frames that came with the headers into the page cache: a follower reads them next."""
+    """Cache the frames that came with the headers: a replica usually reads them next."""
     for record in records:
         header = record.header
         first = FrameKey(commit_source(header.lsn, header.hash), 0)
@@ -118,13 +118,13 @@ def _keeping_frames(
 def _after_parents(
     logs: Logs, records: Iterable[CommitRecord], progress: Progress | None
 ) -> Iterator[CommitRecord]:
-    """Yield the commits of a log from its first on, once the logs that it stands on are known."""
+    """Yield all commits of a log, after those of its ancestors are known."""
     for record in records:
         if record.header.parent_log is not None:
             for parent, needed in read_parents(logs, record.header, progress):
                 _learn(logs, parent.log.log_id, parent.known, needed)
                 if logs.catalog.newest_commit(parent.log.log_id)[0] == parent.end:
-                    # It was read to see that the fork stands on it.
+                    # It was read to verify the fork.
                     logs.note_proved(parent.log.log_id)
         yield record
 
@@ -138,12 +138,12 @@ def require_commits(
     """
     known, _ = logs.catalog.newest_commit(log_id)
     if lsn is None or lsn > known:
-        # A clone that failed before keeps what it read, and must find the same damage again.
+        # A failed clone keeps the commits it has read, and a retry must find the same damage.
         known = fetch_log(logs, log_id, lists=True, progress=progress).newest
     wanted = known if lsn is None else lsn
     if not 1 <= wanted <= known:
         raise NotFoundError(
-            f"log {log_id} has no commit {wanted}, its newest is {known}"
+            f"log {log_id} has no commit {wanted}; its newest is {known}"
             if known
             else f"the remote has no log {log_id}",
             next_step=Hint(

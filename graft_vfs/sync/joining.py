@@ -1,11 +1,12 @@
-"""A tag that exists and is opened with `remote=`: what becomes of its volume.
+"""Opens an existing tag with `remote=`.
 
-Without commits it becomes a clone: opening a tag before it was cloned makes an empty volume, and
-must not keep it empty for ever. With commits on the same log nothing happens, and on another log it
-is an error, because the caller would read and write another database than the one that it names. So
-is a ref that does not exist, unless it is the one that the first push of the volume makes.
+A volume without commits becomes a clone: opening a tag before it was cloned creates an empty
+volume, which must not stay empty forever. If the volume has commits on the same log, nothing
+happens. If they are on another log, it is an error, because the caller would use a database other
+than the named one. A ref that does not exist is also an error, unless the volume's first push will
+create it.
 
-Crash here: an empty volume that pushes to the log, which the next open makes a clone.
+A crash leaves an empty volume that pushes to the log; the next open turns it into a clone.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def join(context: Context, opened: Opened, *, name: str) -> None:
         with volume.writing() as snapshot:
             if _is_empty(context, snapshot):
                 catalog.set_remote(volume.id, log_id)
-                # Ordering: the volume's own file names its log before its branch is on that.
+                # Ordering: the volume's file names the log before its branch is on it.
                 catalog.describe(
                     volume.id, lambda wanted: descriptor.write(volume.directory, wanted)
                 )
                 move(context, volume, log_id, newest)
-                _logger.info("tag %r: empty volume %s is a clone of %s now", tag, volume.id, log_id)
+                _logger.info("tag %r: empty volume %s is now a clone of %s", tag, volume.id, log_id)
                 return
     remote = catalog.volume(volume.id).remote
     try:
@@ -67,14 +68,14 @@ def join(context: Context, opened: Opened, *, name: str) -> None:
         ) from None
     if known is not None and known != remote:
         raise AlreadyExistsError(
-            f"tag {tag!r} names volume {volume.id} on log {remote}, and not on log {known}, which "
-            f"remote={name} means",
+            f"tag {tag!r} names volume {volume.id} on log {remote}, but remote={name} "
+            f"means log {known}",
             next_step="open it without remote=, or choose another tag for that log",
         )
 
 
 def _is_empty(context: Context, snapshot: Snapshot) -> bool:
-    """Return True if nothing was ever committed to the volume, here or before a clone."""
+    """Return True if the volume never had a commit, local or remote."""
     return (
         not snapshot.page_count
         and not snapshot.lsn
@@ -84,7 +85,7 @@ def _is_empty(context: Context, snapshot: Snapshot) -> bool:
 
 
 def _was_named(context: Context, volume: Volume, remote: LogId) -> bool:
-    """Return True if the log of a volume was pushed, and its push does not name it any more."""
+    """Return True if a volume's log was pushed, and no later push will create its ref."""
     is_pushed = context.catalog.newest_commit(remote)[0] > 0
     return is_pushed and not naming.is_to_be_named(context, volume)
 
@@ -92,11 +93,11 @@ def _was_named(context: Context, volume: Volume, remote: LogId) -> bool:
 def _known_log(context: Context, name: str, tag: str) -> LogId | None:
     """Return the log that a name means; None if there is no answer. Raises NotFoundError.
 
-    A volume that exists opens without its remote, so a remote that does not answer is no error.
+    An existing volume opens without its remote, so an unreachable remote is not an error.
     """
     logs = context.logs
     try:
         return known_log(logs, name) or look_up(logs, find_source(logs, name))
     except (StoreError, NoRemoteError) as error:
-        _logger.warning("tag %r is opened without a look at ref %r: %s", tag, name, error)
+        _logger.warning("tag %r is opened without checking ref %r: %s", tag, name, error)
         return None

@@ -96,7 +96,7 @@ def _created(context: Context, volume: Volume, log_id: LogId, name: str) -> LogI
         _note_name(mark, name)
         return _warned(
             volume,
-            f"log {log_id} has no ref {name!r} yet, the next push tries again: {error.message}",
+            f"log {log_id} has no ref {name!r} yet; the next push tries again: {error.message}",
         )
     except (StoreError, DamageError) as error:
         _forget(mark)
@@ -128,7 +128,7 @@ def name_log(context: Context, opened: Opened, log_id: LogId) -> str | None:
 
 
 def name_log_later(context: Context, opened: Opened) -> str | None:
-    """Create the ref that an earlier push could not; no request if none is to be created."""
+    """Create a ref that an earlier push could not create; no request if there is none."""
     log_id = context.catalog.volume(opened.volume.id).remote
     has_commits = context.catalog.newest_commit(log_id)[0] > 0
     if not has_commits or not is_to_be_named(context, opened.volume):
@@ -167,13 +167,13 @@ def _note_name(mark: Path, name: str) -> None:
 def is_to_be_named(context: Context, volume: Volume) -> bool:
     """Return True if an earlier push could not create the ref, and the next one tries. No request.
 
-    A push that is not settled yet names its log, too.
+    An unsettled push will also name its log.
     """
     return _mark(volume).exists() or context.catalog.pending_push(volume.id) is not None
 
 
 def name_by_hand(context: Context, log_id: LogId, name: str) -> None:
-    """Make a ref for a log that has commits. Two requests, three if the name is taken.
+    """Create a ref for a log that has commits. Two requests, three if the name is taken.
 
     Raises NotFoundError if the remote has no such log, AlreadyExistsError if the ref names another.
     """
@@ -212,7 +212,7 @@ def _warned(volume: Volume, text: str) -> str:
 
 
 def warning_of(directory: Path) -> str | None:
-    """Return why the log of a volume has no ref, None if it has one or was not pushed. No request.
+    """Return why a volume's log has no ref; None if it has one or was not pushed. No request.
 
     `directory` is the volume's.
     """
@@ -225,5 +225,5 @@ def warning_of(directory: Path) -> str | None:
 
 
 def forget_warning(directory: Path) -> None:
-    """Note that the log of a volume has a ref."""
+    """Record that the log of a volume has a ref."""
     _forget(directory / layout.NO_REF)

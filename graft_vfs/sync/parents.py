@@ -1,8 +1,8 @@
-"""The logs that a forked log stands on: read each up to where the next one begins, no further.
+"""The ancestors of a forked log: reads each one up to its fork point.
 
-One round trip for each generation tells the line of parents, by two requests that run together: the
-commit where the fork begins, which verifies the parent, and LSN 1, which names the parent's own.
-All other commits are read together then, 32 at a time, each once.
+One round trip per generation finds the chain of parents, with two concurrent requests: the commit
+at the fork point, which verifies the parent, and LSN 1, which names the next parent. Then all other
+commits are read concurrently, 32 at a time, each once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from graft_vfs.sync.proof import told_from_damage
 from graft_vfs.view.logs import Logs
 
 GENERATIONS_MAX = 10_000
-"""How many logs may stand on one another; each costs a round trip."""
+"""The maximum number of generations; each costs a round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parent:
     """A log that another one was forked from: needed up to LSN `end`, which is verified.
 
-    The catalog knows its commits up to `known`, the last of which has `known_hash`. `kept` are
-    those that were read to find the line of parents, unless they are large.
+    The catalog has its commits up to `known`, whose hash is `known_hash`. `kept` are commits that
+    were read to find the chain of parents, unless they are large.
     """
 
     log: RemoteLog
@@ -40,15 +40,15 @@ class Parent:
     kept: dict[RemoteLsn, CommitRecord]
 
     def lsns(self) -> Iterator[RemoteLsn]:
-        """Yield the LSNs that are to become known."""
+        """Yield the LSNs to fetch."""
         return map(RemoteLsn, range(self.known + 1, self.end + 1))
 
     def places(self) -> Iterator[Place]:
-        """Yield where the commits are that are still to be read."""
+        """Yield the places of the commits that remain to be read."""
         return (self.log.place(lsn) for lsn in self.lsns() if lsn not in self.kept)
 
     def records(self, read: Iterator[CommitRecord | None]) -> Iterator[CommitRecord]:
-        """Yield all commits in order, each verified to follow the one before."""
+        """Yield all commits in order, with a verified chain."""
         previous_hash = self.known_hash if self.known else None
         for lsn in self.lsns():
             record = self.kept.get(lsn) or next(read)
@@ -62,13 +62,13 @@ class Parent:
 def read_parents(
     logs: Logs, fork: CommitHeader, progress: Progress | None = None
 ) -> Iterator[tuple[Parent, Iterator[CommitRecord]]]:
-    """Yield the parents of a forked log, the oldest first, each with its commits to be learnt.
+    """Yield the parents of a forked log, oldest first, each with its commits to fetch.
 
-    `fork` is LSN 1 of the forked log. The commits of one parent have to be consumed before the next
-    is asked for. If the caller makes them known in this order, a log whose LSN 1 is known stands on
-    known commits. `progress` counts commits. Raises CorruptObjectError if a parent is not what it
-    was when it was forked, or the line has no end; HistoryMismatchError if what is known of a
-    parent is not what the remote has; StoreError.
+    `fork` is LSN 1 of the forked log. The caller must consume a parent's commits before it requests
+    the next parent. If it stores them in this order, every log with a known LSN 1 has known
+    ancestors. `progress` counts commits. Raises CorruptObjectError if a parent has changed since
+    the fork, or if the chain is endless; HistoryMismatchError if the remote's history of a parent
+    differs from the known one; StoreError.
     """
     line = [*_line_of_parents(logs, fork)]
     line.reverse()
@@ -89,7 +89,7 @@ def _read(line: list[Parent]) -> Iterator[CommitRecord | None]:
 def _told_from_damage(
     logs: Logs, parent: Parent, records: Iterator[CommitRecord]
 ) -> Iterator[CommitRecord]:
-    """Yield a parent's commits; the remote may have another history than its known ones."""
+    """Yield a parent's commits; the remote's history may differ from the known one."""
     with told_from_damage(logs, parent.log.log_id) if parent.known else contextlib.nullcontext():
         yield from records
 
@@ -104,7 +104,7 @@ def _counted(
 
 
 def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
-    """Yield the parents of a fork that are not known yet, the youngest first."""
+    """Yield the unknown parents of a fork, youngest first."""
     seen = {fork.log_id}
     child: CommitHeader | None = fork
     while child is not None and child.parent_log is not None:
@@ -149,6 +149,6 @@ def _check_fork(child: CommitHeader, parent: CommitHeader | None) -> None:
     if parent is None or parent.hash != child.previous_hash:
         raise CorruptObjectError(
             f"log {child.log_id} was forked from {child.parent_log}:{child.parent_lsn}, "
-            "which the remote does not have as it was then",
+            "which has changed on the remote since",
             next_step="restore the objects of the parent log",
         )

@@ -1,11 +1,11 @@
-"""Is this remote the one that a log lives in? What is known here, compared with what is there.
+"""Verifies that a remote has the known history of a log.
 
-A wrong bucket or prefix, a disk that is not mounted and a bucket that was restored from a backup
-all look like a log without new commits. A push that believed so would claim an LSN there and leave
-a hole at the right place. So the first sync of a log in an engine, and the first after a failed
-one, reads the newest commit that is known; only its hash shows that the store has this history.
+A wrong bucket or prefix, an unmounted disk and a bucket restored from a backup all look like a log
+without new commits. A push would then claim an LSN on the wrong remote and leave a gap on the right
+one. So an engine's first sync of a log, and the first after a failed one, reads the newest known
+commit; only its hash proves that the store has this history.
 
-Nothing is written here, and nothing is concluded from a store's name.
+This module writes nothing, and concludes nothing from a store's name.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from graft_vfs.view.logs import Logs
 
 
 class Standing(enum.Enum):
-    """How a log on the remote stands to what is known of it here."""
+    """A remote log compared with the locally known history."""
 
-    SAME = "the remote has the history that is known here"
+    SAME = "the remote has the known history"
     ABSENT = "the remote has nothing of the log"
     SHORTER = "the remote has an earlier state of the log"
     REPLACED = "the remote has another history of the log"
-    HOLE = "the remote has newer commits of the log, and lacks one that is known here"
+    HOLE = "the remote has newer commits of the log, but lacks a known one"
 
 
 class LogMismatchError(HistoryMismatchError):
-    """The error with its log: a fork fails because of one that it stands on."""
+    """The error with its log: a fork may fail because of an ancestor."""
 
     def __init__(self, state: LogState, message: str, *, next_step: Hint) -> None:
         super().__init__(message, next_step=next_step)
@@ -85,9 +85,9 @@ def _state(remote: RemoteLog, known: RemoteLsn, standing: Standing, newest: Remo
 
 
 def prove(logs: Logs, log_id: LogId) -> None:
-    """Raise HistoryMismatchError unless the remote has the newest commit that is known of a log.
+    """Raise HistoryMismatchError unless the remote has the newest known commit of a log.
 
-    One request the first time, none once that was proved by this engine in this store.
+    One request the first time, none once this engine has verified it in this store.
     """
     if logs.is_proved(log_id):
         return
@@ -98,12 +98,12 @@ def prove(logs: Logs, log_id: LogId) -> None:
 
 
 def mismatch(state: LogState) -> LogMismatchError:
-    """Return the error for a remote that does not have what is known, with the way out."""
+    """Return the error for a remote that lacks the known history, with the next step."""
     where = f"the remote ({state.store.describe()})"
     known = f"this machine knows LSN {state.known} of log {state.log_id}"
     check = "check the [remote] table of graft.toml, and that its disk is mounted"
     repair = Hint(
-        Advice.REPAIR(LOG=str(state.log_id)), " puts back the commits that this machine has"
+        Advice.REPAIR(LOG=str(state.log_id)), " restores the commits that this machine has"
     )
     if state.standing is Standing.ABSENT:
         text = f"{where} has nothing of it"
@@ -113,15 +113,15 @@ def mismatch(state: LogState) -> LogMismatchError:
         step = Hint(
             f"{check}; ",
             repair,
-            "; to take the remote as it is, use another data directory (GRAFT_DATA_DIR)",
+            "; to accept the remote as it is, use another data directory (GRAFT_DATA_DIR)",
         )
     elif state.standing is Standing.HOLE:
-        text = f"{where} lacks that commit, though it has LSN {state.newest}"
+        text = f"{where} lacks that commit, although it has LSN {state.newest}"
         step = Hint(f"{check}; ", repair)
     else:
         text = f"{where} has another commit at LSN {state.newest}: its history was replaced"
         step = Hint(
-            f"{check}; if the new history is wanted, clone it anew: ",
+            f"{check}; to use the new history, clone it again: ",
             Advice.CLONE(LOG=str(state.log_id)),
         )
     return LogMismatchError(state, f"{known}, but {text}", next_step=step)
@@ -129,10 +129,10 @@ def mismatch(state: LogState) -> LogMismatchError:
 
 @contextlib.contextmanager
 def told_from_damage(logs: Logs, log_id: LogId) -> Iterator[None]:
-    """Raise HistoryMismatchError for a CorruptObjectError inside the block that is due to one.
+    """Convert a CorruptObjectError in the block to HistoryMismatchError if that is its cause.
 
-    A chain that does not fit may be damage, or the intact history of a remote that has another one
-    than is known here of `log`; then one request or more tell.
+    A broken chain may be damage, or the intact history of a remote whose history of `log` differs
+    from the known one. One or more requests distinguish the two.
     """
     try:
         yield
@@ -144,9 +144,9 @@ def told_from_damage(logs: Logs, log_id: LogId) -> Iterator[None]:
 
 
 def forget_history(logs: Logs, log_id: LogId) -> None:
-    """Forget what is known of a log, so that it can be fetched as the remote has it now.
+    """Drop the known history of a log, so that the remote's current history can be fetched.
 
-    No request. Raises HistoryMismatchError if a volume stands on it, which would lose its base.
+    No request. Raises HistoryMismatchError if a volume is based on it, and would lose its base.
     """
     standing = [volume for volume, base in logs.catalog.bases() if log_id in logs.lineage(base)]
     if standing:
@@ -162,7 +162,7 @@ def forget_history(logs: Logs, log_id: LogId) -> None:
             next_step=Hint(
                 "if commits of the remote were lost, ",
                 Advice.REPAIR(LOG=str(log_id)),
-                " puts them back; if its new history is wanted, ",
+                " restores them; to use its new history, ",
                 keep,
                 "remove the volume with ",
                 remove,

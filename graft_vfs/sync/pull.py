@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pulled(Report):
-    """What a pull did: the branch's base, as an LSN of the log, `before` and now."""
+    """The result of a pull: the branch's base as an LSN, `before` and now."""
 
     log: LogId
     before: RemoteLsn
@@ -37,7 +37,7 @@ class Pulled(Report):
 
     @property
     def commits(self) -> int:
-        """How many remote commits became part of the view."""
+        """The number of remote commits that were added to the volume."""
         return self.lsn - self.before
 
     def __str__(self) -> str:
@@ -57,11 +57,11 @@ def pull(
 ) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
-    A push whose outcome is unknown is settled first, and the tag becomes the ref of its log if that
-    has none. If another process or thread here is still pushing, this waits for it, and raises
-    BusyError after `wait_seconds`. `progress` counts commits. Raises DivergedError, with nothing
-    moved, if the volume has commits that the newest remote commit does not stand on; ReadOnlyError,
-    also if nothing is new.
+    A push of unknown outcome is settled first, and the tag becomes the ref of its log if that has
+    none. If another local process or thread is still pushing, this waits for it, and raises
+    BusyError after `wait_seconds`. `progress` counts commits. Raises DivergedError, and moves
+    nothing, if the volume has local commits and the log has new ones; ReadOnlyError, even if
+    nothing is new.
     """
     catalog, volume = context.catalog, opened.volume
     catalog.require_writable()
@@ -69,12 +69,12 @@ def pull(
         _settle_if_possible(context, opened, wait_seconds)
         remote = catalog.volume(volume.id).remote
         newest = fetch_log(context.logs, remote, progress=progress).newest
-        # Another process here may be pushing, and its commit look foreign until it is settled.
-        # Ordering: the record goes with the settling, so this is asked before the branch is.
+        # Another local process may be pushing, and its commit looks foreign until it is settled.
+        # Ordering: settling removes the record, so the record is checked before the branch.
         is_pushing = catalog.pending_push(volume.id) is not None
         base = _base(volume.begin(), remote)
         if newest <= base:
-            # Nothing to move, so that no writer is waited for, and none has to wait.
+            # Nothing to move, so neither this nor a writer has to wait.
             return Pulled(remote, base, base)
         with volume.writing() as snapshot:
             branch, base = snapshot.branch.row, _base(snapshot, remote)
@@ -90,10 +90,10 @@ def pull(
 
 
 def _settle_if_possible(context: Context, opened: Opened, wait_seconds: float) -> None:
-    """Settle an earlier push; one that is absent and that the store refuses to write stays open.
+    """Settle an earlier push; if it is absent and the store refuses the write, it stays open.
 
-    A log has no gaps, so beyond an absent commit there is nothing to pull. A store that is not
-    available may have a newer one.
+    A log has no gaps, so after an absent commit there is nothing to pull. If the store is
+    unavailable, there may be newer commits.
     """
     try:
         settle_pending(context, opened, wait_seconds=wait_seconds)
@@ -105,7 +105,7 @@ def _settle_if_possible(context: Context, opened: Opened, wait_seconds: float) -
 
 
 def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:
-    """Return the LSN of the remote log that a snapshot stands on, 0 for none."""
+    """Return the remote LSN that a snapshot is based on, 0 for none."""
     branch = snapshot.branch.row
     return branch.base if branch.log_id == remote else NO_LSN
 

@@ -1,19 +1,19 @@
 """Push: plan, build, upload, prepare, claim, settle.
 
-All local commits of the branch become one remote commit with the newest image of each page. What is
-committed while the push runs stays local, with its LSNs, on the branch that follows.
+All local commits of the branch become one remote commit with the newest image of each page. Commits
+made during the push stay local, with their LSNs, on the next branch.
 
-    plan     which pages, on which base; refuse if the remote has moved, or has another history
-    probe    once for each remote: does it honour create-only writes?
+    plan     choose pages and base; refuse if the remote has moved, or has another history
+    probe    once per remote: verify that it honours create-only writes
     name     create the ref of a log without commits; refuse a name that another log has (`naming`)
     build    frames; with more than 1 MiB of them, upload a segment (`build`)
-    prepare  make the commits durable here, and keep the exact commit object in the catalog
+    prepare  make the local commits durable, and store the exact commit object in the catalog
     claim    one conditional write (`remote.claim`)
-    settle   keep the pushed pages as cached remote pages, switch the branch, forget the record
+    settle   cache the pushed pages as remote pages, switch the branch, delete the record
              (`settle`)
 
-Crash here: before `prepare` at most an unnamed segment is left over. From there to the end the
-record makes the next sync find out how the claim ended.
+A crash before `prepare` leaves at most an unnamed segment. After that, the record makes the next
+sync find the outcome of the claim.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pushed(Report):
-    """What a push did. With nothing to push, `claimed` is false and no request was made.
+    """The result of a push. With nothing to push, `claimed` is false and no request was sent.
 
-    `local_commits` became the remote commit `lsn`, which holds `pages`. `bytes_sent` are those of
-    the objects, without what HTTP adds.
+    `local_commits` became the remote commit `lsn` with `pages` pages. `bytes_sent` is the size of
+    the objects, without HTTP headers.
     """
 
     log: LogId
@@ -64,7 +64,7 @@ class Pushed(Report):
     pages: int
     bytes_sent: int
     warning: str | None = None
-    """What went wrong without keeping the push from its end: the log has no ref."""
+    """A warning that did not stop the push: the log has no ref."""
 
     def __str__(self) -> str:
         if not self.claimed:
@@ -87,14 +87,14 @@ def push(
     """Push all local commits. One request if they are small and nothing goes wrong.
 
     The first push of a log creates the ref `opened.tag` for it, and raises AlreadyExistsError, with
-    nothing sent, if another log has that name. On return the remote commit is durable and the
-    branch stands on it. If another process or thread here pushes the volume, this waits for its
-    end, and pushes what is left then. `progress` counts compressed pages,
-    `sent` bytes that the remote has acknowledged of a large commit. `message` goes into the commit
-    that is made, in place of the messages of its local commits, and not into one that an earlier
-    push left to be settled. Raises UsageError if it is too long, DivergedError if another client
-    was first, BusyError if the other push has not ended after `wait_seconds`,
-    CommitOutcomeUnknownError if no answer came: then the next sync settles the push.
+    nothing sent, if another log has that name. On return the remote commit is durable and is the
+    branch's base. If another local process or thread is pushing the volume, this waits for it, and
+    then pushes the remaining commits. `progress` counts compressed pages, `sent` bytes that the
+    remote has acknowledged of a large commit. `message` goes into the commit that is made, in place
+    of the messages of its local commits, and not into one that an earlier push left to be settled.
+    Raises UsageError if it is too long, DivergedError if another client was first, BusyError if the
+    other push has not ended after `wait_seconds`, CommitOutcomeUnknownError without an answer: the
+    next sync settles the push.
     """
     message = check_message(message)
     with alone(context, opened.volume, wait_seconds):
@@ -119,8 +119,8 @@ def _push_all(
                 if pushed is not None:
                     return replace(pushed, warning=pushed.warning or warning)
             except DivergedError:
-                # The rival may be another process here that pushes the same commits: then they are
-                # settled, or will be in the next turn. Ordering: the record goes with the settling.
+                # The other client may be a local process that pushes the same commits: then they
+                # are settled, or will be in the next turn. Ordering: settling removes the record.
                 is_own = catalog.pending_push(volume.id) is not None
                 is_own |= volume.begin().branch is not snapshot.branch
                 if not is_own:
@@ -136,7 +136,7 @@ def _push(
     progress: Progress | None,
     sent: Sent | None,
 ) -> Pushed | None:
-    """Push what `snapshot` has; None if its branch was replaced before the claim was prepared."""
+    """Push a snapshot; None if its branch was replaced before the claim was prepared."""
     catalog, volume = context.catalog, opened.volume
     remote, branch = catalog.volume(volume.id).remote, snapshot.branch.row
     forked = branch.log_id != remote and branch.base > 0
@@ -152,8 +152,8 @@ def _push(
     counted = _counted(progress, snapshot)
     spool = volume.directory
     built = build(context, snapshot, target, spool=spool, progress=counted, sent=sent)
-    # Ordering: the log before the record. The branch that follows begins where the pushed commits
-    # end; were they lost at a power cut, new ones would be written before that place and not read.
+    # Ordering: the log before the record. The next branch begins where the pushed commits end. If a
+    # power cut lost them, new commits would be written before that offset and never be read.
     snapshot.branch.branch_log.sync(snapshot.end.offset)
     pending = _record(built, snapshot)
     try:
@@ -182,9 +182,9 @@ def _push(
 
 
 def ensure_safe_store(context: Context, log_id: LogId) -> None:
-    """Make sure that the store of a log honours create-only writes; raises UnsafeStoreError.
+    """Verify that the store of a log honours create-only writes; raises UnsafeStoreError.
 
-    No request once that is known of the store, else one, or two for the store's first client.
+    No request once this is known of the store, else one, or two for the store's first client.
     """
     store = context.logs.log(log_id).store
     name = store.describe()
@@ -194,7 +194,7 @@ def ensure_safe_store(context: Context, log_id: LogId) -> None:
 
 
 def _plan(context: Context, snapshot: Snapshot, remote: LogId) -> Target:
-    """Return where the local commits go; raises DivergedError if their LSN is known to be taken."""
+    """Return the target of the local commits; raises DivergedError if their LSN is used."""
     branch = snapshot.branch.row
     newest, digest = context.catalog.newest_commit(remote)
     forked = branch.log_id != remote and branch.base > 0
@@ -244,7 +244,7 @@ def diverged(log_id: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError
         next_step=Hint(
             "run ",
             Advice.FORK_AS,
-            " to keep the local commits on a log of their own, or ",
+            " to keep the local commits on a new log, or ",
             Advice.EXPORT,
             " to keep the content; then ",
             Advice.CLONE_OVER(LOG=log_id),

@@ -1,12 +1,12 @@
-"""Recognising own commits: local commits that the log holds already, pushed from here earlier.
+"""Recognises own commits: local commits that the log already has from an earlier push.
 
-A data directory that was restored from a backup knows nothing of the pushes made since. Its local
-commits look as if they had diverged from a log that holds the very same. They are the same if the
-remote commit stands on the branch's own base, was made at a change counter of this branch, and
-holds the page images that the branch has up to there: then the branch can stand on it, as after a
-push.
+A data directory restored from a backup does not know later pushes. Its local commits seem to have
+diverged from a log that has exactly these commits. They are the same if the remote commit has the
+branch's base, was made at a change counter of this branch, and contains the branch's page images up
+to that point. Then the branch can move to it, as after a push.
 
-A remote commit that holds more than the branch has proves nothing about the rest; it diverges.
+A remote commit that contains more than the branch proves nothing about the rest; the volume has
+diverged.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _logger = logging.getLogger(__name__)
 
 
 def recognise(context: Context, volume: Volume) -> bool:
-    """Let the branch stand on remote commits that hold what it has; True if it moved.
+    """Move the branch to remote commits that have its content; True if it moved.
 
-    The log's commits are known already. No request, unless frames do not compress to the same bytes
-    any more: then those of the commit are read. Safe to repeat, and safe beside writers, because
-    the content stays the same. Durable on return.
+    The log's commits must be known. No request, unless frames no longer compress to the same bytes:
+    then the commit's frames are read. Idempotent, and safe with concurrent writers, because the
+    content does not change. Durable on return.
     """
     has_moved = False
     while _recognise_next(context, volume):
@@ -43,7 +43,7 @@ def recognise(context: Context, volume: Volume) -> bool:
 
 
 def _recognise_next(context: Context, volume: Volume) -> bool:
-    """Recognise the commit that follows the branch's base; False if it is not this branch's."""
+    """Recognise the commit after the branch's base; False if it is not this branch's."""
     snapshot = volume.begin()
     branch = snapshot.branch.row
     remote = context.catalog.volume(volume.id).remote
@@ -65,12 +65,14 @@ def _recognise_next(context: Context, volume: Volume) -> bool:
     keep_pages(context.logs, header, covered)
     moved = switch(volume, candidate, synced=True)
     if moved:
-        _logger.info("volume %s: LSN %d of log %s is its own commit", volume.id, lsn, remote)
+        _logger.info(
+            "volume %s: recognised LSN %d of log %s as its own commit", volume.id, lsn, remote
+        )
     return moved
 
 
 def _follows(context: Context, header: CommitHeader, branch: BranchRow) -> bool:
-    """Return True if a commit was made from local ones, on what the branch stands on."""
+    """Return True if a commit has the branch's base, and may be made of its local commits."""
     base = context.logs.header(branch.log_id, branch.base) if branch.base else None
     if branch.base and (base is None or header.previous_hash != base.hash):
         return False
@@ -80,7 +82,7 @@ def _follows(context: Context, header: CommitHeader, branch: BranchRow) -> bool:
 
 
 def _covered(volume: Volume, snapshot: Snapshot, header: CommitHeader) -> Snapshot | None:
-    """Return the branch as it was at the commit's change counter, None if it never was there."""
+    """Return the branch as of the commit's change counter, None if it never had it."""
     row = snapshot.branch.row
     through = row.first_lsn + header.local_commits - 1
     if not row.first_lsn <= through <= snapshot.lsn:
@@ -102,7 +104,7 @@ def _covered(volume: Volume, snapshot: Snapshot, header: CommitHeader) -> Snapsh
 
 
 def _is_same(context: Context, covered: Snapshot, header: CommitHeader) -> bool:
-    """Return True if the branch's images are those of the commit, by checksum or byte for byte."""
+    """Return True if the branch's images equal the commit's, by checksum or byte for byte."""
     if covered.local_pages() != list(header.pages):
         return False
     builder = BodyBuilder()

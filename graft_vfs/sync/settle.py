@@ -37,7 +37,7 @@ from graft_vfs.volume.volume import Volume
 _logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 600.0
-"""How long a sync waits for a push of the same volume by another process or thread here."""
+"""How long a sync waits for a push of the same volume by another local process or thread."""
 _ROTATE_PATIENCE_SECONDS = 0.5
 
 
@@ -52,9 +52,8 @@ def alone(context: Context, volume: Volume, wait_seconds: float) -> Iterator[Non
     try:
         if not lock.acquire_within(wait_seconds):
             raise BusyError(
-                f"another push of volume {volume.id} is running and has not ended in "
-                f"{wait_seconds:.0f} s",
-                next_step="try again when it has ended, or end its process; what it sends counts "
+                f"another push of volume {volume.id} has not ended within {wait_seconds:.0f} s",
+                next_step="try again when it has ended, or end its process; its commits land only "
                 "once",
             )
         yield
@@ -68,9 +67,9 @@ def alone(context: Context, volume: Volume, wait_seconds: float) -> Iterator[Non
 def settle_pending(
     context: Context, opened: Opened, *, wait_seconds: float = WAIT_SECONDS
 ) -> str | None:
-    """Finish a push whose outcome is unknown, once no other process or thread is working on it.
+    """Settle a push of unknown outcome, once no other process or thread is working on it.
 
-    No request if there is none. Returns a warning if the log has no ref then. Raises BusyError if
+    No request if there is none. Returns a warning if the log still has no ref. Raises BusyError if
     another push has not ended after `wait_seconds`, CommitOutcomeUnknownError if the outcome stays
     unknown, HistoryMismatchError, StoreError.
     """
@@ -106,7 +105,7 @@ def settle_alone(context: Context, opened: Opened) -> str | None:
 
 
 def claim_recorded(context: Context, pending: PendingPush) -> bool:
-    """Claim the LSN of a record that was just made; False if another commit has it.
+    """Claim the LSN of a new record; False if another commit has it.
 
     Requests and errors of `claim`.
     """
@@ -136,10 +135,10 @@ def _has_landed(context: Context, pending: PendingPush, header: CommitHeader) ->
 
 
 def forget_lost(context: Context, pending: PendingPush) -> RemoteLsn:
-    """Forget a push that lost its LSN; returns the newest LSN of its log.
+    """Delete the record of a push that lost its LSN; returns the newest LSN of its log.
 
-    Ordering: the winner becomes known first, so that no push sends another commit, or its segment,
-    for an LSN that is taken.
+    Ordering: the winner is recorded first, so that no push sends another commit, or its segment,
+    for a used LSN.
     """
     newest = fetch_log(context.logs, pending.log_id).newest
     context.catalog.delete_pending_push(pending)
@@ -157,7 +156,7 @@ def finish(
     header: CommitHeader,
     source: PageSource | None,
 ) -> None:
-    """Make the branch stand on the commit that was claimed; safe to repeat. Durable on return.
+    """Move the branch to the claimed commit; idempotent. Durable on return.
 
     The volume's content does not change: the commit has the local commits up to
     `pending.through_lsn`. `source` has the pages of the commit, or is None.
@@ -172,13 +171,13 @@ def finish(
     lock = None
     # Only to replace a large file: a writer without a busy timeout would fail at every push.
     if pending.through.offset > rotation.ROTATE_BYTES:
-        # While another process keeps writing, a single attempt never finds the lock free.
+        # With constant writers, a single attempt rarely finds the lock free.
         is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
         lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
     try:
         current = context.catalog.current(volume.id)[1]
         if current.log_id == pending.log_id and current.base >= pending.lsn:
-            # Another process found the record and settled it while the claim was under way.
+            # Another process found the record and settled it during the claim.
             return
         candidate = prepare(
             current,

@@ -1,7 +1,7 @@
-"""The virtual file system: names become tags, databases volumes, journals memory.
+"""The virtual file system: names are tags, databases are volumes, journals are in memory.
 
-Everything else that SQLite opens (sorts, statement journals, the database of a VACUUM) is temporary
-and goes to the built-in VFS.
+Everything else that SQLite opens (sorts, statement journals, VACUUM's database) is temporary and
+goes to the built-in VFS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from graft_vfs.vfs import names, pragmas
 from graft_vfs.volume.context import Opened
 
 _NAME_BYTES_MAX = 8192
-# Looked up once, because SQLite asks twice in each read, and APSW's module is slow at it.
+# Looked up once: each read needs it twice, and attributes of APSW's module are slow.
 _ACCESS_READWRITE = apsw.SQLITE_ACCESS_READWRITE
 _JOURNAL_SUFFIX = "-journal"
 
@@ -41,25 +41,25 @@ class FileSystem(apsw.VFS):
     def __init__(self, engine: Graft, *, name: str = "graft", make_default: bool = False) -> None:
         self.engine = engine
         self.name = name
-        # Changed by single calls of set and never under a lock: the garbage collector may close a
-        # connection in the middle of any call here, in the same thread.
+        # Changed by single set operations and never under a lock: the garbage collector may close a
+        # connection during any call, in the same thread.
         self._files: set[SnapshotFile] = set()
         _file_systems.add(self)
         super().__init__(name, BUILTIN_VFS, makedefault=make_default, maxpathname=_NAME_BYTES_MAX)
 
     def xFullPathname(self, name: str) -> str:
-        """Return the name as it is: it is a tag, a key and not a path."""
+        """Return the name unchanged, because a tag is not a path."""
         return name
 
     def xAccess(self, pathname: str, flags: int) -> bool:
         """Return True if a tag exists; journals never do.
 
-        Whether one may be written is asked only of directories, for `temp_store_directory`, and
-        under a mutex of the built-in VFS, so that opening the catalog here would wait for ever.
+        SQLite checks write access only for directories (`temp_store_directory`). It holds a mutex
+        of the built-in VFS then, so opening the catalog would deadlock.
         """
         if flags == _ACCESS_READWRITE:
             return super().xAccess(pathname, flags)
-        # Each transaction asks for a WAL; to slice costs a third of what endswith() does.
+        # Each transaction checks for a WAL; a slice costs a third of endswith().
         if pathname[-4:] == "-wal" or pathname.endswith("-journal"):
             return False
         try:
@@ -68,13 +68,13 @@ class FileSystem(apsw.VFS):
             raise to_sqlite(error) from error
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: ARG002
-        """End the journal of the file that is writing; SQLite deletes nothing else here."""
+        """End the journal of the writing file; SQLite deletes nothing else."""
         file = self._writing(filename)
         if file is not None and file.journal is not None:
             file.journal.xTruncate(0)
 
     def xSleep(self, microseconds: int) -> int:
-        """Sleep for a busy handler. The inherited method would stop every thread meanwhile."""
+        """Sleep for a busy handler. The inherited method would block all Python threads."""
         sleep(microseconds / 1_000_000)
         return microseconds
 
@@ -95,9 +95,9 @@ class FileSystem(apsw.VFS):
         uri_parameter: Callable[[str], str | None],
         is_default: Callable[[], bool],
     ) -> SnapshotFile | Journal | SuperJournal:
-        """Open a volume or a journal; `flags` are SQLite's: asked for, and in the end given.
+        """Open a volume or a journal; `flags` are SQLite's, as requested and then as opened.
 
-        `is_default` tells whether this is the default VFS of the library that asks.
+        `is_default` is true if this is the default VFS of the calling library.
         """
         if flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
             try:
@@ -116,7 +116,7 @@ class FileSystem(apsw.VFS):
         return apsw.vfs_names()[0] == self.name
 
     def _refuse_path(self, name: str, is_default: Callable[[], bool]) -> None:
-        """Refuse a name without `vfs=` and without a volume that is meant for a file."""
+        """Refuse a name without `vfs=` that looks like a file and names no volume."""
         if not is_default() and self.engine.catalog.tag_volume(name) is None:
             names.refuse_path(name, self.name, BUILTIN_VFS)
 
@@ -151,7 +151,7 @@ class FileSystem(apsw.VFS):
         return file
 
     def abandon_files(self) -> None:
-        """Make all open files useless."""
+        """Make all open files unusable."""
         for file in list(self._files):
             file.abandon()
 
@@ -160,10 +160,10 @@ class FileSystem(apsw.VFS):
         return any(file.tag == tag for file in list(self._files))
 
     def _open_journal(self, name: str) -> Journal:
-        """Open a journal for the connection that is writing to its database now.
+        """Open a journal for the connection that is writing.
 
-        Journals of one tag share a name. The one to be opened belongs to the file that has a
-        transaction; if more than one has (a tag that was moved), the journal keeps all bodies.
+        All journals of a tag have the same name. The new one belongs to the file with a
+        transaction; if several files have one (after the tag moved), the journal keeps all bodies.
         """
         file = self._writing(name)
         if file is None:
@@ -171,7 +171,7 @@ class FileSystem(apsw.VFS):
         return Journal(file.read_snapshot_page, file)
 
     def _writing(self, journal: str) -> VolumeFile | None:
-        """Return the file with this journal's name that has a transaction, if just one has."""
+        """Return the file with this journal's name and a transaction, if there is exactly one."""
         tag = journal.removesuffix(_JOURNAL_SUFFIX)
         writing = [
             file
@@ -185,7 +185,7 @@ class FileSystem(apsw.VFS):
 
 
 def _abandon_files() -> None:
-    """Keep the child of a fork from using, or ending, its parent's transactions."""
+    """Prevent a forked child from using or ending its parent's transactions."""
     for file_system in list(_file_systems):
         file_system.abandon_files()
 

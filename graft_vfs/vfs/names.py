@@ -1,10 +1,10 @@
-"""Names of databases: which of them are surely meant for a volume, and which look like files.
+"""Names of databases: which ones explicitly mean a volume, and which look like files.
 
-SQLite opens what a statement attaches, and the target of VACUUM INTO, with the file system of the
-connection. So `VACUUM INTO '/backups/x.db'` on a volume would make a volume of that name, and no
-backup. A volume that exists opens under any name. A new one whose name looks like a file is made
-only if the name says that it is for a volume, or if the VFS is SQLite's default: then programs that
-know nothing of volumes open all their databases by path.
+SQLite opens attached databases, and the target of VACUUM INTO, with the connection's VFS. So
+`VACUUM INTO '/backups/x.db'` on a volume would create a volume of that name instead of a backup. An
+existing volume opens under any name. If the name of a new volume looks like a file, the volume is
+created only if the name explicitly means a volume, or if the VFS is SQLite's default: then programs
+that do not know about volumes open all their databases by path.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _SUFFIXES = frozenset({".db", ".db3", ".s3db", ".sqlite", ".sqlite3", ".sqlitedb
 
 def uri_of(name: str, vfs: str) -> str:
     """Return the URI that opens a tag, or a plain file, with a VFS."""
-    # A second slash at the start would begin the name of a host.
+    # A second leading slash would begin a host name.
     start = "%2F" if name.startswith("//") else quote(name[:1], safe="/")
     return f"file:{start}{quote(name[1:], safe='/')}?vfs={vfs}"
 
 
 def refuse_path(name: str, vfs: str, builtin_vfs: str) -> None:
-    """Raise UsageError for the name of a new volume that looks like the name of a file."""
+    """Raise UsageError if the name of a new volume looks like a file."""
     if not _looks_like_path(name):
         return
     if name.startswith("file:"):
         raise UsageError(
-            f"{name!r} is a URI, which this connection does not read",
+            f"{name!r} is a URI, but this connection does not parse URIs",
             next_step="open the connection with SQLITE_OPEN_URI, as graft_vfs.connect does "
             "(sqlite3: uri=True)",
         )
@@ -52,4 +52,4 @@ def _exists(name: str) -> bool:
     try:
         return os.path.lexists(name)
     except (OSError, ValueError):
-        return False  # No file can have such a name.
+        return False  # No file can have this name.

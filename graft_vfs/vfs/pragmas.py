@@ -1,12 +1,12 @@
-"""Pragmas: SQL's way to the engine's verbs, and the few of SQLite's own that need an answer here.
+"""Pragmas: the engine's verbs in SQL, and those of SQLite's pragmas that the VFS handles itself.
 
-Each answers with one text. They run when the statement is prepared, so that even EXPLAIN of one
-runs it. A verb that moves the connection to another volume is refused inside a transaction.
+Each returns one text. Pragmas run when the statement is prepared, so even EXPLAIN runs them. A verb
+that moves the connection to another volume is refused inside a transaction.
 
-Each pragma, what it does and answers, and the requests that it sends:
+Each pragma with its effect, its result and its requests:
 
     graft_tags
-        All tags with their volumes; the connection's own is marked. Requests: 0.
+        All tags with their volumes; the connection's own tag is marked. Requests: 0.
     graft_volumes
         All volumes: local branch and LSN, remote log and LSN, tags. Requests: 0.
     graft_info
@@ -16,12 +16,11 @@ Each pragma, what it does and answers, and the requests that it sends:
         answered; when a sync last changed the volume; an unsettled push; the last error of a sync;
         what to run next. Requests: 0.
     graft_snapshot
-        The ranges of logs that a reader sees now. Requests: 0.
+        The ranges of logs that make up the newest snapshot. Requests: 0.
     graft_version
         Versions of graft-vfs, its format, apsw and SQLite. Requests: 0.
     graft_log
-        Commits, newest first: local ones, then those of the remote that this machine has
-        fetched. Requests: 0.
+        Commits, newest first: local commits, then fetched remote commits. Requests: 0.
     graft_name = "name [commit]"
         Give a commit that is pushed a name, by default the newest. Requests: 1, and 1 more in the
         first call of an engine.
@@ -30,37 +29,37 @@ Each pragma, what it does and answers, and the requests that it sends:
     graft_new
         Point the tag at a new, empty volume; the old one stays. Requests: 0.
     graft_switch = "volume[:local[:remote]]"
-        Point the tag at a volume by its id; one that does not exist is created with the ids
-        given. Requests: 0; with `remote`, those of a fetch.
+        Point the tag at a volume by its id; if it does not exist, it is created with these ids.
+        Requests: 0; with `remote`, those of a fetch.
     graft_clone = "ref, log id or URL"
-        Point the tag at a new volume on the newest commit of a log; without a value, on that of
-        its own log. Requests: those of a clone.
+        Point the tag at a new volume on the newest commit of a log; without a value, of its own
+        log. Requests: those of a clone.
     graft_fork
-        Point the tag at a new volume with the same content, local commits too, and a log of its
-        own; pages that are not cached locally stay on the remote. Requests: 0.
+        Point the tag at a new volume with the same content, including local commits, and a new log;
+        pages that are not cached locally stay on the remote. Requests: 0.
     graft_checkout = "commit"
         Point the tag at a new volume on an earlier remote commit: an LSN, log:LSN, HEAD~2, a time.
         Requests: 0 if the commit is known.
     graft_fetch
-        Learn which commits the log has; nothing moves. Requests: 1 if nothing is new.
+        Fetch the log's new commits; no volume moves. Requests: 1 if nothing is new.
     graft_pull
-        Fetch, and move a volume without local commits to the newest one; a diverged one is left
-        as it is, with an error. Requests: 1 if nothing is new.
+        Fetch, and move a volume without local commits to the newest commit; a diverged volume does
+        not move and gives an error. Requests: 1 if nothing is new.
     graft_prepare
-        Let `PRAGMA journal_mode=TRUNCATE; PRAGMA writable_schema=RESET`, run right after it on
-        a new connection, read no page; `connect` and the integrations do it. Requests: none.
+        Prepare a new connection so that `PRAGMA journal_mode=TRUNCATE; PRAGMA
+        writable_schema=RESET`, run immediately afterwards, read no page; `connect` and the
+        integrations do this. Requests: 0.
     graft_push [= "message"]
         Publish all local commits as one remote commit, with a message for `graft_log`. Requests:
         1 if it is small.
     graft_hydrate
-        Fetch all pages that are not cached locally. Requests: as many as it takes.
+        Fetch all pages that are not cached locally. Requests: range GETs for those pages.
     graft_audit
-        How many of the remote pages are cached locally; if all are, their content is verified
-        and a checksum given, which is the same on every machine with the same content.
-        Requests: 0.
+        The number of remote pages that are cached locally. If all are, verify them and return a
+        checksum that is the same on every machine with the same content. Requests: 0.
     graft_export = "path"
-        Write the newest snapshot as a plain SQLite file, which must not exist yet. Requests:
-        for pages that are not cached locally.
+        Write the newest snapshot to a new plain SQLite file. Requests: for pages that are not
+        cached locally.
     graft_import = "path"
         Make the first commit of a volume from a plain SQLite file. Requests: 0.
     graft_dump_header

@@ -1,4 +1,4 @@
-"""Registering the VFS, and connections that are set up for it."""
+"""Registers the VFS, and sets up connections for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VFS_NAME = "graft"
 _NAMES_OF_OURS = {
     f"{kind.__module__}.{kind.__qualname__}" for kind in (SnapshotFile, TaggedFile, VolumeFile)
 } | {VFS_NAME}
-"""What a file of ours is called by APSW, and by the bridge if both use one library."""
+"""The names of our files' classes in APSW, and the VFS name in a shared library."""
 _lock = threading.Lock()
 _registered: FileSystem | None = None
 _bridges: dict[str, Bridge] = {}
@@ -41,10 +41,10 @@ _bridges: dict[str, Bridge] = {}
 def register(config: Config | None = None) -> Graft:
     """Register the VFS `graft` with APSW's SQLite and return its engine.
 
-    With no `config`, it is loaded from graft.toml and the environment. A second call without one
-    returns the engine that is registered; with one, it replaces it for connections opened from then
-    on. In the child of a fork, where the parent's engine is of no use, a call without one opens an
-    engine with the parent's settings. Raises ConfigError, StoreError, LocalStorageError.
+    With no `config`, it is loaded from graft.toml and the environment. A second call without
+    `config` returns the registered engine; with `config`, it replaces the engine for later
+    connections. In a forked child, where the parent's engine is unusable, a call without `config`
+    opens an engine with the parent's settings. Raises ConfigError, StoreError, LocalStorageError.
     """
     global _registered  # noqa: PLW0603 - SQLite's list of VFSs is global, too
     with _lock:
@@ -66,14 +66,14 @@ def register(config: Config | None = None) -> Graft:
 def enable_sqlite3(module: ModuleType = sqlite3, *, make_default: bool | None = None) -> Graft:
     """Register the VFS `graft` with the SQLite library that `sqlite3` uses; return the engine.
 
-    Then `sqlite3.connect("file:main?vfs=graft", uri=True)` opens a tag, here and in everything that
-    is built on `sqlite3`. With `make_default` (by default the configuration's) every file name is a
-    tag. `module` may be another one with sqlite3's interface. Calling it again is harmless. Raises
-    UsageError if the library cannot be reached, and what register raises.
+    Then `sqlite3.connect("file:main?vfs=graft", uri=True)` opens a tag, as does everything that is
+    built on `sqlite3`. With `make_default` (default: the configuration's), every file name is a
+    tag. `module` may be another module with sqlite3's interface. Idempotent. Raises UsageError if
+    the library cannot be accessed, and the errors of `register`.
     """
     engine = register()
     with _lock:
-        # Imported here because cffi reads C declarations, which who needs only APSW need not pay.
+        # Imported here because cffi parses C declarations, which users of APSW alone do not need.
         with importing():
             from graft_vfs.vfs.sqlite3_bridge import Bridge  # noqa: PLC0415
 
@@ -87,15 +87,15 @@ def enable_sqlite3(module: ModuleType = sqlite3, *, make_default: bool | None = 
 
 
 def sqlite3_failure(module: ModuleType = sqlite3) -> str | None:
-    """Return why a call of this thread into `sqlite3` failed last, and forget it.
+    """Return the cause of this thread's last failed call into `sqlite3`, and clear it.
 
-    None if nothing in the VFS failed. `sqlite3` itself tells no more than SQLite's result code.
+    None if nothing in the VFS failed. `sqlite3` itself reports only SQLite's result code.
     """
     return _bridges[module.__name__].take_failure()
 
 
 def _current() -> FileSystem:
-    """Return what is registered now, for libraries other than APSW's."""
+    """Return the registered file system, for libraries other than APSW's."""
     file_system = _registered
     if file_system is None:
         raise apsw.CantOpenError("graft_vfs was unregistered")
@@ -103,7 +103,7 @@ def _current() -> FileSystem:
 
 
 def unregister() -> None:
-    """Take the VFS out of SQLite and close its engine; connections must be closed before."""
+    """Unregister the VFS and close its engine; close all connections first."""
     global _registered  # noqa: PLW0603
     with _lock:
         for bridge in _bridges.values():
@@ -125,8 +125,8 @@ def connect(
     """Open a tag, or a URI such as `file:main?vfs=graft&lsn=7`, with the VFS registered.
 
     `remote`, `lsn` and `as_of` are the URI parameters of the same names, see `uri`; `arguments` are
-    apsw.Connection's. Raises what register raises. An error of SQLite is a GraftError and an
-    apsw.Error at once, with one cause at most.
+    apsw.Connection's. Raises the errors of `register`. An error of SQLite is both a GraftError and
+    an apsw.Error, with at most one cause.
     """
     register()
     name = os.fspath(name)
@@ -136,7 +136,7 @@ def connect(
         "flags",
         apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
     )
-    # Else ATTACH and VACUUM INTO would take 'file:/x.db?vfs=unix' for the name of a tag.
+    # Otherwise ATTACH and VACUUM INTO would treat 'file:/x.db?vfs=unix' as a tag.
     flags |= apsw.SQLITE_OPEN_URI
     if name.startswith("file:"):
         if "vfs=" not in name:
@@ -146,7 +146,7 @@ def connect(
     else:
         check_tag(name)
         if arguments.setdefault("vfs", VFS_NAME) == VFS_NAME:
-            # The URI says that the name is for a volume, whatever it looks like.
+            # The URI means a volume, even if the name looks like a file.
             name = uri(name, **parameters)
     try:
         return apsw.Connection(name, flags=flags, **arguments)
@@ -164,7 +164,7 @@ def _query(parameters: dict[str, str]) -> str:
 def uri(tag: str, **parameters: str) -> str:
     """Return the URI that opens a tag with URI parameters.
 
-    vfs: Use this file system. Example: `file:main?vfs=graft`.
+    vfs: The VFS to use. Example: `file:main?vfs=graft`.
     remote: If there is no such tag, make it as a clone of a ref, a log id, or a percent-encoded
         URL of either, which may be on another remote than the configured one (see
         `graft help datasets`); a volume without commits becomes that clone, and one with commits
@@ -172,14 +172,14 @@ def uri(tag: str, **parameters: str) -> str:
         push creates it. A ref that this machine has seen costs no request. Example:
         `file:main?vfs=graft&remote=main`.
     lsn: The database as of a commit, read-only: an LSN of the remote log, LOG:LSN, `HEAD~2`,
-        `local:3` for one that is not pushed, or a time. Example: `file:main?vfs=graft&lsn=7`.
-    as_of: The newest remote commit that is not later than a time, read-only: ISO 8601 (UTC if
-        it names no zone; a time without a fraction stands for its whole second, so the times
-        that `graft log` prints give those commits), or a number of seconds, minutes, hours,
-        days or weeks ago. Any other text is read as by `lsn`. Example:
+        `local:3` for an unpushed commit, or a time. Example: `file:main?vfs=graft&lsn=7`.
+    as_of: The newest remote commit at or before a time, read-only. The time is in ISO 8601, in UTC
+        if it names no zone, or a number of seconds, minutes, hours, days or weeks ago. A time
+        without a fraction includes its whole second, so the times that `graft log` prints select
+        those commits. Any other text is read as `lsn`. Example:
         `file:main?vfs=graft&as_of=2 hours ago`.
-    mode: SQLite's own: `ro` reads only, `rw` makes no new tag, `rwc` (default) does. Example:
-        `file:main?vfs=graft&mode=ro`.
+    mode: SQLite's parameter: `ro` is read-only, `rw` creates no new tag, `rwc` (default) does
+        create one. Example: `file:main?vfs=graft&mode=ro`.
     """
     check_tag(tag)
     query = _query(parameters)
@@ -187,15 +187,15 @@ def uri(tag: str, **parameters: str) -> str:
 
 
 def _set_up(connection: apsw.Connection) -> None:
-    """Choose the journal mode that costs least; a connection to another VFS stays as it is."""
-    # `open_vfs` is what the caller named, which a URI's `vfs=` overrides.
+    """Choose the cheapest journal mode; a connection to another VFS is not changed."""
+    # `open_vfs` is the caller's argument, which a URI's `vfs=` overrides.
     if connection.vfsname("main") in _NAMES_OF_OURS:
         for statement in unread.SET_UP:
             connection.execute(statement).fetchall()
 
 
 def _renew_lock() -> None:
-    """After a fork, in the child, no thread exists that could release the parent's lock."""
+    """Replace the lock in a forked child: no thread there can release the parent's lock."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
 

@@ -1,21 +1,21 @@
-"""The VFS in another SQLite library of the process: the one that Python's `sqlite3` uses.
+"""The VFS in another SQLite library of the process: that of Python's `sqlite3`.
 
-APSW brings a SQLite of its own, and `sqlite3` is linked with another. That one gets a sqlite3_vfs
-of C callbacks that lead to the same volumes and journals. Layouts and duties are those of version 1
-in https://sqlite.org/c3ref/vfs.html and https://sqlite.org/c3ref/io_methods.html.
+APSW includes its own SQLite, and `sqlite3` is linked with another one. That library gets a
+sqlite3_vfs of C callbacks that use the same volumes and journals. Layouts and semantics are those
+of version 1 in https://sqlite.org/c3ref/vfs.html and https://sqlite.org/c3ref/io_methods.html.
 
 Invariants:
- 1. Memory is allocated and freed by one library: a pragma's answer is made with the allocator of
-    the library that frees it. (To hand out APSW's own sqlite3_vfs would break this, and its
-    callbacks leave a Python exception pending, on which `sqlite3` fails.)
+ 1. Memory is allocated and freed by the same library: a pragma's result uses the allocator of the
+    library that frees it. (APSW's own sqlite3_vfs would break this rule, and its callbacks leave a
+    Python exception pending, which makes `sqlite3` fail.)
  2. No exception leaves a callback, and none makes it return SQLITE_OK: SQLite gets a result code,
-    the log the cause, and the caller of a pragma both. This is why the callbacks are cffi's: Ctrl-C
-    may come before the first instruction of a function, where no `try` can stand. It ends the
-    statement, and is raised again when SQLite has returned.
- 3. Callbacks and structures live as long as the process, because nothing reports when SQLite has
-    forgotten them.
+    the log gets the cause, and the caller of a pragma gets both. This is why the callbacks use
+    cffi: Ctrl-C may come before the first instruction of a function, where it cannot be caught. It
+    ends the statement, and is raised again after SQLite has returned.
+ 3. Callbacks and structures live as long as the process, because SQLite does not report when it no
+    longer uses them.
 
-Temporary files are opened by the library's own built-in VFS, in the space of ours.
+The library's built-in VFS opens temporary files, in the memory of our file structure.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from graft_vfs.vfs.file_system import FileSystem
 
 _logger = logging.getLogger(__name__)
 
-# Looked up once: APSW's module is slow at it.
+# Looked up once: attributes of APSW's module are slow.
 _OK = apsw.SQLITE_OK
 _NOT_FOUND = apsw.SQLITE_NOTFOUND
 _COMMIT_PHASETWO = apsw.SQLITE_FCNTL_COMMIT_PHASETWO
@@ -58,10 +58,10 @@ _CODES = {
     type(apsw.exception_for(code)): code
     for code in range(apsw.SQLITE_ERROR, apsw.SQLITE_NOTADB + 1)
 }
-"""Result codes of exceptions that carry none."""
+"""Result codes of exceptions without a code."""
 
 _ffi = cffi.FFI()
-# Addresses that are only handed on, or are keys here, are integers.
+# Addresses that are only passed on, or used as keys, are integers.
 _ffi.cdef(
     """
     typedef struct {
@@ -105,14 +105,14 @@ _ffi.cdef(
     """
 )
 _ENDS = {"xUnlock", "xClose", "xTruncate", "xSync", "xDelete"}
-"""Callbacks that may end something; see `Bridge._repeat`."""
+"""Callbacks that complete an operation; see `Bridge._repeat`."""
 _REPETITIONS_MAX = 100
-"""How often a callback is called again that handlers of signals interrupt, before it fails."""
+"""How often a callback that signal handlers interrupt is repeated before it fails."""
 _BUILTIN_DOES = (
     "xDlOpen", "xDlError", "xDlSym", "xDlClose", "xRandomness", "xSleep", "xCurrentTime",
     "xGetLastError",
 )  # fmt: skip
-"""What the built-in VFS does for ours; none of these looks at its first argument."""
+"""Functions of the built-in VFS that ours uses; they ignore their first argument."""
 _LIBRARY_STEP = "use graft_vfs.connect, or a Python whose sqlite3 is linked with a shared library"
 
 
@@ -128,7 +128,7 @@ class Bridge:
     ) -> None:
         """Find the library of a module like `sqlite3`; raises UsageError if that fails.
 
-        `file_system` is asked at each open.
+        `file_system` is called at each open.
         """
         self.library = _library_of(module)
         self._file_system = file_system
@@ -140,19 +140,19 @@ class Bridge:
         self._methods = self._make_methods()
         self._zname = _ffi.new("char[]", self._name)
         self._vfs = self._make_vfs()
-        # SQLite may close a connection while the interpreter ends, when modules are gone already.
+        # SQLite may close a connection at interpreter exit, after modules were freed.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def register(self, *, make_default: bool) -> None:
-        """Make the VFS known to the library, or make it its default."""
+        """Register the VFS with the library, or make it the default."""
         self.library.sqlite3_vfs_register(self._vfs, int(make_default))
 
     def unregister(self) -> None:
-        """Take the VFS out of the library; connections that are open keep it."""
+        """Unregister the VFS from the library; open connections keep it."""
         self.library.sqlite3_vfs_unregister(self._vfs)
 
     def take_failure(self) -> str | None:
-        """Return the text of the last failure in this thread, and forget it."""
+        """Return the text of the last failure in this thread, and clear it."""
         failure: str | None = getattr(self._failures, "last", None)
         self._failures.last = None
         return failure
@@ -160,7 +160,7 @@ class Bridge:
     # Structures -------------------------------------------------------------------------------
 
     def _fill(self, structure: Any, functions: Mapping[str, Any]) -> None:
-        """Set the callbacks of a structure, whose errors become result codes."""
+        """Set the callbacks of a structure; their errors become result codes."""
         types = {name: field.type for name, field in _ffi.typeof(structure).item.fields}
         for name, function in functions.items():
             onerror = functools.partial(self._repeat, name, function)
@@ -210,13 +210,13 @@ class Bridge:
     # Errors -----------------------------------------------------------------------------------
 
     def _fail(self, _: type[BaseException], error: BaseException, traceback: TracebackType) -> int:
-        """Return the result code of an exception, which ends here."""
+        """Return the result code of an exception; the exception is not propagated."""
         original = error.original if isinstance(error, Interrupted) else error
         if not isinstance(original, Exception):
             opened = self._files.get(traceback.tb_frame.f_locals.get("file", 0))
             is_reading = isinstance(opened, SnapshotFile) and not opened.holds_writer_lock
             raise_behind(original)
-            # Else it may be a rollback that was interrupted: see `as_io_error`.
+            # Otherwise it may be an interrupted rollback: see `as_io_error`.
             return apsw.SQLITE_INTERRUPT if is_reading else apsw.SQLITE_IOERR
         if isinstance(error, Interrupted):
             _logger.error("a callback of SQLite was interrupted", exc_info=original)
@@ -237,11 +237,11 @@ class Bridge:
         error: BaseException,
         traceback: TracebackType,
     ) -> int:
-        """Do again what was interrupted and SQLite does not repeat, or not hear an error of.
+        """Repeat an interrupted callback that SQLite does not repeat, or whose errors it ignores.
 
-        These are the second phase of a commit, what may come after its first, an unlock, a close,
-        and all that concerns a journal. An unlock also raises what interrupted a commit that it
-        ends.
+        These are phase two of a commit, everything that may follow phase one, an unlock, a close,
+        and all calls for a journal. An unlock also raises the exception that interrupted its
+        commit.
         """
         found = traceback.tb_frame.f_locals
         opened = self._files.get(found.get("file", 0))
@@ -259,7 +259,7 @@ class Bridge:
             except BaseException as another:  # noqa: BLE001 - it is raised later
                 raised.append(another)
                 continue
-            # Ordering: last, or it could come before that is done.
+            # Ordering: last, or it could be raised before the work is done.
             for each in raised:
                 raise_behind(each)
             return result
@@ -269,7 +269,7 @@ class Bridge:
 
     def _open(self, _: int, name: int, file: int, flags: int, given: int) -> int:
         opened = _ffi.cast("sqlite3_file *", file)
-        opened.pMethods = _ffi.NULL  # SQLite closes what has methods, even after an error.
+        opened.pMethods = _ffi.NULL  # SQLite closes any file with methods, even after an error.
         if not name or not flags & _OPEN_NAMED:
             builtin = int(_ffi.cast("uintptr_t", self._builtin))
             return int(self._builtin.xOpen(builtin, name, file, flags, given))
@@ -297,7 +297,7 @@ class Bridge:
         return _OK
 
     def _access(self, _: int, name: Any, flags: int, found: Any) -> int:
-        if flags == _ACCESS_READWRITE:  # A directory of others: see FileSystem.xAccess.
+        if flags == _ACCESS_READWRITE:  # A directory that is not ours: see FileSystem.xAccess.
             builtin = int(_ffi.cast("uintptr_t", self._builtin))
             return int(self._builtin.xAccess(builtin, name, flags, found))
         found[0] = self._file_system().xAccess(_text(name), flags)
@@ -314,7 +314,7 @@ class Bridge:
 
     def _close(self, file: int) -> int:
         opened = self._files.get(file)
-        if opened is not None:  # It is called again when it was interrupted.
+        if opened is not None:  # It is called again if it was interrupted.
             opened.xClose()
             self._files.pop(file, None)
         return _OK
@@ -367,7 +367,7 @@ class Bridge:
         return _OK if opened.xFileControl(op, pointer) else _NOT_FOUND
 
     def _pragma(self, file: SnapshotFile, texts: Any) -> int:
-        """Answer FCNTL_PRAGMA; `texts` are the answer, the name and the value."""
+        """Handle FCNTL_PRAGMA; `texts` are the result, the name and the value."""
         value = None if texts[2] == _ffi.NULL else _text(texts[2])
         try:
             answer = file.answer(_text(texts[1]), value)
@@ -395,12 +395,12 @@ class Bridge:
 
 
 def _text(pointer: Any) -> str:
-    """Return a C string; raises CantOpenError if it is no UTF-8."""
+    """Return a C string; raises CantOpenError if it is not UTF-8."""
     text: bytes = _ffi.string(pointer)
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise apsw.CantOpenError(f"{text!r} is no UTF-8, so it is no tag") from error
+        raise apsw.CantOpenError(f"{text!r} is not UTF-8, so it is not a tag") from error
 
 
 def _result_code(error: apsw.Error) -> int:
@@ -410,8 +410,8 @@ def _result_code(error: apsw.Error) -> int:
 def _library_of(module: ModuleType) -> Any:
     """Return the SQLite library that a module like `sqlite3` calls; raises UsageError."""
     extension = importlib.import_module(module.connect.__module__)
-    # Symbols are looked up in the extension and in what it is linked with; an extension that is
-    # part of the interpreter has no file, and its symbols are the program's own.
+    # Symbols are looked up in the extension and its linked libraries; an extension that is built
+    # into the interpreter has no file, and its symbols are the program's.
     try:
         library = _ffi.dlopen(getattr(extension, "__file__", None))
         found = _ffi.string(library.sqlite3_sourceid()).decode()
@@ -427,7 +427,7 @@ def _library_of(module: ModuleType) -> Any:
         connection.close()
     if found != used:
         raise UsageError(
-            f"{module.__name__} uses another SQLite library than the one that can be found",
+            f"{module.__name__} uses a SQLite library other than the one that was found",
             next_step=_LIBRARY_STEP,
         )
     return library

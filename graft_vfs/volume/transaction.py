@@ -34,7 +34,7 @@ STAGED_BYTES_MAX = 16 << 20
 before spilling to the log keeps most of these images out of the log."""
 
 _SAMPLED_STEP = 8
-"""Of so many pages one is compared with the snapshot, before all are."""
+"""One of this many pages is compared first, as a sample, before all are."""
 
 
 class Durability(enum.IntEnum):
@@ -81,12 +81,12 @@ class Writer(Protocol):
 
 
 class Transaction:
-    """Pages that SQLite wrote and has not committed.
+    """Pages that SQLite has written but not committed.
 
-    `staged` maps page to image, `spilled` page to offset in the log; a page may be in both, and
-    then the staged image is the newer. `page_count` is the count that a commit would set.
-    `is_large` says that they were too many to be staged at once, `is_written` that `prepare` has
-    written all pages and made room for the last chunk.
+    `staged` maps pages to images, `spilled` maps pages to offsets in the log; if a page is in both,
+    the staged image is newer. `page_count` is the count that a commit would set. `is_large` means
+    that the pages did not fit in the staging area. `is_written` means that `prepare` has written
+    all pages and allocated space for the last chunk.
     """
 
     __slots__ = (
@@ -200,10 +200,10 @@ class Transaction:
     def thin(self) -> None:
         """Drop the pages of a large transaction that equal the snapshot's cached or local images.
 
-        VACUUM and a backup write every page of a database, most of them unchanged; a page that is
-        not committed is not pushed either. A sample is compared first, so that transactions which
-        change all of their pages pay little. A page that was spilled is kept, because recovery
-        reads the spilled image.
+        VACUUM and a backup write every page of a database, most of them unchanged. Dropping these
+        makes the commit, and its push, smaller. A sample is compared first, so that transactions
+        that change all of their pages pay little. A spilled page is kept, because recovery reads
+        the spilled image.
         """
         staged = self.staged
         is_small = len(staged) <= SMALL_PAGES_MAX
@@ -215,7 +215,7 @@ class Transaction:
                 return
             same = same_here(self.snapshot, staged)
         except GraftError as error:
-            # A page that cannot be read is written anew.
+            # A page that cannot be read is written again.
             _logger.debug("volume %s: pages were not compared: %s", self.volume.id, error)
             return
         for page in same:
@@ -223,7 +223,7 @@ class Transaction:
                 del staged[page]
 
     def make_room(self) -> None:
-        """Have less than `staged_max` pages staged, by writing them if need be.
+        """Write staged pages to the log if needed, so that fewer than `staged_max` remain.
 
         Raises LocalStorageError.
         """

@@ -62,7 +62,7 @@ def test_small_push_is_one_conditional_write_and_nothing_else(remote):
     assert samples["round_trips"] == [1, 1]
 
 
-def test_poll_with_nothing_new_is_one_request(remote):
+def test_poll_without_new_commits_is_one_request(remote):
     _, rows = remote
     samples = rows["poll with nothing new"]["samples"]
     assert samples["requests"] == [1, 1]
@@ -70,7 +70,7 @@ def test_poll_with_nothing_new_is_one_request(remote):
 
 
 @pytest.mark.parametrize("length", [1, 10])
-def test_clone_asks_for_no_more_than_its_commits_and_four(remote, length):
+def test_clone_sends_at_most_one_request_per_commit_and_four(remote, length):
     _, rows = remote
     # Round trips depend on when threads get to run, so that only requests are exact.
     assert rows[f"clone, log of {length}"]["requests"] <= length + 4
@@ -81,7 +81,7 @@ def test_first_point_query_stays_within_three_requests(remote):
     assert rows["open and first point query, 1 MB"]["budget"]["verdict"] == "yes"
 
 
-def test_histories_are_as_long_as_their_rows_say(tmp_path):
+def test_histories_have_the_length_in_their_rows(tmp_path):
     # A premise that does not hold would show as a group that did not run, and a status of 1.
     _, found = run_quick(tmp_path, "--only", "constancy")
     rows = {row["work"]: row for row in found["rows"]}

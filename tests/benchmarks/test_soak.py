@@ -26,7 +26,7 @@ def chance():
     return random.Random(7)
 
 
-def test_a_leak_in_each_quantity_that_has_a_limit_fails():
+def test_a_leak_in_any_limited_quantity_fails():
     for name, limit in LIMITS.items():
         if limit.kind:
             # The samples behind the warm-up span 400 of the 600 seconds.
@@ -36,7 +36,7 @@ def test_a_leak_in_each_quantity_that_has_a_limit_fails():
             assert render(judged).splitlines()[1].endswith("NO")
 
 
-def test_a_leak_below_swings_and_peaks_is_seen(chance):
+def test_a_leak_hidden_by_swings_and_peaks_is_detected(chance):
     def memory(moment):
         swing = chance.uniform(-10, 10)
         return 100 + 20 * moment / 400 + swing + (200 if chance.random() < 0.1 else 0)
@@ -46,20 +46,20 @@ def test_a_leak_below_swings_and_peaks_is_seen(chance):
     assert exit_status(verdicts([leak])) == 1
 
 
-def test_what_swings_and_peaks_without_a_trend_passes(chance):
+def test_swings_and_peaks_without_a_trend_pass(chance):
     def memory(_):
         return 100 + chance.uniform(-10, 10) + (200 if chance.random() < 0.1 else 0)
 
     assert exit_status(verdicts([made_up("private MiB", memory)])) == 0
 
 
-def test_what_fills_up_during_the_warm_up_and_stays_passes():
+def test_growth_only_during_the_warm_up_passes():
     filling = made_up("private MiB", lambda moment: min(moment, 190))
     assert judge(filling, LIMITS["private MiB"]).found == 0
     assert exit_status(verdicts([filling])) == 0
 
 
-def test_a_level_is_judged_by_its_highest_value_behind_the_warm_up():
+def test_a_level_is_judged_by_its_highest_value_after_the_warm_up():
     limit = LIMITS["branch logs MiB"]
     early = made_up("branch logs MiB", lambda moment: 1000 if moment == 100 else 10)
     late = made_up("branch logs MiB", lambda moment: limit.value + 1 if moment == 500 else 10)
@@ -67,7 +67,7 @@ def test_a_level_is_judged_by_its_highest_value_behind_the_warm_up():
     assert exit_status(verdicts([early, late])) == 1
 
 
-def test_a_trend_is_never_found_greater_than_what_happened():
+def test_a_trend_never_exceeds_the_actual_growth():
     # Seen in a short run: the median slope of a few swinging samples went past their own range.
     values = [0, 0, 2, 2, 6, 8, 8, 8]
     samples = [(float(moment), float(value)) for moment, value in enumerate(values)]

@@ -89,7 +89,7 @@ def test_without_a_command_help_is_shown(cli):
     assert "ls" in cli.ok("remote")
 
 
-def test_version_is_what_the_engine_says(cli):
+def test_version_is_that_of_the_engine(cli):
     assert cli.ok("--version") == f"{graft_vfs.Graft.versions()}\n"
     assert not (cli.root / "home" / ".local").exists()
 
@@ -108,7 +108,7 @@ def test_new_makes_an_empty_volume(cli):
     assert cli.json("info", "main")["pages"] == 0
 
 
-def test_init_is_new_under_the_name_that_git_has(cli):
+def test_init_is_an_alias_of_new(cli):
     made = cli.json("init", "main")
     assert cli.json("tags")[0]["volume"] == made["volume"]
     assert "exists already" in cli.fails(2, "init", "main")
@@ -123,7 +123,7 @@ def test_new_refuses_a_tag_that_exists_and_force_keeps_the_old_volume(cli):
     assert [row["volume"] for row in cli.json("volumes")] == sorted((first, second))
 
 
-def test_an_empty_list_says_how_to_fill_it_where_scripts_do_not_read(cli):
+def test_an_empty_list_prints_a_hint_on_standard_error(cli):
     cli.with_remote()
     cli.machine("a")
     for arguments in (["tags"], ["volumes"], ["remote", "ls"], ["remote", "ls", "--logs"]):
@@ -139,10 +139,10 @@ def test_an_empty_list_says_how_to_fill_it_where_scripts_do_not_read(cli):
 
 
 def test_adopt_does_not_ignore_a_base_without_a_volume(cli):
-    assert "without VOLUME" in cli.fails(2, "adopt", "--base", "1")
+    assert "needs VOLUME" in cli.fails(2, "adopt", "--base", "1")
 
 
-def test_what_is_no_database_is_not_sent_to_an_integrity_check(cli, tmp_path):
+def test_a_file_that_is_not_a_database_gets_no_integrity_check_hint(cli, tmp_path):
     (tmp_path / "notes.txt").write_text("no database, although longer than a header\n" * 100)
     text = cli.fails(8, "import", str(tmp_path / "notes.txt"), "main")
     assert "hint: check the path; an encrypted database has to be decrypted first" in text
@@ -170,7 +170,7 @@ def test_import_into_a_volume_with_commits_is_refused(cli, plain):
     assert cli.sql("main", "SELECT count(*) FROM t") == [(2000,)]
 
 
-def test_the_next_version_of_a_file_is_imported_over_the_last(cli, plain):
+def test_a_new_version_of_a_file_is_imported_over_the_old(cli, plain):
     assert "there is no tag 'main'" in cli.fails(2, "import", "--update", str(plain), "main")
     assert cli.json("tags") == []
     cli.ok("import", str(plain), "main")
@@ -187,7 +187,7 @@ def test_the_next_version_of_a_file_is_imported_over_the_last(cli, plain):
     assert cli.sql("main", "SELECT count(*) FROM t") == [(1999,)]
 
 
-def test_an_import_that_fails_leaves_no_tag(cli):
+def test_a_failed_import_leaves_no_tag(cli):
     foreign = cli.root / "foreign.txt"
     foreign.write_text("not a database at all, but long enough to be read as one" * 10)
     cli.fails(8, "import", str(foreign), "main")
@@ -196,7 +196,7 @@ def test_an_import_that_fails_leaves_no_tag(cli):
     assert cli.json("tags") == []
 
 
-def test_an_import_that_fails_keeps_a_tag_that_was_there(cli):
+def test_a_failed_import_keeps_an_existing_tag(cli):
     cli.ok("new", "main")
     cli.fails(2, "import", str(cli.root / "absent.db"), "main")
     assert [row["tag"] for row in cli.json("tags")] == ["main"]
@@ -211,7 +211,7 @@ def test_tags_and_volumes(cli):
     assert "(main)" in cli.ok("volumes")
 
 
-def test_rm_keeps_the_volume_and_switch_names_it_again(cli):
+def test_rm_keeps_the_volume_and_switch_gives_it_a_tag_again(cli):
     volume = cli.json("new", "main")["volume"]
     cli.sql("main", "CREATE TABLE t(x)", "INSERT INTO t VALUES(7)")
     assert cli.ok("rm", "main") == f"Removed tag main; volume {volume[:8]} stays.\n"
@@ -221,7 +221,7 @@ def test_rm_keeps_the_volume_and_switch_names_it_again(cli):
     assert cli.sql("again", "SELECT x FROM t") == [(7,)]
 
 
-def test_gc_removes_what_no_tag_names_and_says_why_something_stays(cli):
+def test_gc_removes_untagged_volumes_and_explains_why_others_stay(cli):
     assert "nothing to remove" in cli.ok("gc", "--local")
     assert cli.json("gc", "--local") == []
     empty = cli.json("new", "main")["volume"]
@@ -234,7 +234,7 @@ def test_gc_removes_what_no_tag_names_and_says_why_something_stays(cli):
     assert re.search(f"Would remove volume {empty[:8]}[^ ]* ", told)
     text = cli.ok("gc", "--local")
     assert f"Removed volume {empty}" in text
-    assert f"Kept volume {full[:8]}: it holds 1 commit never pushed." in text
+    assert f"Kept volume {full[:8]}: it has 1 commit never pushed." in text
     (row,) = cli.json("gc", "--local", "--force", full)
     assert (row["volume"], row["removed"], row["kept_because"]) == (full, True, None)
     assert cli.json("volumes") == []
@@ -282,7 +282,7 @@ def test_log_lists_local_commits_before_remote_ones(pushed):
     pushed.fails(2, "log", "main", "--limit", "0")
 
 
-def test_push_says_what_the_pragma_says(pushed):
+def test_push_prints_the_text_of_the_pragma(pushed):
     pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')")
     done = pushed.json("push", "main")
     assert (done["lsn"], done["claimed"], done["local_commits"]) == (2, True, 1)

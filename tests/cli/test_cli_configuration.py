@@ -47,7 +47,7 @@ def test_graft_toml_in_the_working_directory_counts(cli):
     assert (cli.root / "there" / "catalog.db").is_file()
 
 
-def test_a_variable_wins_over_the_file(cli, monkeypatch):
+def test_a_variable_overrides_the_file(cli, monkeypatch):
     Path("graft.toml").write_text(f"data_dir = '{cli.root}/there'\n")
     monkeypatch.setenv("GRAFT_DATA_DIR", str(cli.root / "elsewhere"))
     cli.ok("new", "main")
@@ -79,7 +79,7 @@ def test_a_wrong_variable_is_refused(cli, monkeypatch, name, value):
     assert value in cli.fails(3, "tags")
 
 
-def test_hydrate_background_does_not_keep_a_command(pushed, monkeypatch):
+def test_background_hydrate_does_not_delay_a_command(pushed, monkeypatch):
     monkeypatch.setenv("GRAFT_HYDRATE", "background")
     pushed.machine("b")
     pushed.ok("clone", "main")
@@ -166,7 +166,7 @@ def test_config_shows_every_setting_with_its_source(cli, monkeypatch):
     assert "true" in next(line for line in lines if line.startswith("make_default"))
 
 
-def test_config_says_that_an_endpoint_comes_from_aws(cli, monkeypatch):
+def test_config_shows_that_an_endpoint_comes_from_aws(cli, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@example.com")
     assert settings(cli)["remote.endpoint"] == (None, "default")
     monkeypatch.setenv("GRAFT_REMOTE_TYPE", "s3_compatible")
@@ -179,7 +179,7 @@ def test_config_says_that_an_endpoint_comes_from_aws(cli, monkeypatch):
     )
 
 
-def test_config_needs_a_sound_configuration(cli):
+def test_config_needs_a_valid_configuration(cli):
     Path("graft.toml").write_text("nonsense = 1")
     assert "nonsense" in cli.fails(3, "config")
 
@@ -201,7 +201,7 @@ def test_the_template_names_only_settings_that_exist(cli):
     assert {source for _, source in found.values()} == {"graft.toml"}
 
 
-def test_the_command_line_takes_empty_variables_of_aws_for_unset(cli, monkeypatch):
+def test_the_command_line_treats_empty_aws_variables_as_unset(cli, monkeypatch):
     for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("GRAFT_REMOTE_TYPE", "s3_compatible")

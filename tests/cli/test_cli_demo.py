@@ -42,7 +42,7 @@ def test_the_demo_needs_no_configuration_and_leaves_nothing(cli, temporary):
     assert not (cli.root / "home/.local").exists()
 
 
-def test_the_demo_moves_a_fraction_of_the_database(cli, temporary):
+def test_the_demo_transfers_a_fraction_of_the_database(cli, temporary):
     done = cli.json("demo")
     assert done["second_push"]["requests"] == 1
     assert done["second_push"]["bytes_sent"] < 10_000
@@ -63,7 +63,7 @@ def test_the_demo_builds_its_database_if_no_package_has_one(tmp_path, without_py
     assert any("machine a" in line.lower() for line in lines)
 
 
-def test_the_unicode_sample_is_a_sound_database_of_real_rows(tmp_path):
+def test_the_unicode_sample_is_a_valid_database_of_real_rows(tmp_path):
     sample = build_unicode_sample(tmp_path / "unicode.db")
     with closing(sqlite3.connect(sample.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -84,7 +84,7 @@ def test_keep_keeps_the_temporary_directory(cli, temporary):
     assert (kept / "a" / "catalog.db").is_file()
 
 
-def test_a_chosen_directory_is_kept_and_works_as_told(cli, monkeypatch):
+def test_a_chosen_directory_is_kept_and_the_printed_commands_work(cli, monkeypatch):
     chosen = cli.root / "chosen"
     assert str(chosen) in cli.ok("demo", "--directory", str(chosen))
     monkeypatch.setenv("GRAFT_REMOTE_TYPE", "fs")

@@ -40,7 +40,7 @@ def test_doctor_without_any_configuration(cli):
     assert not (cli.root / "home/.local/share/graft").exists()
 
 
-def test_doctor_on_a_sound_machine(pushed):
+def test_doctor_on_a_healthy_machine(pushed):
     found = checks(pushed)
     assert {check["level"] for check in found.values()} <= {"ok", "warning"}
     assert found["volumes"]["text"] == "each of them opens (1)"
@@ -109,7 +109,7 @@ def test_a_descriptor_that_cannot_be_read_is_one_bad_line_at_most(pushed, text):
     assert [*rows.values()] == [None]
 
 
-def test_doctor_and_volumes_sync_no_volume_that_they_only_look_at(pushed, monkeypatch):
+def test_doctor_and_volumes_do_not_sync_volumes(pushed, monkeypatch):
     for number in range(VOLUMES_KEPT_MAX + 2):
         pushed.ok("new", f"t{number}")
     monkeypatch.setattr(BranchLog, "sync", mock.Mock(side_effect=AssertionError))
@@ -127,7 +127,7 @@ def test_doctor_names_a_damaged_volume(pushed):
     assert found["catalog"]["level"] == "ok"
 
 
-def test_doctor_names_a_data_directory_that_cannot_be(cli, monkeypatch):
+def test_doctor_names_an_impossible_data_directory(cli, monkeypatch):
     (cli.root / "file").write_text("")
     monkeypatch.setenv("GRAFT_DATA_DIR", str(cli.root / "file" / "data"))
     found = checks(cli, code=1)
@@ -170,7 +170,7 @@ def test_doctor_names_a_library_that_cannot_be_used(cli, monkeypatch):
     assert found["apsw"]["level"] == "ok"
 
 
-def test_doctor_names_a_library_that_reads_what_nobody_wrote(cli, monkeypatch):
+def test_doctor_names_a_library_that_reads_wrong_bytes(cli, monkeypatch):
     monkeypatch.setattr(check_local, "_ask_apsw", lambda _: "something else")
     found = checks(cli, code=1)
     assert "'something else'" in found["apsw"]["text"]
@@ -180,7 +180,7 @@ def test_doctor_names_a_library_that_reads_what_nobody_wrote(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("end", ["missing", "empty"])
-def test_doctor_says_that_the_catalog_is_lost(pushed, end):
+def test_doctor_reports_a_lost_catalog(pushed, end):
     directory = pushed.root / "a"
     for path in directory.glob("catalog.db*"):
         path.unlink()
@@ -189,7 +189,7 @@ def test_doctor_says_that_the_catalog_is_lost(pushed, end):
     for _ in range(2):  # The first run must not make it look sound to the second.
         text = pushed.run("doctor").stdout
         assert f"problem  catalog: {directory}/catalog.db is missing or empty, but " in text
-        assert "holds a volume" in text
+        assert "has a volume" in text
         assert "sound" not in text.partition("catalog:")[2].partition("\n")[0]
 
 
@@ -199,7 +199,7 @@ def edit_catalog(cli, *statements: str) -> None:
             connection.execute(statement)
 
 
-def test_doctor_names_a_tag_that_names_nothing(pushed):
+def test_doctor_names_a_tag_without_a_volume(pushed):
     volume = VolumeId.new().raw.hex()
     edit_catalog(pushed, f"INSERT INTO tags VALUES('lost', x'{volume}')")
     found = checks(pushed, code=1)
@@ -207,7 +207,7 @@ def test_doctor_names_a_tag_that_names_nothing(pushed):
     assert "tag 'lost' names volume" in found["catalog"]["text"]
 
 
-def test_doctor_names_an_index_that_does_not_fit_its_table(pushed):
+def test_doctor_names_an_index_that_does_not_match_its_table(pushed):
     # SQLite notices this in no other way than by its integrity check.
     edit_catalog(
         pushed,
@@ -243,7 +243,7 @@ def test_doctor_lists_what_crashes_leave_and_nothing_else(pushed):
     assert all(row["next_step"] for row in found)
 
 
-def test_a_log_that_a_fork_stands_on_is_no_leftover(pushed):
+def test_the_parent_log_of_a_fork_is_not_a_leftover(pushed):
     pushed.ok("fork", "main", "side")
     pushed.sql("side", "INSERT INTO t VALUES(-1, 'new')")
     pushed.ok("push", "side")
@@ -255,7 +255,7 @@ def test_a_log_that_a_fork_stands_on_is_no_leftover(pushed):
     assert checks(pushed)["leftovers"]["level"] == "ok"
 
 
-def test_doctor_tells_of_failed_and_unsettled_syncs(pushed):
+def test_doctor_reports_failed_and_unsettled_syncs(pushed):
     volume = pushed.json("info", "main")["volume"]
     with closing(Catalog(pushed.root / "a" / "catalog.db")) as catalog:
         catalog.note_sync_error(VolumeId.parse(volume), UsageError("at http://u:secret@host/"))
@@ -277,7 +277,7 @@ def on_s3(cli, monkeypatch, ministack):
     return cli
 
 
-def test_doctor_on_a_sound_s3_remote(on_s3):
+def test_doctor_on_a_healthy_s3_remote(on_s3):
     found = checks(on_s3)
     assert "env" in found["credentials"]["text"]
     for name in ("credentials", "remote", "conditional writes", "clock"):
@@ -302,19 +302,19 @@ def test_doctor_compares_the_clock_with_the_servers(on_s3, monkeypatch, seconds,
     assert where in found["clock"]["text"]
 
 
-def test_doctor_says_nothing_of_a_clock_that_was_not_told(on_s3, monkeypatch):
+def test_doctor_does_not_report_an_unknown_clock(on_s3, monkeypatch):
     monkeypatch.setattr(s3, "parse_http_date", mock.Mock(side_effect=ValueError("no date")))
     assert "clock" not in checks(on_s3)
 
 
-def test_doctor_tells_the_clock_also_when_the_server_refuses(on_s3, monkeypatch):
+def test_doctor_reports_the_clock_even_if_the_server_refuses(on_s3, monkeypatch):
     monkeypatch.setenv("GRAFT_REMOTE_BUCKET", "there-is-no-such-bucket")
     found = checks(on_s3, code=1)
     assert found["remote"]["level"] == "problem"
     assert found["clock"]["level"] == "ok"
 
 
-def test_doctor_without_credentials_says_so_and_asks_nobody(on_s3, monkeypatch):
+def test_doctor_without_credentials_reports_it_and_sends_nothing(on_s3, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     found = checks(on_s3, code=1)

@@ -33,7 +33,7 @@ def test_the_table_covers_every_error():
         assert covered or kind is errors.GraftError, kind
 
 
-def test_the_table_has_the_codes_that_were_promised():
+def test_the_table_has_the_documented_codes():
     promised = {
         errors.NotFoundError: 2,
         errors.ConfigError: 3,
@@ -141,7 +141,7 @@ def test_an_interrupt_is_130_in_one_line(cli, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Graft, "tags", interrupt)
-    assert cli.fails(130, "tags") == "error: interrupted; what was committed before is safe\n"
+    assert cli.fails(130, "tags") == "error: interrupted; earlier commits are safe\n"
 
 
 def test_a_failure_closes_the_engine(cli, monkeypatch):
@@ -159,7 +159,7 @@ def test_without_standalone_mode_errors_reach_the_caller(cli):
         main(["nonsense"], standalone_mode=False)
 
 
-def test_a_reader_that_left_is_no_traceback(cli):
+def test_a_closed_pipe_gives_no_traceback(cli):
     for number in range(3):
         cli.ok("new", f"tag {number}")
     read_end, write_end = os.pipe()
@@ -189,7 +189,7 @@ def test_a_real_process_exits_with_the_code_and_two_lines(cli):
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "absent/file.db", "new\nline/file.db"], ids=ascii)
-def test_a_path_that_cannot_be_is_no_traceback(cli, plain, name):
+def test_an_impossible_path_gives_no_traceback(cli, plain, name):
     cli.ok("import", str(plain), "main")
     cli.fails(9, "export", "main", name)
     assert cli.run("import", name, "other").exit_code in (2, 9)
@@ -197,7 +197,7 @@ def test_a_path_that_cannot_be_is_no_traceback(cli, plain, name):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_standard_output_that_is_full_is_no_traceback(cli):
+def test_a_full_standard_output_gives_no_traceback(cli):
     cli.ok("new", "main")
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(

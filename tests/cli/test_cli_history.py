@@ -63,7 +63,7 @@ def test_show_of_a_fork_names_where_it_was_forked(pushed):
     assert pushed.json("show", "side")["parent"] == f"{log}:1"
 
 
-def test_show_of_what_is_not_there(pushed):
+def test_show_of_an_absent_commit(pushed):
     assert "has no commit 9" in pushed.fails(2, "show", "main", "9")
     assert "has no commit 7" in pushed.fails(2, "show", "main", "local:7")
     assert "names no commit" in pushed.fails(2, "show", "main", "newest")
@@ -98,7 +98,7 @@ def test_diff_counts_tables_and_rows(pushed):
     assert "names no commit" in pushed.fails(2, "diff", "main", "yesterday")
 
 
-def test_a_commit_is_named_in_all_the_ways_that_the_manual_lists(pushed):
+def test_a_commit_can_be_named_in_every_documented_way(pushed):
     pushed.sql("main", "INSERT INTO t VALUES(-1, 'new')", "INSERT INTO t VALUES(-2, 'newer')")
     log, newest = pushed.json("info", "main")["remote"], pushed.json("show", "main")["lsn"]
     for ref, where, lsn in (
@@ -139,7 +139,7 @@ def test_diff_of_a_schema_that_cannot_be_parsed_is_an_error_with_a_next_step(pus
     assert "PRAGMA writable_schema" in told
 
 
-def test_status_says_since_when_it_is_behind(pushed):
+def test_status_shows_since_when_it_is_behind(pushed):
     pushed.machine("b")
     pushed.ok("clone", "main")
     assert pushed.json("status", "main")["behind_since_ms"] is None

@@ -47,7 +47,7 @@ def test_ctrl_c_is_130_and_the_next_command_works(cli, plain):
         connection.execute("ROLLBACK")
     graft_vfs.unregister()
     assert (process.returncode, output) == (130, "")
-    assert errors == "error: interrupted; what was committed before is safe\n"
+    assert errors == "error: interrupted; earlier commits are safe\n"
     cli.ok("import", str(plain), "main")
     assert cli.sql("main", "SELECT count(*) FROM t") == [(2000,)]
 
@@ -115,7 +115,7 @@ def interrupted(server: socket.socket, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-INTERRUPTED = "error: interrupted; what was committed before is safe\n"
+INTERRUPTED = "error: interrupted; earlier commits are safe\n"
 
 
 @pytest.mark.parametrize("command", ["clone", "fetch", "pull", "push", "remote ls", "doctor"])
@@ -128,7 +128,7 @@ def test_ctrl_c_ends_a_command_that_waits_for_the_remote(pushed, silent, monkeyp
         words += ["main"]
     code, _, errors = interrupted(silent, *words)
     # What became of the push, too; `test_cli_terminal` has the other answers.
-    added = "hint: nothing of the push is in the log: `graft push main` sends it again\n"
+    added = "hint: the push is not in the log: `graft push main` sends it again\n"
     assert (code, errors) == (130, INTERRUPTED + added * (command == "push"))
     monkeypatch.setenv("GRAFT_REMOTE_TYPE", "fs")
     assert [row["tag"] for row in pushed.json("tags")] == ["main"]
@@ -198,17 +198,17 @@ def child(how: str, timeout_seconds: float) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_a_call_that_began_to_wait_when_the_signal_came_is_ended() -> None:
+def test_a_call_that_starts_to_wait_as_the_signal_arrives_ends() -> None:
     assert child("guarded", 60) == "noticed\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_without_the_guard_it_is_not() -> None:
+def test_without_the_guard_the_call_does_not_end() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         child("bare", 2)
 
 
-def test_a_signal_is_one_interrupt_and_afterwards_all_is_as_before() -> None:
+def test_a_signal_interrupts_once_and_the_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
     interrupts = 0
     with noticed_at_once():
@@ -222,7 +222,7 @@ def test_a_signal_is_one_interrupt_and_afterwards_all_is_as_before() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_where_somebody_else_handles_it_nothing_changes() -> None:
+def test_a_foreign_signal_handler_is_kept() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with noticed_at_once():

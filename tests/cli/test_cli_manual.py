@@ -47,7 +47,7 @@ def test_an_unknown_topic_is_an_error_that_lists_the_topics(cli):
         assert topic == "index" or topic in text
 
 
-def test_a_file_of_the_manual_is_printed_as_it_is(cli):
+def test_a_file_of_the_manual_is_printed_unchanged(cli):
     assert set(manual.extras()) == {"alerts.yml", "grafana.json"}
     for name, file in manual.extras().items():
         assert cli.ok("help", name) == file.read_text("utf-8")

@@ -58,7 +58,7 @@ def ready(pushed, plain):
 
 
 @pytest.mark.parametrize("command", LONG)
-def test_a_long_command_counts_to_its_end(ready, plain, counted, command):
+def test_a_long_command_shows_progress_to_the_end(ready, plain, counted, command):
     arguments = {
         "import": (str(plain), "other"),
         "push": ("main",),

@@ -14,7 +14,7 @@ def lose_catalog(cli) -> None:
         path.unlink()
 
 
-def test_adopt_lists_what_the_catalog_lost_and_takes_it_up(cli):
+def test_adopt_lists_and_adopts_lost_volumes(cli):
     cli.machine("a")
     cli.sql("main", "CREATE TABLE t(v)", "INSERT INTO t VALUES('kept')")
     cli.sql("it's", "CREATE TABLE t(v)")
@@ -36,7 +36,7 @@ def test_adopt_lists_what_the_catalog_lost_and_takes_it_up(cli):
     assert cli.run("doctor").exit_code == 0
 
 
-def test_the_list_of_lost_volumes_ends_with_what_to_type(cli):
+def test_the_list_of_lost_volumes_ends_with_the_next_command(cli):
     cli.machine("a")
     cli.sql("main", "CREATE TABLE t(v)")
     volume = cli.json("tags")[0]["volume"]
@@ -50,7 +50,7 @@ def test_the_list_of_lost_volumes_ends_with_what_to_type(cli):
     assert f"  (use `graft adopt {fork} TAG` to adopt the first)" in cli.ok("adopt")
 
 
-def test_an_adopted_volume_does_not_claim_a_sync(pushed):
+def test_an_adopted_volume_reports_no_sync(pushed):
     volume = pushed.json("tags")[0]["volume"]
     lose_catalog(pushed)
     pushed.ok("adopt", volume)
@@ -71,7 +71,7 @@ def test_adopt_takes_no_tag_from_another_volume(cli):
     assert "not a volume id" in cli.fails(2, "adopt", "no id")
 
 
-def test_a_lost_volume_is_adopted_beside_the_one_that_has_its_tag(cli):
+def test_a_lost_volume_is_adopted_even_if_its_tag_was_reused(cli):
     cli.machine("a")
     cli.sql("main", "CREATE TABLE t(v)", "INSERT INTO t VALUES('lost')")
     lost = cli.json("tags")[0]["volume"]
@@ -142,7 +142,7 @@ def test_foreign_objects_on_the_remote_are_one_warning(cli):
     assert cli.sql("main", "SELECT * FROM t") == []
 
 
-def test_an_unmounted_remote_is_named_and_a_new_one_is_made_on_demand(cli):
+def test_an_unmounted_remote_is_named_and_a_new_one_is_created_on_demand(cli):
     cli.with_remote()
     cli.machine("a")
     cli.sql("main", "CREATE TABLE t(v)")
@@ -166,7 +166,7 @@ def test_an_unmounted_remote_is_named_and_a_new_one_is_made_on_demand(cli):
     cli.ok("push", "main")
 
 
-def test_fsck_shows_a_plan_and_repairs_when_it_is_told_to(cli):
+def test_fsck_shows_a_plan_and_repairs_on_demand(cli):
     cli.with_remote()
     cli.machine("a")
     cli.sql("main", "CREATE TABLE t(v)")
@@ -199,7 +199,7 @@ def test_remote_init_reports_a_server_that_does_not_answer(cli, monkeypatch):
     assert "cannot be reached" in cli.fails(7, "remote", "init")
 
 
-def test_of_two_lost_volumes_of_one_tag_the_one_written_last_comes_first(pushed):
+def test_lost_volumes_of_one_tag_are_listed_most_recent_first(pushed):
     former = pushed.json("tags")[0]["volume"]
     pushed.ok("checkout", "main", "1")
     current = pushed.json("tags")[0]["volume"]

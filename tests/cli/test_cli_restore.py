@@ -102,7 +102,7 @@ def test_export_of_an_earlier_commit_and_over_a_file(pushed):
     assert rows_of(path) == [(1,), (2,)]
 
 
-def test_a_database_goes_through_pipes(pushed):
+def test_a_database_can_be_piped(pushed):
     result = click.testing.CliRunner().invoke(main, ["export", "main", "-"])
     assert result.exit_code == 0
     data = result.stdout_bytes
@@ -133,7 +133,7 @@ def test_a_terminal_is_neither_written_to_nor_read_from(pushed):
         assert "is a terminal" in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_ends_an_export(pushed):
+def test_a_closed_pipe_ends_an_export(pushed):
     pushed.sql("main", "INSERT INTO t VALUES(zeroblob(3000000))")
     with subprocess.Popen(
         [sys.executable, "-m", "graft_vfs.cli", "export", "main", "-"],

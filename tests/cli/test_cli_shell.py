@@ -86,19 +86,19 @@ def test_a_script_that_fails_has_a_next_step(cli, command, hint):
 
 
 @pytest.mark.parametrize("command", ["SELECT * FROM nothing", ".nonsense", "SELECT"])
-def test_a_command_that_fails_is_1(cli, command):
+def test_a_failed_command_exits_with_1(cli, command):
     cli.ok("new", "main")
     result = cli.run("shell", "main", "-c", command, "-c", "SELECT 'not reached'")
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"error: {command}: " in result.stderr
 
 
-def test_the_code_of_exit_is_that_of_the_command(cli):
+def test_exit_sets_the_exit_code_of_the_command(cli):
     cli.ok("new", "main")
     assert run("shell", "main", script=".exit 5\n").returncode == 5
 
 
-def test_a_pragma_runs_once_also_beside_other_statements(cli):
+def test_a_pragma_among_other_statements_runs_once(cli):
     cli.ok("new", "main")
     cli.ok("shell", "main", "-c", "PRAGMA graft_new; SELECT 1;", "-c", "pragma GRAFT_new")
     cli.ok("shell", "main", "-c", "SELECT ';' ; PRAGMA graft_new -- twice; or not\n; SELECT 2")
@@ -129,7 +129,7 @@ def test_an_error_of_the_vfs_keeps_its_code(pushed):
     assert "diverged" in result.stderr
 
 
-def test_the_past_can_be_read_and_not_written(pushed):
+def test_the_past_is_read_only(pushed):
     pushed.sql("main", "DELETE FROM t")
     pushed.ok("push", "main")
     assert pushed.ok("shell", "main", "--lsn", "1", "-c", "SELECT count(*) FROM t") == "2000\n"
@@ -145,12 +145,12 @@ def test_the_past_can_be_read_and_not_written(pushed):
     pushed.fails(2, "shell", "main", "--lsn", "1", "--as-of", "now", "-c", "SELECT 1")
 
 
-def test_an_absent_tag_is_refused_and_not_made(cli):
+def test_an_absent_tag_is_refused_and_not_created(cli):
     assert "there is no tag" in cli.fails(2, "shell", "absent", "-c", "CREATE TABLE t(x)")
     assert cli.json("tags") == []
 
 
-def test_a_person_sees_a_prompt_and_goes_on_after_an_error(cli):
+def test_an_interactive_shell_prompts_and_continues_after_an_error(cli):
     cli.ok("new", "main")
     person, terminal = pty.openpty()
     with subprocess.Popen(
@@ -225,7 +225,7 @@ def test_tab_completes_commands_and_options_and_tags(cli):
     assert completed("completion z") == ["zsh"]
 
 
-def test_tab_makes_nothing_and_says_nothing_when_there_is_nothing_to_read(cli):
+def test_tab_creates_and_prints_nothing_without_a_data_directory(cli):
     assert completed("status ") == []
     assert not (cli.root / "home" / ".local").exists()
     Path("graft.toml").write_text("nonsense = 1")

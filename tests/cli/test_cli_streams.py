@@ -27,7 +27,7 @@ def test_a_closed_standard_output_is_an_error_before_anything_is_done(cli, argum
     assert cli.json("tags") == []
 
 
-def test_closed_streams_are_not_taken_for_files(cli):
+def test_closed_streams_are_not_confused_with_files(cli):
     cli.ok("new", "main")
     assert shell(f"{GRAFT} tags <&- 2>&-").stdout == cli.ok("tags")
     assert shell(f"{GRAFT} bogus 2>&-").returncode == 2
@@ -42,7 +42,7 @@ def test_closed_streams_are_not_taken_for_files(cli):
     "arguments",
     ["config --template", "--help", "--version", "shell main -c 'SELECT hex(zeroblob(1000000))'"],
 )
-def test_a_reader_that_has_gone_ends_a_command_quietly(cli, arguments):
+def test_a_closed_pipe_ends_a_command_quietly(cli, arguments):
     cli.ok("new", "main")
     done = shell(f"{GRAFT} {arguments} | true")
     assert (done.returncode, done.stderr) == (141, "")

@@ -51,18 +51,18 @@ def test_a_diverged_database_is_exit_code_5_with_a_hint(cli):
     ("arguments", "why"),
     [
         (["--all", "shop"], "--all and tags exclude each other"),
-        (["--every", "0.1s"], "'0.1s' is no duration"),
-        (["--every", "5 minutes"], "'5 minutes' is no duration"),
-        (["--every", "30h"], "'30h' is no duration"),
+        (["--every", "0.1s"], "'0.1s' is not a duration"),
+        (["--every", "5 minutes"], "'5 minutes' is not a duration"),
+        (["--every", "30h"], "'30h' is not a duration"),
         (["--metrics", ":9090"], "--metrics needs a daemon"),
-        (["--every", "5s", "--metrics", "here"], "'here' is no address"),
-        (["--every", "5s", "--metrics", ":99999"], "':99999' is no address"),
-        (["--heartbeat", "ftp://monitor/x"], "no http:// or https:// URL"),
+        (["--every", "5s", "--metrics", "here"], "'here' is not an address"),
+        (["--every", "5s", "--metrics", ":99999"], "':99999' is not an address"),
+        (["--heartbeat", "ftp://monitor/x"], "not an http:// or https:// URL"),
         (["nope"], "there is no tag 'nope'"),
     ],
     ids=" ".join,
 )
-def test_a_wrong_call_is_exit_code_2_and_says_how_to_write_it(cli, arguments, why):
+def test_a_wrong_call_is_exit_code_2_and_shows_the_usage(cli, arguments, why):
     cli.with_remote()
     errors = cli.fails(2, "sync", *arguments)
     assert why in errors
@@ -73,7 +73,7 @@ def test_without_a_remote_the_next_step_is_to_configure_one(cli):
     assert "[remote]" in cli.fails(2, "sync")
 
 
-def test_an_address_that_is_taken_is_told_before_anything_is_synced(cli):
+def test_a_used_address_is_reported_before_anything_is_synced(cli):
     cli.with_remote()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

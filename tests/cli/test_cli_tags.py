@@ -47,14 +47,14 @@ def test_any_text_is_a_tag_through_push_and_clone(cli, plain, tag):
 
 @pytest.mark.parametrize("command", ["new", "status", "push", "rm"])
 @pytest.mark.parametrize("tag", ["", "x" * 1000, "\udcff", "nul\0"], ids=ascii)
-def test_what_is_no_tag_is_refused(cli, command, tag):
+def test_an_invalid_tag_is_refused(cli, command, tag):
     error = cli.fails(2, command, tag)
     assert "is not a tag" in error
     assert len(error) < 300
     assert not (cli.root / "home/.local/share/graft").exists()
 
 
-def test_bytes_that_are_no_text_are_refused_by_a_real_process(cli):
+def test_bytes_that_are_not_text_are_refused_by_a_real_process(cli):
     process = subprocess.run(
         [sys.executable, "-m", "graft_vfs.cli", "new", b"\xff\xfe"],
         capture_output=True,

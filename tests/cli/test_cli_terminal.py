@@ -180,7 +180,7 @@ def test_a_terminal_without_control_sequences_gets_none(stand):
 
 # Ctrl-C -----------------------------------------------------------------------------------------
 
-INTERRUPT = "error: interrupted; what was committed before is safe"
+INTERRUPT = "error: interrupted; earlier commits are safe"
 
 
 def stalled(proxy: Proxy, kind: str, *, after: bool = False) -> threading.Event:
@@ -200,10 +200,10 @@ def stalled(proxy: Proxy, kind: str, *, after: bool = False) -> threading.Event:
 @pytest.mark.parametrize(
     ("stand", "kind", "after", "hint"),
     [
-        (17, "part", False, "nothing of the push is in the log: `graft push main` sends it again"),
+        (17, "part", False, "the push is not in the log: `graft push main` sends it again"),
         (0, "claim", False, "the push may have landed: the next push or pull of main settles it"),
         (0, "claim", True, "the push may have landed: the next push or pull of main settles it"),
-        (0, "ref", False, "nothing of the push is in the log: `graft push main` sends it again"),
+        (0, "ref", False, "the push is not in the log: `graft push main` sends it again"),
     ],
     indirect=["stand"],
 )

@@ -121,7 +121,7 @@ def push_to_a_full_remote(root: str, *amounts: str) -> None:
     graft_vfs.unregister()
 
 
-def test_a_push_to_a_remote_without_space_is_made_up_for(tmp_path, disk) -> None:
+def test_a_push_to_a_full_remote_succeeds_later(tmp_path, disk) -> None:
     amounts = [0, 1, 2, 3, 5, 8, 30, 300, 600, 900, 2000]
     assert 900 * PAGE_BYTES > 3_000_000
     isolated.run(push_to_a_full_remote, tmp_path, *amounts, prefix=disk)

@@ -42,14 +42,14 @@ def disk_with_a_synced_file() -> Disk:
     return disk
 
 
-def test_what_was_synced_is_there_whatever_survives() -> None:
+def test_synced_data_always_survives() -> None:
     disk = disk_with_a_synced_file()
     expected = {"f": Content(2 * SECTOR_BYTES, {0: sector(b"a"), 1: sector(b"a")})}
     assert disk.pending_times() == []
     assert list(cuts(disk, 3, itertools.count())) == [expected]
 
 
-def test_a_synced_file_whose_name_was_not_synced_may_be_gone() -> None:
+def test_a_synced_file_with_an_unsynced_name_may_be_lost() -> None:
     disk = Disk()
     disk.apply(1, Resized(FILE, 1))
     disk.apply(1, Renamed(((ROOT, "f", FILE),)))
@@ -58,7 +58,7 @@ def test_a_synced_file_whose_name_was_not_synced_may_be_gone() -> None:
     assert disk.image(everything) == {"f": Content(1, {})}
 
 
-def test_a_name_that_was_synced_may_lead_to_a_file_without_its_bytes() -> None:
+def test_a_synced_name_may_lead_to_a_file_without_its_bytes() -> None:
     disk = Disk()
     disk.apply(1, Resized(FILE, 0))
     disk.apply(1, Renamed(((ROOT, "f", FILE),)))
@@ -117,7 +117,7 @@ def test_a_removed_file_may_come_back() -> None:
     assert disk.image(nothing) == {}
 
 
-def test_what_is_in_a_folder_is_lost_with_the_name_of_the_folder() -> None:
+def test_the_content_of_a_folder_is_lost_with_its_name() -> None:
     disk = Disk()
     disk.apply(1, Renamed(((ROOT, "d", FOLDER),)))
     disk.apply(2, Resized(OTHER, 1))
@@ -130,7 +130,7 @@ def test_what_is_in_a_folder_is_lost_with_the_name_of_the_folder() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, SECTOR_BYTES, 5 * SECTOR_BYTES - 7, 1 << 20])
-def test_an_image_is_written_as_it_is(tmp_path, size) -> None:
+def test_an_image_is_written_unchanged(tmp_path, size) -> None:
     held = {at: sector(bytes([at + 1])) for at in (0, 1, 3) if at * SECTOR_BYTES < size}
     write_image({"d": None, "d/f": Content(size, held)}, tmp_path / "root")
     expected = bytearray(max(size, 4 * SECTOR_BYTES))

@@ -145,7 +145,7 @@ def place(scratch) -> Iterator[Path]:
 # The record ---------------------------------------------------------------------------------------
 
 
-def test_the_recorded_changes_give_the_directory_as_it_is(record) -> None:
+def test_the_recorded_changes_reproduce_the_directory(record) -> None:
     *_, (_, disk, _) = record.instants()
     image, root = disk.image(everything), record.recorder.root
     assert set(image) == {str(path.relative_to(root)) for path in root.rglob("*")}
@@ -172,14 +172,14 @@ def test_a_process_killed_at_an_effect_loses_nothing_acknowledged(record, place)
         recover(crash, record.ledger, place)
 
 
-def test_a_power_cut_at_an_effect_keeps_all_promises(record, place) -> None:
+def test_a_power_cut_at_an_effect_keeps_all_guarantees(record, place) -> None:
     draw = random.Random(2)
     for crashes in record.power_cuts(1, record.drawn_times(90, seed=2)):
         recover(draw.choice(crashes), record.ledger, place)
 
 
 @pytest.mark.parametrize("record", IN_MEMORY, indirect=True, ids=map("-".join, IN_MEMORY))
-def test_the_remote_alone_has_all_that_was_pushed_at_each_instant(record, place) -> None:
+def test_the_remote_alone_has_everything_pushed_at_each_instant(record, place) -> None:
     seen: dict[frozenset[str], dict[str, Content]] = {}
     for time, _, remote in record.instants():
         keys = frozenset(remote)  # No object ever changes, so the names tell of all.
@@ -200,7 +200,7 @@ def recovered(crash: Crash, root: Path, scenario: Scenario = recovery) -> Record
 
 
 @pytest.mark.parametrize("record", REPEATED, indirect=True, ids=map("-".join, REPEATED))
-def test_a_second_power_cut_keeps_the_promises_made_after_the_first(record, place) -> None:
+def test_a_second_power_cut_keeps_the_guarantees_given_after_the_first(record, place) -> None:
     draw = random.Random(3)
     for crashes in record.power_cuts(1, record.drawn_times(3, seed=3)):
         crash = draw.choice(crashes)
@@ -209,7 +209,7 @@ def test_a_second_power_cut_keeps_the_promises_made_after_the_first(record, plac
             recover(draw.choice(seconds), again.ledger, place / "image")
 
 
-def test_what_a_cut_left_behind_the_newest_commit_never_follows_a_new_one(place) -> None:
+def test_remains_after_the_newest_commit_never_join_a_later_commit(place) -> None:
     record = run(replacements, place, "memory", {})
     effects = record.recorder.instants
     end = record.ledger.states["main"][-1].acknowledged
@@ -230,7 +230,7 @@ def test_what_a_cut_left_behind_the_newest_commit_never_follows_a_new_one(place)
 
 @pytest.mark.deep
 @pytest.mark.timeout(7200)
-def test_every_kill_and_every_power_cut_keeps_all_promises(record, place) -> None:
+def test_every_kill_and_every_power_cut_keeps_all_guarantees(record, place) -> None:
     kills = cuts = 0
     for crash in record.kills():
         recover(crash, record.ledger, place)
@@ -245,7 +245,7 @@ def test_every_kill_and_every_power_cut_keeps_all_promises(record, place) -> Non
 @pytest.mark.deep
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("record", REPEATED, indirect=True, ids=map("-".join, REPEATED))
-def test_every_second_power_cut_keeps_the_promises_made_after_the_first(record, place) -> None:
+def test_every_second_power_cut_keeps_the_guarantees_given_after_the_first(record, place) -> None:
     draw = random.Random(4)
     lives = images = 0
     for crashes in record.power_cuts(1, record.drawn_times(20 * DRAWS, seed=4)):

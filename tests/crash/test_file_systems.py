@@ -178,5 +178,5 @@ def push_from_a_disk_that_is_full(root: str, mmap: str) -> None:
 
 @pytest.mark.parametrize("mmap", ["auto", "off"])
 @pytest.mark.parametrize("mounted", ["tmpfs"], indirect=True)
-def test_a_push_is_a_way_out_of_a_full_disk(tmp_path, mounted, mmap) -> None:
+def test_a_push_works_on_a_full_disk_and_frees_space(tmp_path, mounted, mmap) -> None:
     isolated.run(push_from_a_disk_that_is_full, tmp_path, mmap, prefix=mounted)

@@ -123,7 +123,7 @@ def opened(monkeypatch) -> list[str]:
 # What is synced, and what it costs --------------------------------------------------------------
 
 
-def test_all_that_was_committed_is_pushed(watched):
+def test_all_commits_are_pushed(watched):
     ours = watched()
     for number in range(5):
         ours.commit(f"tag {number}", number)
@@ -135,7 +135,7 @@ def test_all_that_was_committed_is_pushed(watched):
         assert rows(theirs.connect(f"tag {number}", remote=f"tag {number}")) == [(number,)]
 
 
-def test_what_has_not_changed_is_not_opened_and_costs_one_request(watched, opened):
+def test_an_unchanged_volume_is_not_opened_and_costs_one_request(watched, opened):
     ours = watched()
     for number in range(5):
         ours.commit(f"tag {number}", number)
@@ -148,7 +148,7 @@ def test_what_has_not_changed_is_not_opened_and_costs_one_request(watched, opene
     assert opened == []
 
 
-def test_what_is_only_pushed_costs_no_request_while_nothing_is_committed(watched, opened):
+def test_a_push_only_volume_without_commits_costs_no_request(watched, opened):
     ours = watched(push_only=True)
     for number in range(5):
         ours.commit(f"tag {number}", number)
@@ -164,7 +164,7 @@ def test_what_is_only_pushed_costs_no_request_while_nothing_is_committed(watched
     assert set(opened) == {str(ours.machine.engine.catalog.tag_volume("tag 3"))}
 
 
-def test_what_others_pushed_is_pulled_but_not_by_a_daemon_that_only_pushes(watched):
+def test_remote_commits_are_pulled_unless_the_daemon_only_pushes(watched):
     theirs, ours, backup = watched("theirs"), watched(), watched("backup", push_only=True)
     theirs.commit("main", 1)
     theirs.machine.engine.push("main")
@@ -251,7 +251,7 @@ def test_without_a_remote_or_a_tag_of_that_name_there_is_no_daemon(tmp_path, wat
 # What goes wrong --------------------------------------------------------------------------------
 
 
-def test_a_diverged_volume_is_told_once_and_costs_no_request(watched):
+def test_a_diverged_volume_is_reported_once_and_costs_no_request(watched):
     theirs, ours = watched("theirs"), watched(push_only=True)
     theirs.commit("main", 1)
     theirs.machine.engine.push("main")
@@ -299,7 +299,7 @@ def test_an_outage_is_one_line_and_few_requests(watched):
     assert len(pushed) == len(set(pushed)) == 20
 
 
-def test_during_an_outage_one_volume_asks_at_a_time_and_ever_more_rarely(watched, monkeypatch):
+def test_during_an_outage_one_volume_retries_at_a_time_with_growing_pauses(watched, monkeypatch):
     ours = watched(push_only=True, interval_seconds=5)
     for number in range(20):
         ours.commit(f"tag {number}", number)
@@ -323,7 +323,7 @@ def test_during_an_outage_one_volume_asks_at_a_time_and_ever_more_rarely(watched
     assert [e["event"] for e in ours.events if e["event"] != "stopped"] == ["unreachable"]
 
 
-def test_what_fails_for_one_volume_is_told_once_and_its_recovery_too(watched, monkeypatch):
+def test_a_failure_of_one_volume_and_its_recovery_are_reported_once(watched, monkeypatch):
     ours = watched(push_only=True)
     for tag in "ab":
         ours.commit(tag, 1)
@@ -342,7 +342,7 @@ def test_what_fails_for_one_volume_is_told_once_and_its_recovery_too(watched, mo
     assert ours.round()[0] == [("pushed", "a"), ("recovered", "a")]
 
 
-def test_one_volume_that_cannot_be_opened_keeps_no_other_waiting(watched):
+def test_a_volume_that_cannot_be_opened_does_not_delay_others(watched):
     ours = watched(push_only=True)
     for tag in "ab":
         ours.commit(tag, 1)
@@ -395,7 +395,7 @@ def running(watched):
         each.daemon.close(10)
 
 
-def test_volumes_that_come_and_go_are_found(watched, running):
+def test_new_and_removed_volumes_are_detected(watched, running):
     ours = watched(interval_seconds=3600, push_only=True)
     ours.commit("a", 1)
     running(ours)
@@ -411,7 +411,7 @@ def test_volumes_that_come_and_go_are_found(watched, running):
     assert ours.daemon.volumes == 1
 
 
-def test_the_end_pushes_what_is_left(watched):
+def test_the_end_pushes_the_remaining_commits(watched):
     ours = watched(interval_seconds=3600, push_only=True)
     ours.daemon.start()
     for number in range(20):
@@ -421,7 +421,7 @@ def test_the_end_pushes_what_is_left(watched):
     assert sorted(pushed) == sorted(f"tag {number}" for number in range(20))
 
 
-def test_the_end_tells_what_could_not_be_pushed(watched):
+def test_the_end_reports_what_could_not_be_pushed(watched):
     ours = watched(interval_seconds=3600, push_only=True)
     ours.commit("a", 1)
     ours.commit("b", 1)

@@ -219,7 +219,7 @@ def stalled_claims(proxy: Proxy) -> tuple[Stalled, threading.Event]:
     return stalled, stuck
 
 
-def test_a_second_signal_ends_at_once(network, proxy, tmp_path):
+def test_a_second_signal_ends_the_daemon_immediately(network, proxy, tmp_path):
     writer = Writer(tmp_path / "data")
     writer.commit("main", 1)
     stalled, stuck = stalled_claims(proxy)
@@ -238,7 +238,7 @@ def test_a_second_signal_ends_at_once(network, proxy, tmp_path):
     writer.machine.close()
 
 
-def test_the_end_waits_no_longer_than_its_grace_and_its_code_says_that_commits_stayed(
+def test_the_end_respects_its_grace_period_and_exits_with_the_code_for_unpushed_commits(
     network, proxy, tmp_path
 ):
     writer = Writer(tmp_path / "data")
@@ -255,7 +255,7 @@ def test_the_end_waits_no_longer_than_its_grace_and_its_code_says_that_commits_s
     writer.machine.close()
 
 
-def test_the_code_of_one_round_says_whether_all_is_in_sync(network, proxy, tmp_path):
+def test_the_exit_code_of_one_round_shows_whether_all_is_in_sync(network, proxy, tmp_path):
     writer = Writer(tmp_path / "data")
     writer.commit("main", 1)
     with daemon(tmp_path / "data", "no-such-bucket", proxy) as process:
@@ -307,7 +307,7 @@ def monitor(*codes: int) -> Iterator[Monitor]:
             thread.join()
 
 
-def test_a_monitor_hears_of_each_round_and_reads_metrics(network, proxy, tmp_path):
+def test_a_monitor_is_notified_of_each_round_and_reads_metrics(network, proxy, tmp_path):
     writer = Writer(tmp_path / "data")
     writer.commit("main", 1)
     with (

@@ -38,7 +38,7 @@ def settings(path: Path) -> configparser.SectionProxy:
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
-def test_a_unit_calls_graft_as_it_can_be_called(path):
+def test_a_unit_calls_graft_with_valid_arguments(path):
     arguments = check_call(shlex.split(settings(path)["ExecStart"]))
     assert arguments["push_only"]
     variables = dict(re.findall(r"\b(GRAFT_\w+)=(\S+)", path.read_text("utf-8")))
@@ -46,7 +46,7 @@ def test_a_unit_calls_graft_as_it_can_be_called(path):
     assert unknown_variables(variables) == {}
 
 
-def test_systemd_waits_longer_for_the_daemon_than_that_for_its_last_push():
+def test_systemd_waits_longer_than_the_daemon_waits_for_its_last_push():
     service = settings(EXAMPLES / "systemd" / "graft-sync.service")
     arguments = check_call(shlex.split(service["ExecStart"]))
     assert arguments["every"]

@@ -23,7 +23,7 @@ from tests.support.synced import INTERVAL, diverged, found, insert, push_from
 # What is synced, and what it costs --------------------------------------------------------------
 
 
-def test_what_was_committed_is_pushed_at_the_next_run(synced, other):
+def test_commits_are_pushed_at_the_next_run(synced, other):
     ours = synced()
     connection = ours.connect()
     ours.clock.settle()
@@ -46,7 +46,7 @@ def test_a_small_push_costs_one_request(synced):
     assert (counts.requests, counts.put_if_absent) == (1, 1)
 
 
-def test_what_others_pushed_is_pulled_at_the_next_run(synced, other):
+def test_remote_commits_are_pulled_at_the_next_run(synced, other):
     push_from(other, 1)
     ours = synced()
     connection = ours.connect(remote="main")
@@ -88,7 +88,7 @@ def test_a_log_that_gets_its_first_commit_elsewhere_is_pulled(synced, other):
     assert found(connection) == [1]
 
 
-def test_nothing_is_asked_between_two_runs(synced, other):
+def test_no_request_is_sent_between_two_runs(synced, other):
     push_from(other, 1)
     ours = synced()
     connection = ours.connect(remote="main")
@@ -101,7 +101,7 @@ def test_nothing_is_asked_between_two_runs(synced, other):
     assert ours.engine.store.counters.snapshot() == before
 
 
-def test_each_volume_is_synced_also_one_whose_tag_came_later(synced, other):
+def test_each_volume_is_synced_even_one_that_got_its_tag_later(synced, other):
     ours = synced()
     first = ours.connect("first")
     ours.clock.settle()
@@ -152,7 +152,7 @@ def test_a_report_on_all_volumes_syncs_none(synced):
     assert ours.engine._autosync.report(report.volume) is None
 
 
-def test_readers_and_writers_go_on_while_their_commits_are_pushed(synced, other):
+def test_readers_and_writers_continue_while_their_commits_are_pushed(synced, other):
     ours = synced()
     reader, writer = ours.connect(), ours.connect()
     insert(writer, 0)

@@ -18,7 +18,7 @@ from tests.support.faults import FaultyStore
 from tests.support.synced import INTERVAL, Synced, diverged, found, insert
 
 
-def test_closing_pushes_what_was_not_pushed(synced, other, caplog):
+def test_closing_pushes_unpushed_commits(synced, other, caplog):
     ours = synced()
     connection = ours.connect()
     ours.clock.settle()
@@ -32,7 +32,7 @@ def test_closing_pushes_what_was_not_pushed(synced, other, caplog):
     assert not caplog.records
 
 
-def test_closing_asks_nothing_if_all_was_pushed(synced):
+def test_closing_sends_no_request_if_all_is_pushed(synced):
     ours = synced()
     insert(ours.connect(), 1)
     ours.tick()
@@ -42,14 +42,14 @@ def test_closing_asks_nothing_if_all_was_pushed(synced):
     assert counters.snapshot() == before
 
 
-def test_closing_tells_what_has_diverged(synced, other, caplog):
+def test_closing_reports_diverged_volumes(synced, other, caplog):
     ours = synced()
     diverged(ours, other)
     volume = ours.engine.open("main").id
     caplog.clear()
     ours.close()
     (record,) = caplog.records
-    assert f"volume {volume} may have commits that were not pushed" in record.getMessage()
+    assert f"volume {volume} may have unpushed commits" in record.getMessage()
     assert "it has diverged" in record.getMessage()
 
 
@@ -66,7 +66,7 @@ class BlockedStore(FaultyStore):
         return super().put_if_absent(key, data)
 
 
-def test_closing_does_not_wait_longer_than_it_says(tmp_path, caplog, synced, other, monkeypatch):
+def test_closing_respects_its_time_limit(tmp_path, caplog, synced, other, monkeypatch):
     monkeypatch.setattr(autosync, "FLUSH_SECONDS", 0.05)
     ours = synced(wrap=BlockedStore)
     store = ours.engine.store
@@ -79,7 +79,7 @@ def test_closing_does_not_wait_longer_than_it_says(tmp_path, caplog, synced, oth
     assert store.begun.wait(60)
     ours.close()
     (record,) = caplog.records
-    assert "there was no time left" in record.getMessage()
+    assert "the time limit was reached" in record.getMessage()
     store.go_on.set()
     thread.join(60)
     assert not thread.is_alive()
@@ -106,7 +106,7 @@ def write_and_leave(data_dir: str, root: str, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["return", "error", "interrupt"])
-def test_the_end_of_the_interpreter_pushes_what_was_not_pushed(tmp_path, other, how):
+def test_interpreter_exit_pushes_unpushed_commits(tmp_path, other, how):
     places = tmp_path / "ours", tmp_path / "remote"
     with isolated.running(write_and_leave, *places, how) as child:
         assert child.hear() == "committed"
@@ -127,7 +127,7 @@ connection.execute("CREATE TABLE t(v); INSERT INTO t VALUES(randomblob(12000000)
 """
 
 
-def test_what_is_large_is_pushed_at_the_end_of_the_interpreter_or_told(tmp_path, ministack):
+def test_large_commits_are_pushed_at_interpreter_exit_or_reported(tmp_path, ministack):
     settings = {
         **ministack.environment(),
         "GRAFT_DATA_DIR": str(tmp_path / "ours"),
@@ -150,7 +150,7 @@ def test_what_is_large_is_pushed_at_the_end_of_the_interpreter_or_told(tmp_path,
 
     ended = run("-c", LARGE_PROGRAM)
     # Threads cannot start any more, so one sends all parts; a slow machine has no time for that.
-    is_told = "may have commits that were not pushed before the end" in ended.stderr
+    is_told = "may have unpushed commits" in ended.stderr
     assert "Traceback" not in ended.stderr
     status = run("-m", "graft_vfs.cli", "status", "main").stdout
     assert ("up to date" in status) is not is_told
@@ -158,7 +158,7 @@ def test_what_is_large_is_pushed_at_the_end_of_the_interpreter_or_told(tmp_path,
     assert "up to date" in run("-m", "graft_vfs.cli", "status", "main").stdout
 
 
-def test_ctrl_c_ends_the_wait_for_a_push_and_tells_what_was_not_pushed(synced, caplog, monkeypatch):
+def test_ctrl_c_ends_the_wait_for_a_push_and_reports_unpushed_commits(synced, caplog, monkeypatch):
     ours = synced(wrap=BlockedStore)
     store = ours.engine.store
     connection = ours.connect()
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_wait_for_a_push_and_tells_what_was_not_pushed(synced, c
         patch.setattr(threading.Thread, "join", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ours.engine.close()
-    assert "there was no time left" in caplog.text
+    assert "the time limit was reached" in caplog.text
     store.go_on.set()
     thread.join(60)
     assert not thread.is_alive()

@@ -63,7 +63,7 @@ def test_one_of_two_processes_syncs_and_the_other_takes_over_when_it_is_killed(t
         assert ask(second, "tick") == "0"
 
 
-def test_a_leader_that_closes_gives_the_lead_away(tmp_path, synced):
+def test_a_leader_that_closes_releases_the_lead(tmp_path, synced):
     with isolated.running(sync_as_told, tmp_path / "ours", tmp_path / "remote") as first:
         assert ask(first, "role") == "leader"
         ours = synced()

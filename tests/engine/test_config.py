@@ -109,7 +109,7 @@ FILE = (
 
 @pytest.mark.parametrize("variable", VARIABLES)
 @pytest.mark.parametrize("text", [FILE, '[remote]\ntype = "memory"\nroot = "/root"\n'])
-def test_a_variable_wins_over_the_file(variable, text) -> None:
+def test_a_variable_overrides_the_file(variable, text) -> None:
     value, key, expected = VARIABLES[variable]
     found: object = load(text, **{variable: value})
     for name in key.split("."):
@@ -132,7 +132,7 @@ def test_variables_alone_make_a_remote() -> None:
 # Files ------------------------------------------------------------------------------------------
 
 
-def test_the_first_file_of_the_search_order_counts(tmp_path, nowhere) -> None:
+def test_the_first_file_of_the_search_order_is_read(tmp_path, nowhere) -> None:
     named, xdg, home = tmp_path / "named.toml", tmp_path / "xdg", tmp_path / "home/.config"
     for path, size in (
         (named, 1),
@@ -160,7 +160,7 @@ def test_a_named_file_that_is_missing_is_an_error(name) -> None:
 
 
 @pytest.mark.parametrize("variable", ["GRAFT_CONFIG", "XDG_CONFIG_HOME"])
-def test_a_path_that_cannot_even_be_looked_at_is_an_error(variable) -> None:
+def test_a_path_that_cannot_be_examined_is_an_error(variable) -> None:
     with pytest.raises(ConfigError, match="too long; correct "):
         Config.load({variable: "x" * 5000})
 
@@ -172,7 +172,7 @@ def test_a_path_that_has_no_bytes_is_an_error(variable) -> None:
 
 
 @pytest.mark.parametrize("text", ["a\0b", "~\0"])
-def test_a_path_with_a_nul_is_an_error_wherever_it_is_used(text) -> None:
+def test_a_path_with_a_nul_is_an_error_everywhere(text) -> None:
     with pytest.raises(ConfigError, match="leave the NUL out"):
         Config.load({"GRAFT_CONFIG": text})
     with pytest.raises(ConfigError, match="leave the NUL out"):
@@ -191,7 +191,7 @@ def test_a_path_with_a_nul_is_an_error_wherever_it_is_used(text) -> None:
         b"a = " + b"[" * 20_000,
     ],
 )
-def test_a_file_that_is_no_toml_is_named_in_the_error(data) -> None:
+def test_a_file_that_is_not_toml_is_named_in_the_error(data) -> None:
     Path("graft.toml").write_bytes(data)
     with pytest.raises(ConfigError, match=r"^graft\.toml: "):
         Config.load({})
@@ -262,7 +262,7 @@ def test_a_wrong_value_is_an_error_that_names_file_and_key(key, value) -> None:
         ("GRAFT_REMOTE_TYPE", "ftp", "remote.type"),
     ],
 )
-def test_a_wrong_variable_is_blamed_itself_and_not_the_file(variable, value, key) -> None:
+def test_a_wrong_variable_is_named_instead_of_the_file(variable, value, key) -> None:
     with pytest.raises(ConfigError, match=rf"^{variable}: {key} = '{value}'"):
         load('hydrate = "lazy"\n[remote]\ntype = "memory"\n', **{variable: value})
 
@@ -379,7 +379,7 @@ def no_here(nowhere) -> None:
 
 
 @pytest.mark.parametrize("place", ["no_home", "no_here"])
-def test_a_place_that_cannot_be_looked_at_does_not_matter_if_variables_are_set(
+def test_a_directory_that_cannot_be_examined_does_not_matter_if_variables_are_set(
     request, tmp_path, caplog, place
 ) -> None:
     request.getfixturevalue(place)
@@ -421,7 +421,7 @@ def test_a_user_without_a_home_needs_none_if_variables_are_set(monkeypatch) -> N
     assert Config.load({"GRAFT_DATA_DIR": "/data"}).data_dir == Path("/data")
 
 
-def test_an_empty_home_is_none(monkeypatch) -> None:
+def test_an_empty_home_counts_as_unset(monkeypatch) -> None:
     monkeypatch.setenv("HOME", "")
     assert Config.load({}).data_dir == Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/share/graft")
 
@@ -435,7 +435,7 @@ def test_an_empty_variable_is_not_a_value(variable) -> None:
 
 
 @pytest.mark.parametrize("variable", ["AWS_PROFILE", "AWS_CA_BUNDLE"])
-def test_an_empty_variable_of_aws_that_is_in_the_way_is_named(monkeypatch, variable) -> None:
+def test_an_empty_aws_variable_that_causes_an_error_is_named(monkeypatch, variable) -> None:
     monkeypatch.setenv(variable, "")
     remote = RemoteConfig(type="s3_compatible", bucket="b", endpoint="http://127.0.0.1:9")
     in_the_way = pytest.raises(ConfigError, match=f"unset {variable}: set, but empty")

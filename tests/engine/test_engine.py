@@ -54,7 +54,7 @@ def test_a_tag_is_a_key_and_never_a_path(machines, tmp_path, tag) -> None:
 
 
 @pytest.mark.parametrize("tag", ["", "a\0b", "x" * 513, "\ud800"])
-def test_what_is_no_tag_is_refused_everywhere(machines, tag) -> None:
+def test_an_invalid_tag_is_refused_everywhere(machines, tag) -> None:
     ours = machines("ours")
     for call in (
         lambda: ours.engine.open(tag, create=True),
@@ -70,7 +70,7 @@ def test_what_is_no_tag_is_refused_everywhere(machines, tag) -> None:
 # Remotes ----------------------------------------------------------------------------------------
 
 
-def test_verbs_without_a_remote_say_what_to_configure(tmp_path) -> None:
+def test_verbs_without_a_remote_explain_what_to_configure(tmp_path) -> None:
     with Replica(tmp_path / "data", RemoteConfig()) as ours:
         connection = ours.connect()
         connection.execute("CREATE TABLE t(k)")
@@ -123,7 +123,7 @@ def hydrating(machines, tmp_path) -> Config:
     return Config(data_dir=tmp_path / "theirs", remote=remote, hydrate="background")
 
 
-def test_a_background_hydrate_brings_everything(hydrating) -> None:
+def test_a_background_hydrate_fetches_everything(hydrating) -> None:
     engine = Graft(hydrating)
     volume = engine.open("main", create=True, remote="main")
     for thread in engine.context.volumes._hydrating:
@@ -211,7 +211,7 @@ def test_a_fork_that_fails_half_way_moves_no_tag(machines, monkeypatch) -> None:
     assert rows(ours.connect()) == [("local",)]
 
 
-def test_checkout_reports_where_the_tag_is_now(machines) -> None:
+def test_checkout_reports_the_new_position_of_the_tag(machines) -> None:
     ours = machines("ours")
     connection = ours.connect()
     connection.execute("CREATE TABLE t(k)")
@@ -239,7 +239,7 @@ def test_checkout_reports_where_the_tag_is_now(machines) -> None:
             ours.engine.checkout("main", spec)
 
 
-def test_switch_goes_to_a_volume_and_makes_one_that_is_absent(machines) -> None:
+def test_switch_moves_to_a_volume_and_creates_an_absent_one(machines) -> None:
     ours, theirs = machines("ours"), machines("theirs")
     connection = ours.connect()
     connection.execute("CREATE TABLE t(k); INSERT INTO t VALUES(1)")
@@ -272,7 +272,7 @@ def test_a_tag_is_removed_and_its_volume_stays(machines) -> None:
     assert rows(ours.connect("again")) == []
 
 
-def test_refs_are_made_once_and_the_first_one_stays(machines) -> None:
+def test_refs_are_created_once_and_never_replaced(machines) -> None:
     ours, theirs = machines("ours"), machines("theirs")
     for machine in (ours, theirs):
         machine.connect("main").execute("CREATE TABLE t(k)")
@@ -287,7 +287,7 @@ def test_refs_are_made_once_and_the_first_one_stays(machines) -> None:
         ours.engine.clone("absent", "x")
 
 
-def test_a_foreign_object_in_the_way_of_a_ref_does_not_stop_a_push(
+def test_a_foreign_object_at_the_key_of_a_ref_does_not_stop_a_push(
     machines, tmp_path, caplog
 ) -> None:
     ours = machines("ours")

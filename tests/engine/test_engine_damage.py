@@ -118,7 +118,7 @@ def test_a_damaged_image_is_named_and_other_pages_and_volumes_work(machines, clo
     ("data", "message"),
     [(b"GRAFTL0G" + bytes(100), "is not a branch log"), (b"", "is not a branch log")],
 )
-def test_a_log_file_that_is_none_is_named_and_other_volumes_work(
+def test_a_foreign_log_file_is_named_and_other_volumes_work(
     machines, closed, data, message
 ) -> None:
     path, expected = closed
@@ -129,7 +129,7 @@ def test_a_log_file_that_is_none_is_named_and_other_volumes_work(
     others_work(ours, expected)
 
 
-def test_a_log_file_that_is_gone_is_named_and_other_volumes_work(machines, closed) -> None:
+def test_a_missing_log_file_is_named_and_other_volumes_work(machines, closed) -> None:
     path, expected = closed
     path.unlink()
     ours = machines("ours")
@@ -141,7 +141,7 @@ def test_a_log_file_that_is_gone_is_named_and_other_volumes_work(machines, close
 @pytest.mark.parametrize(
     "data", [b"not a database at all " * 300, b"SQLite format 3\0" + bytes(5000)]
 )
-def test_a_damaged_catalog_is_named_with_the_way_out(machines, closed, tmp_path, data) -> None:
+def test_a_damaged_catalog_is_named_with_a_next_step(machines, closed, tmp_path, data) -> None:
     catalog = tmp_path / "ours/catalog.db"
     for name in ("catalog.db-wal", "catalog.db-shm"):
         (tmp_path / "ours" / name).unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def test_a_damaged_catalog_is_named_with_the_way_out(machines, closed, tmp_path,
     others_work(machines("ours"), closed[1])
 
 
-def test_another_programs_database_is_no_catalog(tmp_path) -> None:
+def test_another_programs_database_is_not_a_catalog(tmp_path) -> None:
     (tmp_path / "data").mkdir()
     path = tmp_path / "data/catalog.db"
     stock = apsw.Connection(str(path), vfs="unix")

@@ -35,7 +35,7 @@ NOON_MS = int(dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC).timestamp() * 1000)
         ("0 weeks ago", NOON_MS),
     ],
 )
-def test_times_are_read(text, expected) -> None:
+def test_times_are_parsed(text, expected) -> None:
     assert parse_time(text, now=lambda: NOON_MS / 1000) == expected
 
 
@@ -44,12 +44,12 @@ def test_times_are_read(text, expected) -> None:
     ["", "yesterday", "2 hours", "two hours ago", "2 fortnights ago", "nan hours ago",
      "inf hours ago", "-inf weeks ago", "1e999 days ago", "2026-13-01", "12:00", "2 ss ago"],
 )  # fmt: skip
-def test_what_is_no_time_is_refused_with_an_example(text) -> None:
+def test_an_invalid_time_is_refused_with_an_example(text) -> None:
     with pytest.raises(UsageError, match="2 hours ago"):
         parse_time(text, now=lambda: NOON_MS / 1000)
 
 
-def test_the_log_is_seen_as_it_was_at_any_time(machines, monkeypatch) -> None:
+def test_as_of_shows_the_log_at_any_time(machines, monkeypatch) -> None:
     ours = machines("ours")
     connection = ours.connect()
     connection.execute("CREATE TABLE t(k)")
@@ -78,7 +78,7 @@ def test_the_log_is_seen_as_it_was_at_any_time(machines, monkeypatch) -> None:
         ours.engine.snapshot_at("main")
 
 
-def test_the_time_that_the_log_prints_gives_that_very_commit(machines, monkeypatch) -> None:
+def test_the_time_that_the_log_prints_selects_that_commit(machines, monkeypatch) -> None:
     ours = machines("ours")
     connection = ours.connect()
     connection.execute("CREATE TABLE t(k)")

@@ -54,7 +54,7 @@ def child(tmp_path) -> Iterator[Callable[[], Callable[[str], str]]]:
 COUNT = "connection.execute('SELECT count(*) FROM t').fetchone()[0]"
 
 
-def test_a_switch_that_came_too_late_hides_no_later_one(machines, monkeypatch) -> None:
+def test_a_late_switch_does_not_hide_a_later_one(machines, monkeypatch) -> None:
     ours, others, third = (machines("ours") for _ in range(3))
     ours.connect().execute("CREATE TABLE t(k); INSERT INTO t VALUES(1)")
     late, quick, looking = (machine.engine.open("main") for machine in (ours, others, third))
@@ -163,9 +163,7 @@ def test_nothing_is_lost_while_processes_write_and_this_one_pushes_and_pulls(
     assert rows(machines("clone").connect(remote="main")) == expected
 
 
-def test_a_switch_that_fails_once_is_made_up_for_and_never_shows_an_old_view(
-    machines, monkeypatch
-) -> None:
+def test_a_failed_switch_is_repeated_and_never_shows_an_old_view(machines, monkeypatch) -> None:
     """Another process moves the volume, to another file even; following it fails the first time."""
     first, second = machines("ours"), machines("ours")
     a, b = first.connect(), second.connect()

@@ -57,7 +57,7 @@ def test_no_report_has_the_repr_of_a_dataclass():
         assert kind.__repr__ is reports.Report.__repr__, kind
 
 
-def test_an_engine_says_where_it_works_and_lists_its_verbs(tmp_path):
+def test_the_repr_of_an_engine_has_its_directory_and_verbs(tmp_path):
     config = graft_vfs.Config(data_dir=tmp_path / "data", remote=engines.memory_remote())
     with engines.registered(config) as engine:
         line = repr(engine)

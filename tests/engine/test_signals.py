@@ -98,9 +98,7 @@ def commit_and_wait(data_dir: str, root: str, how: str) -> None:
         "waits for a lock",
     ],
 )
-def test_a_signal_pushes_and_then_ends_the_process_as_it_always_did(
-    tmp_path, pushed, number, how
-) -> None:
+def test_a_signal_pushes_and_then_ends_the_process_as_usual(tmp_path, pushed, number, how) -> None:
     with isolated.running(commit_and_wait, tmp_path / "ours", tmp_path / "remote", how) as child:
         assert child.hear() == "committed"
         child.process.send_signal(number)
@@ -167,7 +165,7 @@ def test_the_first_process_of_a_container_ends_too(tmp_path, pushed) -> None:
     assert pushed() == [1]
 
 
-def test_handlers_are_there_only_as_long_as_something_is_synced(tmp_path) -> None:
+def test_handlers_are_set_only_while_an_engine_syncs(tmp_path) -> None:
     assert handlers() == DEFAULTS
     plain = Replica(tmp_path / "plain", RemoteConfig(type="fs", root=str(tmp_path / "remote")))
     plain.connect()

@@ -98,7 +98,7 @@ def test_a_script_of_sqllogictest_has_its_answers_on_a_volume(volume):
     ],
     ids=["values", "outcome", "label", "hash"],
 )
-def test_a_wrong_answer_is_noticed(volume, right, wrong, line):
+def test_a_wrong_answer_is_detected(volume, right, wrong, line):
     assert right in SCRIPT
     tally = sqllogic.run(SCRIPT.replace(right, wrong), volume)
     assert tally.wrong

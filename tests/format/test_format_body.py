@@ -33,7 +33,7 @@ def test_the_table_finds_every_page(page_indexes: set[int]) -> None:
         assert run[at : at + 512] == images[page]
 
 
-def test_frames_come_out_as_they_fill() -> None:
+def test_frames_are_returned_when_they_are_full() -> None:
     builder = BodyBuilder()
     out = [builder.add(page, image(page)) is not None for page in range(1, 2 * FRAME_PAGES + 2)]
     assert [number for number, full in enumerate(out, 1) if full] == [16, 32]
@@ -42,7 +42,7 @@ def test_frames_come_out_as_they_fill() -> None:
     assert list(builder.table.last_pages) == [16, 32, 33]
 
 
-def test_nothing_gives_an_empty_table() -> None:
+def test_no_pages_give_an_empty_table() -> None:
     builder = BodyBuilder()
     assert builder.finish() is None
     assert (len(builder.table), builder.table.body_bytes, len(builder.pages)) == (0, 0, 0)

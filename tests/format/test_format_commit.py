@@ -354,7 +354,7 @@ def test_refuses_an_impossible_page_count() -> None:
     refuse(patched(commit()[0].encode(), 100, b"\xff" * 4), "page count")
 
 
-def test_refuses_a_time_that_no_calendar_shows() -> None:
+def test_refuses_a_time_after_the_year_9999() -> None:
     late = (TIME_MS_MAX + 1).to_bytes(8, "little")
     refuse(patched(commit()[0].encode(), 160, late), "time")
 
@@ -369,7 +369,7 @@ def test_refuses_parts_that_do_not_add_up() -> None:
         refuse(patched(encoded, offset, bytes([encoded[offset] + 1])), "add up")
 
 
-def test_refuses_bytes_behind_the_columns() -> None:
+def test_refuses_bytes_after_the_columns() -> None:
     refuse(sealed(commit()[0].encode()[:-32] + b"x"), "add up")
 
 
@@ -402,12 +402,12 @@ def replace_page_set(encoded: bytes, page_set: bytes) -> bytes:
     return sealed(data)
 
 
-def test_refuses_a_page_set_that_is_no_roaring_bitmap() -> None:
+def test_refuses_a_page_set_that_is_not_a_roaring_bitmap() -> None:
     encoded = commit(author="")[0].encode()
     refuse(replace_page_set(encoded, b"\xff" * 20), "deserialize")
 
 
-def test_refuses_bytes_behind_the_page_set() -> None:
+def test_refuses_bytes_after_the_page_set() -> None:
     encoded = commit(author="")[0].encode()
     page_set = decode(encoded).pages.serialize()
     refuse(replace_page_set(encoded, page_set + b"\0"), "portable form")

@@ -93,7 +93,7 @@ def test_refuses_a_frame_without_content_size() -> None:
         decode(compressor.compress(image(1)), 1)
 
 
-def test_refuses_bytes_behind_the_frame() -> None:
+def test_refuses_bytes_after_the_frame() -> None:
     with pytest.raises(CorruptObjectError, match="unused data"):
         decode(encode_frame([image(1)]) + b"x", 1)
 

@@ -91,7 +91,7 @@ def statement(draw: random.Random, table: str) -> str:
 
 @pytest.mark.parametrize("auto_vacuum", ["none", "full"])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_counts_are_those_of_comparing_all_rows(database, seed, auto_vacuum):
+def test_the_counts_equal_those_of_comparing_all_rows(database, seed, auto_vacuum):
     draw = random.Random(f"{seed} {auto_vacuum}")
     database.run("PRAGMA page_size=512", f"PRAGMA auto_vacuum={auto_vacuum}", *CREATE)
     with_pages = 0
@@ -113,7 +113,7 @@ def test_the_counts_are_those_of_comparing_all_rows(database, seed, auto_vacuum)
     assert with_pages
 
 
-def test_an_overflow_page_that_changes_alone_is_noticed(database):
+def test_a_change_of_only_an_overflow_page_is_detected(database):
     database.run(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)",
         "INSERT INTO t VALUES(1, zeroblob(100000)), (2, zeroblob(100000))",
@@ -130,7 +130,7 @@ def test_an_overflow_page_that_changes_alone_is_noticed(database):
     assert database.counts() == {"t": (0, 0, 1)}
 
 
-def test_by_default_it_shows_what_a_push_would_publish(database):
+def test_by_default_a_diff_shows_what_a_push_would_publish(database):
     database.run(*CREATE)
     database.engine.push("main")
     assert (database.diff().tables, database.diff().schema) == ((), ())
@@ -152,7 +152,7 @@ def test_all_of_a_volume_without_a_base_is_new(database):
     assert {item.name for item in found.schema} == {"plain", "plain_by_v", "long", "keyed"}
 
 
-def test_the_schema_tells_what_was_added_dropped_and_changed(database):
+def test_a_diff_lists_added_dropped_and_changed_schema_objects(database):
     database.run(
         *CREATE,
         "CREATE VIEW old AS SELECT 1",
@@ -181,7 +181,7 @@ def test_the_schema_tells_what_was_added_dropped_and_changed(database):
     assert "rows of plain: 0 inserted, 0 deleted, 1 updated" in str(found)
 
 
-def test_columns_that_swap_their_names_change_rows_that_nobody_wrote(database):
+def test_swapped_column_names_change_unwritten_rows(database):
     database.run("CREATE TABLE t(a, b)", "INSERT INTO t VALUES(1, 2), (3, 3)")
     database.engine.push("main")
     database.run(
@@ -215,7 +215,7 @@ def test_a_value_that_changes_its_type_or_its_case_is_an_update(database):
     assert database.counts() == {"t": (0, 0, 3)}
 
 
-def test_names_are_only_names(database):
+def test_names_are_quoted_and_never_executed(database):
     database.run(
         'CREATE TABLE "a""; DROP TABLE b; --"("rowid", "o""id", oid)',
         'INSERT INTO "a""; DROP TABLE b; --" VALUES(1, 2, 3)',
@@ -246,7 +246,7 @@ def test_a_table_of_many_columns_can_be_compared(database):
     assert database.counts() == {"t": (0, 0, 1)}
 
 
-def test_a_collation_that_nobody_knows_leaves_only_its_table_out(database):
+def test_an_unknown_collation_excludes_only_its_table(database):
     connection = graft_vfs.connect("main")
     connection.create_collation("mine", lambda one, other: (one > other) - (one < other))
     connection.execute(
@@ -291,7 +291,7 @@ def test_progress_counts_key_ranges(database):
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_commits_that_are_not_there_are_named(database):
+def test_absent_commits_are_named(database):
     database.run(*CREATE)
     database.engine.push("main")
     with pytest.raises(NotFoundError):
@@ -359,7 +359,7 @@ def overwrite(database: Database, page: int, at: int, data: bytes) -> None:
         (0, b"\7"),
     ],
 )
-def test_a_page_that_is_no_tree_is_an_error_and_no_hang(database, at, data):
+def test_a_page_outside_any_tree_is_an_error_and_no_hang(database, at, data):
     database.run(
         "PRAGMA page_size=512",
         "CREATE TABLE t(id INTEGER PRIMARY KEY, v)",
@@ -372,7 +372,7 @@ def test_a_page_that_is_no_tree_is_an_error_and_no_hang(database, at, data):
         database.diff()
 
 
-def test_a_freelist_that_bites_its_tail_is_no_hang(database):
+def test_a_cyclic_freelist_does_not_hang(database):
     database.run("CREATE TABLE t(v)", "INSERT INTO t VALUES(zeroblob(100000))")
     database.engine.push("main")
     database.run("DELETE FROM t")

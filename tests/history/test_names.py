@@ -174,7 +174,7 @@ def test_where_the_remote_must_have_a_commit_a_local_one_is_refused(ours) -> Non
     assert "push" in caught.value.next_step
 
 
-def test_an_lsn_that_is_not_known_here_is_asked_for_once(ours, replicas) -> None:
+def test_an_unknown_lsn_is_requested_once(ours, replicas) -> None:
     theirs = replicas("theirs")
     theirs.engine.clone("main", "main")
     ours.engine.push("main")
@@ -183,14 +183,14 @@ def test_an_lsn_that_is_not_known_here_is_asked_for_once(ours, replicas) -> None
     with requests(theirs, 0):
         assert resolve(theirs, "4~1").lsn == 3
     assert resolve(theirs, "HEAD").lsn == 3
-    with pytest.raises(NotFoundError, match="no commit 9, its newest is 5"):
+    with pytest.raises(NotFoundError, match="no commit 9; its newest is 5"):
         resolve(theirs, "9")
 
 
 # Forks ------------------------------------------------------------------------------------------
 
 
-def test_the_history_of_a_fork_goes_on_in_the_log_that_it_was_made_from(ours, replicas) -> None:
+def test_the_history_of_a_fork_continues_in_its_parent_log(ours, replicas) -> None:
     ours.engine.push("main")
     log = ours.engine.status("main").remote
     ours.engine.fork("main", new_tag="side")
@@ -295,7 +295,7 @@ def test_every_local_commit_reads_as_it_was(replicas) -> None:
             assert rows(past) == expected
 
 
-def test_a_local_snapshot_stays_as_it_is_while_the_volume_goes_on(ours) -> None:
+def test_a_local_snapshot_does_not_change_while_the_volume_does(ours) -> None:
     volume, logs = ours.engine.open("main"), ours.engine.logs
     snapshot = names.snapshot_of(volume, logs, resolve(ours, "HEAD~1"))
     with connected(volume, {"main": snapshot}) as past:
@@ -306,6 +306,6 @@ def test_a_local_snapshot_stays_as_it_is_while_the_volume_goes_on(ours) -> None:
 
 
 @pytest.mark.parametrize("ref", ["HEAD~x", "1..2", "", "7:", "next week"])
-def test_what_is_no_ref_is_a_declared_error(ours, ref) -> None:
+def test_an_invalid_ref_is_a_declared_error(ours, ref) -> None:
     with requests(ours, 0), pytest.raises(GraftError):
         resolve(ours, ref)

@@ -63,7 +63,7 @@ def test_a_text_is_the_first_form_that_it_can_be(text, expected) -> None:
     assert parse(str(expected)) == expected
 
 
-def test_where_a_time_is_expected_digits_may_be_one() -> None:
+def test_digits_may_be_a_time_if_a_time_is_expected() -> None:
     assert parse("20260131", prefers_time=True) == Ref(Moment("20260131"))
     assert parse("7", prefers_time=True) == Ref(Remote(7))
 
@@ -74,7 +74,7 @@ def test_where_a_time_is_expected_digits_may_be_one() -> None:
      "a b", "٣", "HEAD~" + "9" * 19, "9" * 30, "1..2", "..", "HEAD~1..", "\0", "12:30:00",
      "12:30", "a:b:7", "x" * 101, "-x", ".x", "a\\b", "a\nb"],
 )  # fmt: skip
-def test_what_names_no_commit_is_refused_with_examples(text) -> None:
+def test_a_text_that_names_no_commit_is_refused_with_examples(text) -> None:
     with pytest.raises(UsageError, match=r"names (no commit|two commits)") as caught:
         parse(text)
     assert "HEAD~1" in caught.value.next_step
@@ -109,13 +109,13 @@ def test_what_a_ref_may_say_otherwise_cannot_name_a_commit(name) -> None:
         ("3", Span(Ref(Remote(3)), HEAD)),
     ],
 )
-def test_a_span_has_two_sides_and_head_for_one_left_out(text, expected) -> None:
+def test_a_missing_side_of_a_span_is_head(text, expected) -> None:
     assert parse_span(text) == expected
     assert parse_span(str(expected)) == expected
 
 
 @pytest.mark.parametrize("text", ["1...7", "1..2..3", "1....7", "...", "-x..7"])
-def test_what_is_no_span_is_refused(text) -> None:
+def test_an_invalid_span_is_refused(text) -> None:
     with pytest.raises(UsageError):
         parse_span(text)
 
@@ -134,12 +134,12 @@ refs = st.builds(Ref, states, st.integers(0, 10**18 - 1))
 
 
 @given(refs)
-def test_what_a_ref_prints_reads_as_that_ref(ref) -> None:
+def test_a_printed_ref_parses_as_that_ref(ref) -> None:
     assert parse(str(ref)) == ref
 
 
 @given(refs, refs)
-def test_what_a_span_prints_reads_as_that_span(older, newer) -> None:
+def test_a_printed_span_parses_as_that_span(older, newer) -> None:
     assert parse_span(str(Span(older, newer))) == Span(older, newer)
 
 

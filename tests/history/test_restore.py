@@ -107,7 +107,7 @@ def test_a_restore_says_in_the_log_what_it_restored(ours) -> None:
     ]
 
 
-def test_a_state_that_is_there_already_makes_no_commit(ours) -> None:
+def test_restoring_the_current_state_makes_no_commit(ours) -> None:
     contents = history(ours)
     for ref in ("HEAD", "5", "BASE", "0 seconds ago"):
         done = ours.engine.restore("main", ref)
@@ -198,9 +198,7 @@ def test_what_cannot_be_restored_changes_nothing(ours, replicas) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StoreUnavailableError])
-def test_a_restore_that_ends_half_way_leaves_the_newest_state(
-    ours, replicas, monkeypatch, error
-) -> None:
+def test_an_interrupted_restore_leaves_the_newest_state(ours, replicas, monkeypatch, error) -> None:
     contents = history(ours)
     cold = replicas("cold")
     cold.engine.clone("main", "main")
@@ -319,7 +317,7 @@ def test_a_schema_that_needs_an_extension_is_restored_unchecked(ours, tmp_path) 
     assert "SQLite alone cannot check its schema" in str(done)
 
 
-def test_a_disk_that_gives_back_other_bytes_is_found(ours, tmp_path, monkeypatch) -> None:
+def test_a_disk_that_returns_other_bytes_is_detected(ours, tmp_path, monkeypatch) -> None:
     history(ours)
     written = transfer._write
 
@@ -330,7 +328,7 @@ def test_a_disk_that_gives_back_other_bytes_is_found(ours, tmp_path, monkeypatch
         return checksum
 
     monkeypatch.setattr(transfer, "_write", spoil)
-    with pytest.raises(LocalStorageError, match="does not give back what was written"):
+    with pytest.raises(LocalStorageError, match="does not return the bytes that were written"):
         ours.engine.restore_file("main", tmp_path / "restored.db")
     assert not (tmp_path / "restored.db").exists()
 

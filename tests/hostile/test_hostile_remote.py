@@ -98,7 +98,7 @@ def reports(sandbox: Path) -> dict[str, dict]:
     return {report["scenario"]: report for report in found}
 
 
-def test_a_sound_remote_answers_every_verb(reports: dict[str, dict]) -> None:
+def test_a_valid_remote_answers_every_verb(reports: dict[str, dict]) -> None:
     outcomes = reports["a sound remote"]["outcomes"]
     refused = {verb: outcome for verb, outcome in outcomes.items() if outcome != "ok"}
     assert refused == {"b dump 4": "NotFoundError", "main dump 4": "NotFoundError"}
@@ -138,7 +138,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_hostile_is_refused_by_name(reports: dict[str, dict], name: str) -> None:
+def test_hostile_objects_are_refused_by_name(reports: dict[str, dict], name: str) -> None:
     outcomes = reports[name]["outcomes"]
     assert {verb: outcomes[verb] for verb in REFUSED[name]} == REFUSED[name]
 

@@ -78,7 +78,7 @@ READS: dict[str, Callable[[S3Store], object]] = {
 
 
 @pytest.mark.parametrize("name", READS)
-def test_an_answer_without_an_end_is_read_only_so_far(server, endless, name) -> None:
+def test_an_endless_answer_is_read_up_to_a_limit(server, endless, name) -> None:
     # The body of a good answer to a delete is nobody's business, so that it is no error.
     statuses = (404, 500) if name == "delete" else (200, 404, 500)
     with server.store(attempts_max=1) as store:
@@ -89,7 +89,7 @@ def test_an_answer_without_an_end_is_read_only_so_far(server, endless, name) -> 
             assert peak < 4 * ANSWER_BYTES_MAX
 
 
-def test_a_claim_answered_without_an_end_is_not_taken_for_won(server, endless) -> None:
+def test_a_claim_with_an_endless_answer_is_not_won(server, endless) -> None:
     with server.store() as store:
         for status in (200, 412):
             server.script = [endless(answer(status, content_length=str(HUGE_BYTES)))]
@@ -97,7 +97,7 @@ def test_a_claim_answered_without_an_end_is_not_taken_for_won(server, endless) -
             assert peak < 4 * ANSWER_BYTES_MAX
 
 
-def test_a_listing_of_foreign_names_without_an_end_is_refused(server) -> None:
+def test_an_endless_listing_of_foreign_names_is_refused(server) -> None:
     def reply(_: Request) -> Reply:
         number = len(server.requests)
         names = [f"{commits_prefix(LOG)} {number:06}-{at}" for at in range(5)]
@@ -114,7 +114,7 @@ def test_a_listing_of_foreign_names_without_an_end_is_refused(server) -> None:
 @pytest.mark.parametrize(
     "text", ["../../../etc/passwd", "/etc/passwd", "a//b", "..", "a/\x01", "é"]
 )
-def test_listed_names_that_are_no_keys_reach_nobody(server, text) -> None:
+def test_listed_names_that_are_not_keys_are_skipped(server, text) -> None:
     names = sorted(["refs/main", f"refs/{text}"])
     escaped = [name.replace("\x01", "&#1;") for name in names]
     server.script = [page(escaped, prefix="refs/")]
@@ -127,7 +127,7 @@ def test_listed_names_that_are_no_keys_reach_nobody(server, text) -> None:
             assert found == ["refs/main"]
 
 
-def test_entities_that_swell_are_not_followed(server) -> None:
+def test_xml_entities_are_not_expanded(server) -> None:
     body = b'<!DOCTYPE x [<!ENTITY a0 "' + b"x" * 1000 + b'">'
     for level in range(1, 12):
         body += b'<!ENTITY a%d "%s">' % (level, b"&a%d;" % (level - 1) * 10)
@@ -139,16 +139,14 @@ def test_entities_that_swell_are_not_followed(server) -> None:
 
 
 @pytest.mark.parametrize("name", ["newest LSN", "ref", "header"])
-def test_a_server_that_always_sends_elsewhere_is_asked_a_bounded_number_of_times(
-    server, name
-) -> None:
+def test_a_server_that_always_redirects_gets_a_bounded_number_of_requests(server, name) -> None:
     server.script = [answer(307, location=f"{server.endpoint.url}/elsewhere")]
     with server.store(attempts_max=2) as store, pytest.raises(StoreError):
         READS[name](store)
     assert len(server.requests) <= 2
 
 
-def test_a_listing_shows_the_largest_lsn_and_nothing_is_there(server) -> None:
+def test_a_listing_with_the_largest_lsn_and_no_object_is_damage(server) -> None:
     listing = page([f"{commits_prefix(LOG)}{1:016x}"], prefix=commits_prefix(LOG))
     missing = answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
     server.script = [lambda request: listing if "list-type" in request.target else missing]

@@ -114,7 +114,7 @@ def test_what_a_user_asks_for_is_answered_on_a_lazy_clone(people, elsewhere):
     assert engine.audit("people").checksum  # The count has fetched every page.
 
 
-def test_rows_are_counted_and_facets_suggested_once_all_pages_are_here(people, elsewhere):
+def test_rows_are_counted_and_facets_suggested_once_all_pages_are_cached(people, elsewhere):
     engine = elsewhere()
     engine.clone("people", "people")
     path = "/shop/people.json?id__lte=50"
@@ -183,14 +183,14 @@ def test_a_plugin_of_datasette_may_write_and_a_visitor_may_not(engine):
         ("", "is not a tag"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_said_at_the_start(engine, spec, words):
+def test_a_database_that_cannot_be_opened_is_reported_at_startup(engine, spec, words):
     with pytest.raises(click.ClickException, match=words) as caught:
         ask({"shop": spec})
     assert str(caught.value).startswith("plugins.graft-vfs.databases.shop: ")
     assert list(engine.tags()) == []
 
 
-def test_the_command_says_it_in_one_line(run, tmp_path):
+def test_the_command_reports_it_in_one_line(run, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(configuration(shop="mian")))
     done = run("-m", "datasette", "-m", "metadata.json", "--get", "/.json", code=1)
     assert "Error: plugins.graft-vfs.databases.shop: " in done.stderr

@@ -39,7 +39,7 @@ def tags(engine):
     return {report.tag for report in engine.tags()}
 
 
-def test_migrations_go_forth_and_back(manage, engine):
+def test_migrations_run_forwards_and_backwards(manage, engine):
     manage("makemigrations", "--check", "--dry-run")
     manage("migrate", "-v0")
     manage("migrate", "-v0", "library", "zero")
@@ -117,7 +117,7 @@ def test_inspectdb_finds_the_models(manage, engine):
     assert "extra = models.JSONField()" in printed
 
 
-def test_data_goes_out_and_in(manage, engine, tmp_path):
+def test_data_is_dumped_and_loaded(manage, engine, tmp_path):
     shell(manage, "Book.objects.create(author=Author.objects.create(name='Ann'), title='First')")
     manage("dumpdata", "library", "-o", str(tmp_path / "data.json"))
     assert len(json.loads((tmp_path / "data.json").read_text())) == 2
@@ -155,7 +155,7 @@ def test_dbshell_opens_the_volume(manage, engine):
     assert json.loads(done.stdout) == [{"name": "Ann"}]
 
 
-def test_dbshell_says_what_is_wrong(manage, engine):
+def test_dbshell_explains_an_error(manage, engine):
     assert "option of sqlite3" in manage("dbshell", "--", "-json", code=1).stderr
     assert "no such table: absent" in manage("dbshell", "--", "SELECT * FROM absent", code=1).stderr
 

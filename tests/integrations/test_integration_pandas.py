@@ -79,7 +79,7 @@ def test_a_frame_is_read_as_it_was(opened, engine):
     assert len(pd.read_sql("SELECT * FROM frame", opened(lsn="1"))) == 10
 
 
-def test_in_a_transaction_of_its_user_a_frame_that_cannot_be_written_leaves_nothing(engine):
+def test_a_failed_frame_in_a_user_transaction_leaves_nothing(engine):
     # Given an engine, pandas itself commits what it wrote before an error.
     wrong = frame(3000)
     wrong["what"] = [*range(2999), object()]

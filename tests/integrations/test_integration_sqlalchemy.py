@@ -148,7 +148,7 @@ def test_a_url_reads_the_past(create_engine, main, engine):
         assert values(reader) == [1, 2]
 
 
-def test_a_url_clones_what_is_not_here(create_engine, main, engine, elsewhere):
+def test_a_url_clones_an_absent_database(create_engine, main, engine, elsewhere):
     in_other(main, 1)
     engine.push("main")
     main.dispose()
@@ -166,7 +166,7 @@ def serialisable(create_engine, main):
     return create_engine("graft://main?begin=DEFERRED")
 
 
-def test_by_default_a_reader_that_writes_later_is_not_in_anybodys_way(main):
+def test_by_default_a_reader_that_writes_later_does_not_block_others(main):
     in_other(main, 1)
     with main.connect() as connection:
         assert values(connection) == [1]
@@ -397,7 +397,7 @@ def test_alembic_sees_no_difference_between_declaration_and_volume(create_engine
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
-def test_a_forked_process_goes_on_with_connections_of_its_own(run, engine):
+def test_a_forked_process_continues_with_new_connections(run, engine):
     program = """
 import os
 import sqlalchemy as sa

@@ -63,13 +63,13 @@ def test_transactions_come_back_in_order_with_their_images(log: BranchLog) -> No
     assert all(log.images_are_sound(chunk) for chunks in found for chunk in chunks)
 
 
-def test_a_transaction_without_commit_is_not_there(log: BranchLog) -> None:
+def test_a_transaction_without_commit_is_invisible(log: BranchLog) -> None:
     at = append(log, log.start, 1, 1)
     append(log, at, 2, 2, commit=False)
     assert lsns(log) == [1]
 
 
-def test_the_rest_of_an_abandoned_transaction_never_follows_a_later_one(log: BranchLog) -> None:
+def test_remains_of_an_abandoned_transaction_never_join_a_later_one(log: BranchLog) -> None:
     at = append(log, log.start, 1, 1)
     middle = append(log, at, 2, 7, commit=False)
     append(log, middle, 2, 8)
@@ -97,7 +97,7 @@ def test_a_torn_tail_is_dropped_and_overwritten(log: BranchLog, cut: int) -> Non
     assert lsns(log) == [1, 2]
 
 
-def test_damage_in_what_was_durable_is_told_from_a_torn_tail(log: BranchLog) -> None:
+def test_damage_in_durable_data_is_distinguished_from_a_torn_tail(log: BranchLog) -> None:
     first = append(log, log.start, 1, 1, sync=True)
     second = append(log, first, 2, 2, sync=True)
     append(log, second, 3, 3, sync=True)
@@ -110,7 +110,7 @@ def test_damage_in_what_was_durable_is_told_from_a_torn_tail(log: BranchLog) -> 
     assert log.damaged_before(first, 2)
 
 
-def test_what_was_never_durable_may_be_lost_without_being_damage(log: BranchLog) -> None:
+def test_losing_data_that_was_never_durable_is_not_damage(log: BranchLog) -> None:
     first = append(log, log.start, 1, 1)
     second = append(log, first, 2, 2)
     append(log, second, 3, 3)
@@ -132,7 +132,7 @@ def test_a_chunk_of_another_log_is_not_read(log: BranchLog, tmp_path: Path) -> N
     assert lsns(log) == []
 
 
-def test_it_grows_and_stays_readable_through_old_views(log: BranchLog) -> None:
+def test_a_growing_log_stays_readable_through_old_views(log: BranchLog) -> None:
     at = append(log, log.start, 1, 1)
     view = log.view
     for lsn in range(2, 200):
@@ -175,7 +175,7 @@ def test_a_full_disk_is_a_named_error_and_nothing_is_committed(
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_chunk_that_cannot_be_overwritten_is_cut_off_where_nobody_stores_to_mappings(
+def test_a_chunk_that_cannot_be_overwritten_is_truncated_on_copy_on_write_disks(
     tmp_path: Path, volume: VolumeId, monkeypatch: pytest.MonkeyPatch, in_place: bool
 ) -> None:
     monkeypatch.setattr(branch_log, "mapped_writes_are_safe", lambda _: in_place)
@@ -255,7 +255,7 @@ def test_no_damage_to_the_file_makes_reading_raise(tmp_path_factory, data) -> No
     log.close()
 
 
-def test_a_process_that_knew_a_shorter_file_does_not_cut_it(log: BranchLog, volume) -> None:
+def test_a_process_that_knew_a_shorter_file_does_not_truncate_it(log: BranchLog, volume) -> None:
     longer = BranchLog(log.path, volume=volume)
     at = append(log, log.start, 1, 1)
     many = range(1, 50)

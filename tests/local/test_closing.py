@@ -31,7 +31,7 @@ def _file_lock(path):
 
 
 @pytest.mark.parametrize("opened", [_branch_log, _open_file, _file_lock])
-def test_a_close_that_was_interrupted_closes_no_other_file_later(opened, tmp_path, monkeypatch):
+def test_an_interrupted_close_never_closes_another_file(opened, tmp_path, monkeypatch):
     owner, number, close = opened(tmp_path / "0001.log")
     real_close = os.close
 

@@ -76,7 +76,7 @@ def test_the_mount_of_a_path_that_is_not_made_yet_is_that_of_its_nearest_directo
     assert proc.type == "proc"
 
 
-def test_a_place_of_an_unknown_kind_is_used_without_mappings(tmp_path, monkeypatch) -> None:
+def test_an_unknown_file_system_is_used_without_mappings(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(file_systems, "mount_of", lambda _: Mount("futurefs", "thing"))
     with registered(Config(data_dir=tmp_path / "data")) as engine:
         connection = graft_vfs.connect("main")
@@ -117,7 +117,7 @@ def fuse(tmp_path):
         subprocess.run(["umount", "--lazy", mounted], check=True, timeout=60)
 
 
-def test_a_data_directory_on_fuse_is_refused_and_not_made(fuse) -> None:
+def test_a_data_directory_on_fuse_is_refused_and_not_created(fuse) -> None:
     with pytest.raises(ConfigError, match=r"data directory .* is on fuse.*local disk"):
         graft_vfs.register(Config(data_dir=fuse / "data"))
     assert not (fuse / "data").exists()

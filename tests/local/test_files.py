@@ -11,9 +11,7 @@ import pytest
 from graft_vfs.local.files import make_directories, storage_error
 
 
-def test_the_names_of_directories_that_are_made_are_durable_from_the_top_down(
-    tmp_path, monkeypatch
-) -> None:
+def test_names_of_new_directories_become_durable_from_the_top_down(tmp_path, monkeypatch) -> None:
     synced = []
     original = os.fsync
 

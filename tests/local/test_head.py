@@ -67,7 +67,7 @@ def numbers(connection) -> list[int]:
     return [x for (x,) in rows(connection, "SELECT x FROM t ORDER BY x")]
 
 
-def test_what_is_written_is_mapped_by_everybody(tmp_path) -> None:
+def test_written_words_are_visible_in_every_mapping(tmp_path) -> None:
     first, second = HeadFile(tmp_path / "head"), HeadFile(tmp_path / "head")
     first.words[head.END] = 77
     assert second.words[head.END] == 77
@@ -75,7 +75,7 @@ def test_what_is_written_is_mapped_by_everybody(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 63])
-def test_a_short_file_is_made_whole(tmp_path, size) -> None:
+def test_a_short_file_is_completed(tmp_path, size) -> None:
     path = tmp_path / "head"
     path.write_bytes(bytes(size))
     assert list(HeadFile(path, writable=False).words) == [0] * 8
@@ -83,7 +83,7 @@ def test_a_short_file_is_made_whole(tmp_path, size) -> None:
     assert path.stat().st_size == 64
 
 
-def test_a_missing_file_reads_as_nothing_known_where_it_cannot_be_made(tmp_path) -> None:
+def test_a_missing_file_that_cannot_be_created_reads_as_zeros(tmp_path) -> None:
     assert list(HeadFile(tmp_path / "head", writable=False).words) == [0] * 8
     assert not (tmp_path / "head").exists()
 
@@ -108,7 +108,7 @@ def test_another_version_is_refused_and_left_alone(config, table, path, version)
     assert numbers(connection) == [1]
 
 
-def test_a_version_that_comes_while_processes_run_is_refused_to_new_ones_only(
+def test_a_version_changed_at_run_time_is_refused_only_to_new_processes(
     config, table, path
 ) -> None:
     with child(config.data_dir, WRITER) as writer:
@@ -133,7 +133,9 @@ def test_a_version_that_comes_while_processes_run_is_refused_to_new_ones_only(
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_garbage_in_it_never_hides_a_commit_nor_shows_another(config, table, path, seed) -> None:
+def test_garbage_in_the_head_file_neither_hides_nor_shows_a_wrong_commit(
+    config, table, path, seed
+) -> None:
     """Nobody writes while it comes, and it claims no end beyond the log: that would be damage."""
     choice = random.Random(seed)
     expected = []
@@ -169,7 +171,7 @@ def test_garbage_in_it_never_hides_a_commit_nor_shows_another(config, table, pat
     assert numbers(graft_vfs.connect("main")) == expected
 
 
-def test_a_file_that_is_cut_while_processes_run_only_costs_them_time(config, table, path) -> None:
+def test_truncating_the_file_at_run_time_only_costs_time(config, table, path) -> None:
     with child(config.data_dir, WRITER) as writer:
         assert writer.hear() == "ready"
         for n in range(6):
@@ -185,9 +187,7 @@ def test_a_file_that_is_cut_while_processes_run_only_costs_them_time(config, tab
     assert numbers(table) == [n + base for base in (0, 100, 200) for n in range(6)]
 
 
-def test_a_file_that_is_emptied_while_processes_run_ends_none_of_them(
-    config, table, path, monkeypatch
-) -> None:
+def test_emptying_the_file_at_run_time_kills_no_process(config, table, path, monkeypatch) -> None:
     """A load of a word that was cut off would be a signal: each transaction looks before."""
     monkeypatch.setattr(current_branch, "LOOK_SECONDS", 0)
     patch = "from graft_vfs.volume import current_branch\ncurrent_branch.LOOK_SECONDS = 0\n"
@@ -206,7 +206,7 @@ def test_a_file_that_is_emptied_while_processes_run_ends_none_of_them(
 
 
 @pytest.mark.parametrize("maps", [True, False])
-def test_words_stored_by_calls_are_those_that_are_mapped(tmp_path, monkeypatch, maps) -> None:
+def test_words_stored_by_calls_are_visible_in_mappings(tmp_path, monkeypatch, maps) -> None:
     mapped = HeadFile(tmp_path / "head")
     monkeypatch.setattr(head, "mapped_writes_are_safe", lambda _: False)
     called = HeadFile(tmp_path / "head", maps=maps)
@@ -256,7 +256,7 @@ def test_a_commit_that_cannot_be_published_is_found_in_the_log(
         assert other.hear() == "[1, 2]"
 
 
-def test_a_file_that_is_removed_while_processes_run_cannot_be_made_anew_by_another(
+def test_a_removed_head_file_is_not_recreated_while_processes_have_it_mapped(
     config, engine, table, path, monkeypatch
 ) -> None:
     newcomer = """
@@ -293,7 +293,7 @@ def test_a_file_that_is_removed_while_processes_run_cannot_be_made_anew_by_anoth
     assert is_sound(table)
 
 
-def test_a_file_of_version_1_is_taken_over_when_nobody_else_has_it_open(tmp_path) -> None:
+def test_a_version_1_file_is_upgraded_if_no_other_process_has_it_open(tmp_path) -> None:
     path = tmp_path / "head"
     path.write_bytes(bytes(16) + VERSION_1.to_bytes(8, "little") + bytes(40))
     descriptor = os.open(tmp_path, os.O_RDONLY)

@@ -46,7 +46,7 @@ def test_one_handle_excludes_another_of_the_same_process(lock, path) -> None:
     assert lock.acquire()
 
 
-def test_closing_a_handle_gives_the_lock_back_and_may_be_repeated(lock, path) -> None:
+def test_closing_a_handle_releases_the_lock_and_is_idempotent(lock, path) -> None:
     other = FileLock(path)
     assert other.acquire()
     other.close()
@@ -62,7 +62,7 @@ def test_a_release_without_the_lock_is_harmless(lock, path) -> None:
     other.close()
 
 
-def test_a_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
+def test_a_lock_that_cannot_be_unlocked_is_released_by_closing(
     lock, path, monkeypatch, caplog
 ) -> None:
     other = FileLock(path)
@@ -93,7 +93,7 @@ def test_a_waiting_handle_gets_the_lock_when_its_holder_releases_it(lock, path) 
 
 
 @pytest.mark.parametrize("act", ["remove", "replace"])
-def test_a_lock_file_that_was_removed_or_replaced_is_locked_anew(lock, path, act) -> None:
+def test_a_removed_or_replaced_lock_file_is_locked_again(lock, path, act) -> None:
     assert lock.acquire()
     lock.release()
     path.unlink()
@@ -156,6 +156,6 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_parent(lock, path, tmp_pat
         holder.say("end")
 
 
-def test_a_lock_file_that_cannot_be_made_is_a_named_error(tmp_path) -> None:
+def test_a_lock_file_that_cannot_be_created_is_a_named_error(tmp_path) -> None:
     with pytest.raises(LocalStorageError, match="No such file"):
         FileLock(tmp_path / "absent" / "push.lock")

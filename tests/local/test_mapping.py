@@ -29,7 +29,7 @@ def test_a_view_reads_the_same_bytes_mapped_or_by_calls(file, maps: bool) -> Non
     assert bytes(view[250:260]) == bytes([250, 251, 252, 253, 254, 255, 0, 1, 2, 3])
 
 
-def test_a_view_by_calls_of_a_file_that_was_cut_is_a_named_error(file) -> None:
+def test_a_view_by_calls_of_a_truncated_file_is_a_named_error(file) -> None:
     path, descriptor = file
     view = view_of(descriptor, path, 16_384, maps=False)
     os.truncate(path, 5000)
@@ -46,7 +46,7 @@ def test_a_view_by_calls_outlives_the_descriptor_it_was_made_from(file) -> None:
     assert view[0:2] == b"\0\1"
 
 
-def test_a_file_grows_by_a_quarter_or_64_kib_and_never_less_for_a_larger_need() -> None:
+def test_a_file_grows_by_at_most_a_quarter_or_64_kib() -> None:
     sizes = [grown_size(needed) for needed in range(1, 40 << 20, 4099)]
     assert sizes == sorted(sizes)
     for needed in (1, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 100 << 20, 10 << 30):

@@ -63,7 +63,7 @@ def owners(config: Config) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("first", ["application", "root"])
-def test_a_push_of_root_does_not_lock_the_application_out(config, first) -> None:
+def test_a_push_by_root_does_not_lock_out_the_application(config, first) -> None:
     with application() if first == "application" else contextlib.nullcontext(), registered(config):
         graft_vfs.connect("main").execute("CREATE TABLE t(x)")
     with registered(config) as engine:
@@ -84,7 +84,7 @@ def test_a_push_of_root_does_not_lock_the_application_out(config, first) -> None
         assert connection.execute("SELECT x FROM t").fetchall() == [(1,), (2,), (3,)]
 
 
-def test_a_file_that_may_not_be_written_is_no_full_disk(config) -> None:
+def test_a_read_only_file_is_not_reported_as_a_full_disk(config) -> None:
     with application(), registered(config) as engine:
         graft_vfs.connect("main").execute("CREATE TABLE t(x)")
         log = engine.open("main").branch_log.path
@@ -96,7 +96,7 @@ def test_a_file_that_may_not_be_written_is_no_full_disk(config) -> None:
         assert caught.value.extendedresult == apsw.SQLITE_IOERR_ACCESS
 
 
-def test_an_account_passes_on_the_mode_and_the_group_where_it_may(config) -> None:
+def test_a_non_root_account_copies_the_mode_and_if_possible_the_group(config) -> None:
     former = config.data_dir / "former"
     former.touch()
     former.chmod(0o664)

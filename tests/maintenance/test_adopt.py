@@ -60,7 +60,7 @@ def contents(data_dir: Path, remote: RemoteConfig) -> list[tuple]:
         return rows(replica.connect())
 
 
-def test_switch_never_takes_a_directory_that_holds_commits(tmp_path, remote) -> None:
+def test_switch_never_reuses_a_directory_with_commits(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "unpushed")
@@ -73,7 +73,7 @@ def test_switch_never_takes_a_directory_that_holds_commits(tmp_path, remote) -> 
     assert contents(data, remote) == [("unpushed",)]
 
 
-def test_a_lost_catalog_is_no_fresh_start(tmp_path, remote) -> None:
+def test_a_lost_catalog_does_not_create_empty_databases(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "unpushed")
@@ -87,7 +87,7 @@ def test_a_lost_catalog_is_no_fresh_start(tmp_path, remote) -> None:
         Graft(Config(data_dir=data, remote=remote))
 
 
-def test_a_volume_that_was_pushed_and_pulled_is_adopted_as_it_was(tmp_path, remote) -> None:
+def test_a_pushed_and_pulled_volume_is_adopted_unchanged(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica, Replica(tmp_path / "other", remote) as other:
         write(replica, "one", "two")
@@ -113,7 +113,7 @@ def test_a_volume_that_was_pushed_and_pulled_is_adopted_as_it_was(tmp_path, remo
         assert replica.engine.push("main").lsn == 3
 
 
-def test_a_catalog_without_its_wal_does_not_make_a_tag_anew(tmp_path, remote) -> None:
+def test_a_catalog_without_its_wal_does_not_recreate_a_tag(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         replica.connect("other").execute("CREATE TABLE t(v)")
@@ -169,7 +169,7 @@ def test_a_catalog_older_than_its_volume_is_an_error_until_the_volume_is_adopted
         assert replica.engine.push("main").lsn == 3
 
 
-def test_a_descriptor_that_is_missing_late_or_damaged_is_written_again(tmp_path, remote) -> None:
+def test_a_missing_stale_or_damaged_descriptor_is_rewritten(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "one")
@@ -184,9 +184,7 @@ def test_a_descriptor_that_is_missing_late_or_damaged_is_written_again(tmp_path,
         assert path.read_bytes() == newest
 
 
-def test_a_volume_without_descriptor_is_adopted_if_its_log_holds_every_page(
-    tmp_path, remote
-) -> None:
+def test_a_volume_without_descriptor_is_adopted_if_its_log_has_every_page(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "one", "two")
@@ -201,7 +199,7 @@ def test_a_volume_without_descriptor_is_adopted_if_its_log_holds_every_page(
     assert contents(data, remote) == [("one",), ("three",), ("two",)]
 
 
-def test_a_copy_of_a_branch_file_that_a_person_made_is_left_alone(tmp_path, remote) -> None:
+def test_a_manual_copy_of_a_branch_file_is_left_alone(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "one")
@@ -219,9 +217,7 @@ def test_a_copy_of_a_branch_file_that_a_person_made_is_left_alone(tmp_path, remo
     assert contents(data, remote) == [("one",), ("two",)]
 
 
-def test_a_volume_without_descriptor_on_a_remote_commit_needs_to_be_told_which(
-    tmp_path, remote
-) -> None:
+def test_a_volume_without_descriptor_needs_an_explicit_base(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(tmp_path / "other", remote) as other:
         write(other, *"abcdefgh")
@@ -263,7 +259,7 @@ def test_a_volume_is_not_adopted_on_another_history(tmp_path, remote) -> None:
     assert contents(data, remote) == [("one",), ("unpushed",)]
 
 
-def test_what_cannot_be_adopted_says_why(tmp_path, remote) -> None:
+def test_a_refused_adoption_explains_why(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "one")
@@ -279,9 +275,7 @@ def test_what_cannot_be_adopted_says_why(tmp_path, remote) -> None:
         assert replica.engine.lost_volumes() == []
 
 
-def test_a_tag_that_is_taken_moves_to_the_adopted_volume_with_its_connections(
-    tmp_path, remote
-) -> None:
+def test_a_used_tag_moves_to_the_adopted_volume_with_its_connections(tmp_path, remote) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "lost")
@@ -303,9 +297,7 @@ def test_a_tag_that_is_taken_moves_to_the_adopted_volume_with_its_connections(
     assert contents(data, remote) == [("lost",), ("more",)]
 
 
-def test_a_volume_that_another_process_adopts_meanwhile_is_left_as_it_is(
-    tmp_path, remote, monkeypatch
-) -> None:
+def test_a_concurrently_adopted_volume_is_left_unchanged(tmp_path, remote, monkeypatch) -> None:
     data = tmp_path / "data"
     with Replica(data, remote) as replica:
         write(replica, "lost")

@@ -44,7 +44,7 @@ def again(machine: Replica) -> Replica:
     return Replica(machine.engine.config.data_dir, machine.engine.config.remote)
 
 
-def test_what_is_on_the_remote_or_empty_is_removed_and_tags_stay(machine) -> None:
+def test_pushed_or_empty_untagged_volumes_are_removed(machine) -> None:
     connection = machine.connect("main")
     connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
     pushed, empty = abandoned(machine), abandoned(machine, commits=0, pushed=False)
@@ -70,7 +70,7 @@ def test_what_is_on_the_remote_or_empty_is_removed_and_tags_stay(machine) -> Non
 def test_commits_that_were_never_pushed_are_kept_unless_they_are_named(machine) -> None:
     volume = abandoned(machine, commits=3, pushed=False)
     (kept,) = machine.engine.collect_local()
-    assert str(kept) == f"Kept volume {volume}: it holds 3 commits never pushed."
+    assert str(kept) == f"Kept volume {volume}: it has 3 commits never pushed."
     machine.engine.switch("back", str(volume))
     assert len(rows(machine.connect("back"), "SELECT name FROM sqlite_schema")) == 3
     with pytest.raises(UsageError, match="tag 'back' names volume"):
@@ -125,7 +125,7 @@ def test_a_volume_that_a_process_has_open_is_kept(machine, tmp_path) -> None:
     machine.close()
 
 
-def test_a_volume_that_was_tagged_meanwhile_is_kept(machine, monkeypatch) -> None:
+def test_a_concurrently_tagged_volume_is_kept(machine, monkeypatch) -> None:
     volume = abandoned(machine)
     machine = again(machine)
     delete = machine.engine.catalog.delete_volume
@@ -142,7 +142,7 @@ def test_a_volume_that_was_tagged_meanwhile_is_kept(machine, monkeypatch) -> Non
     machine.close()
 
 
-def test_a_tag_never_names_a_volume_that_is_gone(machine) -> None:
+def test_a_tag_never_names_a_removed_volume(machine) -> None:
     volume = abandoned(machine)
     machine = again(machine)
     machine.engine.collect_local()

@@ -84,7 +84,7 @@ def clone_is_whole(tmp_path: Path, remote: Path) -> bool:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_sound_remote_is_said_to_be(replica, deep) -> None:
+def test_a_valid_remote_is_reported_as_valid(replica, deep) -> None:
     found = replica.engine.fsck(deep=deep)
     assert problems(found) == []
     (log,) = found.logs
@@ -94,7 +94,7 @@ def test_a_sound_remote_is_said_to_be(replica, deep) -> None:
         assert replica.engine.fsck(name).logs == found.logs
 
 
-def test_a_name_that_names_nothing_is_an_error_with_names_like_it(replica) -> None:
+def test_an_unknown_name_is_an_error_with_similar_names(replica) -> None:
     replica.connect("accounts")
     replica.engine.name_log("published", log_of(replica))
     accepted = r"'{}' is neither a tag .*, nor a ref of the remote .*, nor the id of a log there"
@@ -108,7 +108,7 @@ def test_a_name_that_names_nothing_is_an_error_with_names_like_it(replica) -> No
             replica.engine.fsck(name)
 
 
-def test_a_log_that_is_nowhere_is_not_said_to_be_valid(replica) -> None:
+def test_an_absent_log_is_not_reported_as_valid(replica) -> None:
     log = LogId.new()
     with pytest.raises(NotFoundError, match=f"'{log}' is neither"):
         replica.engine.fsck(str(log))
@@ -117,7 +117,7 @@ def test_a_log_that_is_nowhere_is_not_said_to_be_valid(replica) -> None:
     assert replica.engine.fsck(str(fresh)).is_sound, "it is that of a volume here"
 
 
-def test_a_name_is_not_taken_for_granted_without_a_remote(tmp_path) -> None:
+def test_a_name_is_not_accepted_without_a_remote(tmp_path) -> None:
     with Replica(tmp_path / "alone", RemoteConfig(type="none")) as replica:
         replica.connect()
         assert replica.engine.fsck("main").is_sound
@@ -126,7 +126,7 @@ def test_a_name_is_not_taken_for_granted_without_a_remote(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("missing", [(1,), (2,), (3,), (4,), (2, 3), (3, 4), (1, 2, 3, 4)])
-def test_missing_commits_are_found_and_put_back_as_they_were(
+def test_missing_commits_are_found_and_restored_unchanged(
     replica, tmp_path, remote, missing
 ) -> None:
     log, before = log_of(replica), objects(remote)
@@ -143,7 +143,7 @@ def test_missing_commits_are_found_and_put_back_as_they_were(
     assert clone_is_whole(tmp_path, remote)
 
 
-def test_a_missing_or_damaged_segment_is_written_again(replica, tmp_path, remote) -> None:
+def test_a_missing_or_damaged_segment_is_rewritten(replica, tmp_path, remote) -> None:
     path, before = remote / segment_of(replica), objects(remote)
     whole = path.read_bytes()
     for state in (None, whole[:-1], whole[:10], b"x" * len(whole), whole[:-5] + b"?????"):
@@ -155,7 +155,9 @@ def test_a_missing_or_damaged_segment_is_written_again(replica, tmp_path, remote
         assert objects(remote) == before
 
 
-def test_a_machine_without_the_bytes_says_who_could_mend_it(replica, tmp_path, remote) -> None:
+def test_a_machine_without_the_bytes_explains_which_machine_can_repair(
+    replica, tmp_path, remote
+) -> None:
     (remote / commit_key(log_of(replica), 2)).unlink()
     (remote / segment_of(replica)).unlink()
     shutil.rmtree(tmp_path / "data/cache")
@@ -167,15 +169,15 @@ def test_a_machine_without_the_bytes_says_who_could_mend_it(replica, tmp_path, r
     assert all("on a machine that pushed or read it" in text for text in found)
 
 
-def test_frames_that_compress_otherwise_are_not_put_back(replica, remote, monkeypatch) -> None:
+def test_frames_that_compress_differently_are_not_restored(replica, remote, monkeypatch) -> None:
     (remote / commit_key(log_of(replica), 2)).unlink()
     monkeypatch.setattr(mending, "encode_frame", lambda images: frame.encode_frame(images)[:-1])
     (text,) = problems(replica.engine.fsck(repair=True))
-    assert "not cached here as it was pushed" in text
+    assert "not cached as it was pushed" in text
     assert not (remote / commit_key(log_of(replica), 2)).exists()
 
 
-def test_a_push_that_was_not_settled_fills_its_hole(replica, remote, monkeypatch) -> None:
+def test_an_unsettled_push_fills_its_gap(replica, remote, monkeypatch) -> None:
     def stop(key: str, data: bytes) -> PutOutcome:
         raise ProcessStopped
 
@@ -187,7 +189,7 @@ def test_a_push_that_was_not_settled_fills_its_hole(replica, remote, monkeypatch
     # As if it had landed, another machine had gone on, and the bucket was restored then.
     (remote / commit_key(log_of(replica), 6)).write_bytes(b"?")
     texts = problems(replica.engine.fsck())
-    assert any("--repair sends the push that was not settled" in text for text in texts)
+    assert any("--repair sends the unsettled push" in text for text in texts)
     (remote / commit_key(log_of(replica), 6)).unlink()
     replica.engine.push("main")
     assert replica.engine.status("main").base_lsn == 5
@@ -230,9 +232,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("lsn", [2, 3, 4])
-def test_a_damaged_commit_is_written_again_as_it_was(
-    replica, tmp_path, remote, damage, lsn
-) -> None:
+def test_a_damaged_commit_is_rewritten_unchanged(replica, tmp_path, remote, damage, lsn) -> None:
     log, before = log_of(replica), objects(remote)
     path = remote / commit_key(log, lsn)
     whole = path.read_bytes()
@@ -248,7 +248,7 @@ def test_a_damaged_commit_is_written_again_as_it_was(
     assert clone_is_whole(tmp_path, remote)
 
 
-def test_a_copy_of_another_commit_is_written_over(replica, remote) -> None:
+def test_a_misplaced_copy_of_another_commit_is_overwritten(replica, remote) -> None:
     log, before = log_of(replica), objects(remote)
     path = remote / commit_key(log, 2)
     path.write_bytes((remote / commit_key(log, 1)).read_bytes())
@@ -273,7 +273,7 @@ def test_damage_is_never_overwritten_by_a_machine_without_the_bytes(
     assert objects(remote) == before
 
 
-def test_what_a_later_version_wrote_is_not_damaged(replica, remote) -> None:
+def test_an_object_of_a_later_version_is_not_damage(replica, remote) -> None:
     path = remote / commit_key(log_of(replica), 2)
     whole = path.read_bytes()
     path.write_bytes(whole[:VERSION_AT] + b"\xff" + whole[VERSION_AT + 1 :])
@@ -284,7 +284,7 @@ def test_what_a_later_version_wrote_is_not_damaged(replica, remote) -> None:
 
 
 @pytest.mark.parametrize("is_missing", [False, True])
-def test_nothing_is_written_below_a_commit_that_stands_on_another(
+def test_no_gap_is_filled_before_a_commit_that_names_another_hash(
     replica, tmp_path, remote, is_missing
 ) -> None:
     """Another machine replaced LSN 4, and went on; that the newest known one is gone is no hole."""
@@ -308,7 +308,7 @@ def test_nothing_is_written_below_a_commit_that_stands_on_another(
     assert objects(remote) == before
 
 
-def test_a_commit_that_took_the_place_of_a_damaged_one_stays(
+def test_a_commit_that_replaced_a_damaged_one_is_kept(
     replica, tmp_path, remote, monkeypatch
 ) -> None:
     log = log_of(replica)
@@ -328,7 +328,7 @@ def test_a_commit_that_took_the_place_of_a_damaged_one_stays(
 
     monkeypatch.setattr(replica.engine.store, "get", late)
     (text,) = problems(replica.engine.fsck(repair=True))
-    assert "the repair failed: LSN 4 is another commit by now" in text
+    assert "the repair failed: LSN 4 is now another commit" in text
     assert path.read_bytes() == taken
 
 
@@ -358,7 +358,7 @@ def test_a_segment_is_repaired_by_reading_one_known_commit(replica, remote, monk
     assert read == [3]
 
 
-def test_a_log_of_another_history_is_not_filled_from_here(replica, tmp_path, remote) -> None:
+def test_a_log_of_another_history_is_not_filled_locally(replica, tmp_path, remote) -> None:
     log = log_of(replica)
     other = tmp_path / "other"
     with Replica(tmp_path / "b", RemoteConfig(type="fs", root=str(other))) as rival:
@@ -418,7 +418,7 @@ def test_a_name_of_a_commit_that_is_put_back_is_no_problem(replica, remote) -> N
     assert problems(replica.engine.fsck("main", repair=True)) == []
 
 
-def test_what_is_wrong_here_is_found_too(replica, tmp_path) -> None:
+def test_local_damage_is_found_too(replica, tmp_path) -> None:
     replica.connect("local").execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(20000))")
     volume = replica.engine.catalog.tag_volume("local")
     directory = tmp_path / "data/volumes" / str(volume)
@@ -444,7 +444,7 @@ def test_a_listing_of_huge_lsns_is_bounded(replica, remote) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "copied", "removed", "overwritten"])
-def test_refs_that_are_damaged_or_gone_are_found(replica, tmp_path, remote, damage) -> None:
+def test_damaged_or_missing_refs_are_found(replica, tmp_path, remote, damage) -> None:
     replica.engine.clone("main", "seen")
     path = remote / ref_key("main")
     content = path.read_bytes()

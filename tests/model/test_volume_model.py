@@ -398,13 +398,13 @@ MUST_COME_UP = (
 )
 
 
-def test_every_snapshot_shows_the_pages_of_its_moment() -> None:
+def test_every_snapshot_shows_the_pages_of_its_time() -> None:
     seen = explore(VolumeMachine, examples=100, steps=60)
     assert all(seen[name] for name in MUST_COME_UP), seen
 
 
 @pytest.mark.deep
 @pytest.mark.timeout(24 * 3600)
-def test_every_snapshot_shows_the_pages_of_its_moment_in_long_runs() -> None:
+def test_every_snapshot_shows_the_pages_of_its_time_in_long_runs() -> None:
     seen = explore_deeply(VolumeMachine, examples=1000, steps=100)
     assert all(seen[name] for name in MUST_COME_UP), seen

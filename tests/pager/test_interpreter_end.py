@@ -19,7 +19,7 @@ graft_vfs.register(Settings())
 
 
 @pytest.mark.parametrize("keeper", KEPT.values(), ids=KEPT)
-def test_a_connection_that_is_kept_to_the_end_is_closed_without_a_crash(tmp_path, keeper):
+def test_a_connection_left_open_at_interpreter_exit_does_not_crash(tmp_path, keeper):
     program = f"""
 kept = graft_vfs.connect("main")
 kept.execute("CREATE TABLE t(x)")

@@ -65,7 +65,7 @@ def files_below(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_is_written_is_seen_and_never_in_the_volume(machine, tmp_path, monkeypatch):
+def test_writes_are_visible_in_the_scratch_and_never_in_the_volume(machine, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     before, stood = files_below(tmp_path), dump(machine.connect())
@@ -81,7 +81,7 @@ def test_what_is_written_is_seen_and_never_in_the_volume(machine, tmp_path, monk
     assert dump(machine.connect()) == stood
 
 
-def test_its_changed_pages_make_the_same_database_in_a_volume(machine):
+def test_changed_pages_give_the_same_database_in_a_volume(machine):
     machine.engine.fork("main", new_tag="other")
     with scratch_of(machine) as scratch:
         scratch.connection.execute(
@@ -96,7 +96,7 @@ def test_its_changed_pages_make_the_same_database_in_a_volume(machine):
     assert dump(machine.connect("other")) == expected
 
 
-def test_nothing_is_changed_by_what_is_rolled_back(machine):
+def test_a_rollback_changes_nothing(machine):
     with scratch_of(machine) as scratch:
         expected = dump(scratch.connection)
         scratch.connection.execute("BEGIN; DELETE FROM t; DROP TABLE t; ROLLBACK")
@@ -124,7 +124,7 @@ def test_a_transaction_may_be_larger_than_the_cache(machine):
         assert scratch.page_count > before + 1000
 
 
-def test_other_snapshots_beside_it_are_only_read(machine):
+def test_other_snapshots_beside_it_are_read_only(machine):
     volume = machine.engine.open("main")
     with volume.pinned() as older:
         machine.connect().execute("UPDATE t SET b = 'newer' WHERE a <= 10")
@@ -206,7 +206,7 @@ def test_wal_mode_is_refused_and_changes_nothing(machine, tmp_path):
     plain.close()
 
 
-def test_its_pages_are_not_given_inside_a_transaction(machine):
+def test_changed_pages_are_refused_inside_a_transaction(machine):
     with scratch_of(machine) as scratch:
         scratch.connection.execute("BEGIN; DELETE FROM t")
         for ask in (lambda: list(scratch.changed_pages()), lambda: scratch.page_count):
@@ -215,7 +215,7 @@ def test_its_pages_are_not_given_inside_a_transaction(machine):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_any_statements_do_what_they_do_on_stock_sqlite(tmp_path, remote, seed):
+def test_any_statements_behave_as_on_stock_sqlite(tmp_path, remote, seed):
     rng = random.Random(seed)
     # The size first: setting auto_vacuum makes the file.
     setting = (

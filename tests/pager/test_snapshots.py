@@ -17,7 +17,7 @@ def machine(tmp_path):
         yield replica
 
 
-def test_each_schema_shows_its_own_moment(machine):
+def test_each_schema_shows_its_own_snapshot(machine):
     volume = machine.engine.open("main")
     with volume.pinned() as older:
         machine.connect().execute("INSERT INTO t VALUES(2)")
@@ -34,7 +34,7 @@ def test_each_schema_shows_its_own_moment(machine):
                     connection.execute(f"DELETE FROM {schema}.t")
 
 
-def test_another_name_is_no_snapshot(machine):
+def test_an_unknown_name_is_not_a_snapshot(machine):
     volume = machine.engine.open("main")
     with (
         volume.pinned() as snapshot,

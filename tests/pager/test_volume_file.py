@@ -195,7 +195,7 @@ def test_each_transition(volume, state, event):
 @pytest.mark.parametrize(
     "last", ["unlock to SHARED", "unlock to NONE", "pragma", "journal", "probe"]
 )
-def test_what_was_rolled_back_after_its_sync_is_dropped(volume, last):
+def test_a_transaction_rolled_back_after_its_sync_is_dropped(volume, last):
     file = brought_to(SYNCED, volume)
     journal = file.journal
     journal.xRead(4, journal.xFileSize() - 16)  # As every rollback begins.
@@ -214,7 +214,7 @@ def test_what_was_rolled_back_after_its_sync_is_dropped(volume, last):
     ("mode", "image", "expected"),
     [("memory", NEW, NEW), ("memory", OLD, OLD), ("off", NEW, OLD), ("delete", NEW, OLD)],
 )
-def test_without_a_journal_of_ours_the_pages_tell(volume, mode, image, expected):
+def test_without_our_journal_a_rollback_is_recognised_by_its_pages(volume, mode, image, expected):
     """With MEMORY, a rollback writes the snapshot back. With OFF it would look like a commit."""
     file = opened(volume)
     file.journal_mode = mode
@@ -258,7 +258,7 @@ def test_a_failure_drops_the_transaction_and_keeps_the_lock(  # noqa: PLR0917
     assert can_write(volume)
 
 
-def test_a_commit_that_cannot_be_finished_refuses_all_that_follows(volume, monkeypatch):
+def test_after_an_incomplete_commit_everything_is_refused(volume, monkeypatch):
     file = brought_to(SYNCED, volume)
 
     def fail(*_):
@@ -278,7 +278,7 @@ def test_a_commit_that_cannot_be_finished_refuses_all_that_follows(volume, monke
 
 
 @pytest.mark.parametrize("state", [OPEN, READER])
-def test_a_page_is_written_under_the_writer_lock_alone(volume, state):
+def test_a_page_is_written_only_under_the_writer_lock(volume, state):
     file = brought_to(state, volume)
     with pytest.raises(apsw.ReadOnlyError):
         EVENTS["write"](file)
@@ -370,7 +370,7 @@ def test_the_table_names_every_event():
 
 
 @pytest.mark.parametrize("state", [WRITER, HOLDER])
-def test_a_writer_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
+def test_a_writer_lock_that_cannot_be_unlocked_is_released_by_closing(
     volume, monkeypatch, caplog, state
 ):
     file = brought_to(state, volume)
@@ -393,7 +393,7 @@ def test_a_writer_lock_that_cannot_be_unlocked_goes_with_its_descriptor(
 # Room in the log --------------------------------------------------------------------------------
 
 
-def test_a_moved_file_believes_in_no_room_of_the_former_log(volume, monkeypatch, tmp_path):
+def test_a_moved_file_does_not_use_space_of_the_previous_log(volume, monkeypatch, tmp_path):
     """It would meet a full disk when other databases of the transaction are committed already."""
     file = brought_to(HOLDER, volume)
     EVENTS["unlock to NONE"](file)

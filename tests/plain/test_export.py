@@ -57,7 +57,7 @@ def test_an_export_never_replaces_a_file(filled, tmp_path, monkeypatch) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
-def test_an_export_that_fails_half_way_leaves_nothing(filled, tmp_path) -> None:
+def test_a_failed_export_leaves_nothing(filled, tmp_path) -> None:
     def fail(*_):
         raise KeyboardInterrupt
 
@@ -175,16 +175,14 @@ def test_an_export_is_never_given_the_wal_or_journal_of_another_database(
     if not force:
         target.unlink()
     beside = next(tmp_path.glob("target.db-*[lj]*"))
-    with pytest.raises(AlreadyExistsError, match="SQLite would take it for changes of"):
+    with pytest.raises(AlreadyExistsError, match="SQLite would apply it to"):
         filled.engine.export("main", target, force=force)
     beside.unlink()
     filled.engine.export("main", target, force=force)
     assert stock_dump(target) == dump(filled.connect())
 
 
-def test_a_journal_that_only_waits_for_the_next_transaction_is_no_obstacle(
-    filled, tmp_path
-) -> None:
+def test_a_persistent_journal_does_not_block_an_export(filled, tmp_path) -> None:
     target = tmp_path / "target.db"
     connection = sqlite3.connect(target)
     connection.execute("PRAGMA journal_mode=persist")
@@ -209,7 +207,7 @@ def test_an_earlier_commit_is_exported(filled, tmp_path) -> None:
     assert not (tmp_path / "absent.db").exists()
 
 
-def test_a_stream_takes_an_export_and_gives_an_import(filled, replicas, tmp_path) -> None:
+def test_streams_are_exported_to_and_imported_from(filled, replicas, tmp_path) -> None:
     written = io.BytesIO()
     done = filled.engine.export("main", written)
     assert (done.path, done.bytes) == ("-", len(written.getvalue()))

@@ -152,7 +152,7 @@ def test_a_volume_grows_again_over_pages_that_it_once_had(replicas, tmp_path) ->
         )
 
 
-def test_what_was_not_pushed_stays_below_and_one_push_sends_both(replicas, tmp_path) -> None:
+def test_unpushed_commits_stay_below_an_update_and_one_push_sends_both(replicas, tmp_path) -> None:
     source, replica = make(tmp_path / "source.db"), replicas()
     replica.engine.import_(source, "main")
     replica.engine.push("main")
@@ -168,7 +168,7 @@ def test_what_was_not_pushed_stays_below_and_one_push_sends_both(replicas, tmp_p
     assert dump(replicas("other").connect(remote="main")) == stock_dump(source)
 
 
-def test_a_new_volume_takes_its_first_version_as_well(replicas, tmp_path) -> None:
+def test_an_update_of_an_empty_volume_is_its_first_version(replicas, tmp_path) -> None:
     source, replica = make(tmp_path / "source.db"), replicas()
     with pytest.raises(NotFoundError, match="there is no tag 'main'"):
         replica.engine.import_(source, "main", update=True)
@@ -269,7 +269,7 @@ def test_a_reader_keeps_its_snapshot_and_then_sees_the_new_version(replicas, tmp
 
 
 @pytest.mark.parametrize("versions", [("a", "b"), ("b", "a")])
-def test_a_connection_never_takes_the_schema_that_it_knows_for_that_of_the_file(
+def test_a_connection_never_keeps_its_old_schema_after_an_update(
     replicas, tmp_path, versions
 ) -> None:
     """SQLite believes in a parsed schema while the cookie in page 1 is the same."""
@@ -351,9 +351,7 @@ def test_a_file_with_reserved_bytes_is_refused(replicas, tmp_path) -> None:
     assert dump(replica.connect()) == stock_dump(source)
 
 
-def test_a_file_that_is_being_written_to_is_busy_and_one_in_wal_mode_is_read_whole(
-    replicas, tmp_path
-) -> None:
+def test_a_file_being_written_is_busy_and_a_wal_mode_file_is_read_whole(replicas, tmp_path) -> None:
     source, replica = make(tmp_path / "source.db"), replicas()
     replica.engine.import_(source, "main")
     with process(source, "BEGIN EXCLUSIVE"), pytest.raises(BusyError):
@@ -371,7 +369,7 @@ def test_a_file_that_is_being_written_to_is_busy_and_one_in_wal_mode_is_read_who
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, DamageError])
-def test_an_update_that_ends_half_way_leaves_the_volume_as_it_was(
+def test_an_interrupted_update_leaves_the_volume_unchanged(
     replicas, tmp_path, monkeypatch, error
 ) -> None:
     monkeypatch.setattr(transaction, "STAGED_BYTES_MAX", 64 << 10)
@@ -495,7 +493,7 @@ def test_a_cache_too_small_for_a_batch_costs_requests_and_no_wrong_page(
     assert dump(cold.connect()) == stock_dump(source)
 
 
-def test_a_remote_that_is_away_ends_an_update_and_changes_nothing(
+def test_an_unreachable_remote_ends_an_update_and_changes_nothing(
     published, replicas, monkeypatch
 ) -> None:
     ours, source = published

@@ -152,7 +152,7 @@ def test_a_file_that_ends_inside_a_page_beside_a_wal_is_refused_by_name(replica,
         replica.engine.import_(path, "main")
 
 
-def test_bytes_after_the_last_page_are_no_part_of_the_database(replica, tmp_path) -> None:
+def test_bytes_after_the_last_page_are_not_part_of_the_database(replica, tmp_path) -> None:
     path = make(tmp_path / "app.db")
     with path.open("ab") as file:
         file.write(b"something else")
@@ -187,7 +187,7 @@ def test_an_import_works_in_a_program_that_lets_the_system_reap_its_children(
 # The interpreter ----------------------------------------------------------------------------------
 
 
-def test_a_frozen_program_is_told_what_to_do_and_not_run_again(
+def test_a_frozen_program_gets_a_next_step_and_is_not_run_again(
     replica, tmp_path, monkeypatch
 ) -> None:
     path = make(tmp_path / "app.db")
@@ -230,7 +230,7 @@ def test_an_interpreter_that_cannot_run_the_reader_is_a_named_error(
 # The path -----------------------------------------------------------------------------------------
 
 
-def test_a_path_that_cannot_be_looked_at_is_a_named_error(replica, tmp_path) -> None:
+def test_a_path_that_cannot_be_examined_is_a_named_error(replica, tmp_path) -> None:
     loop = tmp_path / "loop.db"
     loop.symlink_to(loop)
     with pytest.raises(LocalStorageError, match=r"loop\.db: Too many levels of symbolic links"):

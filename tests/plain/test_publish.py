@@ -66,7 +66,7 @@ def test_an_export_works_with_and_without_hard_links(
 
 
 @pytest.mark.parametrize("ways", WAYS)
-def test_an_export_replaces_nothing_that_comes_in_between(filled, out, monkeypatch, ways) -> None:
+def test_an_export_replaces_no_file_created_concurrently(filled, out, monkeypatch, ways) -> None:
     without(monkeypatch, errno.EPERM, *ways)
     with pytest.raises(AlreadyExistsError, match="exists already; choose another name"):
         filled.engine.export(
@@ -76,9 +76,7 @@ def test_an_export_replaces_nothing_that_comes_in_between(filled, out, monkeypat
     assert [path.name for path in out.iterdir()] == ["copy.db"]
 
 
-def test_a_file_put_in_the_place_of_our_own_empty_one_is_not_replaced(
-    filled, out, monkeypatch
-) -> None:
+def test_a_file_that_replaced_our_placeholder_is_not_overwritten(filled, out, monkeypatch) -> None:
     without(monkeypatch, errno.EPERM, "link", "_rename_if_absent")
     close = os.close
 
@@ -102,7 +100,7 @@ def test_a_directory_that_cannot_be_synced_takes_exports(filled, out, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["x" * 243, "x" * 255, "é" * 127, "☃" * 85])
-def test_a_name_may_be_as_long_as_the_file_system_takes(filled, out, name) -> None:
+def test_a_name_may_be_as_long_as_the_file_system_allows(filled, out, name) -> None:
     filled.engine.export("main", out / name)
     assert [path.name for path in out.iterdir()] == [name]
 

@@ -67,7 +67,7 @@ def test_an_imported_file_is_pushed_cloned_and_written_to(replicas, tmp_path, ki
     assert stock_dump(tmp_path / "copy.db") == dump(clone)
 
 
-def test_freelist_pages_are_carried_along(replicas, tmp_path) -> None:
+def test_freelist_pages_are_included(replicas, tmp_path) -> None:
     source = make(tmp_path / "source.db", rows_count=3000)
     stock = sqlite3.connect(source)
     stock.execute("DELETE FROM t WHERE k > 100")
@@ -87,7 +87,7 @@ def test_freelist_pages_are_carried_along(replicas, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["writer_open", "writer_killed"])
-def test_what_a_wal_holds_is_imported_and_the_files_stay_as_they_are(
+def test_the_content_of_a_wal_is_imported_and_the_files_are_unchanged(
     replicas, tmp_path, killed
 ) -> None:
     source = make(tmp_path / "source.db", "journal_mode=wal")
@@ -195,9 +195,7 @@ def header_only(path: Path) -> Path:
     ],
     ids=lambda value: value.__name__,
 )
-def test_a_file_that_is_no_sound_database_is_refused_and_leaves_nothing(
-    replicas, tmp_path, spoil, error
-) -> None:
+def test_a_damaged_database_is_refused_and_leaves_nothing(replicas, tmp_path, spoil, error) -> None:
     source = spoil(tmp_path / "source.db")
     before = state(source)
     replica = replicas()
@@ -213,14 +211,14 @@ def test_a_file_that_is_no_sound_database_is_refused_and_leaves_nothing(
     assert dump(replica.connect()) == stock_dump(good)
 
 
-def test_a_file_that_is_absent_makes_no_tag(replicas, tmp_path) -> None:
+def test_an_absent_file_creates_no_tag(replicas, tmp_path) -> None:
     replica = replicas()
     with pytest.raises(UsageError, match="there is no file"):
         replica.engine.import_(tmp_path / "absent.db", "main")
     assert replica.engine.tags() == []
 
 
-def test_a_directory_or_a_device_is_no_absent_file(replicas, tmp_path) -> None:
+def test_a_directory_or_a_device_is_not_an_absent_file(replicas, tmp_path) -> None:
     replica = replicas()
     with pytest.raises(UsageError, match="is a directory; name a database file, such as") as caught:
         replica.engine.import_(tmp_path, "main")
@@ -234,7 +232,7 @@ def test_a_directory_or_a_device_is_no_absent_file(replicas, tmp_path) -> None:
     assert str(tmp_path / "export.db") in str(caught.value)
 
 
-def test_a_volume_with_commits_takes_no_import(replicas, tmp_path) -> None:
+def test_a_volume_with_commits_refuses_an_import(replicas, tmp_path) -> None:
     source = make(tmp_path / "source.db")
     replica = replicas()
     connection = replica.connect()
@@ -247,7 +245,7 @@ def test_a_volume_with_commits_takes_no_import(replicas, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("pages", [1000, 3000])
-def test_an_import_that_fails_half_way_leaves_nothing(replicas, tmp_path, pages) -> None:
+def test_a_failed_import_leaves_nothing(replicas, tmp_path, pages) -> None:
     source = make(tmp_path / "source.db", rows_count=pages, row_bytes=4000)
     whole = source.read_bytes()
     replica = replicas()
@@ -274,7 +272,7 @@ def test_a_failed_import_into_a_tag_that_exists_leaves_the_tag(replicas, tmp_pat
     assert leftovers(replica) == []
 
 
-def test_a_tag_that_another_process_makes_meanwhile_is_not_taken(replicas, tmp_path) -> None:
+def test_a_concurrently_created_tag_is_not_replaced(replicas, tmp_path) -> None:
     replica = replicas()
     source = make(tmp_path / "source.db", rows_count=3000)
 

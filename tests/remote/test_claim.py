@@ -241,7 +241,7 @@ def test_faults_do_not_change_who_wins(puts: list[str], won: bool) -> None:
 
 
 @pytest.mark.parametrize("fault", [NOT_SENT, DENIED])
-def test_a_write_that_was_surely_not_sent_is_its_own_error(fault: str) -> None:
+def test_a_write_that_was_certainly_not_sent_is_its_own_error(fault: str) -> None:
     store = FaultyStore([fault])
     with pytest.raises((StoreUnavailableError, StoreDeniedError)):
         run(store)
@@ -265,7 +265,7 @@ def test_bounded_attempts_end_unknown_and_the_next_call_resolves(fault: str) -> 
 
 
 @pytest.mark.parametrize("fault", [NOT_SENT, "flipped", "future"])
-def test_a_key_that_becomes_readable_tells(fault: str) -> None:
+def test_a_key_that_becomes_readable_decides(fault: str) -> None:
     store = FaultyStore(reads=[fault, fault])
     store.put_if_absent(KEY, THEIR_DATA)
     assert not run(store).won
@@ -338,7 +338,7 @@ PUT_FAULTS = [
 READ_FAULTS = [FINE, NOT_SENT, "flipped", "future"]
 
 
-def test_every_short_script_of_faults_ends_in_the_truth() -> None:
+def test_every_short_script_of_faults_ends_with_the_correct_outcome() -> None:
     scripts = itertools.product(PUT_FAULTS, PUT_FAULTS, PUT_FAULTS, READ_FAULTS)
     outcomes = {"won": 0, "lost": 0, "unknown": 0, "not sent": 0}
     for *puts, read in scripts:
@@ -425,7 +425,7 @@ def test_a_claim_in_doubt_is_settled_by_reading_and_written_only_if_absent(
 
 
 @pytest.mark.parametrize("landed", [OUR_DATA, THEIR_DATA])
-def test_a_machine_whose_writes_are_denied_learns_how_its_claim_ended(landed) -> None:
+def test_a_machine_whose_writes_are_denied_learns_the_outcome_of_its_claim(landed) -> None:
     store = FaultyStore([DENIED] * 9)
     store.inner.put_if_absent(KEY, landed)
     assert run(store, in_doubt=True).won is (landed is OUR_DATA)
@@ -460,7 +460,7 @@ def test_an_answer_without_a_proof_is_settled_by_reading() -> None:
     assert seen == ["put", "get"]
 
 
-def test_pages_that_are_taken_for_answers_win_nothing() -> None:
+def test_pages_of_portals_never_win_a_claim() -> None:
     store = UnprovenStore()
     store.is_lying = True
     with pytest.raises(CommitOutcomeUnknownError):
@@ -495,7 +495,7 @@ def waited(store: MemoryStore) -> tuple[list[float], bool]:
     return pauses, won
 
 
-def test_a_throttled_claim_waits_as_long_as_it_was_told() -> None:
+def test_a_throttled_claim_waits_as_long_as_requested() -> None:
     assert waited(ThrottlingStore(3, 15.0)) == ([15.0, 15.0, 15.0], True)
 
 

@@ -162,7 +162,7 @@ def test_long_headers_come_in_order_among_short_ones() -> None:
     assert requests == 20 + 14
 
 
-def test_ctrl_c_does_not_wait_for_requests_that_are_under_way(
+def test_ctrl_c_does_not_wait_for_requests_in_flight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     is_asked, may_answer = threading.Event(), threading.Event()

@@ -65,12 +65,12 @@ def test_refs_of_any_name_read_back(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 513, "\ud800"], ids=ascii)
-def test_a_name_that_no_tag_has_is_refused(name: str) -> None:
+def test_an_invalid_ref_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidTagError):
         ref_key(name)
 
 
-def test_a_ref_is_made_once_and_tells_the_winner() -> None:
+def test_a_ref_is_created_once_and_returns_the_winner() -> None:
     store = MemoryStore()
     assert requests_of(store, lambda: create_ref(store, "main", LOG)) == (1, LOG)
     assert requests_of(store, lambda: create_ref(store, "main", OTHER_LOG)) == (2, LOG)
@@ -137,7 +137,7 @@ def test_a_ref_survives_lost_answers(faults: list[str]) -> None:
     assert read_ref(store, "main") == LOG
 
 
-def test_a_ref_that_cannot_be_made_says_why() -> None:
+def test_a_ref_that_cannot_be_created_raises_the_reason() -> None:
     with pytest.raises(CommitOutcomeUnknownError):
         create_ref(UncertainStore(["not landed"] * 9), "main", LOG, sleep=no_sleep)
     with pytest.raises(StoreUnavailableError, match="neither creates"):
@@ -220,7 +220,7 @@ def test_foreign_objects_among_the_refs_are_skipped_with_one_warning(foreign, ca
     assert "skipped 4 objects among the refs" in record.getMessage()
 
 
-def test_refs_are_read_together(monkeypatch) -> None:
+def test_refs_are_read_concurrently(monkeypatch) -> None:
     store = MemoryStore()
     for number in range(8):
         create_ref(store, f"ref {number}", LOG)

@@ -49,7 +49,7 @@ def test_descending_sorts_from_the_newest_and_reads_back(first: int, second: int
     "text",
     ["", "f" * 16, "0" * 16, "f" * 15, "f" * 17, "FFFFFFFFFFFFFFFE", "-fffffffffffffff", "tmp"],
 )
-def test_a_key_that_is_no_lsn_is_refused_by_name(text: str) -> None:
+def test_a_key_that_is_not_an_lsn_is_refused_by_name(text: str) -> None:
     with pytest.raises(CorruptObjectError, match="the-key is foreign"):
         ascending(text, key="the-key")
 
@@ -124,14 +124,14 @@ def test_a_gap_is_damage() -> None:
     assert list(log.probe_next(19, nineteenth.header.hash)) == []
 
 
-def test_a_gap_behind_the_next_commit_is_damage_to_a_poll() -> None:
+def test_a_gap_after_the_next_commit_is_damage_to_a_poll() -> None:
     store, log = filled(40)
     store.delete(commit_key(LOG, 20))
     with pytest.raises(CorruptObjectError, match=r"gap.*LSN 20"):
         list(log.probe_next(0, None))
 
 
-def test_a_replaced_history_is_found_where_it_begins() -> None:
+def test_a_replaced_history_is_detected_at_its_first_commit() -> None:
     store, log = filled(30)
     eleventh = log.read_header(11)
     assert eleventh is not None
@@ -147,7 +147,7 @@ def test_a_replaced_history_is_found_where_it_begins() -> None:
 # Finding what is new --------------------------------------------------------------------------
 
 
-def test_a_poll_with_nothing_new_is_one_request() -> None:
+def test_a_poll_without_new_commits_is_one_request() -> None:
     store, log = filled(3)
     newest = log.read_header(3)
     assert newest is not None
@@ -185,7 +185,7 @@ def test_a_poll_finds_everything_new(known: int, newest: int, gets: int, listing
     assert (used.get_range, used.list, used.requests) == (gets, listings, gets + listings)
 
 
-def test_a_commit_that_arrives_between_two_looks_is_no_gap() -> None:
+def test_a_commit_that_arrives_between_two_reads_is_not_a_gap() -> None:
     store, log = filled(6)
     second = log.read_header(2)
     assert second is not None
@@ -204,7 +204,7 @@ def test_a_commit_that_arrives_between_two_looks_is_no_gap() -> None:
     assert asked.count(late) == 2
 
 
-def test_a_gap_among_the_commits_that_a_poll_looks_at_is_damage() -> None:
+def test_a_gap_among_the_commits_of_a_poll_is_damage() -> None:
     store, log = filled(6)
     second = log.read_header(2)
     assert second is not None
@@ -240,7 +240,7 @@ def test_a_fork_names_its_parent_and_chains_from_there() -> None:
 # Frames ---------------------------------------------------------------------------------------
 
 
-def test_frames_that_came_with_the_header_are_returned_as_far_as_they_are_whole() -> None:
+def test_complete_frames_that_came_with_the_header_are_returned() -> None:
     store = MemoryStore()
     images = {page: random.Random(page).randbytes(512) for page in range(1, 60)}
     pages, table, frames = body(images)
@@ -282,7 +282,7 @@ both_places = pytest.mark.parametrize("in_segment", [False, True], ids=["inline"
 
 @both_places
 @pytest.mark.parametrize(("first", "end"), [(0, 1), (3, 4), (1, 3), (0, 4)])
-def test_neighbouring_frames_are_one_request(in_segment: bool, first: int, end: int) -> None:
+def test_adjacent_frames_are_one_request(in_segment: bool, first: int, end: int) -> None:
     store, log = with_frames(in_segment=in_segment)
     record = log.read_header(1)
     assert record is not None
@@ -303,7 +303,7 @@ def test_no_frames_are_no_request(in_segment: bool) -> None:
 
 
 @both_places
-def test_a_body_that_is_cut_is_refused(in_segment: bool) -> None:
+def test_a_truncated_body_is_refused(in_segment: bool) -> None:
     store, log = with_frames(in_segment=in_segment)
     record = log.read_header(1)
     assert record is not None
@@ -329,7 +329,7 @@ def test_a_flipped_bit_in_a_body_is_refused_and_its_frame_named(in_segment: bool
         log.read_frames(record.header, record.header_length, 0, 4)
 
 
-def test_a_segment_that_is_gone_is_named() -> None:
+def test_a_missing_segment_is_named() -> None:
     store, log = with_frames(in_segment=True)
     record = log.read_header(1)
     assert record is not None

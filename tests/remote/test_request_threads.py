@@ -48,7 +48,7 @@ def store(monkeypatch):
     store.released.set()
 
 
-def test_ctrl_c_does_not_wait_for_the_refs_that_a_store_does_not_send(store) -> None:
+def test_ctrl_c_does_not_wait_for_refs_in_flight(store) -> None:
     for name in "abc":
         create_ref(store, name, LogId.new())
     store.is_silent = True
@@ -57,7 +57,7 @@ def test_ctrl_c_does_not_wait_for_the_refs_that_a_store_does_not_send(store) -> 
     assert not store.answered
 
 
-def test_ctrl_c_does_not_wait_for_the_commits_that_fsck_looks_at(store, tmp_path) -> None:
+def test_ctrl_c_does_not_wait_for_commits_that_fsck_reads(store, tmp_path) -> None:
     with Replica(tmp_path, RemoteConfig(), store=store) as replica:
         replica.connect().execute("CREATE TABLE t(x)")
         log = replica.engine.push("main").log

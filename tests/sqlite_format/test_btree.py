@@ -43,7 +43,7 @@ def test_the_children_of_a_table_hold_its_keys_in_order():
         list(btree.children(data[:4096], 1, btree.LEAF_TABLE))
 
 
-def test_an_empty_table_is_one_for_sqlite():
+def test_an_empty_table_is_recognised_as_by_sqlite():
     connection = apsw.Connection(":memory:")
     connection.execute("CREATE TABLE t(v); DROP TABLE t")
     page = connection.serialize("main")[:4096]

@@ -63,7 +63,7 @@ def test_every_page_size_is_read_and_kept(tmp_path, page_size):
     assert kept[:16] + kept[20:] == wal[:16] + wal[20:]
 
 
-def test_sqlite_sees_another_counter_and_believes_the_page_count(tmp_path):
+def test_sqlite_sees_another_counter_and_uses_the_page_count(tmp_path):
     page = first_page(tmp_path, "CREATE TABLE t(v)", "PRAGMA user_version=5")
     shown = header.with_counter(page, header.COUNTER_MAX)
     assert number(shown, header.CHANGE_COUNTER) == header.COUNTER_MAX
@@ -77,7 +77,7 @@ def test_sqlite_sees_another_counter_and_believes_the_page_count(tmp_path):
     database.close()
 
 
-def test_a_first_page_is_the_same_but_for_its_two_counters(tmp_path):
+def test_page_1_is_equal_except_for_its_two_counters(tmp_path):
     page = first_page(tmp_path, "CREATE TABLE t(v)")
     known = FirstPage(page)
     assert page[header.PROBED] == page[header.CHANGE_COUNTER] + known.probed

@@ -71,7 +71,7 @@ def test_files_get_the_usual_permissions(store, root):
     assert stat.S_IMODE((root / "k").stat().st_mode) == 0o666 & ~umask
 
 
-def test_nothing_but_objects_stays(store, root):
+def test_no_temporary_files_remain(store, root):
     store.put_if_absent("a/b", b"x")
     store.put_if_absent("a/b", b"y")
     store.put("a/b", [b"z"])
@@ -90,7 +90,7 @@ def test_foreign_names_are_not_listed(store, root):
     assert list(store.keys("")) == ["a/k"]
 
 
-def test_a_pipe_is_no_object_and_does_not_block(store, root):
+def test_a_pipe_is_not_an_object_and_does_not_block(store, root):
     os.mkfifo(root / "pipe")
     with pytest.raises(ObjectMissingError):
         store.get("pipe")
@@ -128,7 +128,7 @@ def test_the_root_itself_may_be_a_link(root, tmp_path):
     assert list(store.keys("")) == ["a/b"]
 
 
-def test_a_root_that_is_a_file_is_a_mistake_of_the_configuration(root):
+def test_a_root_that_is_a_file_is_a_configuration_error(root):
     root.write_bytes(b"")
     with pytest.raises(ConfigError, match="is not a directory"):
         DirectoryStore(root)
@@ -136,7 +136,7 @@ def test_a_root_that_is_a_file_is_a_mistake_of_the_configuration(root):
         DirectoryStore(root / "below")
 
 
-def test_a_root_that_went_away_is_not_an_empty_store(store, root):
+def test_a_root_that_disappeared_is_not_an_empty_store(store, root):
     shutil.rmtree(root)
     for call in (
         lambda: store.get("k"),
@@ -150,7 +150,7 @@ def test_a_root_that_went_away_is_not_an_empty_store(store, root):
     assert not root.exists()
 
 
-def test_a_file_where_a_folder_must_be(store):
+def test_a_file_in_the_place_of_a_folder_is_an_error(store):
     store.put("a", [b"x"])
     with pytest.raises(StoreError, match="in the place of a folder"):
         store.put("a/b", [b"x"])
@@ -190,7 +190,7 @@ FAILING_CLAIMS = [
 
 
 @pytest.mark.parametrize("case", FAILING_CLAIMS)
-def test_failing_claims_say_what_is_known(store, root, monkeypatch, case):
+def test_failing_claims_report_what_is_known(store, root, monkeypatch, case):
     call, number, declared = case
     store.put("k/other", [b"x"])
     with monkeypatch.context() as patch:
@@ -240,7 +240,7 @@ def test_bytes_are_synced_before_their_name_appears(store, monkeypatch):
     assert steps == ["mkdir", "fsync", "fsync", "link", "fsync"]
 
 
-def test_a_writer_killed_before_the_link_leaves_nothing_that_counts(store, root):
+def test_a_writer_killed_before_the_link_leaves_no_object(store, root):
     program = (
         "import os, signal, sys\n"
         "from graft_vfs.store import DirectoryStore\n"
@@ -256,7 +256,7 @@ def test_a_writer_killed_before_the_link_leaves_nothing_that_counts(store, root)
     assert list(store.keys("")) == ["k/claim"]
 
 
-def test_folders_nested_deeper_than_calls_are_listed_as_far_as_keys_reach(store, root):
+def test_folders_nested_deeper_than_the_call_stack_are_listed(store, root):
     store.put("a/deep", [b"x"])
     descriptor = os.open(root / "a", os.O_RDONLY)
     for _ in range(1200):
@@ -275,7 +275,7 @@ def test_folders_nested_deeper_than_calls_are_listed_as_far_as_keys_reach(store,
 # A disk that is not mounted ---------------------------------------------------------------------
 
 
-def test_an_empty_directory_is_no_remote_unless_it_is_made_one(root):
+def test_an_empty_directory_is_not_a_remote_until_initialised(root):
     store = DirectoryStore(root, create=False)
     assert not root.exists()
     root.mkdir()
@@ -294,7 +294,7 @@ def test_an_empty_directory_is_no_remote_unless_it_is_made_one(root):
     assert store.put_if_absent("logs/k", b"x") is PutOutcome.CREATED
 
 
-def test_a_remote_of_an_earlier_version_is_one(root):
+def test_a_remote_of_an_earlier_version_is_recognised(root):
     (root / "logs").mkdir(parents=True)
     store = DirectoryStore(root, create=False)
     assert list(store.keys("")) == []
@@ -304,7 +304,7 @@ def test_a_remote_of_an_earlier_version_is_one(root):
     assert list(store.keys("")) == []
 
 
-def test_a_mount_that_goes_away_under_a_store_is_no_empty_store(store, root, tmp_path):
+def test_an_unmounted_directory_is_not_an_empty_store(store, root, tmp_path):
     store.put("logs/k", [b"x"])
     root.rename(tmp_path / "away")
     root.mkdir()

@@ -37,5 +37,5 @@ def test_closing_one_handle_leaves_the_others():
     assert second.get("k") == b"x"
 
 
-def test_a_store_says_its_name():
+def test_a_store_describes_itself():
     assert MemoryStore.named("demo").describe() == "memory://demo"

@@ -62,7 +62,7 @@ def test_a_safe_store_costs_the_first_client_two_requests_and_all_others_one():
         ([CREATED, RACING, CREATED, EXISTS], 4),
     ],
 )
-def test_a_refusal_proves_a_store_safe_whatever_was_before_it(outcomes, requests):
+def test_a_refusal_proves_a_store_safe_after_any_answers(outcomes, requests):
     assert check(RehearsedStore(*outcomes)) == requests
 
 
@@ -80,7 +80,7 @@ def test_two_creations_in_a_row_prove_a_store_unsafe(outcomes):
 
 
 @pytest.mark.parametrize("outcomes", [[UNKNOWN] * 20, [RACING] * 20, [CREATED, UNKNOWN] * 10])
-def test_a_store_without_a_clear_answer_is_neither(outcomes):
+def test_a_store_without_a_clear_answer_is_neither_safe_nor_unsafe(outcomes):
     with pytest.raises(StoreUnavailableError, match="no clear answer") as caught:
         check(RehearsedStore(*outcomes))
     assert "push" not in str(caught.value), "nothing was pushed"
@@ -94,7 +94,7 @@ def test_no_two_test_writes_have_the_same_bytes():
     assert len(set(written)) == len(written) > 2
 
 
-def test_a_store_that_throttles_is_asked_when_it_said():
+def test_a_throttling_store_is_asked_again_when_it_requested():
     throttled = CommitOutcomeUnknownError("slow down")
     throttled.retry_after_seconds = 7.0
     pauses: list[float] = []

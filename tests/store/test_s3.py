@@ -97,7 +97,7 @@ def test_a_claim_that_is_not_answered_in_time_is_unknown(scripted):
             assert store.counters.snapshot().requests == 1
 
 
-def test_a_claim_at_a_closed_door_is_known_not_to_have_landed():
+def test_a_claim_to_a_closed_port_is_known_not_to_have_landed():
     with socket.socket() as reserved:
         # A port that is bound but does not listen refuses connections, and nobody else gets it.
         reserved.bind(("127.0.0.1", 0))
@@ -237,14 +237,14 @@ def test_a_range_beyond_the_end_is_empty(scripted):
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>416 Requested Range Not Satisfiable</html>"])
-def test_a_416_page_is_no_proof_that_an_object_is_empty(scripted, body):
+def test_a_416_page_does_not_prove_that_an_object_is_empty(scripted, body):
     scripted.script = [answer(416, body, content_type="text/html")]
     with scripted.store() as store, pytest.raises(StoreUnavailableError, match="no S3 error code"):
         store.get_range("k", 0, 10)
 
 
 @pytest.mark.parametrize("status", [409, 412])
-def test_a_page_is_no_proof_that_a_claim_was_refused(scripted, status):
+def test_a_page_does_not_prove_that_a_claim_was_refused(scripted, status):
     scripted.script = [answer(status, b"<html>no</html>", content_type="text/html")]
     with scripted.store() as store:
         with pytest.raises(CommitOutcomeUnknownError, match="a page that is not S3's") as caught:
@@ -254,7 +254,7 @@ def test_a_page_is_no_proof_that_a_claim_was_refused(scripted, status):
     assert caught.value.was_answered
 
 
-def test_a_page_is_no_proof_that_an_object_was_deleted(scripted):
+def test_a_page_does_not_prove_that_an_object_was_deleted(scripted):
     page = answer(200, b"<html>log in first</html>", content_type="text/html")
     scripted.script = [page]
     with scripted.store() as store, pytest.raises(StoreUnavailableError):
@@ -313,7 +313,7 @@ def test_a_body_always_cut_short_is_unavailable(scripted, headers):
     ],
     ids=["get", "get_range", "list"],
 )
-def test_an_answer_cut_in_its_head_is_not_taken_for_an_empty_one(scripted, read):
+def test_truncated_headers_are_not_parsed_as_an_empty_answer(scripted, read):
     date = "Wed, 01 Jan 2025 00:00:00 GMT"
     reply = held(b"data", 206, last_modified=date, content_range="bytes 0-3/10")
     with scripted.store(attempts_max=1) as store:
@@ -324,7 +324,7 @@ def test_an_answer_cut_in_its_head_is_not_taken_for_an_empty_one(scripted, read)
 
 
 @pytest.mark.parametrize("start", [None, 0])
-def test_an_answer_whose_head_cannot_be_read_is_closed(scripted, monkeypatch, start):
+def test_an_answer_with_unreadable_headers_is_closed(scripted, monkeypatch, start):
     answers = []
     send = URLLib3Session.send
 
@@ -352,7 +352,7 @@ def test_a_body_without_bounds_is_not_read(scripted, chunked):
     assert len(scripted.requests) == 1
 
 
-def test_a_server_that_knows_no_ranges(scripted):
+def test_a_server_without_range_support(scripted):
     scripted.script = [held(b"0123456789")]
     with scripted.store() as store:
         assert store.get_range("k", 0, 4) == b"0123"
@@ -374,7 +374,7 @@ def test_a_server_that_answers_too_much(scripted):
 
 
 @pytest.mark.parametrize("shown", [None, "", "bytes 3-6/*", "bytes */20", "bytes 4-7/20"])
-def test_a_range_needs_proof_of_where_it_is(scripted, shown):
+def test_a_range_needs_a_matching_content_range(scripted, shown):
     headers = {} if shown is None else {"content_range": shown}
     scripted.script = [held(b"3456", 206, **headers)]
     with scripted.store() as store, pytest.raises(StoreError, match="a range other than"):
@@ -396,7 +396,7 @@ def test_a_large_page_is_not_an_object_that_is_too_large(scripted):
         store.get("k", limit_bytes=1000)
 
 
-def test_an_absent_object_may_be_deleted_where_that_is_answered_404(scripted):
+def test_deleting_an_absent_object_may_be_answered_404(scripted):
     scripted.script = [error(404, "NoSuchKey")]
     with scripted.store() as store:
         store.delete("k")
@@ -408,7 +408,7 @@ def test_an_absent_object_may_be_deleted_where_that_is_answered_404(scripted):
 # Replacing
 
 
-def test_a_replacement_names_the_tag_of_what_it_replaces(scripted):
+def test_a_replacement_sends_the_etag_of_the_old_object(scripted):
     scripted.script = [held(b"old"), landed]
     with scripted.store() as store:
         assert store.replace("k", b"old", b"new")

@@ -97,7 +97,7 @@ UNTRUSTED = botocore.exceptions.SSLError(
         (ValueError("never seen before"), Failure.NOT_SENT),
     ],
 )
-def test_what_was_provably_not_sent_is_classified(failure, meaning):
+def test_requests_provably_not_sent_are_classified(failure, meaning):
     assert classify_failure(failure, is_unsent=True) is meaning
 
 
@@ -121,7 +121,7 @@ def test_what_was_provably_not_sent_is_classified(failure, meaning):
         (ValueError("never seen before"), Failure.LOST),
     ],
 )
-def test_what_may_have_been_sent_is_never_taken_for_unsent(failure, meaning):
+def test_a_request_that_may_have_been_sent_is_never_classified_as_unsent(failure, meaning):
     assert classify_failure(failure, is_unsent=False) is meaning
 
 
@@ -149,11 +149,11 @@ CUSTOMER = {"x-amz-server-side-encryption-customer-algorithm": "AES256"}
         (204, {}, f'"{MD5}"', False),
     ],
 )
-def test_only_status_200_with_the_expected_tag_proves_a_write(status, headers, tag, is_proof):
+def test_only_status_200_with_the_expected_etag_proves_a_write(status, headers, tag, is_proof):
     assert proves_landing(status, headers, tag, MD5) is is_proof
 
 
-def test_the_tag_of_parts_is_the_one_that_s3_documents():
+def test_the_etag_of_parts_is_the_one_that_s3_documents():
     digest = hashlib.md5(bytes.fromhex(MD5 + MD5)).hexdigest()
     assert tag_of_parts([f'"{MD5}"', MD5]) == f"{digest}-2"
     assert tag_of_parts(['"of another kind"']) == ""
@@ -165,7 +165,7 @@ def shown(code: str) -> str:
     ).shown
 
 
-def test_error_codes_are_shown_also_with_dots_and_nothing_else_is():
+def test_only_error_codes_are_shown_even_with_dots():
     for code in ("NoSuchKey", "InvalidParameter.Prefix", "Throttling.User.Second"):
         assert shown(code) == f"HTTP 400, {code}"
     for text in ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG", "a.b", "Abc.", ".Abc", "Ab" * 40):
@@ -188,7 +188,7 @@ def test_error_codes_are_shown_also_with_dots_and_nothing_else_is():
         ({"retry-after": "Wed, 01 Jan 2025 00:00:30 GMT"}, None),
     ],
 )
-def test_the_time_to_stay_away_is_read(headers, seconds):
+def test_retry_after_is_parsed(headers, seconds):
     metadata = {"HTTPStatusCode": 503, "HTTPHeaders": headers}
     reply = Reply.of({"Error": {"Code": "SlowDown"}, "ResponseMetadata": metadata})
     assert reply.answer is Answer.THROTTLED

@@ -132,7 +132,7 @@ def test_a_fork_waits_for_an_import_of_boto3():
     ), ran.stderr
 
 
-def test_endpoints_are_judged_as_boto3_does(makings):
+def test_endpoints_are_validated_as_by_boto3(makings):
     for good in (
         "http://h:1",
         "HTTP://H:1/",

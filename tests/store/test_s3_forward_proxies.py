@@ -75,7 +75,7 @@ def holds(store: S3Store) -> bool:
 
 
 @pytest.mark.parametrize("fault", LANDED + NOT_LANDED)
-def test_a_claim_that_breaks_behind_a_proxy_is_unknown(ministack, bucket, fault: Fault):
+def test_a_claim_that_breaks_after_a_proxy_is_unknown(ministack, bucket, fault: Fault):
     with (
         Proxy(ministack) as proxy,
         store_behind(ministack, bucket, HTTP_PROXY=proxy.endpoint.url) as store,
@@ -88,7 +88,7 @@ def test_a_claim_that_breaks_behind_a_proxy_is_unknown(ministack, bucket, fault:
 
 
 @pytest.mark.parametrize("fault", LANDED + NOT_LANDED)
-def test_a_claim_that_breaks_behind_a_tunnel_is_unknown(
+def test_a_claim_that_breaks_inside_a_tunnel_is_unknown(
     ministack, bucket, certificate, fault: Fault
 ):
     path, context = certificate
@@ -123,7 +123,7 @@ def test_a_claim_whose_tunnel_was_refused_was_not_sent(ministack, bucket, certif
         assert front.requests == []
 
 
-def test_a_claim_whose_proxy_is_not_there_was_not_sent(ministack, bucket):
+def test_a_claim_through_an_absent_proxy_was_not_sent(ministack, bucket):
     with socket.socket() as reserved:
         # A port that is bound but does not listen refuses connections, and nobody else gets it.
         reserved.bind(("127.0.0.1", 0))
@@ -136,9 +136,7 @@ def test_a_claim_whose_proxy_is_not_there_was_not_sent(ministack, bucket):
 
 
 @pytest.mark.parametrize("through", ["direct", "tunnel"])
-def test_a_certificate_that_is_not_trusted_has_words_of_its_own(
-    ministack, bucket, certificate, through
-):
+def test_an_untrusted_certificate_has_its_own_error_text(ministack, bucket, certificate, through):
     _, context = certificate
     with (
         Proxy(ministack, context) as front,
@@ -165,7 +163,7 @@ def test_a_name_that_does_not_exist_was_not_sent(monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [*LANDED, head_cut])
-def test_a_push_that_landed_behind_a_proxy_does_not_diverge_from_itself(
+def test_a_push_that_landed_despite_a_proxy_error_does_not_diverge(
     ministack, tmp_path, fault: Fault
 ):
     with (

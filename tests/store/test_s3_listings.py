@@ -74,14 +74,14 @@ def test_a_listing_that_repeats_its_pages_is_refused(scripted):
         list(store.keys(""))
 
 
-def test_a_listing_without_an_end_is_refused(scripted):
+def test_an_endless_listing_is_refused(scripted):
     scripted.script = [listing(token="again")]
     with scripted.store() as store, pytest.raises(StoreError, match="endless"):
         list(store.keys(""))
     assert len(scripted.requests) < 20
 
 
-def test_a_listing_tells_sizes_and_times(scripted):
+def test_a_listing_has_sizes_and_times(scripted):
     shown = "<Key>k</Key><LastModified>2026-01-31T12:00:00.500Z</LastModified><Size>7</Size>"
     body = f"<ListBucketResult><IsTruncated>false</IsTruncated><Contents>{shown}</Contents>"
     scripted.script = [answer(200, f"{body}</ListBucketResult>".encode())]
@@ -90,13 +90,13 @@ def test_a_listing_tells_sizes_and_times(scripted):
     assert found == ObjectInfo("k", 7, 1769860800.5)
 
 
-def test_an_object_without_a_size_is_no_listing(scripted):
+def test_a_listing_without_sizes_is_refused(scripted):
     scripted.script = [listing("k").replace(b"<Size>1</Size>", b"<Sise>1</Sise>")]
     with scripted.store() as store, pytest.raises(StoreError, match="without their size"):
         list(store.list(""))
 
 
-def test_the_time_of_a_page_is_not_that_of_the_store(scripted):
+def test_the_date_of_a_portals_page_is_not_the_stores_time(scripted):
     wrong = "Thu, 01 Jan 1970 00:00:00 GMT"
     page = answer(200, b"<html>log in</html>", date=wrong)
     with scripted.store(attempts_max=1) as store:
@@ -128,7 +128,7 @@ def refused(code: str) -> str:
     return f"<Error><Key>p/k1</Key><Code>{code}</Code><Message>m</Message></Error>"
 
 
-def test_many_objects_are_deleted_with_one_request_for_each_thousand(scripted):
+def test_objects_are_deleted_with_one_request_per_thousand(scripted):
     scripted.script = [deleted]
     with scripted.store(prefix="p") as store:
         store.delete_many(f"k{number}" for number in range(2001))
@@ -150,13 +150,13 @@ def test_many_objects_are_deleted_with_one_request_for_each_thousand(scripted):
         (refused("ObjectLocked"), StoreError),
     ],
 )
-def test_a_deletion_is_done_only_if_the_answer_names_the_object(scripted, errors, declared):
+def test_a_deletion_needs_an_answer_that_names_the_object(scripted, errors, declared):
     scripted.script = [lambda request: deleted(request, without="p/k1", errors=errors)]
     with scripted.store(prefix="p") as store, pytest.raises(declared, match="'k1'"):
         store.delete_many(["k0", "k1"])
 
 
-def test_what_is_absent_or_failed_once_is_deleted(scripted):
+def test_absent_objects_and_single_failures_do_not_stop_a_deletion(scripted):
     scripted.script = [
         lambda request: deleted(request, without="p/k1", errors=refused("SlowDown")),
         lambda request: deleted(request, without="p/k1", errors=refused("NoSuchKey")),
@@ -166,7 +166,7 @@ def test_what_is_absent_or_failed_once_is_deleted(scripted):
     assert len(scripted.requests) == 2
 
 
-def test_the_listing_of_another_prefix_is_no_answer(scripted):
+def test_the_listing_of_another_prefix_is_refused(scripted):
     scripted.script = [listing(prefix="p/refs/")]
     with scripted.store(prefix="p") as store:
         assert list(store.keys("refs/")) == []
@@ -175,7 +175,7 @@ def test_the_listing_of_another_prefix_is_no_answer(scripted):
 
 
 @pytest.mark.parametrize("body", [b"<html>welcome</html>", b"\0\1\2", b""])
-def test_what_is_no_listing_is_not_taken_for_an_empty_one(scripted, body):
+def test_an_invalid_listing_is_not_parsed_as_an_empty_one(scripted, body):
     scripted.script = [answer(200, body)]
     with scripted.store() as store, pytest.raises(StoreUnavailableError):
         list(store.keys(""))

@@ -125,7 +125,7 @@ REPEATED: dict[str, Callable[[ObjectStore], object]] = {
 
 
 @pytest.mark.parametrize("what", REPEATED)
-def test_what_is_repeated_ends_against_a_byte_a_second_too(scripted, what):
+def test_retried_verbs_end_against_a_byte_per_second(scripted, what):
     server = DrippingServer(HEADS["head"], 1.0)
     scripted.script = [server]
     unknown = pytest.raises((CommitOutcomeUnknownError, StoreUnavailableError))
@@ -145,7 +145,7 @@ class SilentStore(MemoryStore):
 
 
 @pytest.mark.parametrize("what", ["probe", "claim", "ref"])
-def test_what_is_repeated_has_the_time_of_a_verb_for_all_its_requests(what):
+def test_retries_share_the_time_limit_of_their_verb(what):
     store = SilentStore()
     with pytest.raises((CommitOutcomeUnknownError, StoreUnavailableError)):
         REPEATED[what](store)
@@ -190,19 +190,19 @@ def send_to_a_slow_reader(total: int, *, bytes_per_second: int) -> SkippingClock
     return clock
 
 
-def test_a_slow_line_that_makes_progress_is_no_timeout():
+def test_a_slow_connection_that_makes_progress_does_not_time_out():
     clock = SkippingClock()
     start = clock.seconds()
     end = send_to_a_slow_reader(4 * MIB, bytes_per_second=6000).seconds()
     assert end - start > 10 * Limits().total_seconds
 
 
-def test_a_line_that_makes_next_to_no_progress_is_a_timeout():
+def test_a_connection_with_almost_no_progress_times_out():
     with pytest.raises(TimeoutError):
         send_to_a_slow_reader(4 * MIB, bytes_per_second=2000)
 
 
-def test_little_of_what_is_sent_waits_where_nobody_sees_it():
+def test_few_sent_bytes_wait_in_the_kernel():
     if not hasattr(socket, "TCP_NOTSENT_LOWAT"):
         pytest.skip("this system cannot bound what waits to be sent")
     with (
@@ -235,7 +235,7 @@ def test_throttling_is_waited_out_for_about_a_minute(scripted, verb, reply):
         assert counts.retries == len(clock.pauses) == counts.requests - 1
 
 
-def test_a_throttled_verb_goes_on_when_the_store_does(scripted):
+def test_a_throttled_verb_continues_when_the_store_does(scripted):
     clock = SkippingClock()
     scripted.script = [*[error(503, "SlowDown")] * 5, landed]
     with scripted.store(clock=clock) as store:
@@ -243,7 +243,7 @@ def test_a_throttled_verb_goes_on_when_the_store_does(scripted):
     assert len(scripted.requests) == 6
 
 
-def test_the_store_says_how_long_it_wants_to_be_left_alone(scripted):
+def test_retry_after_sets_the_pause(scripted):
     clock = SkippingClock()
     busy = error(503, "SlowDown").replace(b"\r\n\r\n", b"\r\nRetry-After: 17\r\n\r\n", 1)
     down = answer(503, b"<html>maintenance</html>", retry_after="9")
@@ -264,7 +264,7 @@ def test_a_store_that_wants_an_hour_is_not_waited_for(scripted):
     assert clock.pauses == []
 
 
-def test_a_throttled_claim_says_so_and_is_sent_once(scripted):
+def test_a_throttled_claim_reports_it_and_is_sent_once(scripted):
     scripted.script = [answer(429, retry_after="5")]
     with scripted.store() as store, pytest.raises(CommitOutcomeUnknownError) as caught:
         store.put_if_absent("k", b"data")
@@ -275,7 +275,7 @@ def test_a_throttled_claim_says_so_and_is_sent_once(scripted):
 # What each write carries, and what some answers say
 
 
-def test_every_write_carries_the_digest_that_object_lock_demands(scripted):
+def test_every_write_has_the_md5_that_object_lock_requires(scripted):
     def reply(request: Request):
         if request.method == "POST":
             return error(403, "AccessDenied") if "uploadId" in request.target else OPENED
@@ -319,13 +319,13 @@ OPENED = answer(
         (error(400, "InvalidArgument.Prefix"), StoreError, r"HTTP 400, InvalidArgument\.Prefix"),
     ],
 )
-def test_what_people_can_mend_has_words_of_its_own(scripted, reply, declared, words):
+def test_errors_that_users_can_fix_have_their_own_texts(scripted, reply, declared, words):
     scripted.script = [reply]
     with scripted.store() as store, pytest.raises(declared, match=words):
         store.get("k")
 
 
-def test_a_claim_that_is_redirected_to_https_says_so(scripted):
+def test_a_claim_redirected_to_https_names_the_cause(scripted):
     scripted.script = [answer(307, location="https://127.0.0.1/bucket/k")]
     unknown = pytest.raises(CommitOutcomeUnknownError, match="https://")
     with scripted.store() as store, unknown:

@@ -97,7 +97,7 @@ class S3Contract(StoreContract):
             assert whole.describe() == f"s3://{bucket} at {endpoint.url}"
             assert store.describe() == f"s3://{bucket}/a/prefix at {endpoint.url}"
 
-    def test_names_that_are_no_keys_are_not_listed(self, endpoint, bucket, prefix, store):
+    def test_names_that_are_not_keys_are_not_listed(self, endpoint, bucket, prefix, store):
         store.put("d/k", [b"x"])
         with endpoint.client() as client:
             for name in ("with space", "ä", "z#"):
@@ -115,7 +115,7 @@ class S3Contract(StoreContract):
         assert counts.requests == counts.put
 
     @pytest.mark.parametrize("sent_bytes", [0, 1, 1000])
-    def test_a_create_only_write_that_is_cut_by_a_kill_creates_nothing(self, store, sent_bytes):
+    def test_a_create_only_write_truncated_by_a_kill_creates_nothing(self, store, sent_bytes):
         # Else the key would be taken for ever, by an object that nobody can read.
         with cut_in_its_body(store, sent_bytes), pytest.raises(CommitOutcomeUnknownError):
             store.put_if_absent("k", b"x" * 100_000)
@@ -124,7 +124,7 @@ class S3Contract(StoreContract):
         assert store.put_if_absent("k", b"x" * 100_000) is PutOutcome.CREATED
         assert store.get("k") == b"x" * 100_000
 
-    def test_a_change_between_the_read_and_the_write_of_a_repair_stays(self, store, monkeypatch):
+    def test_a_change_between_read_and_write_of_a_repair_is_kept(self, store, monkeypatch):
         store.put_if_absent("k", b"damaged")
         fetch = store._fetch
 

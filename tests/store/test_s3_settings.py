@@ -20,13 +20,13 @@ from .scripted import answer, error
 
 
 @pytest.mark.parametrize("bucket", ["", "a/b", "a b", "-a", "a" * 300, "s3://a"])
-def test_what_is_no_bucket_is_a_mistake_of_the_configuration(bucket):
+def test_an_invalid_bucket_is_a_configuration_error(bucket):
     with pytest.raises(ConfigError, match="not a valid bucket name"):
         S3Store(bucket)
 
 
 @pytest.mark.parametrize("prefix", ["a//b", "..", "a b", "a/../b"])
-def test_what_is_no_prefix_is_a_mistake_of_the_configuration(prefix):
+def test_an_invalid_prefix_is_a_configuration_error(prefix):
     with pytest.raises(ConfigError, match="not a valid key prefix"):
         S3Store("bucket", prefix=prefix)
 
@@ -34,12 +34,12 @@ def test_what_is_no_prefix_is_a_mistake_of_the_configuration(prefix):
 @pytest.mark.parametrize(
     "endpoint", ["nowhere", "http://", "http://a b", "//host", "ftp://host", "http://host:port"]
 )
-def test_what_is_no_endpoint_is_a_mistake_of_the_configuration(endpoint):
+def test_an_invalid_endpoint_is_a_configuration_error(endpoint):
     with pytest.raises(ConfigError, match="not a URL"):
         S3Store("bucket", endpoint=endpoint)
 
 
-def test_an_unknown_profile_is_a_mistake_of_the_configuration(scripted, monkeypatch):
+def test_an_unknown_profile_is_a_configuration_error(scripted, monkeypatch):
     with scripted.endpoint.identity():
         monkeypatch.setenv("AWS_PROFILE", "absent")
         store = S3Store("bucket")

@@ -76,7 +76,7 @@ class SlowLine:
 
 @pytest.mark.deep
 @pytest.mark.parametrize("megabits", [3, 1])
-def test_thirty_megabytes_over_a_slow_line_are_sent_once(ministack, megabits) -> None:
+def test_thirty_megabytes_over_a_slow_connection_are_sent_once(ministack, megabits) -> None:
     """Takes 85 seconds and 4 minutes."""
     with SlowLine(ministack, megabits * 1_000_000 // 8) as line:
         with line.endpoint.store(ministack.fresh_bucket()) as store:

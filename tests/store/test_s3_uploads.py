@@ -86,7 +86,7 @@ def test_a_part_counts_as_sent_when_it_was_answered_and_a_retry_counts_once(scri
     assert (len(done), done[0], done[-1]) == (4, 0, 17 * MIB)
 
 
-def test_a_forgotten_upload_is_sent_again(scripted):
+def test_a_lost_upload_is_sent_again(scripted):
     # What S3 answers when the first completion landed and only its answer was lost.
     scripted.script = [uploads(complete=[error(404, "NoSuchUpload"), completed])]
     with scripted.store() as store:
@@ -94,7 +94,7 @@ def test_a_forgotten_upload_is_sent_again(scripted):
     assert steps(scripted) == ["POST", "PUT", "PUT", "POST", "GET", "POST", "PUT", "PUT", "POST"]
 
 
-def test_an_upload_that_is_always_forgotten_fails(scripted):
+def test_an_upload_that_is_always_lost_fails(scripted):
     scripted.script = [uploads(complete=error(404, "NoSuchUpload"))]
     with scripted.store() as store, pytest.raises(StoreUnavailableError, match="twice"):
         store.put("k", [b"x" * MIB] * 9)
@@ -152,7 +152,7 @@ def test_a_completion_that_never_comes_is_an_error_and_the_upload_is_aborted(scr
     assert steps(scripted).count("PUT") == 2
 
 
-def test_an_object_that_ends_otherwise_is_not_taken_for_ours(scripted):
+def test_an_object_with_another_end_is_not_ours(scripted):
     shown = f"bytes {len(SEGMENT) - 16384}-{len(SEGMENT)}/{len(SEGMENT) + 1}"
     longer = held(SEGMENT[-16384:] + b"x", 206, content_range=shown)
     scripted.script = [uploads(complete=[None, completed], read=longer)]
@@ -165,7 +165,7 @@ PAGES_FOR_AN_UPLOAD = [answer(200), answer(204), answer(200, b"<html>log in</htm
 
 
 @pytest.mark.parametrize("page", PAGES_FOR_AN_UPLOAD)
-def test_an_upload_that_a_page_answers_is_begun_again(scripted, page):
+def test_an_upload_answered_by_a_page_is_restarted(scripted, page):
     scripted.script = [uploads(open=[page, OPENED])]
     with scripted.store() as store:
         store.put("k", [SEGMENT])
@@ -180,7 +180,7 @@ def test_an_upload_that_a_page_answers_is_begun_again(scripted, page):
 
 
 @pytest.mark.parametrize("page", [answer(200), answer(204), answer(202, b"<html>later</html>")])
-def test_a_part_that_is_not_proved_is_sent_again(scripted, page):
+def test_a_part_without_proof_is_sent_again(scripted, page):
     scripted.script = [uploads(part=[page, landed, landed])]
     with scripted.store() as store:
         store.put("k", [SEGMENT])
@@ -188,7 +188,7 @@ def test_a_part_that_is_not_proved_is_sent_again(scripted, page):
 
 
 @pytest.mark.parametrize("page", [answer(200), answer(204), answer(200, b"<html>hello</html>")])
-def test_a_small_segment_that_is_not_proved_is_settled_by_reading(scripted, page):
+def test_a_small_segment_without_proof_is_settled_by_reading(scripted, page):
     scripted.script = [page, held(b"data")]
     with scripted.store() as store:
         store.put("k", [b"data"])
@@ -200,7 +200,7 @@ def test_a_small_segment_that_is_not_proved_is_settled_by_reading(scripted, page
     assert [request.method for request in scripted.requests] == ["PUT", "GET", "PUT"]
 
 
-def test_a_gateway_with_tags_of_another_kind_works(scripted):
+def test_a_gateway_with_other_etags_works(scripted):
     other = answer(200, etag='"0b5cf1a4-uuid"')
     scripted.script = [other, held(b"data")]
     with scripted.store() as store:

@@ -1,7 +1,7 @@
-"""What a program does with an engine, each act prepared anew, to be tried while something runs out.
+"""Operations of a program on an engine, each with fresh preparation, for tests without resources.
 
-An act may fail with a declared error and is then done again, so each is one that a program would
-repeat: whatever the first attempt left, the second one succeeds, and nothing is there twice.
+An operation may fail with a declared error and is then repeated, as a program would do: whatever
+the first attempt left, the second one succeeds, and nothing is duplicated.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.support.sql import is_sound, rows, stock
 
 ROW_BYTES = 500
 LARGE_ROWS = 600
-"""So many rows make a chunk that is written without being copied."""
+"""This many rows make a chunk that is written without copying."""
 
 
 class World:
-    """A machine that acts, and another one with the same remote that never lacks anything."""
+    """The machine under test, and another one on the same remote with enough resources."""
 
     def __init__(self, directory: Path, elsewhere: Path, *, remote: RemoteConfig) -> None:
         self.directory = directory
@@ -39,7 +39,7 @@ class World:
         self.expected = 0
 
     def reopen(self) -> None:
-        """End the engine and begin a fresh one, as a new process would."""
+        """Close the engine and open a new one, as a new process would."""
         close_connections()
         graft_vfs.unregister()
         self.engine = graft_vfs.register(self.config)
@@ -52,7 +52,7 @@ class World:
         return connection
 
     def begin(self) -> None:
-        """Make the volume with one row, which is on the remote too."""
+        """Create the volume with one row, and push it."""
         self.connection = self._connect()
         self.connection.execute("CREATE TABLE t(n INTEGER PRIMARY KEY, v)")
         self.add()
@@ -65,21 +65,21 @@ class World:
             self.insert(self.connection, count)
             self.connection.execute("COMMIT")
         except apsw.Error:
-            # On a full disk SQLite has rolled back already.
+            # On a full disk, SQLite has already rolled back.
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
             raise
         self.expected += count
 
     def insert(self, connection: apsw.Connection, count: int) -> None:
-        """Insert the rows that are expected next."""
+        """Insert the next expected rows."""
         connection.executemany(
             "INSERT INTO t VALUES(?, randomblob(?))",
             ((self.expected + n, ROW_BYTES) for n in range(count)),
         )
 
     def elsewhere_added(self, count: int) -> None:
-        """Let the other machine add rows and push them."""
+        """Make the other machine add rows and push them."""
         if self.other is None:
             self.other = Replica(self.elsewhere / "other", self.remote)
         connection = self.other.connect(remote="main")
@@ -90,7 +90,7 @@ class World:
         self.other.engine.push("main")
 
     def check(self) -> None:
-        """Everything acknowledged is there once, now and for a new process."""
+        """Check that every acknowledged row exists once, now and in a new process."""
         for _ in range(2):
             found = [n for (n,) in rows(self.connection, "SELECT n FROM t ORDER BY n")]
             assert found == list(range(self.expected)), (found, self.expected)
@@ -192,7 +192,8 @@ def sort(world: World) -> None:
     assert len(found) == world.expected
 
 
-# What must be there before ------------------------------------------------------------------------
+# Preparation
+# ---------------------------------------------------------------------------------------
 
 
 def _nothing(world: World) -> None:
@@ -238,14 +239,14 @@ def _next_version(world: World) -> None:
 
 
 def _near_the_end(world: World) -> None:
-    """Fill the branch log up to where it must be extended next."""
+    """Fill the branch log to the point where it must be extended next."""
     volume = world.engine.open("main")
     while len(volume.branch_log.view) - volume.begin().end.offset > 16_000:
         world.add()
 
 
 COLD = frozenset({"hydrate", "read", "sort"})
-"""Acts before which no page is here, so that no page can be read without room for it."""
+"""Operations that start without cached pages, so that each read needs space."""
 
 THROUGH_SQL = frozenset(
     {
@@ -259,7 +260,7 @@ THROUGH_SQL = frozenset(
         "connect",
     }
 )
-"""Acts whose errors SQLite reports."""
+"""Operations whose errors SQLite reports."""
 
 ACTS: dict[str, tuple[Act, Act]] = {
     "commit": (_nothing, commit),

@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 that nobody trusts unless told to."""
+"""A self-signed certificate for 127.0.0.1, which clients do not trust by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def make_certificate(directory: Path) -> tuple[Path, ssl.SSLContext]:
-    """Return the file of a self-signed certificate, and a server's context that has it."""
+    """Return the file of a self-signed certificate, and a server context that uses it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = dt.datetime.now(dt.UTC)

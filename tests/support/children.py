@@ -1,4 +1,4 @@
-"""Python programs in processes of their own, which share a data directory with the test."""
+"""Python programs in child processes that share a data directory with the test."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PACKAGE_PARENT = str(Path(graft_vfs.__file__).parents[1])
 
 
 class Child:
-    """A running program; `say` and `hear` are the pipe between it and the test."""
+    """A running program; `say` and `hear` use the pipe between it and the test."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -54,12 +54,12 @@ class Child:
         return self.process.stdout.readline().strip()
 
     def kill(self) -> list[str]:
-        """Kill with SIGKILL and return what was said and not heard before."""
+        """Kill with SIGKILL and return the remaining output."""
         self.process.kill()
         return self._rest()
 
     def end(self) -> list[str]:
-        """Wait for a good end and return what was said and not heard before."""
+        """Wait for a successful exit and return the remaining output."""
         lines = self._rest()
         assert self.process.returncode == 0, lines
         return lines
@@ -71,7 +71,7 @@ class Child:
             self.process.stdin.close()
         out = self.process.stdout.read()
         self.process.wait()
-        whole, _, _ = out.rpartition("\n")  # A line that was cut by the kill was not said.
+        whole, _, _ = out.rpartition("\n")  # A line truncated by the kill does not count.
         return whole.splitlines()
 
 
@@ -84,7 +84,7 @@ def child(
     make_default: bool = False,
     cwd: Path | None = None,
 ) -> Iterator[Child]:
-    """Run a program that finds `config`, `engine`, `say` and `hear`; killed at the block's end.
+    """Run a program with `config`, `engine`, `say` and `hear` defined; the block's end kills it.
 
     `remote` is a directory.
     """

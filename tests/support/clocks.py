@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that a test controls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PATIENCE_SECONDS = 60
 
 
 class SkippingClock(StoreClock):
-    """The clock of a store: a pause is over at once, and its time has passed."""
+    """The clock of a store: a pause returns at once and advances the time."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
@@ -25,12 +25,12 @@ class SkippingClock(StoreClock):
         self._skipped += seconds
 
     def skip(self, seconds: float) -> None:
-        """Let time pass for whoever looks at the clock."""
+        """Advance the time."""
         self._skipped += seconds
 
 
 class ManualClock(Clock):
-    """Time moves by `advance` alone, which returns when whoever waits by this clock waits again."""
+    """Only `advance` moves the time; it returns when all waiting threads wait again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,19 +66,19 @@ class ManualClock(Clock):
         return self._is_woken or self._now >= self._until
 
     def move(self, seconds: float) -> None:
-        """Let time pass, and return at once."""
+        """Advance the time, and return at once."""
         with self._condition:
             self._now += seconds
             self._condition.notify_all()
 
     def settle(self) -> None:
-        """Return when all that is due was done."""
+        """Return when everything due is done."""
         with self._condition:
             assert self._condition.wait_for(
                 lambda: self._until is not None and not self._is_over(), _PATIENCE_SECONDS
             )
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and return when all that became due was done."""
+        """Advance the time, and return when everything due is done."""
         self.move(seconds)
         self.settle()

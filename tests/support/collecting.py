@@ -1,8 +1,7 @@
-"""The garbage collector, or a signal's handler, at a chosen moment in the middle of another's call.
+"""Runs the garbage collector, or a signal handler, at a chosen point inside another call.
 
-Either may run at any call of Python, in the same thread: the collector closes connections that it
-finds in cycles, a handler does what it likes. Here they run at each place where the package calls
-something.
+Both may run at any Python call, in the same thread: the collector closes connections in cycles, and
+a handler may do anything. This module runs them at each call of the package.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _PACKAGE = str(Path(graft_vfs.__file__).parent)
 
 
 class _Cycle:
-    """Something that only the collector can free."""
+    """An object that only the collector can free."""
 
     def __init__(self, held: object) -> None:
         self.held = held
@@ -30,7 +29,7 @@ class _Cycle:
 
 @contextlib.contextmanager
 def _called_at_calls(function: Callable[[tuple[str, int, str]], None]) -> Iterator[None]:
-    """Call a function with each place of the package that calls something inside the block."""
+    """Inside the block, call a function at each call of the package."""
 
     def look(frame: FrameType, event: str, argument: object) -> None:
         if event in ("call", "c_call") and frame.f_code.co_filename.startswith(_PACKAGE):
@@ -47,7 +46,7 @@ def _called_at_calls(function: Callable[[tuple[str, int, str]], None]) -> Iterat
 
 
 def collect_everywhere(victims: Callable[[], list[Any]], act: Callable[[], None]) -> int:
-    """Repeat an act, and collect a victim at each place of it; returns the number of places."""
+    """Repeat an operation, and collect a victim at each of its calls; returns their number."""
     seen = set()
     before = -1
     while len(seen) > before:
@@ -55,7 +54,7 @@ def collect_everywhere(victims: Callable[[], list[Any]], act: Callable[[], None]
         held = victims()
         gc.disable()
         gc.collect()
-        gc.freeze()  # So that a collection looks at nothing but the cycles.
+        gc.freeze()  # So that a collection examines only the cycles.
         cycles = [_Cycle(held.pop()) for _ in range(len(held))]
 
         def collect(place: tuple[str, int, str], cycles: list[_Cycle] = cycles) -> None:
@@ -77,7 +76,7 @@ def collect_everywhere(victims: Callable[[], list[Any]], act: Callable[[], None]
 
 @contextlib.contextmanager
 def handled_everywhere(handler: Callable[[], None]) -> Iterator[set[tuple[str, int, str]]]:
-    """Call a handler at each place of the package inside the block; yields the places."""
+    """Inside the block, call a handler at each call of the package; yields these places."""
     seen: set[tuple[str, int, str]] = set()
 
     def handle(place: tuple[str, int, str]) -> None:

@@ -1,4 +1,4 @@
-"""Counting what SQLite asks of a volume's file, and what reaches the disk."""
+"""Counts SQLite's calls to a volume's file, and syncs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def counted_calls() -> Iterator[Counter[str]]:
 
 def _counting(counts: Counter[str], name: str):
     original = getattr(VolumeFile, name)
-    # A function of C is no method: it does not get the file.
+    # A C function is not a method: it does not get the file.
     bound = getattr(original, "__get__", lambda _: original)
 
     def method(self, *arguments):

@@ -1,10 +1,10 @@
 """The crew of a machine: processes that write, push, pull and read a volume until they are killed.
 
-Each runs one role for ever. What it tells the test goes through a pipe, one message at a time, and
-it goes on only when the message is in the pipe: a commit that was told is one that SQLite reported.
+Each runs one role forever. It reports to the test through a pipe, one message at a time, and
+continues only when the message is in the pipe: a reported commit is one that SQLite acknowledged.
 
-The database carries its own proof. Every row holds bytes that follow from its writer and number,
-and `total` counts the rows in the same transaction, so that any single snapshot can be checked.
+The database can verify itself. Every row's bytes follow from its writer and number, and `total`
+counts the rows in the same transaction, so that any single snapshot can be checked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUSY_MS = 60_000
 _SIZES_BYTES = (20, 300, 5_000, 200_000)
 _SIZE_WEIGHTS = (60, 30, 9, 1)
 
-# Children of a server that has imported everything start in milliseconds, and carry over nothing.
+# Children of a server that has imported everything start in milliseconds and inherit no state.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["pytest", "graft_vfs", "tests.support.crew"])
 
@@ -48,7 +48,7 @@ class Machine:
     remote: RemoteConfig
 
     def config(self) -> Config:
-        """Return what each process of this machine is configured with."""
+        """Return the configuration of this machine's processes."""
         return Config(data_dir=self.data_dir, remote=self.remote)
 
 
@@ -74,7 +74,7 @@ def check_snapshot(connection: apsw.Connection) -> int:
 
 
 def write(name: str, engine: Graft, pipe: Pipe) -> None:
-    """Commit rows, and say the number of each when SQLite has reported it."""
+    """Commit rows, and report the number of each after SQLite acknowledged it."""
     connection = graft_vfs.connect("main")
     connection.set_busy_timeout(_BUSY_MS)
     connection.pragma("synchronous", "normal")
@@ -91,7 +91,7 @@ def write(name: str, engine: Graft, pipe: Pipe) -> None:
 
 
 def push(name: str, engine: Graft, pipe: Pipe) -> None:
-    """Push, and say how many rows were there before a push that succeeded."""
+    """Push, and report the number of rows before each successful push."""
     connection = graft_vfs.connect("main")
     pipe.send(0)
     while True:
@@ -101,14 +101,14 @@ def push(name: str, engine: Graft, pipe: Pipe) -> None:
 
 
 def pull(name: str, engine: Graft, pipe: Pipe) -> None:
-    """Pull, and say the remote LSN that the volume stands on."""
+    """Pull, and report the remote LSN of the volume's base."""
     pipe.send(0)
     while True:
         pipe.send(engine.pull("main").lsn)
 
 
 def read(name: str, engine: Graft, pipe: Pipe) -> None:
-    """Check one snapshot after the other, which may never go back."""
+    """Check one snapshot after the other; they must never go back."""
     connection = graft_vfs.connect("main")
     pipe.send(0)
     before = 0
@@ -124,7 +124,7 @@ def read(name: str, engine: Graft, pipe: Pipe) -> None:
 
 @dataclass
 class Member:
-    """One process of a crew, and the newest of what it said."""
+    """One process of a crew, and its newest report."""
 
     name: str
     role: Callable[[str, Graft, Pipe], None]
@@ -135,14 +135,14 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether the process has opened the volume, as far as it was heard."""
+        """Return True if the process has reported that it opened the volume."""
         self.hear()
         return self._is_ready
 
     _is_ready: bool = False
 
     def hear(self) -> None:
-        """Take in what was said up to now; a message that a kill cut short was not said."""
+        """Read the reports so far; a message truncated by a kill does not count."""
         try:
             while self.pipe.poll():
                 message = self.pipe.recv()
@@ -155,7 +155,7 @@ class Member:
             return
 
     def kill(self) -> None:
-        """Kill the process if it still runs, and hear what it had to say."""
+        """Kill the process if it still runs, and read its remaining reports."""
         self.process.kill()
         self.process.join()
         self.hear()
@@ -171,13 +171,13 @@ def start(name: str, role: Callable[[str, Graft, Pipe], None], machine: Machine)
     ours, theirs = _context.Pipe(duplex=False)
     process = _context.Process(target=_run, args=(name, role, machine, theirs), daemon=True)
     process.start()
-    # Only the child may hold this end, or its death would not end the pipe.
+    # Only the child may hold this end; otherwise its death would not close the pipe.
     theirs.close()
     return Member(name, role, process, ours)
 
 
 def _run(name: str, role: Callable[[str, Graft, Pipe], None], machine: Machine, pipe: Pipe) -> None:
-    # Branch files are compacted and replaced with much less data than elsewhere.
+    # Branch files are compacted and replaced with much less data than usual.
     rotation.COMPACT_BYTES, rotation.ROTATE_BYTES = 256 << 10, 512 << 10
     try:
         role(name, graft_vfs.register(machine.config()), pipe)

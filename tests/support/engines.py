@@ -1,4 +1,4 @@
-"""The engine of the VFS `graft` for a test; `replicas` has machines with a name of their own."""
+"""The engine of the VFS `graft` for a test; `replicas` has machines with their own VFS names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from graft_vfs import Config, Graft, RemoteConfig
 
 
 def memory_remote() -> RemoteConfig:
-    """Return a remote in memory that nobody else uses."""
+    """Return an unused remote in memory."""
     return RemoteConfig(type="memory", root=secrets.token_hex(8))
 
 
 @contextlib.contextmanager
 def registered(config: Config) -> Iterator[Graft]:
-    """Register the VFS `graft` inside the block; all connections to it are closed at its end."""
+    """Register the VFS `graft` inside the block; its end closes all connections."""
     engine = graft_vfs.register(config)
     try:
         yield engine
@@ -29,7 +29,7 @@ def registered(config: Config) -> Iterator[Graft]:
 
 
 def reopened(config: Config) -> Graft:
-    """End the engine of the VFS `graft` and register a fresh one, as a new process would."""
+    """Close the engine of the VFS `graft` and register a new one, as a new process would."""
     close_connections()
     graft_vfs.unregister()
     return graft_vfs.register(config)

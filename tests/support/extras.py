@@ -1,6 +1,6 @@
 """Which extras are installed: with `unit` alone, tests that need another extra are skipped.
 
-An extra of which a part is installed is not absent: a package that it lacks is a failure.
+If an extra is partly installed, a missing package is a failure.
 """
 
 from __future__ import annotations

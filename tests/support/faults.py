@@ -1,4 +1,4 @@
-"""A store that fails where a test wants it: before an effect, behind it, or for good.
+"""A store that fails at a chosen point: before an effect, after it, or permanently.
 
 An effect is a `put` or a `put_if_absent` that reaches the store. A test runs its scenario once to
 count the effects, then once for each of them and each fault.
@@ -19,23 +19,23 @@ T = TypeVar("T")
 
 
 class ProcessStopped(BaseException):
-    """The process ended here, as far as anybody can tell; nothing may catch this."""
+    """Simulates the end of the process; nothing may catch this."""
 
 
 class Fault(enum.Enum):
-    """What happens at the effect that fails."""
+    """The fault at the chosen effect."""
 
-    NOT_SENT = "nothing is written, and the store says so"
-    LOST_REQUEST = "nothing is written, and nobody knows"
-    LOST_ANSWER = "it is written, and nobody knows"
-    CUT_BEFORE = "nothing is written, nobody knows, and the store stays unreachable"
-    CUT_AFTER = "it is written, nobody knows, and the store stays unreachable"
+    NOT_SENT = "nothing is written, and the store reports it"
+    LOST_REQUEST = "nothing is written, and the outcome is unknown"
+    LOST_ANSWER = "it is written, and the outcome is unknown"
+    CUT_BEFORE = "nothing is written, the outcome is unknown, and the store stays unreachable"
+    CUT_AFTER = "it is written, the outcome is unknown, and the store stays unreachable"
     STOP_BEFORE = "the process stops before it is written"
     STOP_AFTER = "the process stops when it is written"
 
 
 class FaultyStore(WrapperStore):
-    """Passes everything to another store but for one fault at the n-th effect, counted from 0."""
+    """Forwards to another store, with one fault at the n-th effect, counted from 0."""
 
     def __init__(
         self, inner: ObjectStore, *, at: int | None = None, fault: Fault | None = None

@@ -1,6 +1,6 @@
-"""Functions of a test that run in a process of their own, so that its limits and mounts are too.
+"""Test functions that run in a separate process with its own limits and mounts.
 
-A signal that ends the process, such as SIGBUS, is a failure of the test and not of all tests.
+A signal that kills the process, such as SIGBUS, fails only that test.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(function: Callable[..., None], *arguments: object, prefix: Sequence[str]
 def running(
     function: Callable[..., None], *arguments: object, prefix: Sequence[str] = ()
 ) -> Iterator[Child]:
-    """Start a module's function with texts as arguments; killed at the block's end."""
+    """Start a module's function with texts as arguments; the block's end kills it."""
     command = [*prefix, sys.executable, "-W", "error", "-c", _CALL]
     call = [function.__module__, function.__name__, *map(str, arguments)]
     environment: dict[str, Any] = {

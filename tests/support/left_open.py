@@ -5,5 +5,5 @@ from __future__ import annotations
 CONNECTIONS_LEFT_OPEN = "ignore:unclosed database:ResourceWarning"
 """A filter of warnings for tests with Datasette only.
 
-It asks SQLite what it can do in connections to `:memory:`, and closes none of them.
+Datasette queries SQLite's features in connections to `:memory:` and does not close them.
 """

@@ -1,4 +1,4 @@
-"""flock(2) on a file system that has no locks left."""
+"""flock(2) that refuses to unlock, as a file system without free locks would."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 
 
 def cannot_unlock(number: int, operation: int) -> None:
-    """Do what fcntl.flock does, but refuse to unlock."""
+    """Call fcntl.flock, but refuse to unlock."""
     if operation == fcntl.LOCK_UN:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     fcntl.flock(number, operation)

@@ -1,8 +1,8 @@
-"""Hostile bytes and texts: sound ones with changes that an attacker, or a broken disk, would make.
+"""Hostile bytes and texts: valid ones with changes that an attacker, or a broken disk, would make.
 
-Everything is drawn from one `random.Random`, so that a case comes back from its seed. Whatever a
-format protects with a checksum is changed *before* the checksum is computed by the caller: whoever
-can write to a remote can compute checksums too, and the layers behind them are the ones at stake.
+Everything is drawn from one `random.Random`, so that a seed reproduces a case. Bytes protected by a
+checksum are changed *before* the caller computes the checksum: an attacker who can write to a
+remote can also compute checksums, and the tests target the layers after the check.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROARING_COOKIE_WITH_RUNS = 12_347
 
 
 def boundary(source: Random, width: int) -> int:
-    """Draw an integer of so many bytes near where decoders go wrong."""
+    """Draw an integer of this many bytes near values where decoders fail."""
     top = (1 << 8 * width) - 1
     middle = 1 << (8 * width - 1)
     power = 1 << source.randrange(8 * width)
@@ -30,7 +30,7 @@ def boundary(source: Random, width: int) -> int:
 
 
 def mutate(source: Random, data: bytes, others: Sequence[bytes] = ()) -> bytes:
-    """Change bytes one to four times; `others` are what pieces may be spliced in from."""
+    """Change bytes one to four times; pieces of `others` may be spliced in."""
     changed = bytearray(data)
     for _ in range(source.randrange(1, 5)):
         if not changed:
@@ -40,7 +40,7 @@ def mutate(source: Random, data: bytes, others: Sequence[bytes] = ()) -> bytes:
 
 
 def _place(source: Random, data: bytearray) -> int:
-    """Draw an offset, more often one in front, where the facts of most formats are."""
+    """Draw an offset, preferably near the start, where most formats have their fields."""
     return min(source.randrange(len(data)), source.randrange(len(data)))
 
 
@@ -91,7 +91,7 @@ def _splice(source: Random, data: bytearray, others: Sequence[bytes]) -> None:
 
 
 _Change = Callable[[Random, bytearray, Sequence[bytes]], None]
-# Small changes are drawn more often: they keep most of the input sound, and so reach further.
+# Small changes are more frequent: they keep most of the input valid, and so get further.
 _CHANGES: tuple[_Change, ...] = (
     *(_flip_bit,) * 4,
     *(_set_byte,) * 3,
@@ -108,7 +108,7 @@ _CHANGES: tuple[_Change, ...] = (
 
 
 def roaring(source: Random) -> bytes:
-    """Draw the bytes of a page set: sound, changed, or built container by container with lies."""
+    """Draw the bytes of a page set: valid, changed, or built from lying containers."""
     choice = source.randrange(4)
     if choice == 0:
         return page_set(source).serialize()
@@ -118,7 +118,7 @@ def roaring(source: Random) -> bytes:
 
 
 def page_set(source: Random) -> BitMap:
-    """Draw a sound set of pages, in runs, scattered, dense and far apart."""
+    """Draw a valid set of pages: in runs, scattered, dense and far apart."""
     pages = BitMap()
     for _ in range(source.randrange(1, 4)):
         first = source.choice((1, 2, 65_530, 65_536, 1 << 20, (1 << 32) - 40, boundary(source, 4)))
@@ -132,7 +132,7 @@ def page_set(source: Random) -> BitMap:
 
 
 def _built_roaring(source: Random) -> bytes:
-    """Write containers by hand: keys, cardinalities, offsets and runs say what they like."""
+    """Write containers by hand, with arbitrary keys, cardinalities, offsets and runs."""
     count = source.choice((0, 1, 1, 2, 3, 8))
     claimed = count if source.randrange(4) else boundary(source, 2)
     with_runs = source.randrange(2)
@@ -159,7 +159,7 @@ def _built_roaring(source: Random) -> bytes:
 
 
 def _container(source: Random) -> tuple[bytes, int]:
-    """Return the bytes of one container and the cardinality that is claimed for it."""
+    """Return the bytes of one container and its claimed cardinality."""
     kind = source.randrange(4)
     if kind == 0:  # An array, in order or not.
         values = [boundary(source, 2) for _ in range(source.randrange(1, 9))]
@@ -167,10 +167,10 @@ def _container(source: Random) -> tuple[bytes, int]:
             values = sorted(set(values))
         lie = source.choice((0, 0, 0, 1, -1))
         return struct.pack(f"<{len(values)}H", *values), max(1, len(values) + lie)
-    if kind == 1:  # A bitmap of 8 KiB, whose bits may be fewer or more than is claimed.
+    if kind == 1:  # A bitmap of 8 KiB, with fewer or more bits than claimed.
         fill = source.choice((b"\xff", b"\x55", b"\0"))
         return fill * 8192, source.choice((65_536, 32_768, 4097, 4096))
-    # Runs: a length field and pairs of (first value, values behind it), overlapping or too long.
+    # Runs: a length field and pairs of (first value, number of further values), some invalid.
     pairs = [
         (boundary(source, 2), source.choice((0, 1, 65_535, boundary(source, 2))))
         for _ in range(source.randrange(1, 5))
@@ -197,7 +197,7 @@ PIECES = (
 
 
 def text(source: Random, sound: Sequence[str] = ()) -> str:
-    """Draw a text: a sound one with changes, or pieces one behind the other."""
+    """Draw a text: a valid one with changes, or concatenated pieces."""
     if sound and source.randrange(3):
         characters = list(source.choice(sound))
         for _ in range(source.randrange(4)):

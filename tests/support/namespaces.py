@@ -1,7 +1,7 @@
-"""A mount namespace of a child's own: a small disk or a read-only one that nobody else sees.
+"""A child's own mount namespace: a small or read-only disk that only the child sees.
 
-`unshare -rm` gives it to an ordinary user too, where the system allows user namespaces. The mounts
-vanish with the child.
+`unshare -rm` also works for ordinary users if the system allows user namespaces. The mounts vanish
+with the child.
 """
 
 from __future__ import annotations

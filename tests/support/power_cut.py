@@ -1,17 +1,17 @@
-"""A disk whose power can be cut: what is durable, and what a cut may leave of the rest.
+"""A disk model with power cuts: what is durable, and what a cut may leave of the rest.
 
-The model is that of POSIX, and no kinder:
+The model guarantees no more than POSIX:
 
-- What a file held at its last sync is durable, and so is its size then.
-- Of what was written later, every block may have reached the disk or not, as of any of its writes,
-  in any order, whatever became of the other blocks and of the size. A block is 512 or 4096 bytes.
+- A file's content and size as of its last sync are durable.
+- Each block written later may or may not have reached the disk, as of any of its writes, in any
+  order, independently of other blocks and of the size. A block is 512 or 4096 bytes.
 - The names in a folder as of its last sync are durable. Each change since then (a link, a rename,
   a removal) may have reached the disk or not, but never half of it. Syncing a file makes its bytes
   durable, not its name.
 
-Nothing here looks at a real disk. `support.recording` watches one and tells the model what changed.
-A *choice* decides what survives: it is given the times of the changes of one block, size or name,
-and answers with the time of the newest that reached the disk, or 0 for none.
+The model does not access a real disk. `support.recording` watches one and reports the changes. A
+*choice* decides what survives: from the times of the changes of one block, size or name, it returns
+the time of the newest that reached the disk, or 0 for none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TypeVar
 SECTOR_BYTES = 512
 BLOCK_SIZES = (512, 4096)
 ROOT = 0
-"""The number of the folder that everything is in; it is durable itself."""
+"""The number of the root folder; it is durable."""
 
 T = TypeVar("T")
 Choice = Callable[[Sequence[int]], int]
@@ -36,7 +36,7 @@ Choice = Callable[[Sequence[int]], int]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Sectors of a file that hold something else now."""
+    """Changed sectors of a file."""
 
     file: int
     sectors: dict[int, bytes]
@@ -44,7 +44,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """A file is this long now."""
+    """A changed length of a file."""
 
     file: int
     size: int
@@ -52,14 +52,14 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """Names that changed together: (folder, name) is this file or folder now, or nothing."""
+    """Names that changed together: (folder, name) is now this file or folder, or absent."""
 
     names: tuple[tuple[int, str, int | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """A file's bytes, or a folder's names, are durable as they are now."""
+    """A sync: a file's current bytes, or a folder's current names, are durable."""
 
     node: int
 
@@ -91,7 +91,7 @@ class _File:
             self.sizes.clear()
 
     def content(self, choose: Choice, block_bytes: int) -> Content:
-        """Return what the file holds after a cut."""
+        """Return the file's content after a cut."""
         size = _as_of(choose([time for time, _ in self.sizes]), self.sizes, self.durable_size)
         sectors = dict(self.durable)
         by_block = itertools.groupby(
@@ -115,7 +115,7 @@ def _as_of(time: int, versions: Sequence[tuple[int, T]], former: T) -> T:
 
 
 Image = dict[str, Content | None]
-"""Every path below the root: what the file holds, or None for a folder."""
+"""Every path below the root: the file's content, or None for a folder."""
 
 
 class Disk:
@@ -127,7 +127,7 @@ class Disk:
         self._renamed: list[tuple[int, Renamed]] = []
 
     def apply(self, time: int, change: Change) -> None:
-        """Take in one change."""
+        """Apply one change."""
         if isinstance(change, Written):
             file = self._file(change.file)
             for sector, data in change.sectors.items():
@@ -154,7 +154,7 @@ class Disk:
         self._renamed = kept
 
     def pending_times(self) -> list[int]:
-        """Return the times of everything that a cut may take away, ascending."""
+        """Return the times of all unsynced changes, ascending."""
         times = {time for time, _ in self._renamed}
         for file in self._files.values():
             times.update(time for time, _ in file.sizes)
@@ -162,7 +162,7 @@ class Disk:
         return sorted(times)
 
     def image(self, choose: Choice, block_bytes: int = SECTOR_BYTES) -> Image:
-        """Return what a cut leaves now."""
+        """Return the disk after a cut at this time."""
         names = {folder: dict(entries) for folder, entries in self._durable_names.items()}
         for time, renamed in self._renamed:
             if choose([time]):
@@ -199,27 +199,27 @@ def _rename(names: dict[int, dict[str, int]], renamed: Renamed) -> None:
 
 
 def everything(times: Sequence[int]) -> int:
-    """Choose that all of it reached the disk, as after the kill of a process."""
+    """Choose that everything reached the disk, as after the kill of a process."""
     return times[-1] if times else 0
 
 
 def nothing(times: Sequence[int]) -> int:
-    """Choose that only what was synced is there."""
+    """Choose that only synced changes survive."""
     return 0
 
 
 def only(time: int) -> Choice:
-    """Choose that the changes of one effect reached the disk, and no other."""
+    """Choose that only the changes of one effect reached the disk."""
     return lambda times: time if time in times else 0
 
 
 def all_but(time: int) -> Choice:
-    """Choose that everything reached the disk but what one effect was the last to change."""
+    """Choose that everything reached the disk except the last changes of one effect."""
     return lambda times: everything([other for other in times if other != time])
 
 
 def at_random(seed: int) -> Choice:
-    """Choose for each block alone; the seed also says how much survives on the whole."""
+    """Choose for each block independently; the seed also determines the overall share."""
     source = random.Random(seed)
     share = source.choice((0.1, 0.5, 0.9))
 
@@ -232,9 +232,9 @@ def at_random(seed: int) -> Choice:
 
 
 def cuts(disk: Disk, draws: int, seeds: Iterator[int]) -> Iterator[Image]:
-    """Yield what a cut may leave: the four borders, then so many random draws a block size.
+    """Yield possible disks after a cut: the four extremes, then random draws per block size.
 
-    No image comes twice. Without anything unsynced there is only one.
+    No image is repeated. Without unsynced changes there is only one.
     """
     pending = disk.pending_times()
     choices: list[tuple[Choice, int]] = [(nothing, SECTOR_BYTES)]
@@ -255,7 +255,7 @@ def cuts(disk: Disk, draws: int, seeds: Iterator[int]) -> Iterator[Image]:
 
 
 def digest_of(image: Image) -> bytes:
-    """Return a digest that equal images share."""
+    """Return a digest; equal images have equal digests."""
     digest = hashlib.blake2b(digest_size=16)
     for path, content in sorted(image.items()):
         digest.update(f"{path}\0{content.size if content else None}\0".encode())
@@ -266,7 +266,7 @@ def digest_of(image: Image) -> bytes:
 
 
 def write_image(image: Image, root: Path) -> None:
-    """Make the folders and files of an image below `root`, sparse where they are zeros."""
+    """Create the folders and files of an image below `root`, sparse for zeros."""
     root.mkdir(parents=True, exist_ok=True)
     for path, content in image.items():
         if content is None:
@@ -282,7 +282,7 @@ def write_image(image: Image, root: Path) -> None:
 
 
 def _runs(sectors: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
-    """Join neighbouring sectors, so that they are written by one call."""
+    """Join adjacent sectors, so that one call writes them."""
     ordered = sorted(sectors)
     first = 0
     for at, sector in enumerate(ordered):

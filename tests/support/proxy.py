@@ -1,15 +1,15 @@
-"""An HTTP proxy of our own before a real S3 server: the network between, and what it does wrong.
+"""An HTTP proxy in front of a real S3 server that simulates a faulty network.
 
-It stands before the server as an ingress does, at `endpoint`, with TLS if it is given a context; or
-it is a forward proxy, which clients are told of by `HTTP_PROXY`: then a request names its server,
-and that is left out. `Tunnel` is what clients ask by CONNECT for the way to a server with TLS.
+It is a reverse proxy at `endpoint`, with TLS if it gets a context, or a forward proxy that clients
+find through `HTTP_PROXY`: then a request names its server, and the proxy removes that name.
+`Tunnel` is a CONNECT proxy for servers with TLS.
 
 A *fault* is a function of one exchange: it decides whether the request reaches the server, and what
-the client hears of it. The proxy asks `choose` for the fault of each request; a test replaces it. A
-request is passed on as it came, `Host` included, so that its signature stays valid.
+the client receives. The proxy calls `choose` for the fault of each request; a test replaces it. A
+request is forwarded unchanged, including `Host`, so that its signature stays valid.
 
-Invariant: what a fault says about the server is true. `forward` is the only way to it, and a
-request that it was not called for has not reached it.
+Invariant: a fault's claim about the server is true. Only `forward` sends a request to the server,
+so without that call the request has not reached it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from tests.support.servers import S3Endpoint
 
 _PATIENCE_SECONDS = 60.0
-"""How long a thread waits for another one; only a test that is broken waits that long."""
+"""How long a thread waits for another one; only a broken test waits that long."""
 _OF_ONE_HOP = frozenset({"connection", "content-length", "expect", "transfer-encoding"})
 _NO_CONTENT = 204
 
@@ -51,12 +51,12 @@ class Request:
 
     @property
     def key(self) -> str:
-        """The path behind the bucket; empty for a request about the bucket, such as a listing."""
+        """The path after the bucket; empty for a request about the bucket, such as a listing."""
         return unquote(urlsplit(self.target).path).lstrip("/").partition("/")[2]
 
     @property
     def kind(self) -> str:
-        """What it does to a remote: claim, ref, probe, put, part, upload, get, list or delete."""
+        """The kind of request: claim, ref, probe, put, part, upload, get, list or delete."""
         query = urlsplit(self.target).query
         if self.method == "PUT" and self.header("if-none-match"):
             return {"refs": "ref", "probe": "probe"}.get(self.key.split("/")[0], "claim")
@@ -64,20 +64,20 @@ class Request:
             return "part" if "partNumber=" in query else "put"
         if self.method == "GET":
             return "get" if self.key else "list"
-        # What is left makes, completes or aborts an upload in parts.
+        # The other requests begin, complete or abort a multipart upload.
         return "delete" if self.method == "DELETE" and not query else "upload"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the server, read to its end."""
+    """A complete answer of the server."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
 
     def message(self) -> bytes:
-        """Return the answer as the client gets it."""
+        """Return the answer as sent to the client."""
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, 'Answer')}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         if self.status != _NO_CONTENT:
@@ -86,7 +86,7 @@ class Answer:
 
 
 class Exchange:
-    """One request and what becomes of it. Owner: the thread of its connection."""
+    """One request and its outcome. Owner: the thread of its connection."""
 
     def __init__(self, proxy: Proxy, request: Request, connection: socket.socket) -> None:
         self.request = request
@@ -95,26 +95,26 @@ class Exchange:
         self._connection = connection
 
     def forward(self) -> Answer:
-        """Let the request reach the server, once more if it did before; returns the answer."""
+        """Send the request to the server, again if called again; returns the answer."""
         return self._proxy.forward(self.request)
 
     def send(self, message: bytes) -> None:
-        """Give the client some bytes."""
+        """Send bytes to the client."""
         self._connection.sendall(message)
 
     def end(self, *, reset: bool = False) -> None:
-        """End the connection behind what was sent; with a TCP reset, which loses even that."""
+        """End the connection after the sent bytes; a TCP reset discards even these."""
         if reset:
             no_lingering = struct.pack("ii", 1, 0)
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
         self.is_ended = True
 
     def wait(self, event: threading.Event) -> None:
-        """Wait for a test's event; the proxy's end sets it too."""
+        """Wait for a test's event; closing the proxy also sets it."""
         self._proxy.wait(event)
 
     def delay(self, seconds: float) -> None:
-        """Let some time pass; less if the proxy ends."""
+        """Wait for some time; less if the proxy closes."""
         self._proxy.ending.wait(seconds)
 
 
@@ -124,8 +124,8 @@ Fault = Callable[[Exchange], None]
 class Proxy:
     """A proxy before one server. Owner: a test, as a context manager.
 
-    `endpoint` is where clients find it, with the server's identity. Each connection has a thread,
-    each request a connection of its own to the server. A test may set `choose` at any time.
+    Clients connect to `endpoint`. Each connection has a thread, and each request its own connection
+    to the server. A test may set `choose` at any time.
     """
 
     def __init__(self, server: S3Endpoint, tls: ssl.SSLContext | None = None) -> None:
@@ -152,7 +152,7 @@ class Proxy:
             self.ending.set()
             for event in self._awaited:
                 event.set()
-        # Closing a listener does not wake the thread that waits for it; a connection does.
+        # Closing a listener does not wake its waiting thread, but a connection does.
         socket.create_connection(self._listener.getsockname()).close()
         self._threads[0].join()
         self._listener.close()
@@ -184,18 +184,18 @@ class Proxy:
                 headers = _of_both_hops(response.getheaders())
                 return Answer(response.status, headers, response.read())
         except (OSError, http.client.HTTPException) as error:
-            # Not a fault of this proxy's, so no client may take it for one.
+            # Not a simulated fault, so it must not look like one.
             raise AssertionError("the server behind the proxy does not answer") from error
         finally:
             server.close()
 
     def wait(self, event: threading.Event) -> None:
-        """Wait for an event, which the end of the proxy sets too."""
+        """Wait for an event; closing the proxy also sets it."""
         with self._lock:
             self._awaited.append(event)
             if self.ending.is_set():
                 return
-        assert event.wait(_PATIENCE_SECONDS), "a test never came to what the proxy waits for"
+        assert event.wait(_PATIENCE_SECONDS), "a test never set the event that the proxy waits for"
 
     def _accept(self) -> None:
         while True:
@@ -222,7 +222,7 @@ class Proxy:
                     if exchange.is_ended:
                         break
         except OSError:
-            pass  # The client gave up, which is its right.
+            pass  # The client may give up at any time.
         finally:
             with self._lock:
                 self._connections.discard(connection)
@@ -260,10 +260,10 @@ def _shut(connection: socket.socket) -> None:
 
 
 class Tunnel:
-    """A forward proxy for TLS: it passes bytes on, or refuses with `status`. Owner: a test.
+    """A forward proxy for TLS: it forwards bytes, or refuses with `status`. Owner: a test.
 
-    A reset on one side is one on the other. `url` is for `HTTPS_PROXY`; `asked` are the servers
-    that clients asked for.
+    It propagates resets. `url` is for `HTTPS_PROXY`; `asked` are the servers that clients
+    requested.
     """
 
     def __init__(self, status: int = 200) -> None:
@@ -319,7 +319,7 @@ class Tunnel:
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass bytes on until an end, which is passed on too."""
+    """Forward bytes up to and including the end of the stream."""
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
@@ -330,28 +330,28 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 def passed(exchange: Exchange) -> None:
-    """Nothing goes wrong."""
+    """No fault."""
     exchange.send(exchange.forward().message())
 
 
 def request_lost(exchange: Exchange) -> None:
-    """The connection ends, and the server saw nothing."""
+    """The connection ends, and the server got nothing."""
     exchange.end()
 
 
 def answer_lost(exchange: Exchange) -> None:
-    """The connection ends, and the server did what it was asked."""
+    """The connection ends after the server handled the request."""
     exchange.forward()
     exchange.end()
 
 
 def reset_before(exchange: Exchange) -> None:
-    """The connection is reset, and the server saw nothing."""
+    """The connection is reset, and the server got nothing."""
     exchange.end(reset=True)
 
 
 def reset_after(exchange: Exchange) -> None:
-    """The connection is reset, and the server did what it was asked."""
+    """The connection is reset after the server handled the request."""
     exchange.forward()
     exchange.end(reset=True)
 
@@ -363,7 +363,7 @@ def sent_twice(exchange: Exchange) -> None:
 
 
 def body_cut(exchange: Exchange) -> None:
-    """The answer ends somewhere in its body, or behind its head if it has none."""
+    """The answer ends inside its body, or after its headers if it has none."""
     answer = exchange.forward()
     message = answer.message()
     missing = _chance(exchange).randint(1, max(1, len(answer.body)))
@@ -372,7 +372,7 @@ def body_cut(exchange: Exchange) -> None:
 
 
 def head_cut(exchange: Exchange) -> None:
-    """The answer ends behind some line of its head."""
+    """The answer ends after one of its header lines."""
     head, _, _ = exchange.forward().message().partition(b"\r\n\r\n")
     lines = [line + b"\r\n" for line in head.split(b"\r\n")]
     exchange.send(b"".join(lines[: _chance(exchange).randrange(len(lines))]))
@@ -380,7 +380,7 @@ def head_cut(exchange: Exchange) -> None:
 
 
 def bit_flipped(exchange: Exchange) -> None:
-    """One bit of a good answer's body is another."""
+    """One bit of a successful answer's body is flipped."""
     answer = exchange.forward()
     body = bytearray(answer.body)
     if body and answer.status in {200, 206}:
@@ -390,7 +390,7 @@ def bit_flipped(exchange: Exchange) -> None:
 
 
 def slowed(seconds: float) -> Fault:
-    """Return a fault that lets an answer wait; less long if the test ends."""
+    """Return a fault that delays an answer; less if the test ends."""
 
     def fault(exchange: Exchange) -> None:
         answer = exchange.forward()
@@ -401,7 +401,7 @@ def slowed(seconds: float) -> Fault:
 
 
 def refused(status: int, code: str) -> Fault:
-    """Return a fault that answers with an error, and the server saw nothing."""
+    """Return a fault that answers with an error, and the server gets nothing."""
 
     def fault(exchange: Exchange) -> None:
         exchange.send(_error(exchange.request, status, code).message())
@@ -410,7 +410,7 @@ def refused(status: int, code: str) -> Fault:
 
 
 def failed(status: int, code: str) -> Fault:
-    """Return a fault that answers with an error, and the server did what it was asked."""
+    """Return a fault that answers with an error after the server handled the request."""
 
     def fault(exchange: Exchange) -> None:
         exchange.forward()
@@ -420,7 +420,7 @@ def failed(status: int, code: str) -> Fault:
 
 
 def _error(request: Request, status: int, code: str) -> Answer:
-    """Make an error answer that repeats the client's credentials, as some servers do."""
+    """Return an error answer that repeats the client's credentials, as some servers do."""
     message = (
         f"The request was {request.method} {request.target}, {request.header('authorization')}"
     )
@@ -429,7 +429,7 @@ def _error(request: Request, status: int, code: str) -> Answer:
 
 
 def _chance(exchange: Exchange) -> random.Random:
-    """Return the chance of one exchange: the same in each run that comes to the same request."""
+    """Return the random source of one exchange, equal in each run for the same request."""
     return random.Random(exchange.request.number)
 
 
@@ -449,7 +449,7 @@ class Stalled:
 
 
 class Late:
-    """The connection ends at once; the server gets the requests when the test says so."""
+    """The connection ends at once; the server gets the requests when the test decides."""
 
     def __init__(self) -> None:
         self._kept: list[Exchange] = []
@@ -459,15 +459,15 @@ class Late:
         exchange.end()
 
     def deliver(self) -> list[Answer]:
-        """Let all of them arrive, in their order; returns the answers, which no client gets."""
+        """Send all of them to the server, in order; returns the answers, which no client gets."""
         kept, self._kept = self._kept, []
         return [exchange.forward() for exchange in kept]
 
 
 class Held:
-    """A request that waits at the proxy until the test lets it go; its answer with `answer`.
+    """A request, or with `answer` its answer, that waits at the proxy until the test releases it.
 
-    The client may give up meanwhile. Each is for one request.
+    The client may give up while it waits. Each object is for one request.
     """
 
     def __init__(self, *, answer: bool = False) -> None:
@@ -488,11 +488,11 @@ class Held:
         exchange.send(self._result.message())
 
     def wait_until_it_is_here(self) -> None:
-        """Return when the request has arrived, and with `answer` has been carried out."""
+        """Return when the request has arrived or, with `answer`, was handled by the server."""
         assert self._arrived.wait(_PATIENCE_SECONDS), "no request came"
 
     def let_go(self) -> Answer:
-        """Let it go on; returns the server's answer, whoever else may hear it."""
+        """Release it; returns the server's answer."""
         self._released.set()
         assert self._done.wait(_PATIENCE_SECONDS), "the request did not reach the server"
         assert self._result is not None
@@ -503,7 +503,7 @@ class Held:
 
 
 class Script:
-    """Faults for the requests of some kinds, one after the other; all else passes, and then all."""
+    """Consecutive faults for requests of some kinds; all other requests pass."""
 
     def __init__(self, **faults: Sequence[Fault]) -> None:
         self._faults = {kind: list(sequence) for kind, sequence in faults.items()}
@@ -521,10 +521,10 @@ class Script:
 
 
 class RandomFaults:
-    """Faults drawn from a seed. `kinds` names for each kind of request what may happen to it.
+    """Faults drawn from a seed. `kinds` lists the possible faults for each kind of request.
 
-    What happens to the n-th request of a kind follows from `seed`, the kind and n alone, so that a
-    run can be repeated even where threads race. `drawn` counts what happened.
+    The fault of the n-th request of a kind depends only on `seed`, the kind and n, so that a run
+    can be repeated even if threads race. `drawn` counts the faults.
     """
 
     def __init__(self, seed: str, kinds: Mapping[str, Mapping[str, Fault]], *, rate: float) -> None:

@@ -1,12 +1,12 @@
-"""Watching a directory while a scenario runs: every effect, in order, as changes of a disk.
+"""Records every effect of a scenario on a directory, in order, as changes of a disk.
 
-Each call that changes files is an *effect*. The directory is compared with what it was before and
-after each one, so that nothing is missed, however it was written: by Python, by SQLite, or into a
-mapped file, where no call tells of it. What was stored into maps since the last call is an effect
-of its own. Only syncs have to be intercepted: those of Python by patching `os`, those of the
-catalog's SQLite by a VFS between it and the built-in one.
+Each call that changes files is an *effect*. The directory is compared before and after each effect,
+so that no change is missed, whether made by Python, by SQLite, or by a store to a mapped file,
+which no call shows. Stores to mappings since the last call are a separate effect. Only syncs must
+be intercepted: Python's by patching `os`, and those of the catalog's SQLite by a VFS in front of
+the built-in one.
 
-Invariant: applied one after the other, the changes give the directory as it is at each instant.
+Invariant: applied in order, the changes reproduce the directory at each instant.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ZEROS = bytes(SECTOR_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One effect: what it changed, and the remote's objects as they were behind it."""
+    """One effect: its changes, and the remote's objects after it."""
 
     label: str
     changes: tuple[Change, ...]
@@ -55,7 +55,7 @@ class Instant:
 
 @dataclass(slots=True)
 class _Known:
-    """What a file held when it was looked at last."""
+    """A file's content at its last comparison."""
 
     node: int
     size: int = 0
@@ -63,7 +63,7 @@ class _Known:
 
 
 class Recorder:
-    """The record of one scenario. `now` is the number of effects so far.
+    """The recording of one scenario. `now` is the number of effects so far.
 
     Thread rule: one effect happens at a time; threads wait for one another.
     """
@@ -85,18 +85,18 @@ class Recorder:
 
     @property
     def now(self) -> int:
-        """The number of instants, which is the time of the newest."""
+        """The number of effects, which is the time of the newest."""
         return len(self.instants)
 
     def disk(self) -> Disk:
-        """Return a disk as it was before the scenario: all of that is durable."""
+        """Return the disk before the scenario; all of it is durable."""
         disk = Disk()
         for change in self.before:
             disk.apply(0, change)
         return disk
 
     def effect(self, label: str, call: Callable[[], Any], *, syncs: tuple[Path | int, ...] = ()):
-        """Carry out a call and note what it changed; `syncs` are durable when it returns."""
+        """Run a call and record its changes; `syncs` are durable when it returns."""
         with self._lock:
             if self._is_inside:
                 return call()
@@ -111,7 +111,7 @@ class Recorder:
                 self._is_inside = False
 
     def observe(self) -> int:
-        """Note what maps hold by now; returns the time."""
+        """Record stores to mappings; returns the time."""
         with self._lock:
             self._observe("stores into maps")
         return self.now
@@ -135,7 +135,7 @@ class Recorder:
     # Comparing --------------------------------------------------------------------------------
 
     def _look(self) -> tuple[Change, ...]:
-        """Compare the directory with what is known of it."""
+        """Compare the directory with its last known state."""
         changes: list[Change] = []
         names: dict[tuple[int, str], int] = {}
         inodes = self._look_into(self.root, ROOT, names, changes)
@@ -169,7 +169,7 @@ class Recorder:
 
 
 def _compare(path: Path, known: _Known, changes: list[Change], *, is_new: bool) -> None:
-    """Note what changed in a file since it was looked at last."""
+    """Record the changes of a file since the last comparison."""
     descriptor = _ORIGINAL_OPEN(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(descriptor).st_size
@@ -192,13 +192,13 @@ def _compare(path: Path, known: _Known, changes: list[Change], *, is_new: bool) 
 
 
 def _extents(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, bytes) of what is not a hole."""
+    """Yield (offset, bytes) of everything except holes."""
     offset = 0
     while offset < size:
         try:
             first = os.lseek(descriptor, offset, os.SEEK_DATA)
         except OSError:
-            return  # ENXIO: nothing but a hole follows.
+            return  # ENXIO: only a hole follows.
         offset = os.lseek(descriptor, first, os.SEEK_HOLE)
         yield first, os.pread(descriptor, offset - first, first)
 
@@ -264,7 +264,7 @@ def _watched_open(recorder: Recorder) -> Callable[..., int]:
 
 
 class _RecordedObjects(dict[str, bytes]):
-    """The objects of a remote in memory; each that is written is an effect."""
+    """The objects of a remote in memory; each write is an effect."""
 
     def __init__(self, recorder: Recorder, objects: dict[str, bytes]) -> None:
         super().__init__(objects)
@@ -276,7 +276,7 @@ class _RecordedObjects(dict[str, bytes]):
 
 
 class _RecordedFileSystem(apsw.VFS):
-    """Stands between the catalog's SQLite and the built-in VFS."""
+    """The VFS between the catalog's SQLite and the built-in VFS."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.name = f"recorded-{id(self)}"
@@ -302,7 +302,7 @@ class _RecordedFile(apsw.VFSFile):
         self._recorder = recorder
         filename = name.filename() if isinstance(name, apsw.URIFilename) else name
         self._path = Path(filename or "")
-        # With its first sync of a journal, SQLite syncs the folder that names it.
+        # SQLite's first sync of a journal also syncs its folder.
         journals = apsw.SQLITE_OPEN_MAIN_JOURNAL | apsw.SQLITE_OPEN_WAL
         self._syncs_folder = bool(flags[0] & journals)
 

@@ -1,6 +1,6 @@
-"""Writes the pages of the manual that follow from the code: `python -m tests.support.reference`.
+"""Writes the generated pages of the manual: `python -m tests.support.reference`.
 
-A test compares what is committed with what this module writes.
+A test compares the committed pages with this module's output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from graft_vfs.vfs import pragmas, registry
 
 MANUAL = Path(__file__).parents[2] / "graft_vfs" / "docs"
 NOT_VERBS = {"check_process", "executor", "volume"}
-"""Methods of the engine for the VFS and the engine itself."""
+"""Methods of the engine that are not verbs."""
 _BEGIN = "<!-- made from the code by `python -m tests.support.reference` -->"
 _END = "<!-- end of what is made from the code -->"
 _GROUPS = {
@@ -61,7 +61,7 @@ def documents() -> dict[str, str]:
 
 
 def _filled(page: str, part: str) -> str:
-    """Return a page of the reference in which the part between the two comments is the new one."""
+    """Return a page of the reference with a new part between the two comments."""
     text = (MANUAL / "reference" / f"{page}.md").read_text(encoding="utf-8")
     before, rest = text.split(_BEGIN)
     return before + _BEGIN + "\n" + part.strip("\n") + "\n\n" + _END + rest.split(_END)[1]
@@ -86,7 +86,7 @@ def index(written: dict[str, str]) -> str:
 
 
 def formats() -> str:
-    """Return the formats of files and objects, as the modules that read and write them state."""
+    """Return the formats of files and objects, from the modules that read and write them."""
     return "\n".join(_formats())
 
 

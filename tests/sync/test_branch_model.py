@@ -167,7 +167,7 @@ def test_requests_of_each_verb(replicas) -> None:
     assert used.requests <= 2 + 2, "a clone: the ref, a listing and one read for each commit"
 
 
-def test_a_fork_is_lazy_and_has_a_log_of_its_own(replicas) -> None:
+def test_a_fork_is_lazy_and_has_its_own_log(replicas) -> None:
     ours, theirs = replicas("ours"), replicas("theirs")
     a = ours.connect()
     a.execute("CREATE TABLE t(k, v)")
@@ -213,7 +213,7 @@ def test_status_counts_the_commits_of_a_fork_as_a_push_does(replicas) -> None:
         assert "is up to date" in str(status)
 
 
-def test_a_fork_carries_local_commits_along(replicas) -> None:
+def test_a_fork_includes_local_commits(replicas) -> None:
     replica = replicas()
     connection = replica.connect()
     connection.execute("CREATE TABLE t(k)")

@@ -39,7 +39,7 @@ def clone(replica: Replica, log: LogId) -> None:
     replica.engine.open("main", create=True, remote=str(log))
 
 
-def test_a_fork_is_fetched_with_the_log_that_it_stands_on(replicas) -> None:
+def test_a_fork_is_fetched_with_its_parent_log(replicas) -> None:
     replica = replicas()
     first, data = commit(range(1, 20), salt=1)
     put(replica, LOG, 1, data)
@@ -53,7 +53,7 @@ def test_a_fork_is_fetched_with_the_log_that_it_stands_on(replicas) -> None:
 
 
 @pytest.mark.parametrize("parent_lsn", [1, 2])
-def test_a_fork_of_something_else_than_the_parent_is_damage(replicas, parent_lsn) -> None:
+def test_a_fork_that_does_not_match_its_parent_is_damage(replicas, parent_lsn) -> None:
     replica = replicas()
     put(replica, LOG, 1, commit(salt=1)[1])
     fork = {"log_id": OTHER_LOG, "parent_log": LOG, "parent_lsn": parent_lsn}
@@ -94,7 +94,7 @@ def put_forks(replica: Replica, generations: int) -> list[LogId]:
     return logs
 
 
-def test_a_long_line_of_forks_is_fetched_with_one_request_for_each(replicas) -> None:
+def test_a_long_chain_of_forks_is_fetched_with_one_request_each(replicas) -> None:
     replica = replicas()
     logs = put_forks(replica, 300)
     before = replica.counts()
@@ -108,7 +108,7 @@ def test_a_long_line_of_forks_is_fetched_with_one_request_for_each(replicas) -> 
     assert (replica.counts() - before).requests == 2, "its parents are known"
 
 
-def test_a_line_of_forks_that_does_not_end_is_refused(replicas, monkeypatch) -> None:
+def test_an_endless_chain_of_forks_is_refused(replicas, monkeypatch) -> None:
     replica = replicas()
     logs = put_forks(replica, 9)
     monkeypatch.setattr(parents_module, "GENERATIONS_MAX", 7)
@@ -154,7 +154,7 @@ def test_a_clone_of_a_fork_reads_its_parents_up_to_where_the_forks_begin(replica
     assert snapshot.stored(3) == image(3, salt=2002)
 
 
-def test_a_parent_that_is_known_in_part_is_read_from_there(replicas) -> None:
+def test_a_partly_known_parent_is_read_from_its_last_known_commit(replicas) -> None:
     replica = replicas()
     oldest, middle, youngest = put_line(replica, [5, 12, 1], [5, 12])
     clone(replica, middle)
@@ -182,7 +182,7 @@ def test_a_gap_in_a_parent_is_damage_and_what_was_read_before_it_is_kept(replica
     assert (replica.counts() - before).get_range == 1 + 7
 
 
-def test_a_broken_chain_moves_nothing_and_teaches_what_comes_before(replicas) -> None:
+def test_a_broken_chain_moves_nothing_and_keeps_the_commits_before_it(replicas) -> None:
     replica = replicas()
     first, data = commit(salt=1)
     put(replica, LOG, 1, data)
@@ -200,7 +200,7 @@ def test_a_broken_chain_moves_nothing_and_teaches_what_comes_before(replicas) ->
     assert replica.engine.pull("main").lsn == 3
 
 
-def test_a_gap_is_damage_and_said_to_be(replicas) -> None:
+def test_a_gap_is_reported_as_damage(replicas) -> None:
     replica = replicas()
     first, data = commit(salt=1)
     put(replica, LOG, 1, data)
@@ -216,7 +216,7 @@ def test_a_log_without_commits_is_not_found(replicas) -> None:
         clone(replicas(), LOG)
 
 
-def test_a_remote_that_went_back_in_time_moves_nothing(replicas) -> None:
+def test_a_remote_restored_from_a_backup_moves_nothing(replicas) -> None:
     """Somebody restored the remote from an older backup: what is known here stays."""
     replica = replicas()
     connection = replica.connect()
@@ -231,7 +231,7 @@ def test_a_remote_that_went_back_in_time_moves_nothing(replicas) -> None:
     assert replica.engine.open("main").begin() is before
 
 
-def test_a_pull_never_goes_back_behind_a_push_of_another_process(replicas, monkeypatch) -> None:
+def test_a_pull_never_undoes_a_push_of_another_process(replicas, monkeypatch) -> None:
     first, second = replicas("ours"), replicas("ours")
     other = replicas("theirs")
     a = first.connect()
@@ -266,9 +266,7 @@ def without_push_lock(monkeypatch) -> None:
         monkeypatch.setattr(module, "alone", lambda *_: contextlib.nullcontext())
 
 
-def test_a_push_that_another_process_has_in_flight_is_not_taken_for_a_rival(
-    replicas, monkeypatch
-) -> None:
+def test_a_push_in_flight_in_another_process_is_not_a_conflict(replicas, monkeypatch) -> None:
     first, second = replicas("ours"), replicas("ours")
     connection = first.connect()
     connection.execute("CREATE TABLE t(k)")
@@ -329,9 +327,7 @@ def test_two_processes_that_push_the_same_commits_do_not_diverge(replicas, monke
     assert first.engine.status("main").last_error is None
 
 
-def test_a_push_beside_a_running_one_is_busy_and_keeps_the_other_ones_record(
-    replicas, monkeypatch
-) -> None:
+def test_a_concurrent_push_is_busy_and_keeps_the_other_record(replicas, monkeypatch) -> None:
     first, second = replicas("ours"), replicas("ours")
     first.connect().execute("CREATE TABLE t(k)")
 
@@ -348,7 +344,7 @@ def test_a_push_beside_a_running_one_is_busy_and_keeps_the_other_ones_record(
     assert second.engine.status("main").base_lsn == 1
 
 
-def test_pages_cached_of_another_history_are_not_shown_when_the_catalog_is_lost(replicas) -> None:
+def test_cached_pages_of_another_history_are_not_shown_after_losing_the_catalog(replicas) -> None:
     replica = replicas()
     for salt in (1, 2):
         put(replica, LOG, 1, commit(range(1, 5), salt=salt)[1])
@@ -365,7 +361,7 @@ def test_pages_cached_of_another_history_are_not_shown_when_the_catalog_is_lost(
 # Requests ---------------------------------------------------------------------------------------
 
 
-def test_a_clone_that_failed_keeps_what_it_had_read(replicas) -> None:
+def test_a_failed_clone_keeps_the_commits_it_has_read(replicas) -> None:
     replica = replicas()
     (log,) = put_line(replica, [60], [])
     data = replica.engine.store.get(commit_key(log, 50))
@@ -380,7 +376,7 @@ def test_a_clone_that_failed_keeps_what_it_had_read(replicas) -> None:
     assert (replica.counts() - before).get_range == 11
 
 
-def test_a_clone_that_failed_at_a_gap_fails_again(replicas) -> None:
+def test_a_clone_that_fails_at_a_gap_fails_again(replicas) -> None:
     replica = replicas()
     (log,) = put_line(replica, [12], [])
     replica.engine.store.delete(commit_key(log, 5))
@@ -390,7 +386,7 @@ def test_a_clone_that_failed_at_a_gap_fails_again(replicas) -> None:
         assert replica.engine.catalog.newest_commit(log)[0] == 4
 
 
-def test_a_log_is_learnt_in_batches(replicas, monkeypatch) -> None:
+def test_a_log_is_fetched_in_batches(replicas, monkeypatch) -> None:
     replica = replicas()
     (log,) = put_line(replica, [10], [])
     batches: list[int] = []
@@ -406,7 +402,7 @@ def test_a_log_is_learnt_in_batches(replicas, monkeypatch) -> None:
     assert batches == [4, 4, 2]
 
 
-def test_a_follower_reads_a_new_commit_with_the_requests_of_its_pull(replicas) -> None:
+def test_a_replica_reads_a_new_commit_with_the_requests_of_its_pull(replicas) -> None:
     ours, theirs = replicas("ours"), replicas("theirs")
     a = ours.connect()
     a.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
@@ -484,7 +480,7 @@ def test_a_view_is_built_in_steps_of_bounded_bytes(replicas, monkeypatch) -> Non
     assert steps == [1] * 29
 
 
-def test_commits_of_two_histories_are_not_taken_for_one(replicas) -> None:
+def test_commits_of_two_histories_are_not_combined(replicas) -> None:
     replica = replicas()
     two_commits(replica)
     other, data = commit(range(1, 5), lsn=2, previous_hash=b"x" * 32, salt=3)
@@ -496,7 +492,7 @@ def test_commits_of_two_histories_are_not_taken_for_one(replicas) -> None:
         replica.engine.logs.log_view(LOG, 2)
 
 
-def test_forks_of_forks_are_opened_however_many_they_are(replicas) -> None:
+def test_any_number_of_nested_forks_can_be_opened(replicas) -> None:
     replica = replicas()
     parent, data = commit(range(1, 5))
     put(replica, LOG, 1, data)

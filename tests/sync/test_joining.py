@@ -60,7 +60,7 @@ def test_a_volume_on_another_log_is_an_error(machines, by) -> None:
     ours.connect("main", remote="main")
     refs = dict(ours.engine.refs())
     name = "other" if by == "ref" else str(refs["other"])
-    text = rf"names volume .* on log {refs['main']}, and not on log {refs['other']}"
+    text = rf"names volume .* on log {refs['main']}, but remote={name} means log {refs['other']}"
     with pytest.raises(AlreadyExistsError, match=text):
         ours.engine.open("main", remote=name)
     with pytest.raises(apsw.CantOpenError, match="choose another tag for that log"):
@@ -71,7 +71,7 @@ def test_a_volume_on_another_log_is_an_error(machines, by) -> None:
     assert rows(ours.connect("main")) == [("main",)]
 
 
-def test_what_this_machine_knows_costs_no_request(machines) -> None:
+def test_a_known_ref_costs_no_request(machines) -> None:
     ours = machines()
     ours.engine.open("main", create=True, remote="main")
     ours.engine.clone("other", "elsewhere")
@@ -83,7 +83,7 @@ def test_what_this_machine_knows_costs_no_request(machines) -> None:
     assert (again.counts() - before).requests == 0
 
 
-def test_a_ref_that_this_machine_does_not_know_is_asked_for_once(machines) -> None:
+def test_an_unknown_ref_is_requested_once(machines) -> None:
     ours = machines()
     log = dict(ours.engine.refs())["main"]
     ours.engine.open("main", create=True, remote=str(log))
@@ -96,7 +96,7 @@ def test_a_ref_that_this_machine_does_not_know_is_asked_for_once(machines) -> No
     assert (ours.counts() - before).requests == 0
 
 
-def test_a_volume_whose_ref_is_not_made_yet_opens(machines) -> None:
+def test_a_volume_without_a_ref_yet_opens(machines) -> None:
     ours = machines()
     ours.connect("new").execute("CREATE TABLE t(x); INSERT INTO t VALUES('mine')")
     assert rows(ours.connect("new", remote="new")) == [("mine",)]
@@ -119,7 +119,9 @@ def test_a_ref_that_does_not_exist_is_an_error_for_a_volume_with_commits(machine
         ours.engine.open("renamed", remote="renamed")
 
 
-def test_a_volume_with_commits_opens_while_the_remote_is_away(machines, remote, caplog) -> None:
+def test_a_volume_with_commits_opens_while_the_remote_is_unreachable(
+    machines, remote, caplog
+) -> None:
     ours = machines()
     ours.engine.clone("main", "main")
     ours.engine.hydrate("main")
@@ -129,10 +131,10 @@ def test_a_volume_with_commits_opens_while_the_remote_is_away(machines, remote, 
     again = machines(store=store)
     again.engine.catalog._file.write("DELETE FROM known_refs")
     assert rows(again.connect("main", remote="main")) == [("main",)]
-    assert "is opened without a look at ref 'main'" in caplog.text
+    assert "is opened without checking ref 'main'" in caplog.text
 
 
-def test_an_empty_volume_is_not_opened_as_if_it_were_the_clone(machines, tmp_path) -> None:
+def test_an_empty_volume_is_not_opened_instead_of_the_clone(machines, tmp_path) -> None:
     ours = machines()
     ours.engine.new("absent")
     with pytest.raises(NotFoundError, match="has no ref 'absent'"):
@@ -143,7 +145,9 @@ def test_an_empty_volume_is_not_opened_as_if_it_were_the_clone(machines, tmp_pat
             alone.engine.open("main", remote="main")
 
 
-def test_a_crash_before_the_branch_moves_is_mended_by_the_next_open(machines, monkeypatch) -> None:
+def test_a_crash_before_the_branch_moves_is_completed_by_the_next_open(
+    machines, monkeypatch
+) -> None:
     ours = machines()
     ours.engine.new("main")
 
@@ -157,9 +161,7 @@ def test_a_crash_before_the_branch_moves_is_mended_by_the_next_open(machines, mo
     assert rows(machines().connect("main", remote="main")) == [("main",)]
 
 
-def test_a_volume_that_gets_its_first_commit_meanwhile_is_not_replaced(
-    machines, monkeypatch
-) -> None:
+def test_a_volume_with_a_concurrent_first_commit_is_not_replaced(machines, monkeypatch) -> None:
     ours = machines()
     connection = ours.connect("main")
     clone_base = joining.clone_base

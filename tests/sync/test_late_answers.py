@@ -115,7 +115,7 @@ def claims(machine: Machine, log: LogId, lsn: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_a_claim_that_arrives_after_another_has_won_is_lost_and_told(network, pair, verb) -> None:
+def test_a_claim_that_arrives_after_another_has_won_is_reported_lost(network, pair, verb) -> None:
     late = Held()
     ours = give_up_by_timeout(network, pair.ours, late)
     assert pair.theirs.engine.push("main").lsn == 2
@@ -130,7 +130,7 @@ def test_a_claim_that_arrives_after_another_has_won_is_lost_and_told(network, pa
     assert len(set(claims(ours, pair.log, 2))) == 1
 
 
-def test_a_claim_that_was_told_lost_before_it_arrives_is_still_lost(network, pair) -> None:
+def test_a_claim_reported_lost_before_it_arrives_stays_lost(network, pair) -> None:
     late = Late()
     give_up(pair.ours, late)
     assert pair.theirs.engine.push("main").lsn == 2
@@ -142,7 +142,7 @@ def test_a_claim_that_was_told_lost_before_it_arrives_is_still_lost(network, pai
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
-def test_a_claim_that_arrives_first_though_given_up_is_won(network, pair, verb) -> None:
+def test_an_abandoned_claim_that_arrives_first_is_won(network, pair, verb) -> None:
     late = Late()
     give_up(pair.ours, late)
     assert arrived(late) == [200]
@@ -155,7 +155,7 @@ def test_a_claim_that_arrives_first_though_given_up_is_won(network, pair, verb) 
     check(network, pair.log, 1, 10)
 
 
-def test_a_claim_that_arrives_while_a_rival_is_on_its_way_wins(network, pair) -> None:
+def test_a_claim_that_arrives_before_a_competing_claim_wins(network, pair) -> None:
     late, rival = Late(), Held()
     give_up(pair.ours, late)
     pair.theirs.proxy.choose = Script(claim=[rival])
@@ -193,7 +193,7 @@ def test_a_claim_that_was_settled_before_it_arrives_is_won_once(network, pair) -
     check(network, pair.log, 1, 10, 11)
 
 
-def test_a_claim_keeps_its_bytes_through_restarts_and_commits_made_meanwhile(network, pair) -> None:
+def test_a_claim_keeps_its_bytes_across_restarts_and_new_commits(network, pair) -> None:
     ours = pair.ours
     writes = [Late() for _ in range(3)]
     for number, late in enumerate(writes):
@@ -232,7 +232,7 @@ def test_a_claim_whose_answer_was_late_is_found_below_later_commits(
     check(network, pair.log, 1, 10, *range(30, 30 + others))
 
 
-def test_commits_made_after_a_claim_that_landed_unheard_diverge_alone(network, pair) -> None:
+def test_only_commits_after_a_silently_landed_claim_diverge(network, pair) -> None:
     give_up(pair.ours, answer_lost)
     pair.ours.connect().execute("INSERT INTO t VALUES(11)")
     theirs = network.machine("clone")
@@ -286,7 +286,7 @@ def test_a_late_ref_leaves_the_name_to_one_log(network, rival_is_first) -> None:
     ours.proxy.choose = Script(ref=[late] + [request_lost] * 9)
     pushed = ours.engine.push("main")
     assert (pushed.lsn, pushed.claimed) == (1, True)
-    assert "has no ref 'main' yet, the next push tries again" in pushed.warning
+    assert "has no ref 'main' yet; the next push tries again" in pushed.warning
     ours.proxy.choose = lambda _: passed
     assert ours.engine.status("main").pending_push is False
     if rival_is_first:

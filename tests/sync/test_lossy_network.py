@@ -59,7 +59,7 @@ def network(ministack, tmp_path) -> Iterator[Network]:
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_what_machines_are_told_on_a_bad_network_is_true(network, seed) -> None:
+def test_results_on_a_bad_network_are_correct(network, seed) -> None:
     tally = play(network, seed, steps=30, races=2, rate=0.15)
     assert tally["push"] >= 3, tally
 
@@ -67,7 +67,7 @@ def test_what_machines_are_told_on_a_bad_network_is_true(network, seed) -> None:
 @pytest.mark.deep
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("server", ["ministack", "seaweedfs"])
-def test_what_machines_are_told_on_bad_networks_is_true(request, tmp_path, server) -> None:
+def test_results_on_bad_networks_are_correct(request, tmp_path, server) -> None:
     endpoint, total = request.getfixturevalue(server), Counter()
     for number in range(ROUNDS):
         seed = f"{server} {number}"
@@ -143,7 +143,7 @@ def read_through(reader: Machine, expected: dict[str, list[tuple]]) -> Counter[s
     ],
     ids=["flipped", "cut", "refused", "lost"],
 )
-def test_reads_over_a_bad_network_are_right_or_say_why_not(network, library, faults) -> None:
+def test_reads_over_a_bad_network_are_correct_or_declared_errors(network, library, faults) -> None:
     expected = {query: rows(library.connect(), query) for query in QUERIES}
     reader = network.machine("reader")
     kinds = {"get": faults, "list": {} if "bit flipped" in faults else faults}
@@ -160,7 +160,7 @@ def test_reads_over_a_bad_network_are_right_or_say_why_not(network, library, fau
 
 @pytest.mark.deep
 @pytest.mark.timeout(1800)
-def test_reads_over_bad_networks_are_right_or_say_why_not(network, library) -> None:
+def test_reads_over_bad_networks_are_correct_or_declared_errors(network, library) -> None:
     expected = {query: rows(library.connect(), query) for query in QUERIES}
     total: Counter[str] = Counter()
     for number in range(4 * ROUNDS):
@@ -173,7 +173,7 @@ def test_reads_over_bad_networks_are_right_or_say_why_not(network, library) -> N
     print(f"\n{4 * ROUNDS} readers: {dict(total)}")
 
 
-def test_a_select_under_server_errors_fails_with_a_reason_and_the_connection_goes_on(
+def test_a_select_during_server_errors_fails_with_a_reason_and_the_connection_stays_usable(
     network, library
 ) -> None:
     reader = network.machine("reader")
@@ -252,7 +252,7 @@ def goes_on(reader: Machine, connection: apsw.Connection, library: Replica) -> N
     ],
     ids=["request lost", "answer lost", "reset", "500", "slow down", "500 behind"],
 )
-def test_a_network_that_fails_for_good_ends_every_verb_within_its_bound(
+def test_a_permanent_network_failure_ends_every_verb_within_its_limit(
     network, library, fault, times
 ) -> None:
     reader = prepared(network)
@@ -313,7 +313,7 @@ UPLOAD_FAULTS = [
 
 
 @pytest.mark.parametrize("number", range(len(UPLOAD_FAULTS)))
-def test_an_upload_whose_requests_fail_is_whole_in_the_end(network, number) -> None:
+def test_an_upload_with_failing_requests_completes(network, number) -> None:
     machine = network.machine("a", attempts_max=4)
     blob = write_large(machine)
     machine.proxy.choose = script = Script(**UPLOAD_FAULTS[number])
@@ -322,7 +322,7 @@ def test_an_upload_whose_requests_fail_is_whole_in_the_end(network, number) -> N
     check_large(network, machine, blob)
 
 
-def test_an_upload_that_fails_for_good_leaves_nothing_and_the_next_push_goes_through(
+def test_a_failed_upload_leaves_nothing_and_the_next_push_succeeds(
     network,
 ) -> None:
     machine = network.machine("a")

@@ -57,7 +57,9 @@ def write_and_push(tmp_path: Path, remote: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["push", "pull", "fetch"])
-def test_another_remote_is_told_from_one_without_new_commits(tmp_path, right, verb) -> None:
+def test_a_wrong_remote_is_distinguished_from_one_without_new_commits(
+    tmp_path, right, verb
+) -> None:
     wrong = tmp_path / "wrong"
     with Replica(tmp_path / "other", fs(wrong)) as other:
         other.connect().execute("CREATE TABLE other(v)")
@@ -92,7 +94,7 @@ def test_a_remote_restored_from_an_older_backup_is_not_pushed_to(tmp_path, right
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_a_replaced_history_is_told_from_a_damaged_object(tmp_path, right, more) -> None:
+def test_a_replaced_history_is_distinguished_from_a_damaged_object(tmp_path, right, more) -> None:
     with Replica(tmp_path / "data", fs(right)) as replica:
         log = log_of(replica)
     other = tmp_path / "replaced"
@@ -124,7 +126,7 @@ def replace_history(tmp_path: Path, log: LogId) -> Path:
     return other
 
 
-def test_a_replaced_history_can_be_cloned_anew_into_the_same_data_directory(
+def test_a_replaced_history_can_be_cloned_again_into_the_same_data_directory(
     tmp_path, right
 ) -> None:
     with Replica(tmp_path / "data", fs(right)) as replica:
@@ -159,7 +161,7 @@ def remove(replica: Replica, tag: str) -> None:
     assert removed.removed
 
 
-def test_a_replaced_history_is_forgotten_where_no_volume_stands_on_it(tmp_path, right) -> None:
+def test_a_replaced_history_is_dropped_if_no_volume_needs_it(tmp_path, right) -> None:
     with (
         Replica(tmp_path / "new", fs(right)) as replica,
         Replica(tmp_path / "data", fs(right)) as ours,
@@ -171,16 +173,14 @@ def test_a_replaced_history_is_forgotten_where_no_volume_stands_on_it(tmp_path, 
         assert rows(replica.connect(remote=str(log))) == [("another history",)]
 
 
-def test_a_clone_of_a_log_that_lost_commits_forgets_none_that_this_machine_has(
-    tmp_path, right
-) -> None:
+def test_a_clone_of_a_log_that_lost_commits_keeps_the_local_ones(tmp_path, right) -> None:
     with Replica(tmp_path / "data", fs(right)) as replica:
         log = log_of(replica)
         remove(replica, "main")
         before = files(right)
         for lsn in (2, 3):
             (right / commit_key(log, lsn)).unlink()
-    shorter = r"is at LSN 1, .*{} puts back .*another data directory \(GRAFT_DATA_DIR"
+    shorter = r"is at LSN 1, .*{} restores .*another data directory \(GRAFT_DATA_DIR"
     in_python = shorter.format(rf"`engine\.fsck\('{log}', repair=True\)`")
     typed = shorter.format(f"`graft fsck {log} --repair`")
     for _ in range(2):
@@ -247,7 +247,7 @@ def test_a_fork_of_a_replaced_history_can_be_cloned(forks) -> None:
         assert rows(replica.connect("new"), "SELECT v FROM t")[-2:] == [("wanted",), ("new",)]
 
 
-def test_a_fork_of_a_replaced_history_is_refused_where_a_volume_stands_on_the_old(forks) -> None:
+def test_a_fork_of_a_replaced_history_is_refused_if_a_volume_needs_the_old_one(forks) -> None:
     with forks("new") as replica:
         replica.engine.clone("old", "old")
         volume = replica.engine.open("old").id
@@ -269,7 +269,7 @@ def test_a_fork_whose_parent_was_replaced_is_named_as_such(forks) -> None:
         assert rows(replica.connect("new"), "SELECT v FROM t")[-2:] == [("wanted",), ("new",)]
 
 
-def test_a_hole_at_the_known_commit_is_named(tmp_path, right) -> None:
+def test_a_gap_at_the_known_commit_is_named(tmp_path, right) -> None:
     with Replica(tmp_path / "data", fs(right)) as replica:
         log = log_of(replica)
         with Replica(tmp_path / "b", fs(right)) as other:
@@ -279,13 +279,11 @@ def test_a_hole_at_the_known_commit_is_named(tmp_path, right) -> None:
             other.engine.push("main")
         for lsn in (3, 4):
             (right / commit_key(log, lsn)).unlink()
-        with pytest.raises(HistoryMismatchError, match="lacks that commit, though it has LSN 5"):
+        with pytest.raises(HistoryMismatchError, match="lacks that commit, although it has LSN 5"):
             replica.engine.pull("main")
 
 
-def test_a_push_whose_outcome_is_open_is_not_sent_to_another_remote(
-    tmp_path, right, monkeypatch
-) -> None:
+def test_an_unsettled_push_is_not_sent_to_another_remote(tmp_path, right, monkeypatch) -> None:
     def stop(key: str, data: bytes) -> PutOutcome:
         raise ProcessStopped
 
@@ -321,7 +319,7 @@ def test_the_proof_costs_one_request_once_in_an_engine(tmp_path, right) -> None:
             assert (replica.counts() - before).requests == wanted
 
 
-def test_a_failure_of_the_store_has_the_next_sync_look_again(tmp_path, right, monkeypatch) -> None:
+def test_after_a_store_failure_the_next_sync_verifies_again(tmp_path, right, monkeypatch) -> None:
     with Replica(tmp_path / "data", fs(right)) as replica:
         replica.engine.pull("main")
         hidden = right.rename(tmp_path / "away")
@@ -338,7 +336,7 @@ def test_a_failure_of_the_store_has_the_next_sync_look_again(tmp_path, right, mo
 # A disk that is not mounted ---------------------------------------------------------------------
 
 
-def test_an_unmounted_directory_is_an_error_and_gets_no_fresh_remote(tmp_path, right) -> None:
+def test_an_unmounted_directory_is_an_error_and_gets_no_new_remote(tmp_path, right) -> None:
     right.rename(tmp_path / "away")
     for there in (False, True):
         if there:

@@ -69,9 +69,7 @@ def test_of_processes_that_push_together_one_sends_and_none_is_busy(config, engi
     assert (status.ahead, status.base_lsn, status.pending_push) == (0, ROUNDS, False)
 
 
-def test_what_is_committed_while_another_process_pushes_is_pushed_by_the_one_that_waited(
-    config, engine, pusher
-):
+def test_a_waiting_push_sends_commits_made_during_the_other_push(config, engine, pusher):
     with child(config.data_dir, pusher) as waiting:
         assert waiting.hear() == "ready"
         lock = FileLock(engine.open("main").directory / "push.lock")
@@ -98,7 +96,7 @@ def test_a_push_that_waits_ends_with_ctrl_c(config, engine, pusher):
         assert int(waiting.hear()) > 0
 
 
-def test_a_push_that_has_waited_long_enough_says_what_for(engine):
+def test_a_push_that_waits_too_long_names_the_cause(engine):
     lock = FileLock(engine.open("main").directory / "push.lock")
     assert lock.acquire()
     with pytest.raises(BusyError, match=r"another push of volume .* end its process"):

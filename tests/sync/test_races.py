@@ -187,7 +187,7 @@ def deliver(
     raise AssertionError("the loop returns")
 
 
-def test_replicas_that_race_and_try_again_all_arrive(seaweedfs, tmp_path) -> None:
+def test_racing_replicas_that_retry_all_succeed(seaweedfs, tmp_path) -> None:
     clients, rounds = 4, 5
     remote = RemoteConfig(
         type="s3_compatible", bucket=seaweedfs.fresh_bucket(), endpoint=seaweedfs.url
@@ -232,7 +232,7 @@ def test_replicas_that_race_and_try_again_all_arrive(seaweedfs, tmp_path) -> Non
                 assert rows(since, f"SELECT count(*) FROM t WHERE k = {key}") == [(1,)]
 
 
-def test_machines_that_race_in_memory_all_arrive(tmp_path) -> None:
+def test_racing_machines_in_memory_all_succeed(tmp_path) -> None:
     """The same without the network's pace: many more losses in the same time."""
     clients = 4
     remote = RemoteConfig(type="memory", root=str(tmp_path))

@@ -93,7 +93,7 @@ def test_a_first_push_is_recognised(tmp_path, remote) -> None:
         assert replica.engine.status("main").base_lsn == 1
 
 
-def test_frames_that_compress_otherwise_are_compared_by_their_pages(
+def test_frames_that_compress_differently_are_compared_by_pages(
     tmp_path, remote, monkeypatch
 ) -> None:
     backup = restored(tmp_path, remote)

@@ -146,7 +146,7 @@ def test_a_push_without_an_answer_is_unknown_and_its_record_kept_until_it_is_set
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["later push", "first push"])
-def test_a_push_that_is_not_settled_does_not_look_like_a_rival_s(machines, first) -> None:
+def test_an_unsettled_push_does_not_look_like_another_clients(machines, first) -> None:
     replica = machines("ours")
     write(replica, *SCENARIO[0])
     if not first:
@@ -194,7 +194,7 @@ def test_a_claim_that_was_lost_while_the_process_was_down_is_reported_as_diverge
 
 
 @pytest.mark.parametrize("verb", ["push", "pull", "neither"])
-def test_commits_whose_claim_may_have_landed_survive_a_power_cut_here(
+def test_commits_whose_claim_may_have_landed_survive_a_local_power_cut(
     machines, tmp_path, monkeypatch, verb
 ) -> None:
     durable: list[bytes] = []
@@ -271,7 +271,7 @@ def stop_at(monkeypatch, owner: type, name: str, when: str) -> list[str]:
 @pytest.mark.parametrize("rotating", [False, True], ids=["staying", "rotating"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("owner", "step"), STEPS, ids=[name for _, name in STEPS])
-def test_a_stop_at_a_step_of_a_push_leaves_the_volume_right(  # noqa: PLR0917
+def test_a_stop_at_any_step_of_a_push_leaves_a_valid_volume(  # noqa: PLR0917
     machines, monkeypatch, owner, step, when, rotating
 ) -> None:
     if rotating:
@@ -305,7 +305,7 @@ def test_a_stop_at_a_step_of_a_push_leaves_the_volume_right(  # noqa: PLR0917
 @pytest.mark.parametrize("rotating", [False, True], ids=["staying", "rotating"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("owner", "step"), STEPS[3:], ids=[name for _, name in STEPS[3:]])
-def test_a_stop_while_an_earlier_stop_is_made_up_for_leaves_the_volume_right(  # noqa: PLR0917
+def test_a_stop_during_recovery_from_a_stop_leaves_a_valid_volume(  # noqa: PLR0917
     machines, monkeypatch, owner, step, when, rotating
 ) -> None:
     if rotating:

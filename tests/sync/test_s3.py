@@ -174,7 +174,7 @@ def test_the_whole_cycle(machines, tmp_path) -> None:
     stock.close()
 
 
-def test_a_second_machine_claims_the_same_lsn_and_is_told(machines) -> None:
+def test_a_second_machine_that_claims_the_same_lsn_gets_an_error(machines) -> None:
     ours, theirs = machines("ours"), machines("theirs")
     a = ours.connect()
     a.execute("CREATE TABLE t(k)")
@@ -225,7 +225,7 @@ def works(tmp_path: Path, remote: RemoteConfig) -> None:
             assert rows(clone.connect(remote="main")) == before
 
 
-def test_wrong_credentials_lose_nothing_and_right_ones_go_on(seaweedfs, tmp_path) -> None:
+def test_wrong_credentials_lose_nothing_and_correct_ones_continue(seaweedfs, tmp_path) -> None:
     bucket = seaweedfs.fresh_bucket()
     remote = RemoteConfig(type="s3_compatible", bucket=bucket, endpoint=seaweedfs.url)
     stranger = S3Endpoint(seaweedfs.url, secret_key="marker-of-a-wrong-secret")
@@ -237,7 +237,7 @@ def test_wrong_credentials_lose_nothing_and_right_ones_go_on(seaweedfs, tmp_path
         works(tmp_path, remote)
 
 
-def test_a_bucket_that_is_missing_loses_nothing_and_may_be_made_later(ministack, tmp_path) -> None:
+def test_a_missing_bucket_loses_nothing_and_may_be_created_later(ministack, tmp_path) -> None:
     bucket = f"late-{secrets.token_hex(6)}"
     remote = RemoteConfig(type="s3_compatible", bucket=bucket, endpoint=ministack.url)
     with ministack.identity():
@@ -247,7 +247,7 @@ def test_a_bucket_that_is_missing_loses_nothing_and_may_be_made_later(ministack,
         works(tmp_path, remote)
 
 
-def test_an_endpoint_that_nobody_listens_at_loses_nothing(ministack, tmp_path) -> None:
+def test_an_endpoint_without_a_server_loses_nothing(ministack, tmp_path) -> None:
     bucket = ministack.fresh_bucket()
     # Port 1 of loopback: nothing listens there, and the kernel says so at once.
     dead = RemoteConfig(type="s3_compatible", bucket=bucket, endpoint="http://127.0.0.1:1")
@@ -281,7 +281,7 @@ def test_a_wrong_clock_does_not_date_the_commits_of_all_machines(
     assert all(abs(each / 1000 - now()) < 3600 for each in times)
 
 
-def test_a_clock_that_is_set_after_an_answer_is_not_taken_for_wrong(machines, monkeypatch) -> None:
+def test_a_clock_set_after_an_answer_is_not_reported_as_wrong(machines, monkeypatch) -> None:
     ours = machines("ours")
     now = time.time
     with monkeypatch.context() as patch:
@@ -318,7 +318,7 @@ def test_a_commit_from_the_future_does_not_date_those_after_it(
 # Repairs ----------------------------------------------------------------------------------------
 
 
-def test_a_damaged_commit_and_a_hole_are_repaired_over_http(machines) -> None:
+def test_a_damaged_commit_and_a_gap_are_repaired_over_http(machines) -> None:
     ours = machines("ours")
     connection = ours.connect()
     connection.execute("CREATE TABLE t(v)")

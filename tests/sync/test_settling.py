@@ -113,7 +113,7 @@ def test_a_push_that_landed_is_settled_by_one_read_and_no_write(machines, verb) 
     assert (status.pending_push, status.base_lsn, status.ahead) == (False, 2, 0)
 
 
-def test_a_push_whose_commit_is_known_by_now_is_settled_without_a_request(machines) -> None:
+def test_a_push_whose_commit_is_known_is_settled_without_a_request(machines) -> None:
     machine = unsettled(machines, Fault.CUT_AFTER)
     machine.engine.fetch("main")
     before = machine.counts()
@@ -122,7 +122,7 @@ def test_a_push_whose_commit_is_known_by_now_is_settled_without_a_request(machin
     assert machine.engine.status("main").pending_push is False
 
 
-def test_a_push_that_did_not_land_is_read_for_and_then_written(machines) -> None:
+def test_a_push_that_did_not_land_is_settled_by_a_read_and_a_write(machines) -> None:
     machine = unsettled(machines, Fault.CUT_BEFORE)
     reads, counts = asked(machine, "push")
     assert reads == {**PROOF, 2: 1}
@@ -138,9 +138,7 @@ def test_a_push_that_did_not_land_is_read_for_and_then_written(machines) -> None
         UnsafeStoreError("HTTP 501, NotImplemented"),
     ],
 )
-def test_a_machine_that_may_not_write_any_more_can_pull_and_forgets_nothing(
-    machines, refusal
-) -> None:
+def test_a_machine_without_write_permission_can_pull_and_forgets_nothing(machines, refusal) -> None:
     machine = unsettled(machines, Fault.CUT_BEFORE)
     machine.engine.store.refused = {"": refusal}
     assert machine.engine.pull("main").commits == 0
@@ -164,7 +162,7 @@ FINAL = [
 
 
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
-def test_a_ref_that_cannot_be_made_is_a_warning_of_a_push_that_is_settled(machines, error) -> None:
+def test_a_ref_that_cannot_be_created_is_a_warning_of_a_settled_push(machines, error) -> None:
     machine = machines("ours")
     machine.connect().execute("CREATE TABLE t(k)")
     machine.engine.store.refused = {"refs/": error}
@@ -184,7 +182,7 @@ def test_a_ref_that_cannot_be_made_is_a_warning_of_a_push_that_is_settled(machin
 @pytest.mark.parametrize(
     "error", [StoreUnavailableError("down"), CommitOutcomeUnknownError("no answer")]
 )
-def test_a_ref_without_an_answer_is_made_by_a_later_push(machines, error) -> None:
+def test_a_ref_without_an_answer_is_created_by_a_later_push(machines, error) -> None:
     machine = machines("ours")
     machine.connect().execute("CREATE TABLE t(k)")
     machine.engine.store.refused = {"refs/": error}
@@ -205,7 +203,7 @@ def test_a_ref_without_an_answer_is_made_by_a_later_push(machines, error) -> Non
 # The probe ---------------------------------------------------------------------------------------
 
 
-def test_whether_a_remote_is_safe_is_asked_only_when_there_is_something_to_push(machines) -> None:
+def test_a_remote_is_probed_only_if_there_is_something_to_push(machines) -> None:
     first = machines("first")
     first_push(first)
     assert first.counts().put_if_absent == 2 + 1 + 1  # The probe, the commit and the ref.

@@ -37,7 +37,7 @@ def run(*arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_suite_of_another_project_finds_what_its_store_does_wrong(tmp_path) -> None:
+def test_another_project_s_suite_detects_a_faulty_store(tmp_path) -> None:
     (tmp_path / "test_ours.py").write_text(SUITE)
     only = "created or replaced or ranges"
     done = run("-m", "pytest", "-q", "-k", only, "-p", "no:cacheprovider", directory=tmp_path)
@@ -47,7 +47,7 @@ def test_the_suite_of_another_project_finds_what_its_store_does_wrong(tmp_path) 
     assert "passed" in done.stdout
 
 
-def test_only_the_contract_needs_pytest_and_nothing_else_needs_any_of_it(tmp_path) -> None:
+def test_only_the_contract_imports_pytest(tmp_path) -> None:
     program = (
         "import sys, graft_vfs; assert 'graft_vfs.testing' not in sys.modules;"
         "import graft_vfs.testing; assert 'pytest' not in sys.modules"

@@ -64,7 +64,7 @@ def test_one_volume_attached_twice_by_two_connections(pair, connect):
     assert value(pair, "SELECT sum(x) FROM two.b") == 3
 
 
-def test_pragmas_of_an_attached_volume_concern_it(pair):
+def test_pragmas_of_an_attached_volume_apply_to_it(pair):
     assert rows(pair, "PRAGMA two.graft_status")[0][0].startswith("On tag two")
     assert rows(pair, "PRAGMA graft_status")[0][0].startswith("On tag one")
 
@@ -81,7 +81,7 @@ def test_copying_between_a_volume_and_an_attached_plain_file(pair, tmp_path):
     assert rows(pair, "SELECT x FROM b") == [(100,), (200,)]
 
 
-def test_a_transaction_that_a_crash_would_tear_a_plain_file_by_is_refused(pair, tmp_path):
+def test_a_transaction_that_a_crash_could_tear_is_refused(pair, tmp_path):
     # The plain file's journal would name a super-journal that is only in memory.
     path = tmp_path / "plain.db"
     pair.execute(f"ATTACH 'file:{path}?vfs=unix' AS plain; CREATE TABLE plain.p(x)")

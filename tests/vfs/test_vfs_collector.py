@@ -156,14 +156,14 @@ def _transactions(opened):
 
 
 @pytest.mark.parametrize("kind", ["reading", "writing, journals deleted"])
-def test_a_connection_is_collected_anywhere_in_anothers_transaction(opened, kind):
+def test_a_connection_may_be_collected_anywhere_in_anothers_transaction(opened, kind):
     places = collect_everywhere(_VICTIMS[kind](opened), _transactions(opened))
     assert places > 100, "else this test collects nothing"
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("kind", _VICTIMS)
-def test_a_connection_is_collected_anywhere_in_anothers_verb(opened, machine, kind):
+def test_a_connection_may_be_collected_anywhere_in_anothers_verb(opened, machine, kind):
     places = collect_everywhere(_VICTIMS[kind](opened), _work(opened, machine))
     assert places > 200, "else this test collects nothing"
 
@@ -239,7 +239,7 @@ def test_a_handler_that_reads_while_another_connection_follows_sees_one_snapshot
         ("PRAGMA graft_push", 25),
     ],
 )
-def test_a_handler_that_reads_cold_pages_in_the_middle_of_a_fetch_is_served_or_refused(
+def test_a_handler_that_reads_cold_pages_during_a_fetch_succeeds_or_is_refused(
     machine, connect, work, step
 ):
     _made(connect("main")).execute("PRAGMA graft_push")

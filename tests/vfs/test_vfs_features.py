@@ -163,7 +163,7 @@ def test_a_diff_between_two_attached_volumes_is_a_changeset(connect):
     assert content(target) == content(source)
 
 
-def test_deserialised_and_memory_databases_are_none_of_the_vfs(connect):
+def test_deserialised_and_memory_databases_do_not_use_the_vfs(connect):
     source = connect("main")
     source.execute("CREATE TABLE t(x); INSERT INTO t VALUES(7)")
     image = source.serialize("main")

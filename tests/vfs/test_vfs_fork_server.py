@@ -83,7 +83,7 @@ def served(engine, table, *, names) -> None:
         engine.open(tag)
 
 
-def test_workers_write_beside_their_parent(config, engine, table):
+def test_workers_write_concurrently_with_their_parent(config, engine, table):
     program = f"""
 {PREFORK}
 workers = [
@@ -141,7 +141,7 @@ write(inherited, "parent", {ROWS})
     served(engine, table, names=names)
 
 
-def test_what_a_worker_writes_after_its_parent_has_ended_is_kept(config, engine, table):
+def test_writes_of_a_worker_that_outlives_its_parent_are_kept(config, engine, table):
     """SQLite's own file locks belong to a process: a catalog must not be carried across a fork."""
     engine.catalog.close()  # The parent is the last that has the catalog open, and so cleans up.
     program = f"""
@@ -171,7 +171,7 @@ os._exit(0)
         assert look.end() == ["main", "worker-after", "worker-before"]
 
 
-def test_a_lock_that_a_thread_held_at_the_fork_is_free_when_it_gives_it_back(
+def test_a_lock_held_by_a_thread_at_the_fork_is_free_after_its_release(
     config, engine, table, tmp_path, plain
 ):
     source = plain("source.db")

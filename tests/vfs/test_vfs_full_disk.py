@@ -265,7 +265,7 @@ def test_databases_that_shrink_at_the_commit(data, disk):
 
 
 @pytest.mark.parametrize("data", ["mapped"], indirect=True)
-def test_a_last_sync_that_fails_is_in_the_log_and_the_commit_stands(data, monkeypatch, caplog):
+def test_a_failed_last_sync_is_logged_and_the_commit_stands(data, monkeypatch, caplog):
     connection = opened(sqlite3, data, PAIR, MODES)
     syncs = []
 

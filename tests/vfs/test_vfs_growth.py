@@ -91,7 +91,7 @@ def kept_images(engine):
     return sum(map(len, history.values()))
 
 
-def test_readers_that_overlap_for_ever_keep_no_images_that_none_of_them_sees(engine, connect):
+def test_endlessly_overlapping_readers_keep_no_invisible_images(engine, connect):
     writer, one, other = (connect("main") for _ in range(3))
     writer.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES(1, 0)")
     writer.execute("CREATE TABLE other(n); INSERT INTO other VALUES(0)")
@@ -138,7 +138,7 @@ def descriptors():
     return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
-def test_log_files_that_were_replaced_are_given_back(engine, connect, monkeypatch):
+def test_replaced_log_files_are_released(engine, connect, monkeypatch):
     monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     writer, reader = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
@@ -168,7 +168,7 @@ def commit_during_each_push(engine, monkeypatch, connection):
     monkeypatch.setattr(engine.store, "put_if_absent", put_while_somebody_writes)
 
 
-def test_a_log_file_is_replaced_though_somebody_always_writes(config, engine, connect, monkeypatch):
+def test_a_log_file_is_replaced_despite_constant_writers(config, engine, connect, monkeypatch):
     writer, reader = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     writer.execute("UPDATE t SET n = zeroblob(10000)")
@@ -192,9 +192,7 @@ def test_a_log_file_is_replaced_though_somebody_always_writes(config, engine, co
     assert is_sound(again)
 
 
-def test_damage_behind_what_is_pushed_is_not_copied_into_a_new_log_file(
-    engine, connect, monkeypatch
-):
+def test_damage_after_pushed_commits_is_not_copied_to_a_new_log_file(engine, connect, monkeypatch):
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(zeroblob(90000))")
     monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
@@ -215,7 +213,7 @@ def test_damage_behind_what_is_pushed_is_not_copied_into_a_new_log_file(
         value(writer, "SELECT n FROM t")
 
 
-def test_a_volume_has_no_more_branches_for_being_pushed_and_pulled(engine, connect, machine):
+def test_pushes_and_pulls_do_not_accumulate_branches(engine, connect, machine):
     ours, theirs = connect("main"), machine()
     ours.execute("CREATE TABLE t(n)")
     ours.pragma("graft_push")
@@ -230,7 +228,7 @@ def test_a_volume_has_no_more_branches_for_being_pushed_and_pulled(engine, conne
         assert each.catalog.branches(volume.id) == [volume.snapshot.branch.row]
 
 
-def test_tags_that_nobody_uses_any_more_leave_no_descriptors_behind(config, engine, connect):
+def test_unused_tags_keep_no_descriptors_open(config, engine, connect):
     pushed = [f"tag-{number}" for number in range(2 * VOLUMES_KEPT_MAX)]
     open_descriptors = []
     for tag in pushed:
@@ -261,7 +259,7 @@ def test_a_volume_stays_open_while_a_connection_uses_it(engine, connect):
     assert value(connection, "SELECT x FROM t") == 2
 
 
-def test_a_volume_that_is_let_go_is_durable(engine, connect):
+def test_a_released_volume_is_durable(engine, connect):
     with counted_syncs() as syncs:
         connection = connect("main")
         connection.pragma("synchronous", "normal")
@@ -285,7 +283,7 @@ def test_a_push_waits_for_a_writer_to_replace_a_log_file_that_is_long(engine, co
     assert engine.status("main").ahead == 1
 
 
-def test_a_push_does_not_wait_for_ever_for_a_writer(engine, connect, monkeypatch):
+def test_a_push_does_not_wait_forever_for_a_writer(engine, connect, monkeypatch):
     monkeypatch.setattr(rotation, "ROTATE_BYTES", 0)
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")

@@ -82,7 +82,7 @@ def content(config) -> list[int]:
     return [number for (number,) in rows(connection, "SELECT x FROM t ORDER BY x")]
 
 
-def test_no_writer_overwrites_a_commit_that_its_head_file_does_not_tell_of(writers, config):
+def test_no_writer_overwrites_a_commit_missing_from_its_head_file(writers, config):
     for number in range(12):
         writers[number // 2 % 2].insert(number)
     assert content(config) == [*range(12)]

@@ -18,7 +18,7 @@ STAYING = ("delete", "truncate", "persist", "memory")
 @pytest.mark.parametrize("locking_mode", ["normal", "exclusive"])
 @pytest.mark.parametrize("staying", STAYING)
 @pytest.mark.parametrize("refused", ["wal", "WAL", "w", "off", "Off", "o"])
-def test_wal_and_off_are_answered_with_the_mode_that_stays(connect, refused, staying, locking_mode):
+def test_wal_and_off_return_the_current_mode(connect, refused, staying, locking_mode):
     connection = connect("main")
     connection.pragma("locking_mode", locking_mode)
     connection.pragma("journal_mode", staying)
@@ -112,7 +112,7 @@ def test_an_exclusive_reader_keeps_others_from_writing_and_can_write_itself(conn
     assert value(exclusive, "SELECT x FROM t") == 5
 
 
-def test_an_exclusive_reader_waits_for_a_writer_and_is_never_busy_for_ever(connect):
+def test_an_exclusive_reader_waits_for_a_writer_and_eventually_succeeds(connect):
     exclusive, writer = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(x)")
     assert value(exclusive, "SELECT count(*) FROM t") == 0
@@ -126,7 +126,7 @@ def test_an_exclusive_reader_waits_for_a_writer_and_is_never_busy_for_ever(conne
     assert value(writer, "SELECT count(*) FROM t") == 2
 
 
-def test_exclusive_locking_that_was_never_used_or_left_keeps_nobody_out(connect):
+def test_unused_or_ended_exclusive_locking_blocks_nothing(connect):
     exclusive, writer = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(x)")
     for mode in ("exclusive", "normal", "exclusive", "normal"):
@@ -152,7 +152,7 @@ def test_exclusive_locking_is_refused_in_a_transaction_that_could_never_write(co
     assert value(writer, "SELECT count(*) FROM t") == 3
 
 
-def test_exclusive_locking_set_while_reading_holds_from_then_on(connect):
+def test_exclusive_locking_set_while_reading_takes_effect_immediately(connect):
     reader, writer = connect("main"), connect("main")
     writer.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
     reader.execute("BEGIN; SELECT * FROM t").fetchall()
@@ -240,7 +240,7 @@ def test_full_is_the_default(connect):
     assert counts["data_sync"] == 1
 
 
-def test_a_change_of_synchronous_counts_from_then_on_for_its_connection_only(connect):
+def test_a_change_of_synchronous_applies_only_to_its_connection(connect):
     one, two = connect("main"), connect("main")
     one.execute("CREATE TABLE t(x)")
     one.pragma("synchronous", "off")
@@ -294,7 +294,7 @@ def test_a_large_transaction_is_synced_once(connect, monkeypatch):
     assert counts["data_sync"] == 1
 
 
-def test_normal_syncs_after_so_many_bytes_that_recovery_stays_short(connect, monkeypatch):
+def test_normal_syncs_often_enough_to_bound_recovery(connect, monkeypatch):
     monkeypatch.setattr("graft_vfs.volume.volume.SYNC_INTERVAL_BYTES", 100_000)
     connection = connect("main")
     connection.execute("CREATE TABLE t(x)")

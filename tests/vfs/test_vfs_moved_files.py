@@ -81,7 +81,7 @@ def volume_directory(data: Path) -> Path:
     return directory
 
 
-def test_whatever_lock_files_are_removed_a_second_writer_is_kept_out(data) -> None:
+def test_removed_lock_files_never_allow_a_second_writer(data) -> None:
     with child(data, WRITER) as one:
         first = Writer(one)
         assert first.insert(1) == "done"
@@ -131,7 +131,7 @@ def repoint_link(data: Path) -> None:
     "act", [replace_branch_file, replace_head_file, move_directory, repoint_link]
 )
 @pytest.mark.parametrize("when", ["between transactions", "inside a transaction"])
-def test_files_that_are_replaced_under_a_writer_are_not_written_by_two(data, act, when) -> None:
+def test_replaced_files_never_have_two_writers(data, act, when) -> None:
     """The copies are made while the writer runs, so that they hold what it left for others."""
     with child(data, WRITER) as one:
         first = Writer(one)
@@ -163,7 +163,7 @@ def test_files_that_are_replaced_under_a_writer_are_not_written_by_two(data, act
     assert numbers(data) == expected
 
 
-def test_a_writer_without_a_second_one_learns_that_its_directory_has_moved(data) -> None:
+def test_a_single_writer_detects_that_its_directory_has_moved(data) -> None:
     real = data.resolve()
     with child(data, WRITER) as one:
         first = Writer(one)
@@ -177,7 +177,7 @@ def test_a_writer_without_a_second_one_learns_that_its_directory_has_moved(data)
     assert numbers(data) == [1, 3]
 
 
-def test_a_copy_in_the_place_is_found_by_the_writer_itself_after_some_commits(data) -> None:
+def test_a_copy_at_the_old_path_is_detected_after_some_commits(data) -> None:
     with child(data, WRITER) as one:
         first = Writer(one)
         assert first.insert(0) == "done"
@@ -188,7 +188,7 @@ def test_a_copy_in_the_place_is_found_by_the_writer_itself_after_some_commits(da
 
 
 @pytest.mark.parametrize("act", [move_directory, repoint_link])
-def test_a_copy_in_the_place_is_found_at_once_by_a_writer_that_is_not_in_haste(data, act) -> None:
+def test_a_copy_at_the_old_path_is_detected_immediately_by_a_slow_writer(data, act) -> None:
     always = "\n    from graft_vfs.volume import current_branch as c\n    c.CHECK_SECONDS = 0\n"
     with child(data, always + WRITER) as one:
         first = Writer(one)
@@ -216,7 +216,7 @@ def test_a_large_transaction_of_a_stale_writer_does_not_overwrite_a_commit(data)
     assert numbers(data) == [1, 2, 3]
 
 
-def test_a_backup_restored_over_open_files_is_not_written_behind_its_end(data) -> None:
+def test_a_backup_restored_over_open_files_is_not_written_past_its_end(data) -> None:
     with child(data, WRITER) as one:
         first = Writer(one)
         assert first.insert(1) == "done"

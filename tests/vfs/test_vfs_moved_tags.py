@@ -105,7 +105,7 @@ def test_status_is_of_the_volume_that_the_tag_names(client, engine, former):
     assert client.run("SELECT count(*) FROM latter") == [(0,)]
 
 
-def test_a_read_transaction_stays_where_it_is_and_does_not_write(client, engine, former):
+def test_a_read_transaction_keeps_its_volume_and_cannot_write(client, engine, former):
     client.run("BEGIN")
     assert client.run("SELECT x FROM former") == [(1,), (2,)]
     move(engine)
@@ -154,7 +154,7 @@ def test_a_connection_whose_tag_was_removed_reads_and_does_not_write(client, eng
     assert value(graft_vfs.connect("kept"), "SELECT max(x) FROM former") == 3
 
 
-def test_another_tag_of_the_volume_goes_on(client, engine):
+def test_another_tag_of_the_volume_keeps_working(client, engine):
     assert client.run("INSERT INTO former VALUES(3)", "kept") == []
     client.run("BEGIN", "kept")
     assert client.run("SELECT count(*) FROM former", "kept") == [(3,)]
@@ -164,7 +164,7 @@ def test_another_tag_of_the_volume_goes_on(client, engine):
     assert rows(graft_vfs.connect("kept"), "SELECT max(x) FROM former") == [(4,)]
 
 
-def test_an_exclusive_connection_is_exclusive_where_the_tag_points(
+def test_an_exclusive_connection_is_exclusive_in_the_tags_volume(
     client, engine, former, monkeypatch
 ):
     monkeypatch.setattr(tag_moves, "WAIT_SECONDS", 0.0)
@@ -217,9 +217,7 @@ def test_a_connection_that_opens_while_the_tag_moves_is_in_the_new_volume(
     assert value(connect("main"), "SELECT x FROM latter") == 1
 
 
-def test_a_tag_that_is_moved_by_another_verb_meanwhile_is_moved_from_there(
-    engine, former, monkeypatch
-):
+def test_a_concurrently_moved_tag_is_moved_from_its_new_volume(engine, former, monkeypatch):
     held = branch_file.held
     moved = []
 

@@ -86,7 +86,7 @@ def test_as_the_default_vfs_every_name_is_a_tag(config, tmp_path):
     assert [path.name for path in directory.iterdir()] == ["plain.db"]
 
 
-def test_without_make_default_other_connections_are_none_of_the_vfs(engine, tmp_path):
+def test_without_make_default_other_connections_do_not_use_the_vfs(engine, tmp_path):
     connection = apsw.Connection(str(tmp_path / "x.db"))
     connection.execute("CREATE TABLE t(x)")
     assert (tmp_path / "x.db").exists()
@@ -94,7 +94,7 @@ def test_without_make_default_other_connections_are_none_of_the_vfs(engine, tmp_
 
 
 @pytest.mark.parametrize("name", ["main", "file:main?vfs=graft"])
-def test_each_way_to_open_a_volume_gets_the_journal_mode_that_costs_least(engine, name):
+def test_each_way_to_open_a_volume_gets_the_cheapest_journal_mode(engine, name):
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
     vfs = None if name.startswith("file:") else "graft"
     connection = apsw.Connection(name, flags=flags, vfs=vfs)
@@ -162,7 +162,7 @@ def test_mode_ro_does_not_make_a_tag(engine, connect):
 
 
 @pytest.mark.parametrize("lsn", [1, 2, 3])
-def test_lsn_opens_the_database_as_it_was_and_stays_there(connect, pushed, lsn):
+def test_lsn_opens_a_fixed_state_of_the_database(connect, pushed, lsn):
     writer, _ = pushed
     past = connect(f"file:main?vfs=graft&lsn={lsn}")
     wanted = [(n,) for n in range(1, lsn + 1)]
@@ -235,7 +235,7 @@ def test_as_of_opens_the_newest_commit_that_is_not_later(connect, pushed):
         ({"lsn": "1..2"}, "names two commits"),
     ],
 )
-def test_a_time_or_lsn_that_is_not_there_is_refused_by_name(connect, pushed, parameters, message):
+def test_an_absent_time_or_lsn_is_refused_by_name(connect, pushed, parameters, message):
     with pytest.raises(apsw.Error, match=message):
         connect(graft_vfs.uri("main", **parameters))
 
@@ -301,7 +301,7 @@ def work(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("work")
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_a_statement_makes_no_volume_where_a_file_is_meant(engine, connect, statement, path):
+def test_a_statement_creates_no_volume_for_a_file_name(engine, connect, statement, path):
     connection = connect("main")
     connection.execute("CREATE TABLE t(x)")
     with pytest.raises(apsw.CantOpenError, match=r"looks like a file.*vfs=unix.*vfs=graft"):
@@ -311,7 +311,7 @@ def test_a_statement_makes_no_volume_where_a_file_is_meant(engine, connect, stat
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_sqlite3_is_told_the_same(engine, work, caplog, statement):
+def test_sqlite3_gets_the_same_error(engine, work, caplog, statement):
     graft_vfs.enable_sqlite3()
     connection = sqlite3.connect("file:main?vfs=graft", uri=True, isolation_level=None)
     connection.execute("CREATE TABLE t(x)")
@@ -324,7 +324,7 @@ def test_sqlite3_is_told_the_same(engine, work, caplog, statement):
     assert content(stock(work / "x.db"))["t"] == []
 
 
-def test_the_name_says_whether_a_file_or_a_volume_is_meant(engine, connect, work):
+def test_the_name_determines_whether_a_file_or_a_volume_is_meant(engine, connect, work):
     connection = connect("main")
     connection.execute("CREATE TABLE t(x)")
     connection.execute(f"VACUUM INTO 'file:{work}/x.db?vfs=unix'")
@@ -337,7 +337,7 @@ def test_the_name_says_whether_a_file_or_a_volume_is_meant(engine, connect, work
     assert rows(connection, "SELECT name FROM copy.sqlite_schema") == [("t",)]
 
 
-def test_a_uri_that_a_connection_does_not_read_is_no_tag(engine, work):
+def test_an_unparsed_uri_is_not_a_tag(engine, work):
     connection = apsw.Connection("main", vfs="graft")
     for statement in STATEMENTS:
         with pytest.raises(apsw.CantOpenError, match=r"is a URI.*SQLITE_OPEN_URI"):
@@ -345,7 +345,7 @@ def test_a_uri_that_a_connection_does_not_read_is_no_tag(engine, work):
     assert [report.tag for report in engine.tags()] == ["main"]
 
 
-def test_names_that_look_like_no_file_make_volumes_as_before(engine, connect):
+def test_names_that_do_not_look_like_files_create_volumes(engine, connect):
     connection = connect("main")
     connection.execute("CREATE TABLE t(x)")
     connection.execute("ATTACH 'two' AS two; VACUUM INTO 'customers/42'")

@@ -212,7 +212,7 @@ def test_a_connection_is_not_moved_inside_a_transaction(pushed, verb, begin):
     assert sums(pushed) == 3
 
 
-def test_a_connection_that_moved_forgets_pages_and_schema(engine, main):
+def test_a_moved_connection_drops_pages_and_schema(engine, main):
     # Equal in everything that SQLite compares but the change counter: size, free list, cookie.
     first = only_volume(engine)
     ask(main, "graft_new")
@@ -378,7 +378,7 @@ def test_graft_prepare(engine, connect):
         connection.pragma("graft_prepare")
 
 
-def test_no_pragma_is_without_a_test():
+def test_every_pragma_has_a_test():
     names = [name.removeprefix("test_") for name in globals() if name.startswith("test_graft")]
     tested = {part for name in names for part in re.split("__|_and_", name)}
     assert set(pragmas.NAMES) <= tested

@@ -203,7 +203,7 @@ def test_a_writer_killed_inside_a_large_transaction_leaves_no_trace(config, coun
     assert is_sound(again)
 
 
-def test_a_commit_whose_writer_died_before_it_told_anybody_is_not_overwritten(config, counter):
+def test_an_unannounced_commit_of_a_dead_writer_is_not_overwritten(config, counter):
     program = """
         import os, signal
         from graft_vfs.local.branch_log import BranchLog

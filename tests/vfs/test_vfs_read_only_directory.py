@@ -90,7 +90,7 @@ def read_everything(root: str) -> None:
             assert rows(apsw.Connection(str(exported)), "SELECT x FROM t") == expected
 
 
-def test_all_that_is_there_can_be_read_and_no_trace_is_left(tmp_path, config, prefix, volumes):
+def test_everything_can_be_read_and_nothing_is_written(tmp_path, config, prefix, volumes):
     before = trace(config.data_dir)
     isolated.run(read_everything, tmp_path, prefix=prefix)
     assert trace(config.data_dir) == before
@@ -103,7 +103,7 @@ def write_and_wait(root: str) -> None:
         hear()
 
 
-def test_what_a_killed_process_left_can_be_read(tmp_path, config, prefix, volumes):
+def test_the_state_after_a_kill_can_be_read(tmp_path, config, prefix, volumes):
     with isolated.running(write_and_wait, tmp_path) as writer:
         assert writer.hear() == "written"
         writer.kill()
@@ -201,7 +201,7 @@ def try_to_write(root: str) -> None:
         assert rows(connection, "SELECT x FROM t") == [(1,), (2,)]
 
 
-def test_what_would_write_is_a_named_error_with_the_next_step(tmp_path, config, prefix, volumes):
+def test_every_write_is_a_named_error_with_a_next_step(tmp_path, config, prefix, volumes):
     before = trace(config.data_dir)
     isolated.run(try_to_write, tmp_path, prefix=prefix)
     assert trace(config.data_dir) == before
@@ -212,7 +212,7 @@ def open_nothing(root: str) -> None:
         graft_vfs.register(configured(Path(root)))
 
 
-def test_a_data_directory_that_cannot_be_made_is_a_named_error(tmp_path, prefix):
+def test_a_data_directory_that_cannot_be_created_is_a_named_error(tmp_path, prefix):
     isolated.run(open_nothing, tmp_path, prefix=prefix)
 
 
@@ -247,7 +247,7 @@ def test_commands_that_read_work(tmp_path, volumes, graft):
     assert (tmp_path / "lazy.db").exists()
 
 
-def test_commands_that_write_say_what_to_do(volumes, graft):
+def test_commands_that_write_print_a_next_step(volumes, graft):
     for command in (["new", "other"], ["push", "main"], ["rm", "main"]):
         code, output, errors = graft(*command)
         assert (code, output) == (2, "")

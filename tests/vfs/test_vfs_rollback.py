@@ -297,7 +297,7 @@ def test_a_rollback_that_cannot_read_an_old_page_shows_nothing_of_the_transactio
 
 @pytest.mark.parametrize("spilled", [False, True], ids=["in the cache", "spilled"])
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_a_rollback_that_any_exception_ends_shows_nothing_of_the_transaction(
+def test_a_rollback_ended_by_any_exception_shows_nothing_of_the_transaction(
     connect, monkeypatch, journal_mode, spilled
 ):
     connection = filled(connect("main"), journal_mode)
@@ -320,7 +320,7 @@ def test_a_rollback_that_any_exception_ends_shows_nothing_of_the_transaction(
 @pytest.mark.parametrize("failure", [RecursionError, KeyboardInterrupt, CorruptLogError])
 @pytest.mark.parametrize("locking_mode", ["normal", "exclusive"])
 @pytest.mark.parametrize("journal_mode", JOURNAL_MODES)
-def test_a_commit_that_any_exception_ends_shows_nothing_of_the_transaction(
+def test_a_commit_ended_by_any_exception_shows_nothing_of_the_transaction(
     connect, monkeypatch, journal_mode, locking_mode, failure
 ):
     connection = filled(connect("main"), journal_mode)
@@ -347,7 +347,7 @@ def raised(kind):
     return fail
 
 
-def test_the_cache_is_kept_behind_a_transaction_that_wrote_nothing(connect):
+def test_the_cache_is_kept_after_a_transaction_without_writes(connect):
     connection = filled(connect("main"))
     connection.pragma("cache_size", 2000)
     content(connection)

@@ -118,7 +118,7 @@ def test_threads_that_read_see_whole_transactions_of_a_thread_that_writes(connec
     assert is_sound(writer)
 
 
-def test_upgrading_a_stale_reader_is_busy_snapshot_and_asks_no_busy_handler(two):
+def test_upgrading_a_stale_reader_is_busy_snapshot_without_a_busy_handler(two):
     writer, reader = two
     asked = []
     reader.set_busy_handler(lambda count: asked.append(count) or False)
@@ -141,7 +141,7 @@ def test_a_reader_whose_snapshot_is_the_newest_may_upgrade(two):
     assert value(writer, "SELECT sum(n) FROM t") == 1000
 
 
-def test_a_second_writer_is_busy_and_its_busy_handler_is_asked(two):
+def test_a_second_writer_is_busy_and_its_busy_handler_is_called(two):
     writer, second = two
     asked = []
     second.set_busy_handler(lambda count: asked.append(count) or count < 3)
@@ -229,7 +229,7 @@ def test_a_writer_does_not_wait_for_readers_nor_readers_for_it(two):
 # Caches -----------------------------------------------------------------------------------------
 
 
-def test_what_one_connection_commits_the_other_sees_at_once(two):
+def test_a_commit_is_immediately_visible_to_other_connections(two):
     first, second = two
     for turn in range(1, 30):
         first, second = second, first
@@ -267,7 +267,7 @@ def test_a_growing_table_keeps_the_cache_warm(two):
     assert calls["pages"] == 0
 
 
-def test_a_rollback_keeps_the_cache_of_what_was_not_changed(two):
+def test_a_rollback_keeps_the_cache_of_unchanged_pages(two):
     writer, _ = two
     value(writer, "SELECT sum(length(data)) FROM t")
     writer.execute("BEGIN; UPDATE t SET n = 1 WHERE id = 250; ROLLBACK")
@@ -367,7 +367,7 @@ def test_pulls_and_own_commits_in_turn_never_show_an_old_cache(machine, two):
 
 
 @pytest.mark.parametrize("is_foreign", [False, True], ids=["this process", "another process"])
-def test_a_reader_that_begins_in_the_midst_of_a_commit_sees_all_of_it_or_nothing(
+def test_a_reader_that_begins_during_a_commit_sees_all_or_nothing_of_it(
     config, engine, connect, monkeypatch, is_foreign
 ):
     setup = connect("main")

@@ -109,7 +109,7 @@ def test_a_failed_transaction_leaves_no_space_taken(engine, connect, monkeypatch
 
 
 @pytest.mark.parametrize("next_step", ["open", "write"])
-def test_what_a_killed_process_had_spilled_is_given_back(config, connect, engine, next_step):
+def test_space_spilled_by_a_killed_process_is_released(config, connect, engine, next_step):
     connection = connect("main")
     connection.execute("CREATE TABLE t(v)")
     program = """
@@ -138,7 +138,7 @@ def test_what_a_killed_process_had_spilled_is_given_back(config, connect, engine
 
 
 @pytest.mark.usefixtures("small_spills")
-def test_another_process_writes_on_where_space_was_given_back(config, connect, engine):
+def test_another_process_reuses_released_space(config, connect, engine):
     """It copies into mapped space that it zeroed, which must still be there."""
     connection = connect("main")
     connection.pragma("cache_size", 10)
@@ -261,9 +261,7 @@ def test_a_process_that_knew_the_old_file_writes_to_the_new_one(config, engine, 
     assert engine.status("main").ahead == 5 * 300 + 2
 
 
-def test_a_process_follows_a_volume_that_moves_on_while_it_follows(
-    config, engine, connect, monkeypatch
-):
+def test_a_process_follows_a_volume_that_switches_repeatedly(config, engine, connect, monkeypatch):
     """The file that the catalog named a moment ago is gone already: the next one is looked for."""
     ours = connect("main")
     ours.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
@@ -295,7 +293,7 @@ def test_a_process_follows_a_volume_that_moves_on_while_it_follows(
 
 
 @pytest.mark.usefixtures("early_compaction")
-def test_history_says_what_was_rolled_into_one(engine, connect):
+def test_the_log_shows_how_many_commits_were_compacted(engine, connect):
     connection = connect("main")
     connection.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     update_often(connection, 200)
@@ -311,7 +309,7 @@ def test_history_says_what_was_rolled_into_one(engine, connect):
 
 
 @pytest.mark.usefixtures("early_compaction")
-def test_a_push_that_was_planned_before_a_compaction_is_planned_anew(engine, connect, monkeypatch):
+def test_a_push_planned_before_a_compaction_is_planned_again(engine, connect, monkeypatch):
     writer = connect("main")
     writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
     build, compacted = push.build, []
@@ -359,7 +357,7 @@ def test_no_compaction_moves_commits_that_a_push_is_about_to_settle(
 
 @pytest.mark.usefixtures("early_compaction")
 @pytest.mark.parametrize("next_step", ["write", "reopen"])
-def test_what_is_pushed_while_somebody_writes_is_left_behind_by_the_next(
+def test_space_of_a_push_during_a_write_is_released_by_the_next_writer(
     config, engine, connect, monkeypatch, next_step
 ):
     """A push replaces the file only if it gets the writer lock; then all in it is dead."""
@@ -425,7 +423,7 @@ def test_damage_is_not_copied_and_other_pages_stay_readable(config, engine, conn
         value(connection, "SELECT v FROM u")
 
 
-def test_a_volume_that_opens_slowly_keeps_nobody_else_waiting(config, engine, connect, monkeypatch):
+def test_a_slowly_opening_volume_does_not_delay_others(config, engine, connect, monkeypatch):
     for tag in ("slow", "quick"):
         connect(tag).execute("CREATE TABLE t(n)")
     slow = engine.status("slow").volume
@@ -453,7 +451,7 @@ def test_a_volume_that_opens_slowly_keeps_nobody_else_waiting(config, engine, co
 # Small volumes ------------------------------------------------------------------------------------
 
 
-def test_a_small_volume_is_small_in_apparent_size_as_well(engine, connect):
+def test_a_small_volume_has_a_small_apparent_size(engine, connect):
     connection = connect("main")
     connection.execute("CREATE TABLE t(n); INSERT INTO t VALUES(1)")
     connection.pragma("graft_push")
@@ -464,7 +462,7 @@ def test_a_small_volume_is_small_in_apparent_size_as_well(engine, connect):
 # A file that another program changes --------------------------------------------------------------
 
 
-def test_a_branch_file_that_was_cut_is_a_named_error_and_no_signal(config, engine, connect):
+def test_a_truncated_branch_file_is_a_named_error_and_no_signal(config, engine, connect):
     connect("main").execute("CREATE TABLE t(v); INSERT INTO t VALUES(zeroblob(100000))")
     path = engine.open("main").branch_log.path
     program = """

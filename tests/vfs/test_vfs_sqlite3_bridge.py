@@ -99,7 +99,7 @@ def test_answers_are_freed_by_the_library_that_allocated_them(module, opened):
     assert memory_used() == before
 
 
-def test_a_second_writer_is_busy_and_a_stale_one_is_told_apart(module, opened):
+def test_a_busy_writer_is_distinguished_from_a_stale_one(module, opened):
     one, two = opened(), opened()
     one.execute("CREATE TABLE t(x)")
     one.execute("BEGIN IMMEDIATE")
@@ -150,7 +150,7 @@ def test_an_open_that_fails_leaves_its_cause_in_the_log(module, opened, caplog, 
     assert [cause in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_the_cause_of_a_failure_is_told_once_and_to_the_thread_that_met_it(module, opened):
+def test_the_cause_of_a_failure_is_reported_once_to_its_thread(module, opened):
     def in_thread():
         with pytest.raises(module.OperationalError):
             opened("nothing", mode="rw")
@@ -237,7 +237,7 @@ def _work(connection, database):
     ]
 
 
-def test_the_same_work_leaves_the_same_as_on_a_file(module, opened, tmp_path):
+def test_the_same_work_gives_the_same_result_as_on_a_file(module, opened, tmp_path):
     with closing(module.connect(tmp_path / "plain.db", isolation_level=None)) as plain:
         on_disk = _work(plain, str(tmp_path / "other.db"))
     assert _work(opened(), graft_vfs.uri("other")) == on_disk
@@ -316,9 +316,7 @@ def test_ctrl_c_in_a_callback_ends_the_statement_and_arrives(module, opened, mon
 
 
 @pytest.mark.parametrize("where", ["before", "inside"])
-def test_ctrl_c_again_and_again_while_sqlite_rolls_back_leaves_nothing_behind(
-    module, opened, monkeypatch, where
-):
+def test_repeated_ctrl_c_during_a_rollback_leaves_nothing(module, opened, monkeypatch, where):
     theirs = opened()
     theirs.execute("CREATE TABLE t(x)")
     presses, raised = [], []
@@ -348,7 +346,7 @@ def test_ctrl_c_again_and_again_while_sqlite_rolls_back_leaves_nothing_behind(
     assert value(theirs, "PRAGMA integrity_check") == "ok"
 
 
-def test_the_child_of_a_fork_is_refused_and_leaves_the_parent_its_transaction(module, opened):
+def test_a_forked_child_is_refused_and_keeps_the_parents_transaction(module, opened):
     theirs = opened()
     theirs.execute("CREATE TABLE t(x)")
     theirs.execute("BEGIN IMMEDIATE")
@@ -386,7 +384,7 @@ def test_after_unregistering_the_name_is_unknown(module, engine):
     graft_vfs.register(engine.config)
 
 
-def test_a_module_without_a_library_that_can_be_called_is_refused(engine):
+def test_a_module_without_a_callable_library_is_refused(engine):
     fake = types.SimpleNamespace(__name__="fake", connect=json.loads)
     with pytest.raises(UsageError, match="the SQLite library of fake cannot be called"):
         graft_vfs.enable_sqlite3(fake)
@@ -408,11 +406,11 @@ def test_a_library_that_is_not_the_modules_is_refused(engine):
 
     connect.__module__ = "_sqlite3"
     fake = types.SimpleNamespace(__name__="fake", connect=connect)
-    with pytest.raises(UsageError, match="fake uses another SQLite library"):
+    with pytest.raises(UsageError, match="fake uses a SQLite library other than"):
         graft_vfs.enable_sqlite3(fake)
 
 
-def test_mmap_size_answers_a_row_in_both_libraries(opened, connect):
+def test_mmap_size_returns_a_row_in_both_libraries(opened, connect):
     for connection in (opened(), connect("main")):
         for pragma in ("mmap_size", "mmap_size=1000000", "mmap_size"):
             assert connection.execute(f"PRAGMA {pragma}").fetchall() == [(0,)]

@@ -26,7 +26,7 @@ def connection(request, engine):
 
 @pytest.mark.parametrize("is_catalog_open", [True, False])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_directory_for_temporary_files_is_taken(connection, engine, tmp_path, is_catalog_open):
+def test_a_directory_for_temporary_files_is_accepted(connection, engine, tmp_path, is_catalog_open):
     if not is_catalog_open:
         # As behind a fork: the next use opens it, which takes a mutex that SQLite holds here.
         engine.catalog._file._disconnect()
@@ -38,11 +38,11 @@ def test_a_directory_for_temporary_files_is_taken(connection, engine, tmp_path, 
     assert connection.execute("SELECT a FROM t").fetchall() == [(1,)]
 
 
-def test_a_directory_that_is_not_there_is_refused(connection, tmp_path):
+def test_an_absent_directory_is_refused(connection, tmp_path):
     with pytest.raises(FAILURES, match="not a writable directory"):
         connection.execute(f"PRAGMA temp_store_directory='{tmp_path / 'none'}'").fetchall()
 
 
-def test_a_tag_is_no_directory(connection):
+def test_a_tag_is_not_a_directory(connection):
     with pytest.raises(FAILURES, match="not a writable directory"):
         connection.execute("PRAGMA temp_store_directory='main'").fetchall()

@@ -83,7 +83,7 @@ FIRST_STATEMENTS = [
 @LIBRARIES
 @pytest.mark.parametrize("statement", FIRST_STATEMENTS)
 @pytest.mark.usefixtures("written")
-def test_a_first_statement_finds_the_database_as_in_a_file(opened, statement, tmp_path):
+def test_the_first_statement_works_as_on_a_file(opened, statement, tmp_path):
     with closing(graft_vfs.connect("main")) as connection:
         connection.pragma("graft_export", str(tmp_path / "plain.db"))
     plain = (stock if opened is by_apsw else sqlite3.connect)(tmp_path / "plain.db")
@@ -96,7 +96,7 @@ def test_a_first_statement_finds_the_database_as_in_a_file(opened, statement, tm
 
 
 @pytest.mark.usefixtures("written")
-def test_a_first_call_that_is_no_statement_finds_the_database(connect):
+def test_a_first_call_that_is_not_a_statement_works(connect):
     with closing(connect("main")) as connection:
         assert connection.column_metadata("main", "t", "a")[0] == "INTEGER"
     with closing(connect("main")) as connection:
@@ -117,7 +117,7 @@ def test_an_empty_volume_takes_page_size_encoding_and_vacuum_of_its_first_statem
 
 @LIBRARIES
 @pytest.mark.usefixtures("written")
-def test_a_volume_whose_schema_cannot_be_parsed_is_opened_and_mended(opened, config):
+def test_a_volume_with_an_unparsable_schema_is_opened_and_repaired(opened, config):
     with closing(graft_vfs.connect("main")) as connection:
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute("UPDATE sqlite_schema SET sql = 'nonsense' WHERE name = 't'")
@@ -137,7 +137,9 @@ def test_a_volume_whose_schema_cannot_be_parsed_is_opened_and_mended(opened, con
 
 @LIBRARIES
 @pytest.mark.usefixtures("written")
-def test_a_cold_clone_opens_while_the_remote_is_away(opened, engine, machine, config, monkeypatch):
+def test_a_cold_clone_opens_while_the_remote_is_unreachable(
+    opened, engine, machine, config, monkeypatch
+):
     other = machine()
     with closing(other.connect("theirs")) as connection:
         connection.execute("CREATE TABLE t(a)")
@@ -161,7 +163,7 @@ def test_a_cold_clone_opens_while_the_remote_is_away(opened, engine, machine, co
 
 
 @pytest.mark.usefixtures("written")
-def test_preparing_is_refused_behind_a_first_look(connect):
+def test_preparing_is_refused_after_a_first_read(connect):
     connection = connect("main")
     assert rows(connection, "SELECT a FROM t") == [(1,)]
     with pytest.raises(apsw.SQLError, match="first read; omit it"):
@@ -170,7 +172,7 @@ def test_preparing_is_refused_behind_a_first_look(connect):
 
 
 @pytest.mark.usefixtures("written")
-def test_nothing_is_written_behind_preparing_alone():
+def test_a_write_directly_after_prepare_is_refused():
     graft_vfs.enable_sqlite3()
     connection = sqlite3.connect(graft_vfs.uri("main"), uri=True, isolation_level=None)
     connection.execute("PRAGMA graft_prepare").close()

@@ -78,7 +78,7 @@ def test_auto_vacuum_full_shrinks_at_each_commit(config, connect, plain, page_si
     same_everywhere(config, content(theirs))
 
 
-def test_incremental_vacuum_gives_back_the_pages_asked_for(config, connect, plain):
+def test_incremental_vacuum_releases_the_requested_pages(config, connect, plain):
     ours = filled(connect("main"), 1024, "incremental")
     theirs = filled(plain(), 1024, "incremental")
     for statement in ("DELETE FROM t WHERE id < 300", "PRAGMA incremental_vacuum(50)", FILL):
@@ -107,7 +107,7 @@ def test_a_reader_keeps_its_larger_snapshot_while_the_database_shrinks(connect):
     assert rows(reader, "SELECT v FROM t") == [("new",)]
 
 
-def test_what_shrank_and_grew_is_the_same_on_another_machine(machine, connect):
+def test_a_database_that_shrank_and_grew_is_equal_on_another_machine(machine, connect):
     writer = filled(connect("main"), 1024, "full")
     writer.pragma("graft_push")
     elsewhere = machine().connect(remote="main")

@@ -74,7 +74,7 @@ def read_write_and_push_after(root: str, disaster: str) -> None:
 
 
 @pytest.mark.parametrize("disaster", DISASTERS, ids=lambda each: each.__name__)
-def test_reads_and_pushes_go_on_whatever_befalls_the_cache(tmp_path, disaster) -> None:
+def test_reads_and_pushes_survive_any_damage_of_the_cache(tmp_path, disaster) -> None:
     if os.geteuid() == 0 and disaster is forbidden:
         pytest.skip("permissions do not bind root")
     assert isolated.run(read_write_and_push_after, tmp_path, disaster.__name__) == "done\n"
@@ -104,7 +104,7 @@ def show_a_view_that_was_read_before_the_cut(root: str) -> None:
     print("done")
 
 
-def test_a_view_that_was_read_before_its_files_were_cut_is_looked_at(tmp_path) -> None:
+def test_a_view_is_checked_after_its_files_were_truncated(tmp_path) -> None:
     assert isolated.run(show_a_view_that_was_read_before_the_cut, tmp_path) == "done\n"
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_fails_no_read_and_no_push_and_costs_no_request(
     assert len(rows(connection)) == 10
 
 
-def test_pages_that_the_disk_does_not_take_are_an_error_of_hydrate(machines, monkeypatch) -> None:
+def test_pages_that_the_disk_refuses_are_an_error_of_hydrate(machines, monkeypatch) -> None:
     _, theirs = machines
 
     def full(*_: object) -> None:
@@ -186,7 +186,7 @@ def test_pages_of_an_abandoned_history_are_not_served(tmp_path) -> None:
         assert audit.present == audit.total
 
 
-def test_the_bound_holds_for_all_logs_of_an_engine_together(tmp_path) -> None:
+def test_the_limit_covers_all_logs_of_an_engine_together(tmp_path) -> None:
     remote = RemoteConfig(type="fs", root=str(tmp_path / "remote"))
     bound = 500_000
     with Replica(tmp_path / "a", remote) as ours, Replica(tmp_path / "b", remote) as theirs:
@@ -217,7 +217,7 @@ def no_time(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("no_time")
 @pytest.mark.parametrize("lsn", [None, "1"])
-def test_files_are_looked_at_after_a_time_and_not_by_each_transaction(
+def test_files_are_checked_at_intervals_and_not_by_each_transaction(
     machines, monkeypatch, lsn
 ) -> None:
     _, theirs = machines
@@ -238,7 +238,7 @@ def test_files_are_looked_at_after_a_time_and_not_by_each_transaction(
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look into")
 @pytest.mark.parametrize("setting", ["auto", "off"])
-def test_the_cache_is_mapped_unless_the_setting_says_no(machines, tmp_path, setting) -> None:
+def test_the_cache_is_mapped_unless_mmap_is_off(machines, tmp_path, setting) -> None:
     ours, theirs = machines
     config = Config(data_dir=tmp_path / "c", remote=theirs.engine.config.remote, mmap=setting)
     engine = Graft(config)

@@ -135,7 +135,7 @@ def test_a_point_query_fetches_one_frame(reading) -> None:
         assert reading.ranges[-1] == (frame, frame + 1)
 
 
-def test_a_page_that_is_here_is_not_fetched_again(reading) -> None:
+def test_a_cached_page_is_not_fetched_again(reading) -> None:
     for _ in range(3):
         for page in range(1, FRAME_PAGES + 1):
             assert reading.read(page) == image(page)
@@ -206,7 +206,7 @@ class Source:
         self.body = SimpleNamespace(page_size=page_size, frames=frames)
 
 
-def test_ranges_join_neighbours_of_one_source_only() -> None:
+def test_ranges_join_only_adjacent_frames_of_one_source() -> None:
     a, b = Source(4096), Source(512)
     assert [*ranges_of_frames([])] == []
     joined = ranges_of_frames([(b, 1), (a, 4), (a, 3), (a, 7), (b, 2)])
@@ -223,9 +223,7 @@ def test_a_range_holds_no_more_images_than_a_thread_may_decompress_at_once() -> 
 # Threads ----------------------------------------------------------------------------------------
 
 
-def test_a_frame_whose_room_in_the_cache_goes_to_others_at_once_is_read(
-    remote, monkeypatch
-) -> None:
+def test_a_frame_that_is_evicted_immediately_is_still_read(remote, monkeypatch) -> None:
     put(remote, commit(range(1, PAGES + 1))[1])
     machine = remote.machine("cold")
     machine.engine.logs._cache_bytes_max = 1
@@ -242,9 +240,7 @@ def test_a_frame_whose_room_in_the_cache_goes_to_others_at_once_is_read(
         assert reading.read(page) == image(page)
 
 
-def test_reading_ahead_that_is_cancelled_as_the_engine_closes_is_no_error(
-    reading, monkeypatch, caplog
-) -> None:
+def test_read_ahead_cancelled_by_closing_is_not_an_error(reading, monkeypatch, caplog) -> None:
     view = reading.view
     (source, _) = view.table.find(1)
     release = threading.Event()
@@ -279,7 +275,7 @@ def test_threads_that_miss_one_frame_fetch_it_once(reading, monkeypatch) -> None
     assert reading.ranges == [(5, 6)]
 
 
-def test_reading_ahead_asks_for_nothing_that_is_coming_already(reading) -> None:
+def test_read_ahead_requests_no_frame_in_flight(reading) -> None:
     reading.gates[3] = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         slow = executor.submit(reading.read, 3 * FRAME_PAGES + 1)
@@ -323,7 +319,7 @@ def test_a_failed_fetch_raises_the_stores_error_and_the_next_read_succeeds(readi
         assert reading.read(page) == image(page)
 
 
-def test_a_scan_goes_on_after_its_read_ahead_failed(reading) -> None:
+def test_a_scan_continues_after_its_read_ahead_failed(reading) -> None:
     for page in range(1, PAGES + 1):
         is_cut = page % 50 == 0
         reading.failure = StoreUnavailableError("a test cut the line") if is_cut else None
@@ -373,7 +369,7 @@ def test_damage_reaches_sql_as_corrupt_with_its_text_and_other_tables_are_readab
     assert rows(b, "SELECT * FROM good") == rows(a, "SELECT * FROM good")
 
 
-def test_a_truncated_object_is_damage_from_the_cut_on(remote, monkeypatch) -> None:
+def test_a_truncated_object_is_damage_after_the_cut(remote, monkeypatch) -> None:
     header, data = commit(range(1, PAGES + 1))
     start, length = header.frames.byte_range(10, 11)
     key = put(remote, data)
@@ -388,7 +384,7 @@ def test_a_truncated_object_is_damage_from_the_cut_on(remote, monkeypatch) -> No
                 reading.read(page)
 
 
-def test_an_object_that_is_gone_is_missing_by_name(remote, monkeypatch) -> None:
+def test_a_missing_object_is_named(remote, monkeypatch) -> None:
     key = put(remote, commit(range(1, PAGES + 1))[1])
     reading = cold_view(remote.machine("cold"), monkeypatch)
     data = remote.objects.pop(key)

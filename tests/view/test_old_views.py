@@ -10,7 +10,7 @@ from tests.support.replicas import Replica, rows
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 10, 11])
-def test_a_view_of_an_old_commit_is_made_in_steps_and_shows_what_was(
+def test_a_view_of_an_old_commit_is_built_in_steps_and_shows_its_state(
     replicas, monkeypatch, step
 ) -> None:
     writer: Replica = replicas()

@@ -64,7 +64,7 @@ def test_finds_what_a_dictionary_finds(recent_max, history, cuts, sources_min) -
             assert expanded(table) == model
 
 
-def test_a_large_commit_costs_one_run_and_not_one_entry_a_page() -> None:
+def test_a_large_commit_costs_one_run_instead_of_one_entry_per_page() -> None:
     table = PageTable[str]().advance([("bulk", BitMap(range(1, 1_000_001)))])
     assert [*table.runs()] == [(1, 1_000_001, "bulk", 0)]
     assert not table._recent
@@ -88,7 +88,7 @@ def test_an_empty_commit_changes_nothing() -> None:
     assert [*table.runs()] == [(3, 4, "a", 0)]
 
 
-def test_commits_whose_pages_were_all_written_anew_are_forgotten() -> None:
+def test_commits_without_live_pages_are_dropped() -> None:
     table = PageTable[int]().advance([(0, BitMap(range(1, 1001)))])
     for number in range(1, 2000):
         table = table.advance([(number, BitMap([1, 2 + number % 10]))])

@@ -41,7 +41,7 @@ def view(tmp_path: Path) -> Iterator[LogView]:
     space.close()
 
 
-def test_its_pages_are_fetched_kept_and_found_again(view) -> None:
+def test_pages_of_a_source_are_fetched_cached_and_found(view) -> None:
     for _ in range(2):
         for page in PAGES:
             located = view.locate(page)

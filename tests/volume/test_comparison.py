@@ -63,7 +63,7 @@ def naive(snapshot: Snapshot, given_pages: dict[int, bytes]) -> dict[int, bytes]
     more=st.booleans(),
 )
 @settings(max_examples=100)
-def test_what_differs_is_what_a_comparison_of_all_pages_finds(
+def test_differing_pages_equal_those_of_a_full_comparison(
     tmp_path_factory, batch_bytes, history, wanted, more
 ) -> None:
     root: Path = tmp_path_factory.mktemp("machine")

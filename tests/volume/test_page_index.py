@@ -56,7 +56,7 @@ class LookedUp(dict):
         return found
 
 
-def test_proving_an_old_image_never_hides_one_that_is_committed_meanwhile() -> None:
+def test_verifying_an_old_image_never_hides_a_concurrent_commit() -> None:
     mutex = Watched()
     checksum = xxh3_64_intdigest(bytes(PAGE_SIZE))
     log = mock.Mock(checksum_of=lambda *_: checksum)
@@ -88,7 +88,7 @@ class Counted(int):
         return int(self)
 
 
-def test_a_page_of_an_old_snapshot_is_found_without_looking_at_each_image_since() -> None:
+def test_a_page_of_an_old_snapshot_is_found_without_a_scan_of_later_images() -> None:
     branch = PageIndex(mock.sentinel.row, mock.sentinel.log)
     commits = 100_000
     branch.history[1] = [Counted(at) for at in range(1000, 1000 + commits * PAGE_SIZE, PAGE_SIZE)]

@@ -63,7 +63,7 @@ def test_a_candidate_shows_nothing_before_the_switch_and_everything_after_it(pro
     assert (row.synced_local, row.synced_remote) == (candidate.row.first_lsn - 1, 1)
 
 
-def test_commits_are_written_into_a_file_of_their_own_before_the_switch(processes) -> None:
+def test_commits_are_written_to_a_separate_file_before_the_switch(processes) -> None:
     machine, other = processes
     volume = machine.engine.open("main")
     with volume.writing() as snapshot:
@@ -83,7 +83,7 @@ def test_commits_are_written_into_a_file_of_their_own_before_the_switch(processe
     assert volume.begin().local_commits == 2
 
 
-def test_a_candidate_of_a_former_branch_is_refused_and_its_file_removed(machine) -> None:
+def test_a_candidate_of_a_previous_branch_is_refused_and_its_file_removed(machine) -> None:
     volume = machine.engine.open("main")
     late = on_the_base(volume)
     machine.engine.push("main")

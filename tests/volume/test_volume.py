@@ -28,7 +28,7 @@ def volume_of(replica: Replica) -> Volume:
     return replica.engine.volume(replica.engine.status("main").volume)
 
 
-def test_no_thread_gets_the_former_branch_while_one_switches(processes, monkeypatch) -> None:
+def test_no_thread_gets_the_previous_branch_during_a_switch(processes, monkeypatch) -> None:
     ours, theirs = map(volume_of, processes)
     ours.mutex = mutex = Watched()
     former = ours.begin().branch
@@ -48,7 +48,7 @@ def test_no_thread_gets_the_former_branch_while_one_switches(processes, monkeypa
     assert found == [1]
 
 
-def test_a_volume_that_is_opened_while_another_process_switches_it_is_seen_to_switch(
+def test_a_volume_opened_during_a_switch_by_another_process_follows_it(
     processes, monkeypatch
 ) -> None:
     first, second = processes

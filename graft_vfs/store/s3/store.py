@@ -6,11 +6,11 @@ Invariants:
    landed first attempt, a retry would get 412 and hide that the write had landed.
 2. Every write has the MD5 of its body: some servers create a key for a truncated body of a killed
    client, and buckets with Object Lock require it.
-3. Only a proof as defined in `answers` makes a write landed or an object absent.
+3. A write counts as landed, and an object as absent, only with a proof as defined in `answers`.
 4. The only server texts in errors and logs are a well-formed error code and the name of a region,
    because servers repeat credentials in their messages.
-5. The first request imports boto3, not this module, because the import takes longer than opening a
-   database and many commands send no request.
+5. boto3 is imported by the first request instead of with this module, because the import takes
+   longer than opening a database and many commands send no request.
 6. Without credentials requests are unsigned, as public buckets allow, and none of them writes.
 
 A crash during the upload of a large object leaves parts without a key on the server. A lifecycle

@@ -86,7 +86,7 @@ class JudgedLock:
         self._lock.release()
 
 
-def test_whatever_takes_the_lock_of_the_caches_refuses_handlers_that_fetch(tmp_path) -> None:
+def test_threads_with_the_cache_lock_refuse_fetching_handlers(tmp_path) -> None:
     """Other threads need the lock to fetch a page that a signal handler waits for."""
     space = CacheSpace(tmp_path / "cache", bytes_max=4 * FRAME)
     space.lock = judged = JudgedLock()
@@ -120,7 +120,7 @@ def test_whatever_takes_the_lock_of_the_caches_refuses_handlers_that_fetch(tmp_p
 # Sharing ----------------------------------------------------------------------------------------
 
 
-def test_what_was_added_is_found_again_by_another_process(caches) -> None:
+def test_added_frames_are_found_by_another_process(caches) -> None:
     cache, other = caches(), caches()
     cache.add(key(3), image(1))
     assert content(cache, key(3)) == image(1)
@@ -131,7 +131,7 @@ def test_what_was_added_is_found_again_by_another_process(caches) -> None:
     assert cache.present() == {key(3), key(0, lsn=8)}
 
 
-def test_a_record_begins_with_the_commit_s_lsn_and_hash_as_it_always_did(caches) -> None:
+def test_a_record_begins_with_the_lsn_and_hash_of_the_commit(caches) -> None:
     cache = caches()
     cache.add(key(3, lsn=5, history=0x0102030405060708), image(1))
     record = (cache.directory / "0001.index").read_bytes()[HEADER_BYTES:]
@@ -148,14 +148,14 @@ def test_frames_of_another_history_are_not_found(caches) -> None:
         assert content(again, key(0, history=2)) == image(2)
 
 
-def test_a_record_of_another_length_is_not_believed(caches) -> None:
+def test_a_record_with_another_length_is_ignored(caches) -> None:
     cache = caches()
     cache.add(key(0), image(1))
     assert cache.find(key(0), 2 * FRAME) is None
     assert content(caches(), key(0)) == image(1)
 
 
-def test_threads_and_handles_append_without_harm(caches) -> None:
+def test_threads_and_handles_append_concurrently(caches) -> None:
     shared = [caches() for _ in range(3)]
 
     def fill(number: int) -> None:
@@ -199,7 +199,7 @@ def test_images_lost_in_a_power_cut_are_fetched_again(caches) -> None:
     assert content(again, key(1)) == image(2)
 
 
-def test_a_torn_or_damaged_record_is_no_record(caches) -> None:
+def test_a_torn_or_damaged_record_is_ignored(caches) -> None:
     cache = caches()
     for frame in range(3):
         cache.add(key(frame), image(frame))
@@ -215,7 +215,7 @@ def test_a_torn_or_damaged_record_is_no_record(caches) -> None:
     assert content(again, key(0)) == image(0)
 
 
-def test_an_arena_that_was_cut_is_not_loaded_from_and_not_appended_to(caches) -> None:
+def test_a_truncated_arena_is_neither_read_nor_appended_to(caches) -> None:
     cache, other = caches(), caches()
     cache.add(key(0), image(1))
     assert content(other, key(0)) == image(1)
@@ -227,7 +227,7 @@ def test_an_arena_that_was_cut_is_not_loaded_from_and_not_appended_to(caches) ->
     assert (cache.directory / "0001.images").stat().st_size == 100
 
 
-def test_a_record_of_images_beyond_all_files_is_not_believed_and_not_in_the_way(caches) -> None:
+def test_a_record_past_the_end_of_the_images_is_ignored(caches) -> None:
     cache = caches()
     cache.add(key(0), image(1))
     cache.close()
@@ -287,7 +287,7 @@ def test_small_caches_are_small_files(caches) -> None:
     assert files(cache.directory) <= 128 << 10
 
 
-def test_the_least_recently_used_arena_goes_first(caches) -> None:
+def test_the_least_recently_used_arena_is_evicted_first(caches) -> None:
     cache = caches(bytes_max=8 * (FRAME + 200))
     for frame in range(40):
         cache.add(key(frame), image(frame))
@@ -300,9 +300,7 @@ def test_the_least_recently_used_arena_goes_first(caches) -> None:
         assert content(cache, key(frame)) == image(frame)
 
 
-def test_the_bound_holds_for_the_caches_of_all_logs_and_processes_together(
-    caches, tmp_path
-) -> None:
+def test_the_limit_covers_all_logs_and_processes_together(caches, tmp_path) -> None:
     bound = 400_000
     first, second = caches("a", bytes_max=bound), caches("b", bytes_max=bound)
     same_process = PageCache(tmp_path / "cache" / "c", first.space)
@@ -315,7 +313,7 @@ def test_the_bound_holds_for_the_caches_of_all_logs_and_processes_together(
         assert cache.present()
 
 
-def test_the_files_are_looked_at_a_bounded_number_of_times(caches, monkeypatch) -> None:
+def test_the_files_are_checked_a_bounded_number_of_times(caches, monkeypatch) -> None:
     cache = caches(bytes_max=64 << 20)
     looks: list[int] = []
     pairs = CacheSpace._pairs
@@ -330,7 +328,7 @@ def test_the_files_are_looked_at_a_bounded_number_of_times(caches, monkeypatch) 
     assert 1 <= len(looks) <= 30
 
 
-def test_caches_of_logs_that_nobody_reads_give_way_first(caches, tmp_path) -> None:
+def test_caches_of_unused_logs_are_evicted_first(caches, tmp_path) -> None:
     old = caches("old")
     for frame in range(50):
         old.add(key(frame), image(frame))
@@ -370,7 +368,7 @@ def deleted_files() -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look into")
-def test_a_process_holds_nothing_of_what_it_evicted(caches) -> None:
+def test_a_process_releases_evicted_arenas(caches) -> None:
     cache = caches(bytes_max=100_000)
     reader = Remembering(cache.space)
     before = descriptors_open()
@@ -381,7 +379,7 @@ def test_a_process_holds_nothing_of_what_it_evicted(caches) -> None:
     assert descriptors_open() - before <= 2 * 9
 
 
-def test_mappings_of_a_growing_arena_do_not_pile_up(caches, monkeypatch) -> None:
+def test_mappings_of_a_growing_arena_do_not_accumulate(caches, monkeypatch) -> None:
     monkeypatch.setattr(cache_space_module, "_SUPERSEDED_MAX", 4)
     cache = caches()
     reader = Remembering(cache.space)
@@ -406,7 +404,7 @@ def test_a_reader_keeps_what_another_process_evicts(caches) -> None:
     assert reader.find(key(0), FRAME) is None, "the files are gone, so the frame is fetched again"
 
 
-def test_a_reader_that_misses_nothing_gives_back_what_another_process_evicted(caches) -> None:
+def test_a_reader_without_misses_releases_arenas_evicted_by_another_process(caches) -> None:
     reader, writer = caches(), caches(bytes_max=8 * FRAME)
     writer.add(key(0), image(1))
     places = Remembering(reader.space)
@@ -469,7 +467,7 @@ DISASTERS = [
 
 @pytest.mark.parametrize("place", ["cache", "cache/log"])
 @pytest.mark.parametrize("disaster", DISASTERS, ids=lambda each: each.__name__)
-def test_whatever_happens_to_its_files_a_cache_goes_on(caches, tmp_path, disaster, place) -> None:
+def test_a_cache_survives_any_change_of_its_files(caches, tmp_path, disaster, place) -> None:
     cache, other = caches(), caches()
     for each in (cache, other):
         for frame in range(3):
@@ -483,9 +481,7 @@ def test_whatever_happens_to_its_files_a_cache_goes_on(caches, tmp_path, disaste
         assert content(each, key(5)) == image(5)
 
 
-def test_files_made_anew_under_the_same_names_are_not_taken_for_the_former_ones(
-    caches, tmp_path
-) -> None:
+def test_recreated_files_are_not_confused_with_the_previous_ones(caches, tmp_path) -> None:
     cache, other = caches(), caches()
     for each in (cache, other):
         each.add(key(0), image(1))
@@ -498,7 +494,7 @@ def test_files_made_anew_under_the_same_names_are_not_taken_for_the_former_ones(
         assert content(other, key(attempt, lsn=2)) == image(100 + attempt)
 
 
-def test_a_full_disk_costs_memory_and_is_told_once(caches, monkeypatch, caplog) -> None:
+def test_a_full_disk_costs_memory_and_is_logged_once(caches, monkeypatch, caplog) -> None:
     cache = caches()
     cache.add(key(0), image(0))
 
@@ -520,7 +516,7 @@ def test_a_full_disk_costs_memory_and_is_told_once(caches, monkeypatch, caplog) 
     assert content(caches(), key(31)) == image(31)
 
 
-def test_a_frame_for_which_the_bound_has_no_room_is_in_memory(caches) -> None:
+def test_a_frame_larger_than_the_limit_is_kept_in_memory(caches) -> None:
     cache = caches(bytes_max=1000)
     failure = cache.add_all(key(0), [image(0)])
     assert "raise cache_max_bytes" in str(failure)

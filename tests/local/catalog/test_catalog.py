@@ -49,7 +49,7 @@ def test_volumes_branches_and_tags_come_back_as_they_were(catalog: Catalog) -> N
         catalog.delete_tag("main", lambda *_: None)
 
 
-def test_of_two_that_make_a_tag_both_get_the_first(catalog: Catalog) -> None:
+def test_two_threads_that_create_a_tag_get_the_same_volume(catalog: Catalog) -> None:
     row, branch = make(catalog)
     other = VolumeId.new()
     taken = VolumeRow(other, 1, LogId.new(), False, LogId.new(), 1, None, None, None, None)
@@ -89,7 +89,7 @@ def test_one_push_is_pending_at_a_time(catalog: Catalog) -> None:
     assert catalog.pending_push(row.id) is None
 
 
-def test_a_push_is_withdrawn_unless_somebody_has_taken_it_up(catalog: Catalog) -> None:
+def test_a_push_is_withdrawn_unless_another_process_has_adopted_it(catalog: Catalog) -> None:
     row, branch = make(catalog)
     push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
     assert not catalog.take_up_pending_push(push)
@@ -168,7 +168,7 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         ("UPDATE branches SET checksum = '18446744073709551616'", "a checksum"),
     ],
 )
-def test_a_row_that_cannot_be_is_named_as_damage(
+def test_an_impossible_row_is_reported_as_damage(
     catalog: Catalog, change: str, wanted: str
 ) -> None:
     row, _ = make(catalog)
@@ -180,14 +180,14 @@ def test_a_row_that_cannot_be_is_named_as_damage(
         read()
 
 
-def test_an_lsn_larger_than_sqlite_knows_is_not_known_here(catalog: Catalog) -> None:
+def test_an_lsn_too_large_for_sqlite_is_unknown(catalog: Catalog) -> None:
     log = LogId.new()
     catalog.add_commits(log, [CommitRow(1, b"h" * 32, b"header")])
     assert catalog.commits(log, 2**64 - 2, 2**64 - 2) == []
     assert len(catalog.commits(log, 1, 2**64 - 2)) == 1
 
 
-def test_a_text_that_is_no_unicode_is_named_as_damage(catalog: Catalog) -> None:
+def test_a_text_that_is_not_unicode_is_reported_as_damage(catalog: Catalog) -> None:
     make(catalog)
     with contextlib.closing(sqlite3.connect(catalog.path)) as connection:
         connection.execute("UPDATE tags SET tag = CAST(x'dcff' AS TEXT)")

@@ -20,7 +20,7 @@ def test_a_damaged_catalog_is_a_named_error_and_is_left_alone(tmp_path: Path) ->
     assert path.read_bytes() == b"garbage" * 1000
 
 
-def test_another_database_is_not_taken_for_a_catalog(tmp_path: Path) -> None:
+def test_another_database_is_not_accepted_as_a_catalog(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE mine(x)")
@@ -57,7 +57,7 @@ def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
         assert tags(file) == ["kept"]
 
 
-def test_a_file_that_cannot_be_written_is_read_as_it_is_now(tmp_path: Path) -> None:
+def test_a_read_only_file_is_read_in_its_current_state(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     CatalogFile(path).close()
     with contextlib.closing(CatalogFile(path, writable=False)) as file:
@@ -69,7 +69,7 @@ def test_a_file_that_cannot_be_written_is_read_as_it_is_now(tmp_path: Path) -> N
             file.write("DELETE FROM tags")
 
 
-def test_a_closed_file_says_so(tmp_path: Path) -> None:
+def test_a_closed_file_raises_by_name(tmp_path: Path) -> None:
     file = CatalogFile(tmp_path / "catalog.db")
     file.close()
     file.close()

@@ -16,7 +16,7 @@ class Rows(TestCase):
         Book.objects.create(author=ann, title="First", price="9.50", extra={"pages": 3})
         assert Book.objects.get(extra__pages=3).author.name == "Ann"
 
-    def test_rows_of_other_tests_are_gone(self):
+    def test_rows_of_other_tests_do_not_remain(self):
         assert Author.objects.count() == 0
         Author.objects.using("archive").create(name="Bob")
 
