@@ -136,7 +136,8 @@ def check_log(
         findings = tuple(mender.planned(fault, repair=repair) for fault in found)
     else:
         findings = tuple(fault.finding for fault in found)
-    findings += tuple(_judge_names(logs, remote, check.links))
+    if remote.store.can_list:
+        findings += tuple(_judge_names(logs, remote, check.links))
     return LogCheck(log_id, newest, len(check.links), segments, findings)
 
 

@@ -62,7 +62,7 @@ def test_restore_refuses_what_it_cannot_do(pushed):
 def test_messages_of_imports_and_restores_are_in_the_log(pushed):
     assert "a file has no message" in pushed.fails(2, "restore", "main", "-o", "f", "-m", "text")
     pushed.ok("restore", "main", "--at", "1", "-m", "without the two")
-    assert pushed.ok("log", "main").splitlines()[0].endswith("not pushed  without the two")
+    assert "without the two" in pushed.ok("log", "main", "--oneline").splitlines()[0]
     pushed.ok("push", "main")
     path = pushed.root / "out.db"
     pushed.ok("export", "main", str(path))

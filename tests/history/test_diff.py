@@ -317,7 +317,7 @@ def test_a_log_and_its_fork_can_be_compared(database):
     log = database.engine.info("main").remote
     database.engine.fork("main")
     database.run("INSERT INTO plain(v) VALUES(2)")
-    database.engine.push("main")
+    database.engine.push("main", name="fork")
     found = database.diff(f"{log}:1", "1")
     assert [(item.table, item.inserted) for item in found.tables] == [("plain", 1)]
     assert found.by_pages
@@ -329,7 +329,7 @@ def test_page_sizes_may_differ_between_logs(database):
     log = database.engine.info("main").remote
     database.engine.new("main")
     database.run("PRAGMA page_size=8192", *CREATE, "INSERT INTO plain(v) VALUES(1)")
-    database.engine.push("main")
+    database.engine.push("main", name="larger")
     found = database.diff(f"{log}:1", "1")
     assert not found.by_pages
     assert [(item.table, item.deleted) for item in found.tables] == [("plain", 1)]
