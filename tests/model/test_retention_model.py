@@ -77,9 +77,10 @@ SMALL = {
     "fork": FORK,
 }
 LARGE = {
-    "claims": Protocol(has_undated=True),
-    "skew": Protocol(lsns=2, skew=1, has_undated=True),
-    "segments": Protocol(lsns=2, has_segments=True, has_undated=True),
+    # Five million states and 1.6 GB of memory each in the first two.
+    "claims": Protocol(skew=1, has_undated=True),
+    "segments": Protocol(has_segments=True),
+    "segments-and-fork": Protocol(lsns=2, has_segments=True, has_fork=True),
     "reader": Protocol(lsns=2, has_reader=True),
     "reader-and-fork": Protocol(writers=1, has_reader=True, has_fork=True),
 }
