@@ -270,7 +270,7 @@ def test_a_view_of_the_past_stays_when_its_tag_moves(fixed):
     former = engine.catalog.tag_volume("main")
     assert client.run("SELECT x FROM former", view) == [(1,)]
     move(engine)
-    engine.push("main")
+    engine.push("main", name="latter")
     assert client.run("SELECT x FROM former", view) == [(1,)]
     assert "no such table: latter" in client.run("SELECT * FROM latter", view)
     assert client.run("INSERT INTO former VALUES(2)", view).startswith("ReadOnlyError")
@@ -286,7 +286,7 @@ def test_a_view_of_the_past_stays_when_its_tag_moves(fixed):
 def test_a_view_of_the_past_is_of_the_volume_that_the_tag_names_when_it_is_opened(fixed):
     client, view, engine = fixed
     move(engine)
-    engine.push("main")
+    engine.push("main", name="latter")
     assert client.run("SELECT count(*) FROM latter", view) == [(0,)]
 
 
@@ -298,7 +298,7 @@ def test_a_view_of_the_past_that_opens_while_its_tag_moves_is_of_one_volume(fixe
     def late(*arguments, **options):
         monkeypatch.undo()
         move(engine)
-        engine.push("main")
+        engine.push("main", name="latter")
         return snapshot_at(*arguments, **options)
 
     monkeypatch.setattr(engine, "snapshot_at", late)

@@ -173,13 +173,15 @@ def test_graft_clone(pushed, machine):
     assert sums(third) == 1
 
 
-def test_graft_fork(pushed, machine, connect):
+def test_graft_fork(pushed, engine, machine, connect):
     pushed.execute("INSERT INTO t VALUES(2)")
     before = content(pushed)
     assert ask(pushed, "graft_fork").startswith("Forked to volume ")
     assert content(pushed) == before
     pushed.execute("INSERT INTO t VALUES(10)")
-    ask(pushed, "graft_push")
+    with pytest.raises(apsw.SQLError, match=r"nothing was pushed; .*`graft push main --as NAME`"):
+        ask(pushed, "graft_push")
+    engine.push("main", name="fork")
     elsewhere = machine()
     assert sums(elsewhere.connect("original", remote="main")) == 1
     log = re.search(r"remote log (\S+)", ask(pushed, "graft_status"))[1]
@@ -374,7 +376,7 @@ def test_graft_prepare(engine, connect):
         assert told == [("The next read of the volume shows an empty database.",)]
     connection = connect("main")
     connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
-    with pytest.raises(apsw.SQLError, match="must run before"):
+    with pytest.raises(apsw.SQLError, match="is prepared before its first read"):
         connection.pragma("graft_prepare")
 
 
