@@ -325,7 +325,8 @@ class Autosync:
             return
         if task.has_diverged and not had_diverged:
             _logger.warning(
-                "volume %s has diverged from its log; autosync skips it until that is resolved",
+                "volume %s has diverged from its log; autosync skips it until that is resolved: "
+                "see `graft help two-writers`",
                 task.volume,
             )
         if is_failure:
