@@ -175,7 +175,7 @@ def test_an_export_is_never_given_the_wal_or_journal_of_another_database(
     if not force:
         target.unlink()
     beside = next(tmp_path.glob("target.db-*[lj]*"))
-    with pytest.raises(AlreadyExistsError, match="SQLite would apply it to"):
+    with pytest.raises(AlreadyExistsError, match="SQLite would take it for changes of"):
         filled.engine.export("main", target, force=force)
     beside.unlink()
     filled.engine.export("main", target, force=force)
