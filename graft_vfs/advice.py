@@ -73,7 +73,7 @@ class Advice(enum.Enum):
     NEW = "graft_new", "new TAG --force", "new(TAG)"
     PULL = "graft_pull", "pull TAG", "pull(TAG)"
     PUSH = "graft_push", "push TAG", "push(TAG)"
-    PUSH_AS = None, "push TAG --as NAME", "push(TAG, name=NAME)"
+    PUSH_AS = "graft_push_as = NAME", "push TAG --as NAME", "push(TAG, name=NAME)"
     REMOVE_NAME = None, "tag TAG NAME --delete", "remove_name(TAG, NAME)"
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"

@@ -52,6 +52,9 @@ Each pragma with its effect, its result and its requests:
     graft_push [= "message"]
         Publish all local commits as one remote commit, with a message for `graft_log`. Requests:
         1 if it is small.
+    graft_push_as = "name"
+        The same under another name than the tag's, as a fork needs whose tag names its former log.
+        Requests: 1 if it is small, and those of a ref.
     graft_hydrate
         Fetch all pages that are not cached locally. Requests: range GETs for those pages.
     graft_audit
@@ -243,6 +246,9 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_pull": _pull,
     "graft_prepare": lambda _, file, __: file.prepare(),
     "graft_push": lambda engine, file, value: str(engine.push(file.opened, message=value or "")),
+    "graft_push_as": lambda engine, file, value: str(
+        engine.push(file.opened, name=_needed(value, "a name"))
+    ),
     "graft_hydrate": lambda engine, file, _: str(Hydrated(engine.hydrate(file.opened))),
     "graft_audit": lambda engine, file, _: _text(engine.audit(file.opened)),
     "graft_export": lambda engine, file, value: str(

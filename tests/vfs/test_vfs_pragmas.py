@@ -173,17 +173,18 @@ def test_graft_clone(pushed, machine):
     assert sums(third) == 1
 
 
-def test_graft_fork(pushed, engine, machine, connect):
+def test_graft_fork_and_graft_push_as(pushed, machine, connect):
     pushed.execute("INSERT INTO t VALUES(2)")
     before = content(pushed)
     assert ask(pushed, "graft_fork").startswith("Forked to volume ")
     assert content(pushed) == before
     pushed.execute("INSERT INTO t VALUES(10)")
-    with pytest.raises(apsw.SQLError, match=r"nothing was pushed; .*`graft push main --as NAME`"):
+    with pytest.raises(apsw.Error, match="push under another name with `PRAGMA graft_push_as"):
         ask(pushed, "graft_push")
-    engine.push("main", name="fork")
+    ask(pushed, "graft_push_as = side")
     elsewhere = machine()
     assert sums(elsewhere.connect("original", remote="main")) == 1
+    assert sums(elsewhere.connect("side", remote="side")) == 13
     log = re.search(r"remote log (\S+)", ask(pushed, "graft_status"))[1]
     assert content(elsewhere.connect("fork", remote=log)) == content(pushed)
     assert is_sound(pushed)
@@ -376,7 +377,7 @@ def test_graft_prepare(engine, connect):
         assert told == [("The next read of the volume shows an empty database.",)]
     connection = connect("main")
     connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
-    with pytest.raises(apsw.SQLError, match="is prepared before its first read"):
+    with pytest.raises(apsw.SQLError, match="prepared before its first read"):
         connection.pragma("graft_prepare")
 
 
