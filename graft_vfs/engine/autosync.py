@@ -325,8 +325,8 @@ class Autosync:
             return
         if task.has_diverged and not had_diverged:
             _logger.warning(
-                "volume %s has diverged from its log; autosync skips it until that is resolved: "
-                "see `graft help two-writers`",
+                "volume %s has diverged from its log; autosync skips it until that is resolved "
+                "(the manual's page two-writers says how)",
                 task.volume,
             )
         if is_failure:
