@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -17,6 +18,7 @@ from graft_vfs.errors import UsageError
 from graft_vfs.tags import check_tag
 
 if TYPE_CHECKING:
+    import graft_vfs
     from graft_vfs.history.restore import Restored, RestoredFile
 
 _FILE = click.Path(path_type=Path)
@@ -52,9 +54,25 @@ def import_(file: Path, tag: str, update: bool, message: str, as_json: bool) -> 
     text encoding must be the same.
     """
     with opened() as engine:
+        _refuse_second_file(engine, file, tag)
         with progress("Importing pages") as show:
             done = engine.import_(_source(file), tag, update=update, message=message, progress=show)
         emit(done, as_json=as_json)
+
+
+def _refuse_second_file(engine: graft_vfs.Graft, file: Path, tag: str) -> None:
+    """Raise UsageError if a new tag is the name of another file: `graft import a.db b.db`."""
+    other = Path(tag)
+    if (
+        engine.catalog.tag_volume(tag) is None
+        and other.is_file()
+        and not (file.is_file() and file.samefile(other))
+    ):
+        raise UsageError(
+            f"{tag} is a file, and an import takes one file and a tag",
+            next_step=f"import each by itself, as in `graft import {shlex.quote(tag)} "
+            f"{shlex.quote(other.stem)}`",
+        )
 
 
 def _source(file: Path) -> Path | BinaryIO:

@@ -187,6 +187,16 @@ def test_a_new_version_of_a_file_is_imported_over_the_old(cli, plain):
     assert cli.sql("main", "SELECT count(*) FROM t") == [(1999,)]
 
 
+def test_an_import_takes_no_second_file_for_a_tag(cli, plain):
+    other = plain.with_name("other.db")
+    other.write_bytes(plain.read_bytes())
+    message = cli.fails(2, "import", str(plain), str(other))
+    assert f"{other} is a file" in message
+    assert f"graft import {other} other" in message
+    assert cli.json("tags") == []
+    cli.ok("import", str(other), str(other))  # A tag may be the file's own name.
+
+
 def test_a_failed_import_leaves_no_tag(cli):
     foreign = cli.root / "foreign.txt"
     foreign.write_text("not a database at all, but long enough to be read as one" * 10)
@@ -414,5 +424,7 @@ def test_an_id_that_is_shown_is_short_and_can_be_typed(pushed):
     assert "no ref '74g'" in pushed.fails(2, "clone", "74g", "third")
     for screen in (("info", "main"), ("show", "main"), ("remote", "ls")):
         assert log in pushed.ok(*screen)
+    # The clone's id may begin as that of the fork, which was shown before there was a clone.
+    shown = dict(line.split() for line in pushed.ok("tags").splitlines())
     pushed.ok("rm", "side")
     assert pushed.ok("gc", "--local", "--force", shown["side"]).startswith("Removed volume")
