@@ -381,7 +381,9 @@ class Status(Report, Worded):
             )
         if self.ahead:
             text = f"The Volume is ahead of the remote by {commits_text(self.ahead)}."
-            return text, Hint("use ", self._use(Advice.PUSH), " to publish them")
+            return text, Hint(
+                "use ", self._use(Advice.PUSH), " to publish ", "it" if self.ahead == 1 else "them"
+            )
         if self.unpublished_fork:
             text = "This fork was not pushed yet."
             return text, Hint("use ", self._use(Advice.PUSH), " to publish it")

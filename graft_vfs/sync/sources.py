@@ -194,6 +194,13 @@ def look_up(logs: Logs, source: Source, *, suggests: bool = False) -> LogId:
     return log_id
 
 
+def _tag_of(logs: Logs, log_id: LogId) -> str:
+    """Return a tag whose volume has the log, or what stands for one."""
+    catalog = logs.catalog
+    found = (tag for tag, volume in catalog.tags() if catalog.volume(volume).remote == log_id)
+    return next(found, "TAG")
+
+
 def place(logs: Logs, log_id: LogId, url: str) -> None:
     """Have a log live on the remote at a URL from now on. No request.
 
@@ -210,7 +217,7 @@ def place(logs: Logs, log_id: LogId, url: str) -> None:
             next_step=Hint(
                 Advice.CLONE(LOG=str(log_id)),
                 " clones it from there; if it was moved, ",
-                Advice.MOVE_REMOTE,
+                Advice.MOVE_REMOTE(TAG=_tag_of(logs, log_id)),
                 " has its volumes use the other remote",
             ),
         )

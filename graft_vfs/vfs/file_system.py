@@ -125,8 +125,10 @@ class FileSystem(apsw.VFS):
     ) -> SnapshotFile:
         self.engine.check_process()
         remote, lsn, as_of = (uri_parameter(key) for key in ("remote", "lsn", "as_of"))
-        create = bool(flags[0] & apsw.SQLITE_OPEN_CREATE) and self.engine.writable
         read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
+        # mode=ro says that the connection writes nothing: with `remote` it reads a new clone.
+        is_new_allowed = flags[0] & apsw.SQLITE_OPEN_CREATE or (read_only and remote is not None)
+        create = bool(is_new_allowed) and self.engine.writable
         volume = self.engine.open(tag, create=create, remote=remote)
         file: SnapshotFile
         if lsn is not None or as_of is not None:

@@ -120,17 +120,18 @@ def connect(
     remote: str | None = None,
     lsn: str | int | None = None,
     as_of: str | None = None,
+    mode: str | None = None,
     **arguments: Any,
 ) -> apsw.Connection:
     """Open a tag, or a URI such as `file:main?vfs=graft&lsn=7`, with the VFS registered.
 
-    `remote`, `lsn` and `as_of` are the URI parameters of the same names, see `uri`; `arguments` are
-    apsw.Connection's. Raises the errors of `register`. An error of SQLite is both a GraftError and
-    an apsw.Error, with at most one cause.
+    `remote`, `lsn`, `as_of` and `mode` are the URI parameters of the same names, see `uri`;
+    `arguments` are apsw.Connection's. Raises the errors of `register`. An error of SQLite is both a
+    GraftError and an apsw.Error, with at most one cause.
     """
     register()
     name = os.fspath(name)
-    asked = {"remote": remote, "lsn": lsn, "as_of": as_of}
+    asked = {"remote": remote, "lsn": lsn, "as_of": as_of, "mode": mode}
     parameters = {key: str(value) for key, value in asked.items() if value is not None}
     flags = arguments.pop(
         "flags",
@@ -178,8 +179,9 @@ def uri(tag: str, **parameters: str) -> str:
         without a fraction includes its whole second, so the times that `graft log` prints select
         those commits. Any other text is read as `lsn`. Example:
         `file:main?vfs=graft&as_of=2 hours ago`.
-    mode: SQLite's parameter: `ro` is read-only, `rw` creates no new tag, `rwc` (default) does
-        create one. Example: `file:main?vfs=graft&mode=ro`.
+    mode: SQLite's parameter: `ro` is read-only, and with `remote` clones a tag that does not exist;
+        `rw` creates no new tag, `rwc` (default) does create one. Example:
+        `file:main?vfs=graft&mode=ro`.
     """
     check_tag(tag)
     query = _query(parameters)

@@ -47,6 +47,26 @@ def test_parameters_are_those_of_the_uri(connect, name):
 
 
 @pytest.mark.usefixtures("two_commits")
+def test_a_reader_clones_at_its_first_start_and_refuses_writes(engine, connect):
+    reader = connect("reader", remote="main", mode="ro")
+    assert value(reader, "SELECT max(x) FROM t") == 2
+    with pytest.raises(apsw.ReadOnlyError):
+        reader.execute("INSERT INTO t VALUES(3)")
+    connect("main").execute("INSERT INTO t VALUES(3)")
+    engine.push("main")
+    engine.pull("reader")
+    assert value(reader, "SELECT max(x) FROM t") == 3
+    for absent in (
+        {"remote": "absent", "mode": "ro"},
+        {"mode": "ro"},
+        {"remote": "main", "mode": "rw"},
+    ):
+        with pytest.raises(errors.NotFoundError):
+            connect("other", **absent)
+    assert [report.tag for report in engine.tags()] == ["main", "reader"]
+
+
+@pytest.mark.usefixtures("two_commits")
 @pytest.mark.parametrize(("arguments", "declared", "kind"), CASES)
 def test_an_error_is_both_declared_and_sqlite_s(connect, arguments, declared, kind):
     with pytest.raises(graft_vfs.GraftError) as raised:
