@@ -50,9 +50,11 @@ class VolumeStatus(Report):
 def status_of(context: Context, opened: Opened, autosync: Autosync | None = None) -> Status:
     """Return the state of a volume relative to its remote."""
     tag, volume = opened
+    row = context.catalog.volume(volume.id)
+    known = _known(context, row)
     snapshot = volume.begin()
-    row, branch = context.catalog.volume(volume.id), snapshot.branch.row
-    sides = _sides(context, row, branch, snapshot.lsn)
+    branch = snapshot.branch.row
+    sides = _sides(row, known, branch, snapshot.lsn)
     warning, advice = _warning(context, tag, volume, row.remote)
     return Status(
         tag=tag,
@@ -92,16 +94,36 @@ class _Sides(NamedTuple):
     has_pending: bool
 
 
-def _sides(context: Context, row: VolumeRow, branch: BranchRow, local_lsn: LocalLsn) -> _Sides:
+class _Known(NamedTuple):
+    """The newest known LSN of a volume's log, and its pending push; does this have its LSN?"""
+
+    newest: RemoteLsn
+    pending: PendingPush | None
+    has_landed: bool
+
+
+def _known(context: Context, row: VolumeRow) -> _Known:
+    """Read what `_sides` needs of the catalog.
+
+    Ordering: the newest commit, then the pending push, then the volume's branch. A push by another
+    process makes its commit known, moves the branch, and forgets the record, in this order; read in
+    another one, the commit would look like another client's, and the volume diverged.
+    """
+    newest = context.catalog.newest_commit(row.remote)[0]
+    pending = context.catalog.pending_push(row.id)
+    return _Known(newest, pending, pending is not None and _is_known(context, pending))
+
+
+def _sides(row: VolumeRow, known: _Known, branch: BranchRow, local_lsn: LocalLsn) -> _Sides:
     base = branch.base if branch.log_id == row.remote else NO_LSN
     ahead = local_lsn - branch.first_lsn + 1
     is_fork, claimed = branch.log_id != row.remote and branch.base > 0, base
-    pending = context.catalog.pending_push(row.id)
-    if pending is not None and _is_known(context, pending):
+    pending = known.pending
+    if pending is not None and known.has_landed:
         # Our own commit must not look like another client's until the next sync settles it.
         claimed, is_fork = pending.lsn, False
         ahead = local_lsn - pending.through_lsn
-    behind = max(0, context.catalog.newest_commit(row.remote)[0] - claimed)
+    behind = max(0, known.newest - claimed)
     return _Sides(base, claimed, ahead, behind, is_fork, pending is not None)
 
 
@@ -131,6 +153,7 @@ def _volume_status(
     context: Context, row: VolumeRow, branch: BranchRow | None, tags: tuple[str, ...]
 ) -> VolumeStatus:
     try:
+        known = _known(context, row)
         seen = context.volumes.glance(row.id)
         if branch and seen and (seen.epoch, seen.end) == (row.epoch, branch.start.offset):
             local_lsn = LocalLsn(branch.first_lsn - 1)
@@ -138,7 +161,7 @@ def _volume_status(
             volume = context.volumes.look(row.id)
             snapshot = volume.begin()
             branch, local_lsn = snapshot.branch.row, snapshot.lsn
-        sides = _sides(context, row, branch, local_lsn)
+        sides = _sides(row, known, branch, local_lsn)
     except GraftError as error:
         return VolumeStatus(tags, row.id, Standing.UNREADABLE, problem=str(error))
     state = Standing.of(

@@ -345,3 +345,31 @@ def test_what_another_process_committed_is_seen(machines):
     assert status(reader).ahead == 2
     writer.engine.push("main")
     assert status(reader).state is Standing.UP_TO_DATE
+
+
+@pytest.mark.parametrize("read", ["volume", "newest_commit", "pending_push", "commits", "volumes"])
+@pytest.mark.parametrize("is_before", [True, False], ids=["before", "after"])
+def test_a_push_by_another_process_never_looks_like_a_divergence(
+    machines, monkeypatch, read, is_before
+):
+    ours, beside = machines(), machines()
+    commit(ours)
+    ours.engine.push("main")
+    commit(ours)
+    catalog = ours.engine.catalog
+    original = getattr(catalog, read)
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(catalog, read, original)
+        found = None if is_before else original(*arguments)
+        beside.engine.push("main")
+        return original(*arguments) if is_before else found
+
+    for look in (
+        lambda: ours.engine.status("main").diverged,
+        lambda: status(ours).state is Standing.DIVERGED,
+    ):
+        monkeypatch.setattr(catalog, read, interrupted)
+        assert not look()
+        monkeypatch.setattr(catalog, read, original)
+        commit(ours)
