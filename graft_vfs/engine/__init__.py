@@ -7,6 +7,8 @@
     status     an engine's reports on its volumes, without requests
     moving     creating volumes, and pointing tags at them
     syncing    recording how a sync ended, for the status; one run of autosync
+    opened     opening and closing an engine, and the volumes of tags
+    reading    the verbs that change nothing
     graft      `Graft`, the facade with the verbs for Python, SQL and the command line
 
 May import everything below; the VFS, the command line and the integrations import it. `Graft` owns
