@@ -220,7 +220,7 @@ def require_written(path: Path, checksum: str) -> None:
             digest.update(data)
     if digest.hexdigest() != checksum:
         raise LocalStorageError(
-            f"{path.parent} does not give back what was written to it",
+            f"{path.parent} does not return the bytes that were written",
             next_step="check the disk, or write to another one",
         )
 
