@@ -40,6 +40,7 @@ from graft_vfs.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from graft_vfs.reentry import occupied
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     Buffer,
@@ -442,7 +443,7 @@ class _Connections:
                 raise
 
     def _take(self, place: tuple[str, str]) -> http.client.HTTPConnection | None:
-        with self._lock:
+        with occupied(), self._lock:
             idle = self._idle.get(place)
             return idle.pop() if idle else None
 
@@ -450,14 +451,14 @@ class _Connections:
         scheme, host = place
         if scheme == "http":
             return _PlainConnection(host)
-        with self._lock:
+        with occupied(), self._lock:
             if self._tls is None:
                 self._tls = ssl.create_default_context()
                 self._tls.sslsocket_class = _WatchedTlsSocket
         return _TlsConnection(host, context=self._tls)
 
     def _give_back(self, place: tuple[str, str], connection: http.client.HTTPConnection) -> None:
-        with self._lock:
+        with occupied(), self._lock:
             idle = self._idle.setdefault(place, [])
             if not self._is_closed and len(idle) < _IDLE_CONNECTIONS_MAX:
                 idle.append(connection)
@@ -466,7 +467,7 @@ class _Connections:
 
     def close(self) -> None:
         """Close those that are idle, and the others when they become so."""
-        with self._lock:
+        with occupied(), self._lock:
             self._is_closed = True
             idle = [each for found in self._idle.values() for each in found]
             self._idle.clear()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from graft_vfs.reentry import occupied
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     Buffer,
@@ -90,7 +91,7 @@ class MemoryStore(ObjectStore):
         self._check_open()
         check_key(key)
         self.counters.add("put_if_absent", bytes_sent=len(data))
-        with self._objects.lock:
+        with occupied(), self._objects.lock:
             if key in self._objects.by_key:
                 return PutOutcome.EXISTS
             self._objects.write(key, bytes(data))
@@ -101,7 +102,7 @@ class MemoryStore(ObjectStore):
         self._check_open()
         check_key(key)
         joined = b"".join(data)
-        with self._objects.lock:
+        with occupied(), self._objects.lock:
             self._objects.write(key, joined)
         self.counters.add("put", bytes_sent=len(joined))
         if sent is not None:
@@ -112,7 +113,7 @@ class MemoryStore(ObjectStore):
         held = self.get(key, limit_bytes=max(len(old), len(new)))
         if held != old:
             return held == new
-        with self._objects.lock:
+        with occupied(), self._objects.lock:
             is_same = self._objects.by_key.get(key) == old
             if is_same:
                 self._objects.write(key, bytes(new))
@@ -134,7 +135,7 @@ class MemoryStore(ObjectStore):
         """Remove an object; see ObjectStore.delete."""
         self._check_open()
         check_key(key)
-        with self._objects.lock:
+        with occupied(), self._objects.lock:
             self._objects.by_key.pop(key, None)
         self.counters.add("delete")
 
@@ -144,12 +145,12 @@ class MemoryStore(ObjectStore):
 
     def _find(self, key: str) -> bytes | None:
         self._check_open()
-        with self._objects.lock:
+        with occupied(), self._objects.lock:
             return self._objects.by_key.get(key)
 
     def _sorted(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         objects = self._objects
-        with objects.lock:
+        with occupied(), objects.lock:
             found = [
                 ObjectInfo(key, len(data), objects.modified.get(key))
                 for key, data in objects.by_key.items()

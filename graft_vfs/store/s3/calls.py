@@ -21,6 +21,7 @@ from graft_vfs.errors import (
     StoreDeniedError,
     StoreUnavailableError,
 )
+from graft_vfs.reentry import occupied
 from graft_vfs.store.base import StoreCounters, Verb
 from graft_vfs.store.s3.answers import (
     Failure,
@@ -72,7 +73,7 @@ class Caller:
     def once(self, verb: Verb, key: str, attempt: Callable[[], T]) -> T:
         """Run one attempt; boto3's exceptions become declared errors."""
         exchange = Exchange(self.limits, self._budget())
-        with carried_out(exchange), self._translated(verb, key, exchange):
+        with occupied(), carried_out(exchange), self._translated(verb, key, exchange):
             return attempt()
 
     def repeat(
@@ -90,6 +91,9 @@ class Caller:
             exchange = Exchange(self.limits, budget)
             try:
                 with (
+                    # urllib3's pool of connections has a lock, which the thread that fetches for a
+                    # handler would wait for.
+                    occupied(),
                     carried_out(exchange),
                     group.joined(exchange) if group is not None else contextlib.nullcontext(),
                     self._translated(verb, key, exchange),
