@@ -139,7 +139,8 @@ def clone_base(
     log that lacks locally known commits, because this machine may have the only copy of them.
     """
     log_id = look_up(logs, source, suggests=True)
-    if source.url is not None:
+    # An id without a URL means the log wherever it lives; a ref was read on one remote.
+    if source.url is not None or not str(log_id).startswith(source.name):
         place(logs, log_id, source.url)
     while True:
         try:

@@ -201,16 +201,18 @@ def _tag_of(logs: Logs, log_id: LogId) -> str:
     return next(found, "TAG")
 
 
-def place(logs: Logs, log_id: LogId, url: str) -> None:
-    """Have a log live on the remote at a URL from now on. No request.
+def place(logs: Logs, log_id: LogId, url: str | None) -> None:
+    """Have a log live on the remote at a URL from now on, None for the configured one. No request.
 
     Raises AlreadyExistsError if volumes here have it from another remote.
     """
     row = logs.catalog.remotes.of_log(log_id)
-    if row is not None and row[1] == url:
+    if (None if row is None else row[1]) == url:
         return
-    former, wanted = logs.remotes.of(log_id), logs.remotes.at(url)
-    if not _is_same(former, wanted) and is_in_use(logs, log_id):
+    former = logs.remotes.of(log_id)
+    wanted = logs.remotes.default if url is None else logs.remotes.at(url)
+    is_same = _is_same(former, wanted)
+    if not is_same and is_in_use(logs, log_id):
         raise AlreadyExistsError(
             f"volumes here have log {log_id} from {former.describe()}, and not from "
             f"{wanted.describe()}",
@@ -221,7 +223,10 @@ def place(logs: Logs, log_id: LogId, url: str) -> None:
                 " has its volumes use the other remote",
             ),
         )
-    logs.catalog.remotes.place_at(log_id, url, urls.name_hint(url))
+    if url is not None:
+        logs.catalog.remotes.place_at(log_id, url, urls.name_hint(url))
+    elif not is_same:
+        logs.catalog.remotes.place([log_id], None)
     logs.remotes.of(log_id)
 
 

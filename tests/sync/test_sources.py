@@ -148,6 +148,34 @@ def test_open_with_a_url_makes_a_clone_once(machines, tmp_path) -> None:
     assert rows(ours.connect("empty", remote=f"file://{root}/other")) == [("other on remote",)]
 
 
+def test_a_ref_of_the_configured_remote_clones_nothing_of_another(machines, tmp_path) -> None:
+    root = published(tmp_path, "main")
+    configured = RemoteConfig(type="fs", root=str(root))
+    mirror = tmp_path / "mirror"
+    shutil.copytree(root, mirror)
+    with Replica(tmp_path / "author of mirror", RemoteConfig(type="fs", root=str(mirror))) as other:
+        other.engine.clone("main", "main")
+        other.connect("main").execute("INSERT INTO t VALUES('only on mirror')")
+        other.engine.push("main")
+    ours = machines("ours", configured)
+    log_id = ours.engine.clone(f"{mirror}/main", "copy").log
+    refused = f"from file://{mirror}, and not from file://{root}"
+    with pytest.raises(AlreadyExistsError, match=refused):
+        ours.engine.clone("main", "main")
+    with pytest.raises(AlreadyExistsError, match=refused):
+        ours.engine.open("main", create=True, remote="main")
+    assert [tag.tag for tag in ours.engine.tags()] == ["copy"]
+    # An id means the log where it lives.
+    ours.engine.clone(str(log_id), "second")
+    assert rows(ours.connect("second"))[-1] == ("only on mirror",)
+    for tag in ("copy", "second"):
+        ours.engine.remove_tag(tag)
+    ours = machines("ours", configured)
+    ours.engine.collect_local()
+    with pytest.raises(HistoryMismatchError, match="is at LSN 1"):
+        ours.engine.clone("main", "main")
+
+
 def test_autosync_follows_a_clone_by_url(machines, tmp_path) -> None:
     root = published(tmp_path, "main")
     ours = machines(autosync=1000.0)
