@@ -1,7 +1,8 @@
 """A diff as SQL: statements that turn the older of two snapshots into the newer one.
 
-They are one transaction and need no VFS: `sqlite3 older.db < patch.sql`. A patch that was cut off
-has no COMMIT, and changes nothing.
+They are one transaction and need no VFS: `sqlite3 -bail older.db < patch.sql`, where `-bail` keeps
+the shell from going on to the COMMIT after an error. A patch that was cut off has no COMMIT, and
+changes nothing.
 
 - A row keeps its rowid, and each value its storage class and its bytes.
 - A table whose declaration changed is made anew, with all of its rows.
@@ -111,7 +112,7 @@ class _Patch:
                 continue
             is_gone = kind == "trigger" and item.name in self._dropped_triggers
             if (kind, item.name) in self._schema or item.table in self._remade or is_gone:
-                yield f"{item.sql};"
+                yield _ended(item.sql)
 
     def _virtual_tables(self) -> Iterator[str]:
         """Drop and make virtual tables, with which their shadow tables go and come."""
@@ -125,7 +126,7 @@ class _Patch:
                 if change is not Change.ADDED:
                     yield f"DROP TABLE {quoted(name)};"
                 if newer is not None and _is_virtual(newer):
-                    yield f"{newer.sql};"
+                    yield _ended(newer.sql)
 
     def _shadows(self, schema: str) -> set[str]:
         rows = self._connection.execute(
@@ -158,7 +159,7 @@ class _Patch:
             # newer commit, and has gone with that already.
             yield f"DROP TABLE IF EXISTS {name};"
         if table.newer is not None:
-            yield f"{self._tables.newer['table', table.name].sql};"
+            yield _ended(self._tables.newer["table", table.name].sql)
             yield from self._all_rows(table)
 
     def _all_rows(self, table: Table) -> Iterator[str]:
@@ -238,6 +239,12 @@ class _Patch:
         ):
             values = f"{self._literals.of(name)}, {self._literals.of(sequence)}"
             yield f"INSERT INTO sqlite_sequence VALUES({values});"
+
+
+def _ended(sql: str) -> str:
+    """Return a stored statement with the semicolon that ends it, after a comment at its end."""
+    ended = (f"{sql}{end}" for end in (";", "\n;", "*/;"))
+    return next(filter(apsw.complete, ended), f"{sql};")
 
 
 def _is_virtual(item: Object | None) -> bool:

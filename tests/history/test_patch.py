@@ -342,6 +342,38 @@ def test_virtual_tables_are_what_their_shadow_tables_hold(database, before, afte
     database.check()
 
 
+@pytest.mark.parametrize("comment", ["-- new", "-- new;", "/* new", "/* new;"])
+def test_a_comment_at_the_end_of_a_declaration_hides_nothing(database, comment):
+    database.start("CREATE TABLE t(x)")
+    database.push()
+    database.run(
+        f"CREATE VIEW v AS SELECT x FROM t {comment}",
+        f"CREATE INDEX i ON t(x) {comment}",
+        f"CREATE TABLE s(x INTEGER) STRICT {comment}",
+        f"CREATE VIRTUAL TABLE f USING fts5(x) {comment}",
+        f"CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END {comment}",
+        "INSERT INTO t VALUES(1)",
+        "INSERT INTO s VALUES(2)",
+        "INSERT INTO f VALUES('three')",
+    )
+    newer = database.file("newer")
+    database.engine.export(database.tag, newer)
+    older = database.file("older")
+    with contextlib.closing(sqlite3.connect(older)) as connection:
+        connection.executescript("\n".join(database.patch()))
+
+    def found(path):
+        """Return the declarations, of which SQLite may keep what ends a comment, and the rows."""
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            schema = connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_schema")
+            declared = {(kind, name): sql.removesuffix("*/").rstrip() for kind, name, sql in schema}
+            return declared, [connection.execute(f"SELECT * FROM {t}").fetchall() for t in "tsfv"]
+
+    declared, rows = found(older)
+    assert (declared, rows) == found(newer)
+    assert rows == [[(1,)], [(2,)], [("three",)], [(1,)]]
+
+
 def test_a_table_that_cannot_be_compared_is_an_error_with_a_way_out(database):
     database.start("CREATE TABLE t(rowid, oid, _rowid_)", "INSERT INTO t VALUES(1, 2, 3)")
     database.push()
