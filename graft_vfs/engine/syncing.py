@@ -27,6 +27,7 @@ from graft_vfs.sync import pull as pulling
 from graft_vfs.sync import push as pushing
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.recognise import recognise
+from graft_vfs.sync.settle import settle_pending
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.volume import Volume
 
@@ -112,9 +113,12 @@ def push(
     """
     with syncing(context, opened.volume):
         log_id = context.catalog.volume(opened.volume.id).remote
-        if name is not None and context.catalog.newest_commit(log_id)[0]:
-            # Before anything is sent, because another log may have the name.
-            naming.name_by_hand(context, log_id, name)
+        if name is not None:
+            # An earlier push has its own name; the log gets this one as another.
+            settle_pending(context, opened, wait_seconds=wait_seconds)
+            if context.catalog.newest_commit(log_id)[0]:
+                # Before anything is sent, because another log may have the name.
+                naming.name_by_hand(context, log_id, name)
         named = Opened(name or naming.wanted_name(opened.volume) or opened.tag, opened.volume)
         again = functools.partial(
             pushing.push,

@@ -134,6 +134,18 @@ def test_a_push_that_was_killed_goes_on_under_its_name(machines, effect, fault) 
     assert used(ours).requests == 1
 
 
+@pytest.mark.parametrize("fault", [Fault.STOP_BEFORE, Fault.STOP_AFTER])
+def test_a_push_under_another_name_than_the_killed_one_gives_both(machines, fault) -> None:
+    at = ["probe", "probe", "refs", "logs"].index("logs")
+    ours = written(machines("ours", at=at, fault=fault))
+    with pytest.raises(ProcessStopped):
+        ours.engine.push("main", name="prices")
+    ours = machines("ours")
+    ours.engine.push("main", name="other")
+    log = ours.engine.status("main").remote
+    assert dict(ours.engine.refs()) == {"prices": log, "other": log}
+
+
 def test_of_two_machines_that_push_under_one_name_at_once_one_is_refused(machines) -> None:
     both = [written(machines("ours")), written(machines("theirs"))]
     start, refused = threading.Barrier(2), []
