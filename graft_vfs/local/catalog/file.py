@@ -293,11 +293,7 @@ class CatalogFile:
         if self._writable:
             self._choose_journal(connection)
         version = connection.pragma("user_version")
-        if version > SCHEMA_VERSION:
-            raise FutureVersionError(
-                f"the catalog has version {version}; this program reads {SCHEMA_VERSION}",
-                next_step="upgrade graft-vfs",
-            )
+        _require_known(version)
         if version == 0 and self._writable:
             self._create(connection)
         if connection.pragma("application_id") != APPLICATION_ID:
@@ -338,8 +334,10 @@ class CatalogFile:
 
     def _migrate(self, connection: apsw.Connection) -> None:
         with self.transaction():
-            # Another process may have been first.
-            for version in range(connection.pragma("user_version"), SCHEMA_VERSION):
+            # Another process may have been first, and of a later version.
+            found = connection.pragma("user_version")
+            _require_known(found)
+            for version in range(found, SCHEMA_VERSION):
                 connection.execute(_STEPS[version])
             connection.pragma("user_version", SCHEMA_VERSION)
 
@@ -363,6 +361,14 @@ class CatalogFile:
     def after_fork(self) -> None:
         """Release the lock in parent and child; each reopens the file when needed."""
         self._lock.release()
+
+
+def _require_known(version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise FutureVersionError(
+            f"the catalog has version {version}; this program reads {SCHEMA_VERSION}",
+            next_step="upgrade graft-vfs",
+        )
 
 
 # Forking --------------------------------------------------------------------------------------

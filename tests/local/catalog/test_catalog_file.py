@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import apsw
 import pytest
 
 from graft_vfs.errors import CorruptCatalogError, FutureVersionError, ReadOnlyError, UsageError
@@ -36,6 +37,30 @@ def test_a_future_catalog_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(FutureVersionError, match="upgrade"):
         CatalogFile(path)
+
+
+def test_an_upgrade_that_a_later_version_overtook_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "catalog.db"
+    CatalogFile(path).close()
+
+    def set_version(version: int) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+
+    set_version(2)
+    migrate = CatalogFile._migrate
+
+    def overtaken(file: CatalogFile, connection: apsw.Connection) -> None:
+        set_version(99)
+        migrate(file, connection)
+
+    monkeypatch.setattr(CatalogFile, "_migrate", overtaken)
+    with pytest.raises(FutureVersionError, match="upgrade"):
+        CatalogFile(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (99,)
 
 
 def tags(file: CatalogFile) -> list[str]:
