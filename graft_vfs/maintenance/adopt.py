@@ -195,9 +195,10 @@ def adopt(
         if found is not None and base is not None:
             raise UsageError(f"volume {volume} records its own base", next_step="omit the base")
         if found is not None:
+            # A fork whose remote is the configured one may stand on a log that was moved since.
+            place(logs, found.remote, found.url)
             if found.url is not None:
-                for log_id in {found.remote, found.branch.log_id}:
-                    place(logs, log_id, found.url)
+                place(logs, found.branch.log_id, found.url)
             remote, branch, commits = _described(logs, directory, found)
         else:
             remote, branch, commits = _from_log(logs, directory, volume, base)

@@ -291,6 +291,33 @@ def test_a_lost_catalog_does_not_lose_where_a_volume_syncs(machines, tmp_path) -
     assert ours.engine.push("main").lsn == 2
 
 
+def test_a_lost_volume_of_the_configured_remote_is_adopted_on_no_other(machines, tmp_path) -> None:
+    root = published(tmp_path, "main")
+    mirror = tmp_path / "mirror"
+    shutil.copytree(root, mirror)
+    configured = RemoteConfig(type="fs", root=str(root))
+    ours = machines("ours", configured)
+    ours.engine.clone("main", "main")
+    ours.connect("main").execute("INSERT INTO t VALUES('ours')")
+    volume = ours.engine.status("main").volume
+    ours.close()
+    for path in (tmp_path / "ours").glob("catalog.db*"):
+        path.unlink()
+    config = Config(data_dir=tmp_path / "ours", remote=configured)
+    with contextlib.closing(Graft(config, recovering=True)) as recovering:
+        recovering.clone(f"{mirror}/main", "copy")
+        with pytest.raises(
+            AlreadyExistsError, match=f"file://{mirror}, and not from file://{root}"
+        ):
+            recovering.adopt(volume)
+        recovering.move_remote("copy", "default")
+        recovering.adopt(volume)
+    ours = machines("ours", configured)
+    assert ours.engine.push("main").lsn == 2
+    assert len(list((root / "logs").rglob("commits/*"))) == 2
+    assert len(list((mirror / "logs").rglob("commits/*"))) == 1
+
+
 def test_a_clone_of_a_mistyped_ref_says_which_may_be_meant(machines, tmp_path, monkeypatch):
     root = published(tmp_path, "main")
     ours = machines("ours", RemoteConfig(type="fs", root=str(root)))
