@@ -296,15 +296,17 @@ class Autosync:
     def _run_one(self, task: _Task) -> None:
         outcome, error = self._attempt(task, is_last=False)
         self._note_run(task, outcome, error)
+        if task.is_running:
+            self._flush_one(task)  # The flush leaves it to this thread.
         if self._workers.are_several:
             self._clock.wake()  # Its next run may be the first that is due.
 
     def _note_run(self, task: _Task, outcome: Outcome, error: Exception | None) -> None:
         """Decide when a volume's next run is due, from how the last one ended."""
         with self._lock:
-            task.is_running = False
             if self._is_closing:
-                return  # The flush checks this volume again, and reports the result.
+                return
+            task.is_running = False
             if outcome is Outcome.CLOSED and not task.is_wanted:
                 self._tasks.pop(task.volume, None)
                 _release(task)
@@ -377,9 +379,14 @@ class Autosync:
         return task.role is AutosyncRole.LEADER
 
     def _flush(self) -> None:
-        """Push unpushed commits, volume by volume, until the time limit."""
-        self._workers.drain(self._closing_at - self._clock.seconds())
-        for task in self._tasks.values():
+        """Push unpushed commits, volume by volume, until the time limit.
+
+        A volume whose sync is running is left to the thread of that sync, because one that hangs
+        must not keep the others from being pushed.
+        """
+        with self._lock:
+            idle = [task for task in self._tasks.values() if not task.is_running]
+        for task in idle:
             self._workers.run(functools.partial(self._flush_one, task))
         self._workers.drain(self._closing_at - self._clock.seconds())
 

@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from graft_vfs.counters import Counters
 from graft_vfs.engine import autosync
+from graft_vfs.ids import VolumeId
 from graft_vfs.store.base import ObjectStore
 from tests.support import isolated
 from tests.support.faults import FaultyStore
 from tests.support.synced import INTERVAL, Synced, diverged, found, insert
+
+PATIENCE_SECONDS = 20.0
+"""Only a test that fails waits so long."""
 
 
 def test_closing_pushes_unpushed_commits(synced, other, caplog):
@@ -179,3 +184,34 @@ def test_ctrl_c_ends_the_wait_for_a_push_and_reports_unpushed_commits(synced, ca
     store.go_on.set()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_sync_that_hangs_keeps_no_other_volume_from_its_last_push() -> None:
+    hung, idle = VolumeId.new(), VolumeId.new()
+    began, may_end, flushed = threading.Event(), threading.Event(), threading.Event()
+    synced = threading.Event()
+    last: list[VolumeId] = []
+
+    def sync(volume: VolumeId, /, *, is_last: bool) -> autosync.Outcome:
+        if is_last:
+            last.append(volume)
+            flushed.set()
+        elif volume == idle:
+            synced.set()
+        else:
+            began.set()
+            assert may_end.wait(PATIENCE_SECONDS)
+        return autosync.Outcome.SYNCED
+
+    ours = autosync.Autosync(sync, 1000.0, Counters(), threads=2)
+    ours.add(idle, None)
+    assert synced.wait(PATIENCE_SECONDS)
+    ours.add(hung, None)
+    assert began.wait(PATIENCE_SECONDS)
+    closing = threading.Thread(target=ours.close, args=(PATIENCE_SECONDS,))
+    closing.start()
+    assert flushed.wait(PATIENCE_SECONDS / 2)
+    assert last == [idle]
+    may_end.set()
+    closing.join()
+    assert last == [idle, hung]
