@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from time import monotonic
 
-from graft_vfs.errors import CorruptObjectError, UsageError
+from graft_vfs.errors import CorruptObjectError, LocalStorageError, UsageError
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import Arena, FrameKey
 from graft_vfs.local.cache.page_cache import PageCache, Place
@@ -344,25 +345,31 @@ class LogView:
         self, frames: Collection[_SourceFrame], progress: Callable[[int, int], None] | None
     ) -> None:
         done = 0
-        pending = [
-            (self._executor().submit(source.keep, first, end), source.stored_bytes(first, end))
+        pending = {
+            self._executor().submit(source.keep, first, end): source.stored_bytes(first, end)
             for source, first, end in ranges_of_frames(frames)
-        ]
-        total = sum(size for _, size in pending)
+        }
+        total = sum(pending.values())
         if progress is not None and pending:
             progress(0, total)
+        # In the order of their ends, so that one slow request does not hide what has arrived.
+        # as_completed of the library would not return what a closing engine has cancelled.
+        ended: SimpleQueue[Future[LocalStorageError | None]] = SimpleQueue()
+        for future in pending:
+            future.add_done_callback(ended.put)
         try:
-            for future, size in pending:
+            for _ in pending:
+                future = ended.get()
                 failure = future.result()
                 if failure is not None:
                     raise failure
-                done += size
+                done += pending[future]
                 if progress is not None:
                     progress(done, total)
         except CancelledError as error:
             raise UsageError("the engine was closed while pages were fetched") from error
         finally:
-            for future, _ in pending:
+            for future in pending:
                 future.cancel()
 
     def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
