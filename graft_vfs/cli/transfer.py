@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -62,16 +63,14 @@ def import_(file: Path, tag: str, update: bool, message: str, as_json: bool) -> 
 
 def _refuse_second_file(engine: graft_vfs.Graft, file: Path, tag: str) -> None:
     """Raise UsageError if a new tag is the name of another file: `graft import a.db b.db`."""
-    other = Path(tag)
-    if (
-        engine.catalog.tag_volume(tag) is None
-        and other.is_file()
-        and not (file.is_file() and file.samefile(other))
-    ):
+    with contextlib.suppress(OSError):  # A tag may be longer than the name of a file.
+        is_other = Path(tag).is_file() and not (file.is_file() and file.samefile(tag))
+        if not is_other or engine.catalog.tag_volume(tag) is not None:
+            return
         raise UsageError(
             f"{tag} is a file, and an import takes one file and a tag",
             next_step=f"import each by itself, as in `graft import {shlex.quote(tag)} "
-            f"{shlex.quote(other.stem)}`",
+            f"{shlex.quote(Path(tag).stem)}`",
         )
 
 
