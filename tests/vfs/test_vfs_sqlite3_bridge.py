@@ -79,7 +79,9 @@ def test_a_pragma_answers_the_same_text_in_both_libraries(opened, connect, pragm
 
 
 def test_the_error_of_a_pragma_has_its_text(module, opened):
-    with pytest.raises(module.OperationalError, match="there is no pragma graft_nope; did you mean"):
+    with pytest.raises(
+        module.OperationalError, match="there is no pragma graft_nope; did you mean"
+    ):
         opened().execute("PRAGMA graft_nope")
 
 
