@@ -24,7 +24,8 @@ from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import VolumeRow
 from graft_vfs.local.files import importing
 from graft_vfs.metrics import Metrics
-from graft_vfs.remote.log import list_logs, list_refs
+from graft_vfs.remote.log import list_logs
+from graft_vfs.remote.refs import list_refs
 from graft_vfs.reports import (
     Audit,
     CommitReport,

@@ -32,8 +32,9 @@ from graft_vfs.maintenance.findings import OTHER_MACHINE, Fault, FaultKind, Find
 from graft_vfs.maintenance.mending import Mender
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
-from graft_vfs.remote.log import RemoteLog, commit_key, list_refs, read_ref, ref_names
+from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.remote.names import list_names, name_key
+from graft_vfs.remote.refs import list_refs, read_ref, ref_names
 from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.base import ObjectStore

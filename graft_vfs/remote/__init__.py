@@ -1,6 +1,10 @@
 """Floor 3: how objects make a log.
 
-    log             the commits, segments and refs of one remote log, and their keys
+    log             the commits and segments of one remote log, and their keys
+    entries         small create-only objects that are listed by a prefix
+    refs            names of logs
+    names           names of commits
+    remotes         the stores, each opened when a log on it is used
     body            the frames of a commit in its object, read and verified
     commit_reader   reads commits ahead, in bounded memory
     request_threads the threads of one verb

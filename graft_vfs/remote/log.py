@@ -1,6 +1,5 @@
-"""Remote logs: objects in a store that form an ordered, verifiable history, and the refs to it.
+"""Remote logs: objects in a store that form an ordered, verifiable history.
 
-    refs/<name>                          names a log; create-only
     logs/<log>/commits/<descending>      one commit; create-only, never deleted; a repair may
                                          overwrite a damaged one with the same commit
     logs/<log>/names/<name>              a name of a commit; create-only, see `format.name`
@@ -8,28 +7,16 @@
     segments/<segment>                   frames of commits that are too large to contain them
 
 `<descending>` is the ones' complement of the 64-bit LSN in 16 hexadecimal digits, so an ascending
-listing starts with the newest commit. `<name>` is the ref's name as one key segment: letters,
-digits, `_`, `-`, and any `.` that is not the first character are kept; all other UTF-8 bytes are
-percent-encoded. Some stores limit the length of keys, so an encoded name of more than 160
-characters is truncated to 160 and followed by `~` and the BLAKE2b-128 of the whole name.
+listing starts with the newest commit. Refs and names are in `remote.refs` and
+`remote.names`.
 
-A ref object is at most 8192 bytes of ASCII. Version 1, which has no checksum, is still read:
-
-    graft-vfs ref 2 <newline>
-    <log id> <newline>
-    <the whole name, percent-encoded> <newline>
-    <XXH3-64 of all of the above in 16 hexadecimal digits> <newline>
-
-Listings skip foreign objects among refs and commits, such as `.DS_Store` or `README`, with one
-warning.
+Listings skip foreign objects among commits, such as `.DS_Store` or `README`, with one warning.
 
 Invariants:
  1. Every returned commit is verified: its hash is correct, its log and LSN match its key, and if
     the hash of its predecessor is known, it names that hash.
  2. A log has no gaps. A gap is reported as damage.
  3. Every returned frame matches the checksum in its commit's header.
- 4. A ref object contains its own name, and a reader compares it, because some stores treat the keys
-    `Main` and `main` as equal.
 
 A crash leaves at most a segment that no commit names. This module does not decide who owns an LSN
 (see `claim`), and keeps no state.
@@ -39,25 +26,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import hashlib
 import logging
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
-from urllib.parse import quote, unquote_to_bytes
-
-from xxhash import xxh3_64_hexdigest
 
 from graft_vfs.errors import (
-    CommitOutcomeUnknownError,
     CorruptObjectError,
-    DamageError,
-    FutureVersionError,
-    InvalidIdError,
-    InvalidTagError,
     ObjectMissingError,
-    StoreUnavailableError,
 )
 from graft_vfs.format.commit import MAGIC as COMMIT_MAGIC
 from graft_vfs.format.commit import CommitHeader
@@ -66,30 +41,16 @@ from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.remote.body import Body
 from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commit, read_commits
-from graft_vfs.remote.request_threads import request_threads
-from graft_vfs.store.base import ObjectStore, PutOutcome, Sent
+from graft_vfs.store.base import ObjectStore, Sent
 
 _logger = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
-REFS_PREFIX = "refs/"
 LOGS_PREFIX = "logs/"
 SEGMENTS_PREFIX = "segments/"
-REF_BYTES_MAX = 8192
-REF_NAME_CHARACTERS_MAX = 512
 
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _DESCENDING = re.compile(r"[0-9a-f]{16}")
-_SEGMENT_CHARACTERS_MAX = 160
-_NAME_HASH_BYTES = 16
-_REF_MAGIC = b"graft-vfs ref "
-_REF_VERSION = 2
-_REF_LINES = {b"1": 3, b"2": 4}
-"""The number of lines after the first in each version, including the empty last one."""
 _NEWEST_KEYS = 8
-_REF_ATTEMPTS = 5
-_REF_PAUSE_SECONDS = 0.1
 _BEHIND_BYTES_MAX = 8 << 20
 _LOOKS = (1, 1, 7)
 """The number of commits that each step of a poll reads at once, while all of them exist."""
@@ -128,47 +89,6 @@ def commit_key(log_id: LogId, lsn: RemoteLsn) -> str:
 def segment_key(segment: SegmentId) -> str:
     """Return the key of a segment."""
     return f"{SEGMENTS_PREFIX}{segment}"
-
-
-def ref_key(name: str) -> str:
-    """Return the key of a ref; raises InvalidTagError for a name that is not a valid tag."""
-    return REFS_PREFIX + name_segment(name)
-
-
-def name_segment(name: str) -> str:
-    """Return a name as one segment of a key; raises InvalidTagError if it is not a valid tag."""
-    encoded = _encode_name(name)
-    if len(encoded) > _SEGMENT_CHARACTERS_MAX:
-        digest = hashlib.blake2b(name.encode(), digest_size=_NAME_HASH_BYTES).hexdigest()
-        encoded = f"{encoded[:_SEGMENT_CHARACTERS_MAX]}~{digest}"
-    return encoded
-
-
-def _encode_name(name: str) -> str:
-    """Percent-encode a name; `~` marks truncated names, and no result is `..`."""
-    step = "use a text of 1 to 512 characters without NUL"
-    if not 0 < len(name) <= REF_NAME_CHARACTERS_MAX or "\0" in name:
-        raise InvalidTagError(f"{name[:64]!r} cannot name a ref", next_step=step)
-    try:
-        encoded = quote(name, safe="", errors="strict").replace("~", "%7E")
-    except UnicodeEncodeError as error:
-        raise InvalidTagError(f"{name[:64]!r} is not Unicode text", next_step=step) from error
-    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded
-
-
-def _decode_name(encoded: str, *, key: str) -> str:
-    """Undo `_encode_name`; raises CorruptObjectError for a text that it never returns."""
-    try:
-        name = unquote_to_bytes(encoded).decode()
-        is_ours = _encode_name(name) == encoded
-    except (UnicodeDecodeError, InvalidTagError):
-        is_ours = False
-    if not is_ours:
-        raise CorruptObjectError(
-            f"{key} is foreign: it is not the name of a ref",
-            next_step="check who else writes to the remote",
-        )
-    return name
 
 
 # Logs -----------------------------------------------------------------------------------------
@@ -418,138 +338,6 @@ def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> No
         )
 
 
-# Refs -----------------------------------------------------------------------------------------
-
-
-def create_ref(
-    store: ObjectStore, name: str, log_id: LogId, *, sleep: Callable[[float], None] = time.sleep
-) -> LogId:
-    """Create a ref for a log, unless it exists; returns the log that the ref names.
-
-    Durable on return. One request, two if the ref exists or an answer proves nothing. A ref has no
-    attempt id: two clients that create it for the same log write the same bytes. Raises StoreError,
-    CommitOutcomeUnknownError.
-    """
-    content = _encode_ref(name, log_id)
-    winner = create_once(store, ref_key(name), content, lambda: read_ref(store, name), sleep=sleep)
-    return log_id if winner is None else winner
-
-
-def create_once(
-    store: ObjectStore,
-    key: str,
-    content: bytes,
-    read: Callable[[], _T | None],
-    *,
-    sleep: Callable[[float], None] = time.sleep,
-) -> _T | None:
-    """Create an object unless its key is taken; returns what `read` finds there then, else None.
-
-    Durable on return. One request, two if the key is taken or an answer proves nothing. What is
-    found may have been written by an attempt of this very call. Raises StoreError,
-    CommitOutcomeUnknownError.
-    """
-    unknown: CommitOutcomeUnknownError | None = None
-    late = 0.0
-    for attempt in range(_REF_ATTEMPTS):
-        if attempt:
-            sleep(_REF_PAUSE_SECONDS * attempt)
-        try:
-            outcome = store.put_if_absent(key, content)
-        except CommitOutcomeUnknownError as error:
-            # Writing the same bytes again is safe, and the new answer replaces the lost one. After
-            # an answer that proves nothing, the write may have landed.
-            unknown = error
-            winner = read() if error.was_answered else None
-            if winner is not None:
-                return winner
-            late += error.late_share
-            if late >= 1.0:
-                break
-            continue
-        if outcome is PutOutcome.CREATED:
-            return None
-        winner = read()
-        if winner is not None:
-            return winner
-    if unknown is not None:
-        raise unknown
-    raise StoreUnavailableError(
-        f"the store neither creates {key} nor has it, after {_REF_ATTEMPTS} attempts",
-        next_step="try again",
-    )
-
-
-def read_ref(store: ObjectStore, name: str) -> LogId | None:
-    """Return the log that a ref names, None if the ref does not exist. One request.
-
-    Raises CorruptObjectError if the object is not a ref, or is the ref of another name.
-    """
-    key = ref_key(name)
-    try:
-        content = _get_ref(store, key)
-    except ObjectMissingError:
-        return None
-    log_id, found = _decode_ref(content, key=key)
-    if found != name:
-        raise CorruptObjectError(
-            f"{key} is the ref {found!r}, not {name!r}",
-            next_step="this store ignores the case of names, or the object was copied; "
-            "choose another name",
-        )
-    return log_id
-
-
-def list_refs(
-    store: ObjectStore, damaged: list[CorruptObjectError] | None = None
-) -> Iterator[tuple[str, LogId]]:
-    """Yield (name, log) of all refs, in the order of their keys.
-
-    One request for each 1000, and one for each ref, 32 at a time. Objects that are no refs that
-    this version reads are skipped, with one warning for all. `damaged` learns which of them were
-    refs, and are damaged or copied.
-    """
-    keys = list(store.keys(REFS_PREFIX))
-    skipped: list[DamageError] = []
-    with request_threads("graft-refs") as executor:
-        for found in executor.map(lambda key: _listed_ref(store, key), keys):
-            if isinstance(found, DamageError):
-                skipped.append(found)
-            elif found is not None:
-                yield found
-    if damaged is not None:
-        damaged += [
-            error
-            for error in skipped
-            if isinstance(error, CorruptObjectError) and not error.is_foreign
-        ]
-    if skipped:
-        _logger.warning("skipped %d objects among the refs, such as: %s", len(skipped), skipped[0])
-
-
-def _listed_ref(store: ObjectStore, key: str) -> tuple[str, LogId] | DamageError | None:
-    """Return a ref, None if it was removed after the listing, or the reason why it is invalid."""
-    try:
-        log_id, name = _decode_ref(_get_ref(store, key), key=key)
-        if ref_key(name) != key:
-            raise CorruptObjectError(f"{key} is a copy of the ref {name!r}")
-    except ObjectMissingError:
-        return None
-    except DamageError as error:
-        return error
-    return name, log_id
-
-
-def ref_names(store: ObjectStore) -> Iterator[str]:
-    """Yield the names of refs from their keys, without truncated ones.
-
-    One request per 1000. Only reading a ref shows what it names, and whether it is valid.
-    """
-    for key in store.keys(REFS_PREFIX):
-        with contextlib.suppress(CorruptObjectError):
-            yield _decode_name(key.removeprefix(REFS_PREFIX), key=key)
-
-
 def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
     """Yield (log, newest LSN) of all logs with commits, by id. Two requests per log, plus one."""
     after: str | None = None
@@ -565,56 +353,3 @@ def list_logs(store: ObjectStore) -> Iterator[tuple[LogId, RemoteLsn]]:
                 yield log_id, newest
         # The character after the slash: this sorts after all keys of the log.
         after = f"{LOGS_PREFIX}{name}0"
-
-
-def _encode_ref(name: str, log_id: LogId) -> bytes:
-    body = b"%s%d\n%s\n%s\n" % (
-        _REF_MAGIC,
-        _REF_VERSION,
-        str(log_id).encode(),
-        _encode_name(name).encode(),
-    )
-    return body + b"%s\n" % xxh3_64_hexdigest(body).encode()
-
-
-def _get_ref(store: ObjectStore, key: str) -> bytes:
-    """Read a ref object with a range read, so that a huge foreign object costs no more."""
-    content = store.get_range(key, 0, REF_BYTES_MAX + 1)
-    if len(content) > REF_BYTES_MAX:
-        raise CorruptObjectError(
-            f"{key} is too large for a ref",
-            next_step="check who else writes to the remote",
-            is_foreign=True,
-        )
-    return content
-
-
-def _decode_ref(content: bytes, *, key: str) -> tuple[LogId, str]:
-    """Return (log, name) of a ref object; raises CorruptObjectError or FutureVersionError."""
-    version, *rest = content.split(b"\n")
-    digits = version.removeprefix(_REF_MAGIC)
-    if not version.startswith(_REF_MAGIC) or not digits.isdigit():
-        raise CorruptObjectError(
-            f"{key} is not a graft-vfs ref",
-            next_step="check the bucket and its prefix",
-            is_foreign=True,
-        )
-    if digits not in _REF_LINES:
-        raise FutureVersionError(
-            f"{key} has format version {digits[:16].decode()}; this program reads {_REF_VERSION}",
-            next_step="upgrade graft-vfs",
-        )
-    try:
-        if len(rest) != _REF_LINES[digits] or rest[-1]:
-            raise CorruptObjectError(f"{key}: a ref has {_REF_LINES[digits]} lines")
-        if digits == b"%d" % _REF_VERSION:
-            body = content[: -len(rest[-2]) - 1]
-            if rest[-2] != xxh3_64_hexdigest(body).encode():
-                raise CorruptObjectError(
-                    f"{key}: checksum mismatch; these are not the bytes that were written"
-                )
-        log_id = LogId.parse(rest[0].decode("ascii"))
-        name = _decode_name(rest[1].decode("ascii"), key=key)
-    except (UnicodeDecodeError, InvalidIdError) as error:
-        raise CorruptObjectError(f"{key} does not name a log: {error}") from error
-    return log_id, name

@@ -13,11 +13,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from graft_vfs.errors import CorruptObjectError, DamageError, ObjectMissingError
+from graft_vfs.errors import CorruptObjectError, ObjectMissingError
 from graft_vfs.format.name import NAME_BYTES_MAX, CommitName, decode_name
 from graft_vfs.ids import LogId
-from graft_vfs.remote.log import LOGS_PREFIX, create_once, name_segment
-from graft_vfs.remote.request_threads import request_threads
+from graft_vfs.remote.entries import create_once, name_segment, read_all
+from graft_vfs.remote.log import LOGS_PREFIX
 from graft_vfs.store.base import ObjectStore
 
 _logger = logging.getLogger(__name__)
@@ -72,35 +72,14 @@ def list_names(
     is skipped, with one warning for all. `damaged` learns which of them were names, and are damaged
     or copied.
     """
-    skipped: list[DamageError] = []
-    keys = list(store.keys(_prefix(log_id)))
-    with request_threads("graft-names") as executor:
-        for found in executor.map(lambda key: _listed(store, log_id, key), keys):
-            if isinstance(found, DamageError):
-                skipped.append(found)
-            elif found is not None:
-                yield found
-    if damaged is not None:
-        damaged += [
-            error
-            for error in skipped
-            if isinstance(error, CorruptObjectError) and not error.is_foreign
-        ]
-    if skipped:
-        _logger.warning("skipped %d objects among the names, such as: %s", len(skipped), skipped[0])
 
-
-def _listed(store: ObjectStore, log_id: LogId, key: str) -> CommitName | DamageError | None:
-    """Return a name, None if it was removed after it was listed, or why it is none."""
-    try:
+    def read(key: str) -> CommitName:
         found = decode_name(store.get_range(key, 0, NAME_BYTES_MAX + 1), key=key)
         if name_key(found.log, found.name) != key or found.log != log_id:
             raise CorruptObjectError(f"{key} is a copy of the name {found.name!r}")
-    except ObjectMissingError:
-        return None
-    except DamageError as error:
-        return error
-    return found
+        return found
+
+    return read_all(store, _prefix(log_id), read, what="names", damaged=damaged)
 
 
 def delete_name(store: ObjectStore, log_id: LogId, name: str) -> None:

@@ -28,7 +28,7 @@ from graft_vfs.local.files import fsync_directory, make_directories, storage_err
 from graft_vfs.local.head import new_epoch
 from graft_vfs.local.tag_moves import NamesAnotherError
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
-from graft_vfs.remote.log import ref_key
+from graft_vfs.remote.refs import ref_key
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history

@@ -37,7 +37,7 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId
 from graft_vfs.local import layout
 from graft_vfs.local.files import fsync_directory, storage_errors
-from graft_vfs.remote.log import create_ref
+from graft_vfs.remote.refs import create_ref
 from graft_vfs.tags import check_tag
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.volume import Volume

@@ -23,7 +23,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.ids import BEGINNING_CHARACTERS_MIN, LogId
-from graft_vfs.remote.log import read_ref, ref_names
+from graft_vfs.remote.refs import read_ref, ref_names
 from graft_vfs.store import urls
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore

@@ -26,7 +26,7 @@ from graft_vfs.format.name import CommitName, decode_name
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header, segment_header
 from graft_vfs.ids import SegmentId
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote.log import create_ref, read_ref, ref_key
+from graft_vfs.remote.refs import create_ref, read_ref, ref_key
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, OTHER_LOG, SEGMENT, body, header_of, image
 

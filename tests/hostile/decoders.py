@@ -35,8 +35,9 @@ from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
 from graft_vfs.history.refs import parse, parse_span
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId, VolumeId
 from graft_vfs.pages import LSN_MAX, PAGE_SIZES
-from graft_vfs.remote.log import ascending, create_ref, list_refs, read_ref, ref_key
+from graft_vfs.remote.log import ascending
 from graft_vfs.remote.names import list_names, name_key
+from graft_vfs.remote.refs import create_ref, list_refs, read_ref, ref_key
 from graft_vfs.store.base import is_key
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.tags import check_tag

@@ -28,7 +28,8 @@ from graft_vfs.format.commit import (
 from graft_vfs.format.frame import checksum_of
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, PAGE_COUNT_MAX
-from graft_vfs.remote.log import commit_key, commits_prefix, ref_key, segment_key
+from graft_vfs.remote.log import commit_key, commits_prefix, segment_key
+from graft_vfs.remote.refs import ref_key
 from tests.hostile.decoders import sealed
 
 PAGE_SIZE = 4096

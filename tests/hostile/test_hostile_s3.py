@@ -17,7 +17,8 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.remote.log import RemoteLog, commits_prefix, list_refs, read_ref
+from graft_vfs.remote.log import RemoteLog, commits_prefix
+from graft_vfs.remote.refs import list_refs, read_ref
 from graft_vfs.store.s3 import S3Store
 from graft_vfs.store.s3.client import ANSWER_BYTES_MAX
 from tests.store.scripted import Reply, Request, ScriptedServer, answer

@@ -20,8 +20,9 @@ from graft_vfs.maintenance import mending
 from graft_vfs.maintenance.findings import Finding
 from graft_vfs.maintenance.fsck import Fsck
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote.log import commit_key, ref_key, segment_key
+from graft_vfs.remote.log import commit_key, segment_key
 from graft_vfs.remote.names import name_key
+from graft_vfs.remote.refs import ref_key
 from graft_vfs.store.base import PutOutcome
 from graft_vfs.sync import build as build_module
 from tests.support.faults import ProcessStopped

@@ -29,7 +29,7 @@ from graft_vfs.errors import (
     NotFoundError,
     StoreUnavailableError,
 )
-from graft_vfs.remote import log as remote_log
+from graft_vfs.remote import entries
 from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
@@ -129,7 +129,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         seen["examples"] += 1
         patch = self.stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(settle_module, "claim", functools.partial(claim, sleep=lambda _: None))
-        patch.setattr(remote_log, "_REF_PAUSE_SECONDS", 0)
+        patch.setattr(entries, "_PAUSE_SECONDS", 0)
         patch.setattr(probe, "_PAUSE_SECONDS", 0)
         self.patch = patch
 

@@ -6,10 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graft_vfs.format.commit import CommitHeader
-from graft_vfs.remote.log import (
-    RemoteLog,
-    commit_key,
-)
+from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, commit

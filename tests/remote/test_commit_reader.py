@@ -14,10 +14,7 @@ from graft_vfs.errors import (
     ObjectMissingError,
 )
 from graft_vfs.format.commit import HEAD_BYTES, HEADER_BYTES_MAX
-from graft_vfs.remote.log import (
-    RemoteLog,
-    commit_key,
-)
+from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import REQUESTS_MAX
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, OTHER_LOG, commit

@@ -16,13 +16,7 @@ from graft_vfs.errors import (
     InvalidTagError,
     StoreUnavailableError,
 )
-from graft_vfs.remote.log import (
-    REF_BYTES_MAX,
-    create_ref,
-    list_refs,
-    read_ref,
-    ref_key,
-)
+from graft_vfs.remote.refs import REF_BYTES_MAX, create_ref, list_refs, read_ref, ref_key
 from graft_vfs.store.base import PutOutcome, is_key
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, OTHER_LOG, SEGMENT

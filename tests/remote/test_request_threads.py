@@ -10,7 +10,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.ids import LogId
 from graft_vfs.maintenance.fsck import check_log
-from graft_vfs.remote.log import create_ref, list_refs
+from graft_vfs.remote.refs import create_ref, list_refs
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.store.wrapper import WrapperStore
 from tests.support.replicas import Replica

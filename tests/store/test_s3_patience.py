@@ -23,7 +23,8 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.claim import claim
-from graft_vfs.remote.log import RemoteLog, create_ref
+from graft_vfs.remote.log import RemoteLog
+from graft_vfs.remote.refs import create_ref
 from graft_vfs.store import MemoryStore, PutOutcome, check_conditional_writes
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.s3 import S3Store

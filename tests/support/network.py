@@ -16,7 +16,7 @@ import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import GraftError
-from graft_vfs.remote import log as remote_log
+from graft_vfs.remote import entries
 from graft_vfs.remote.claim import claim
 from graft_vfs.store import probe
 from graft_vfs.sync import settle
@@ -102,11 +102,11 @@ class Network:
 
 @contextlib.contextmanager
 def without_pauses() -> Iterator[None]:
-    """Let nobody wait before a request is tried again, and make clients quickly."""
+    """Retry requests without a pause, and make clients quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settle, "claim", functools.partial(claim, sleep=_no_sleep))
         patch.setattr(probe, "_PAUSE_SECONDS", 0)
-        patch.setattr(remote_log, "_REF_PAUSE_SECONDS", 0)
+        patch.setattr(entries, "_PAUSE_SECONDS", 0)
         loader = functools.cache(botocore.session.create_loader)
         patch.setattr(botocore.session, "create_loader", loader)
         yield

@@ -36,6 +36,8 @@ _GROUPS = {
 _FORMATS = {
     "Remote": [
         "remote.log",
+        "remote.entries",
+        "remote.refs",
         "format.commit",
         "format.segment",
         "format.frame",

@@ -20,7 +20,8 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.remote.log import commit_key, read_ref
+from graft_vfs.remote.log import commit_key
+from graft_vfs.remote.refs import read_ref
 from graft_vfs.sync.push import ensure_safe_store
 from tests.support.network import Machine, Network, check_declared, without_pauses
 from tests.support.proxy import (

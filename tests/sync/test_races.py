@@ -21,7 +21,8 @@ from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import NO_HASH, CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.remote.claim import claim
-from graft_vfs.remote.log import RemoteLog, read_ref
+from graft_vfs.remote.log import RemoteLog
+from graft_vfs.remote.refs import read_ref
 from graft_vfs.store.base import ObjectStore
 from tests.support.replicas import Replica, rows
 from tests.support.servers import S3Endpoint

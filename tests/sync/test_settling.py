@@ -23,7 +23,8 @@ from graft_vfs.errors import (
     StoreUnavailableError,
     UnsafeStoreError,
 )
-from graft_vfs.remote.log import ascending, commit_key, commits_prefix, read_ref
+from graft_vfs.remote.log import ascending, commit_key, commits_prefix
+from graft_vfs.remote.refs import read_ref
 from graft_vfs.store.base import ObjectStore, PutOutcome, StoreCounts
 from graft_vfs.store.probe import PROBE_KEY
 from graft_vfs.sync import settle
@@ -49,7 +50,7 @@ class StubbornStore(FaultyStore):
 def machines(tmp_path, monkeypatch) -> Iterator[Callable[..., Replica]]:
     """Make machines on one remote in memory; a name used again is the same data directory."""
     monkeypatch.setattr("graft_vfs.remote.claim._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("graft_vfs.remote.log._REF_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("graft_vfs.remote.entries._PAUSE_SECONDS", 0.0)
     made: list[Replica] = []
     remote = RemoteConfig(type="memory", root=str(tmp_path))
 
