@@ -531,7 +531,7 @@ class Catalog:
 
     def known_ref(self, store: str, name: str) -> LogId | None:
         """Return the log of a known ref of a store; a ref never changes its log."""
-        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+        if not self._file.has_table("known_refs"):
             return None
         rows = self._file.rows(
             "SELECT log FROM known_refs WHERE store = ? AND name = ?", store, name
@@ -540,14 +540,14 @@ class Catalog:
 
     def known_refs(self, store: str) -> list[tuple[str, LogId]]:
         """Return (name, log) of the known refs of a store."""
-        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+        if not self._file.has_table("known_refs"):
             return []
         rows = self._file.rows("SELECT name, log FROM known_refs WHERE store = ?", store)
         return [(name, id_of(LogId, log)) for name, log in rows]
 
     def all_known_refs(self) -> list[tuple[str, LogId]]:
         """Return the (name, log) of the refs of all stores that were seen."""
-        if not self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_refs'"):
+        if not self._file.has_table("known_refs"):
             return []
         rows = self._file.rows("SELECT name, log FROM known_refs")
         return [(text_of(name), id_of(LogId, log)) for name, log in rows]
@@ -556,15 +556,9 @@ class Catalog:
         """Store a ref, if the catalog is writable, so that opening a tag requests it only once."""
         if not self._file.writable or self.known_ref(store, name) == log_id:
             return
-        with self._file.transaction() as connection:
-            # Not in the schema, so that earlier versions can read the catalog too.
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS known_refs(store TEXT, name TEXT, log BLOB NOT NULL, "
-                "PRIMARY KEY(store, name)) STRICT, WITHOUT ROWID"
-            )
-            connection.execute(
-                "INSERT OR REPLACE INTO known_refs VALUES(?, ?, ?)", (store, name, log_id.raw)
-            )
+        self._file.write(
+            "INSERT OR REPLACE INTO known_refs VALUES(?, ?, ?)", store, name, log_id.raw
+        )
 
     # Probes -----------------------------------------------------------------------------------
 

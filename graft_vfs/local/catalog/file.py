@@ -69,15 +69,22 @@ CREATE TABLE pending_pushes(
 ) STRICT;
 CREATE TABLE probed_stores(store TEXT PRIMARY KEY, time_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 """
-_REMOTES = """
+_VERSION_3 = """
 CREATE TABLE remotes(name TEXT PRIMARY KEY, url TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE log_remotes(log BLOB PRIMARY KEY, remote TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS known_refs(
+    store TEXT, name TEXT, log BLOB NOT NULL, PRIMARY KEY(store, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE known_names(
+    log BLOB, name TEXT, object BLOB NOT NULL, PRIMARY KEY(log, name)
+) STRICT, WITHOUT ROWID;
 """
-SCHEMA += _REMOTES
+"""Earlier versions may have made `known_refs` already."""
+SCHEMA += _VERSION_3
 
 _STEPS = {
     1: "ALTER TABLE pending_pushes ADD COLUMN is_taken_up INTEGER NOT NULL DEFAULT 0",
-    2: _REMOTES,
+    2: _VERSION_3,
 }
 """What makes of a catalog of each earlier version one of the next."""
 
@@ -124,6 +131,10 @@ class CatalogFile:
         """Return all rows of a query; inside a transaction, in its state."""
         with self._errors():
             return cast("list[tuple[Any, ...]]", self.connection.execute(sql, bindings).fetchall())
+
+    def has_table(self, name: str) -> bool:
+        """Return False for a table that a catalog of an earlier version, opened to read, lacks."""
+        return bool(self.rows("SELECT 1 FROM sqlite_schema WHERE name = ?", name))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:

@@ -1,8 +1,6 @@
 """Names of commits that were seen on the remote, as the objects that prove themselves.
 
-The table is not in the schema, so that versions before this one read the catalog, too: it is made
-when the first name is kept. What the remote has counts: a name that is known may have been removed
-there since.
+What the remote has counts: a name that is known may have been removed there since.
 """
 
 from __future__ import annotations
@@ -13,11 +11,6 @@ from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.file import CatalogFile
 from graft_vfs.local.catalog.rows import bytes_of, text_of
 
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS known_names(log BLOB, name TEXT, object BLOB NOT NULL, "
-    "PRIMARY KEY(log, name)) STRICT, WITHOUT ROWID"
-)
-
 
 class KnownNames:
     """Owner: the catalog. Thread rule: any thread."""
@@ -27,30 +20,26 @@ class KnownNames:
 
     def all(self, log_id: LogId) -> list[bytes]:
         """Return the objects of all names of a log that were seen, in order of their text."""
-        if not self._is_made():
+        if not self._file.has_table("known_names"):
             return []
         sql = "SELECT object FROM known_names WHERE log = ? ORDER BY name"
         return [bytes_of(found) for (found,) in self._file.rows(sql, log_id.raw)]
 
     def texts(self, log_id: LogId) -> list[str]:
         """Return the texts of all names of a log that were seen, in order."""
-        if not self._is_made():
+        if not self._file.has_table("known_names"):
             return []
         sql = "SELECT name FROM known_names WHERE log = ? ORDER BY name"
         return [text_of(name) for (name,) in self._file.rows(sql, log_id.raw)]
-
-    def _is_made(self) -> bool:
-        return bool(self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'known_names'"))
 
     def keep(self, log_id: LogId, objects: Mapping[str, bytes], *, are_all: bool = False) -> None:
         """Remember names by their text, if the catalog can be written.
 
         If they `are_all` that the log has, the others are forgotten.
         """
-        if not self._file.writable or not (objects or self._is_made()):
+        if not self._file.writable or not (objects or are_all):
             return
         with self._file.transaction() as connection:
-            connection.execute(_TABLE)
             if are_all:
                 connection.execute("DELETE FROM known_names WHERE log = ?", (log_id.raw,))
             connection.executemany(
@@ -60,5 +49,5 @@ class KnownNames:
 
     def forget(self, log_id: LogId, name: str) -> None:
         """Forget a name that was removed."""
-        if self._file.writable and self._is_made():
+        if self._file.writable:
             self._file.write("DELETE FROM known_names WHERE log = ? AND name = ?", log_id.raw, name)

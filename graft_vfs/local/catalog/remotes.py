@@ -28,20 +28,16 @@ class RemoteRows:
     def __init__(self, file: CatalogFile) -> None:
         self._file = file
 
-    def _are_there(self) -> bool:
-        """Return False for a catalog of an earlier version, which cannot be written."""
-        return bool(self._file.rows("SELECT 1 FROM sqlite_schema WHERE name = 'log_remotes'"))
-
     def all(self) -> list[tuple[str, str]]:
         """Return (name, URL) of all remotes, by name."""
-        if not self._are_there():
+        if not self._file.has_table("log_remotes"):
             return []
         rows = self._file.rows("SELECT name, url FROM remotes ORDER BY name")
         return [(text_of(name), text_of(url)) for name, url in rows]
 
     def of_log(self, log_id: LogId) -> tuple[str, str] | None:
         """Return (name, URL) of the remote that a log lives on, None for the configured one."""
-        if not self._are_there():
+        if not self._file.has_table("log_remotes"):
             return None
         rows = self._file.rows(
             "SELECT name, url FROM log_remotes JOIN remotes ON name = remote WHERE log = ?",
@@ -51,7 +47,7 @@ class RemoteRows:
 
     def logs_on(self, name: str) -> list[LogId]:
         """Return the logs that live on a remote other than the configured one."""
-        if not self._are_there():
+        if not self._file.has_table("log_remotes"):
             return []
         rows = self._file.rows("SELECT log FROM log_remotes WHERE remote = ? ORDER BY log", name)
         return [id_of(LogId, raw) for (raw,) in rows]

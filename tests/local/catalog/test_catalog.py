@@ -133,16 +133,28 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         row, branch = make(catalog)
         push = PendingPush(row.id, row.remote, 1, b"h" * 32, b"data", 4, 9, Position(999, 0))
         catalog.add_pending_push(push, branch=branch.id)
+        catalog.keep_ref("s3://bucket", "main", row.remote)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript("DROP TABLE remotes; DROP TABLE log_remotes")
+        for table in ("remotes", "log_remotes", "known_names"):
+            connection.execute(f"DROP TABLE {table}")
         if version == 1:
+            # Version 2 made this table when it had a ref to keep.
+            connection.execute("DROP TABLE known_refs")
             connection.execute("ALTER TABLE pending_pushes DROP COLUMN is_taken_up")
         connection.execute(f"PRAGMA user_version = {version}")
     with contextlib.closing(Catalog(path, writable=writable)) as catalog:
         assert catalog.pending_push(row.id) == push
         assert catalog.remotes.all() == catalog.remotes.logs_on("backup") == []
         assert catalog.remotes.of_log(row.remote) is None
+        assert catalog.names.all(row.remote) == catalog.names.texts(row.remote) == []
+        known = catalog.known_ref("s3://bucket", "main")
+        assert known == (row.remote if version == 2 else None)
+        catalog.keep_ref("s3://bucket", "main", row.remote)
+        catalog.names.keep(row.remote, {"v1": b"object"})
+        catalog.names.forget(row.remote, "v2")
         if writable:
+            assert catalog.known_refs("s3://bucket") == [("main", row.remote)]
+            assert catalog.names.texts(row.remote) == ["v1"]
             catalog.remotes.place_at(row.remote, "s3://bucket", "bucket")
             assert catalog.remotes.of_log(row.remote) == ("bucket", "s3://bucket")
             assert catalog.take_up_pending_push(push)
