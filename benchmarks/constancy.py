@@ -161,7 +161,7 @@ def counted(directory: Path, remote: RemoteConfig, length: int) -> list[list[int
         made.clone(f"log{length}", "copy")
     queries = []
     for row in _QUERIED:
-        # A copy of the data directory is a clone that nobody has read from.
+        # A copy of the data directory is a clone that has not been read from.
         cold = directory / f"cold{length}-{row}"
         shutil.copytree(home, cold)
         with (

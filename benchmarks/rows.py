@@ -56,7 +56,7 @@ def compare(
     """Make a row of alternating samples, the n-th of one side taken beside the n-th of the other.
 
     The ratio is the median of the pairs' ratios, so that a machine that slows down between two
-    pairs does not count against whoever was measured last.
+    pairs does not count against the last one measured.
     """
     ratio = statistics.median(one / other for one, other in zip(stock, graft, strict=True))
     return Row(

@@ -74,7 +74,7 @@ def running(home: Path) -> Iterator[Server | str]:
 
 
 def _becomes_ready(process: subprocess.Popen[bytes], server: Server) -> bool:
-    """Make the bucket, as soon as somebody listens."""
+    """Make the bucket, as soon as the server listens."""
     config = Config(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
     deadline = time.monotonic() + _READY_SECONDS
     with server.identity():

@@ -70,7 +70,7 @@ LIMITS: Mapping[str, Limit] = {
     # A process holds an arena that another one deleted until it looks for a frame that it does not
     # know, two files each. The rest are replaced log files below snapshots, one for each.
     "deleted files held": Limit("level", 2 * _ARENAS_MAX + 6),
-    # A file is replaced by the first push behind 16 MiB that finds nobody writing; behind 64 MiB a
+    # A file is replaced by the first push behind 16 MiB that finds no writer; behind 64 MiB a
     # push waits for that. What is committed while pushes run on a busy machine comes on top.
     "branch logs MiB": Limit("level", 256),
     # The bound, and the arena that is being filled.

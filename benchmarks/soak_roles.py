@@ -121,7 +121,7 @@ def change_on(soaked: Soaked, seed: int) -> None:
     chance = random.Random(seed)
     while not soaked.stopped.is_set():
         with closing(opened()) as connection:
-            # Not in the thread that pushes: whoever waits for the writer lock may wait long.
+            # Not in the thread that pushes: a thread that waits for the writer lock may wait long.
             connection.execute("UPDATE item SET body = randomblob(length(body))")
             soaked.add("updates of all rows")
             for _ in range(1000):

@@ -58,7 +58,7 @@ Session = Annotated[orm.Session, Depends(session)]
 
 
 # Endpoints that are no coroutines: FastAPI runs them in threads, so that a page which has to come
-# from the remote keeps nobody else waiting.
+# from the remote keeps no other request waiting.
 @app.post("/notes")
 def add(text: str, session: Session) -> int:
     """Add a note, and return how many there are."""

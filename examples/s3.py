@@ -22,7 +22,7 @@ from graft_vfs import Config, GraftError
 
 
 def main() -> int:
-    """Publish a database under a name that nobody has used, and read it as another machine."""
+    """Publish a database under an unused name, and read it as another machine."""
     try:
         config = Config.load()
         if config.remote.type != "s3_compatible":

@@ -151,7 +151,7 @@ def glance(path: Path) -> Glance | None:
 
 
 def look(path: Path) -> bytes | None:
-    """Return what a head file holds, for whoever asks later whether the volume has changed.
+    """Return what a head file holds, to compare with later to see whether the volume has changed.
 
     None if that proves nothing: no file, another version's, one that was made anew, or a commit is
     being written. Commits and changes of branch of any process change it, and settling a push does;

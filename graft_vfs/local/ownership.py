@@ -2,7 +2,7 @@
 
 A program that runs as root, such as a backup job that pushes, must not lock out the account that
 owns the data. So a file that root creates belongs to its directory's owner, and a file that
-replaces another gets that file's owner and mode, whoever creates it.
+replaces another gets that file's owner and mode, whichever user creates it.
 """
 
 from __future__ import annotations

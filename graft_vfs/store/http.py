@@ -76,7 +76,7 @@ _PAUSE_SECONDS = 0.1
 _PAUSE_SECONDS_MAX = 8.0
 _READ_CHUNK_BYTES = 4 * 1024 * 1024
 _DISCARDED_BYTES_MAX = 16 * 1024
-"""How much of a body that nobody wants is read, so that its connection can be used again."""
+"""How much of an unwanted body is read, so that its connection can be used again."""
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 _BEYOND_END = re.compile(r"bytes \*/([0-9]{1,19})", re.ASCII)
 _MOVED = frozenset({301, 302, 303, 307, 308})

@@ -86,7 +86,7 @@ def counter(job: Job, thread: int) -> None:
     """Transfer money; `paid REF` acknowledges what SQLite called committed."""
     chance = job.chance(thread)
     # Of three threads one waits for its turn, one takes its snapshot before and is told when it is
-    # stale, and one is told soon that somebody else writes; those two try again.
+    # stale, and one gets an error that another process writes; those two try again.
     begin = ("BEGIN IMMEDIATE", "BEGIN DEFERRED", "BEGIN IMMEDIATE")[thread % 3]
     numbers = itertools.count()
     with opened(busy_ms=1 if thread % 3 else _BUSY_MS) as connection:

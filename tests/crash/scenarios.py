@@ -38,7 +38,7 @@ class _AtOnce(Executor):
         def work() -> None:
             try:
                 future.set_result(function(*arguments, **keywords))
-            except Exception as error:  # noqa: BLE001 - whoever waits for the future gets it
+            except Exception as error:  # noqa: BLE001 - the thread that waits for the future gets it
                 future.set_exception(error)
 
         # Not in the caller's thread, which is looking for a page and may not fetch meanwhile.

@@ -71,7 +71,7 @@ class Expedition:
             self._crew[at] = self._start(*roles[at])
         self._wait_for_work()
         self._wait(self._crew[0])
-        # All of them at work: nobody may find time to finish what another one began.
+        # With all of them at work, none may find time to finish what another one began.
         for member in self._crew:
             member.process.kill()
         while self._crew:

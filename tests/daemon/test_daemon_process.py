@@ -56,7 +56,7 @@ class Process:
         return self.events[-1]
 
     def until(self, event: str, times: int = 1) -> dict:
-        """Wait until an event has come so often from now on."""
+        """Wait until an event has occurred this many more times."""
         while True:
             found = self.next()
             times -= found["event"] == event

@@ -39,7 +39,7 @@ def two_volumes(machines) -> tuple[Path, list]:
 
 @pytest.fixture
 def closed(tmp_path):
-    """A data directory with two volumes that nobody has open."""
+    """A data directory with two volumes that no process has open."""
 
     class Place:
         directory = tmp_path / "ours"

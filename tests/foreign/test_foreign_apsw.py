@@ -22,7 +22,7 @@ _PROGRAM = Path(__file__).with_name("apsw_suite.py")
 _PACKAGE_PARENT = Path(graft_vfs.__file__).parents[1]
 
 _UNCHECKED = ["APSW.testScalarFunctions"]
-"""Tests that leave an index over a function of theirs, without which nobody can check it."""
+"""Tests that leave an index over a function of theirs, without which it cannot be checked."""
 
 _WAITING = {
     # They wait on purpose, seconds each, and are in the deep run.

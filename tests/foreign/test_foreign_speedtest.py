@@ -139,7 +139,7 @@ def test_a_script_in_the_form_of_speedtest1_gets_the_same_answers(plain, volume)
 
 
 def scripts() -> list[Path]:
-    """Return the scripts of speedtest1 that somebody made for the deep run."""
+    """Return the scripts of speedtest1 made for the deep run."""
     directory = os.environ.get("SPEEDTEST1_SCRIPTS")
     return sorted(Path(directory).glob("*.sql")) if directory else []
 

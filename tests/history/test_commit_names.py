@@ -216,7 +216,7 @@ def test_a_name_that_is_removed_is_known_until_names_are_listed(ours, replicas) 
     assert theirs.engine.resolve("main", "v1").lsn == 2
 
 
-def test_a_name_that_nobody_gave_costs_one_request_and_is_asked_about(ours) -> None:
+def test_an_unknown_name_costs_one_request_and_near_ones_are_suggested(ours) -> None:
     ours.engine.name("main", "release-1", "1")
     for typed, near in (("realease-1", "'release-1'"), ("HAED", "'HEAD'")):
         with pytest.raises(NotFoundError, match=f"'{typed}' names no commit") as caught:
@@ -353,7 +353,7 @@ def test_what_is_no_name_is_skipped_in_a_list_and_an_error_by_its_name(ours, cap
             ours.engine.name("main", name)
 
 
-def test_a_store_that_does_not_tell_upper_from_lower_case_misleads_nobody(ours) -> None:
+def test_a_store_that_ignores_case_gives_no_name_to_the_wrong_commit(ours) -> None:
     ours.engine.name("main", "V1", "1")
     store, key = object_of(ours, "V1")
     store.put(key.replace("V1", "v1"), [store.get(key)])

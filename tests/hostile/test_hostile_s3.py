@@ -80,7 +80,7 @@ READS: dict[str, Callable[[S3Store], object]] = {
 
 @pytest.mark.parametrize("name", READS)
 def test_an_endless_answer_is_read_up_to_a_limit(server, endless, name) -> None:
-    # The body of a good answer to a delete is nobody's business, so that it is no error.
+    # The body of a successful answer to a delete is ignored, so it is no error.
     statuses = (404, 500) if name == "delete" else (200, 404, 500)
     with server.store(attempts_max=1) as store:
         for status in statuses:

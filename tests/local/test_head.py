@@ -136,7 +136,7 @@ def test_a_version_changed_at_run_time_is_refused_only_to_new_processes(
 def test_garbage_in_the_head_file_neither_hides_nor_shows_a_wrong_commit(
     config, table, path, seed
 ) -> None:
-    """Nobody writes while it comes, and it claims no end beyond the log: that would be damage."""
+    """No process writes meanwhile, and it claims no end beyond the log: that would be damage."""
     choice = random.Random(seed)
     expected = []
 

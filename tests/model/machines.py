@@ -26,7 +26,7 @@ class Outcome(enum.Enum):
     NOTHING = "there was nothing to do"
     DIVERGED = "refused: both sides have commits"
     TAKEN = "refused: another log has the name"
-    UNKNOWN = "nobody knows whether the push landed"
+    UNKNOWN = "unknown whether the push landed"
     UNAVAILABLE = "the store said no"
     STOPPED = "the process ended"
 
@@ -160,7 +160,7 @@ class ModelMachine:
             outcome = self._push(volume, name, planned)
         except Ended as ended:
             outcome = ended.outcome
-        assert not self._effects, "there were effects that nobody expected"
+        assert not self._effects, "there were unexpected effects"
         return outcome
 
     def planned(self, volume: ModelVolume) -> int | None:
@@ -252,7 +252,7 @@ class ModelMachine:
                 raise Ended(_stopped(fault) or Outcome.UNAVAILABLE)
 
     def _settle(self, volume: ModelVolume, tag: str) -> bool:
-        """Find out how an earlier push ended; tell whether its log could not be named."""
+        """Find out how an earlier push ended; return True if its log could not be named."""
         name = volume.wanted or tag
         push = volume.pending
         if push is None:
@@ -275,7 +275,7 @@ class ModelMachine:
         return is_ours and volume.wanted is not None
 
     def _claim(self, volume: ModelVolume, *, in_doubt: bool) -> bool:
-        """Write the pending commit if its LSN is free; tell whether that LSN is ours."""
+        """Write the pending commit if its LSN is free; return True if that LSN is ours."""
         push = volume.pending
         assert push is not None
         if self._is_cut:
@@ -331,7 +331,7 @@ class ModelMachine:
         self.known[push.log] = max(self.known[push.log], push.lsn)
 
     def _reserve(self, volume: ModelVolume, name: str) -> bool:
-        """Make the ref before the first commit; tell whether that is known to be ours."""
+        """Make the ref before the first commit; return True if that is known to be ours."""
         volume.wanted = name
         self._name(volume, name)
         if volume.wanted is not None:

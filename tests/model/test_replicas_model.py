@@ -242,7 +242,7 @@ class ReplicasMachine(RuleBasedStateMachine):
         rival: int,
         line: Line,
     ) -> None:
-        """Push a new commit; somebody may be faster, or the machine commit, before its claim."""
+        """Push a commit; before its claim, another machine may push, or this one commit."""
 
         def happen() -> None:
             if meanwhile == "it commits":

@@ -118,7 +118,7 @@ class VolumeMachine(RuleBasedStateMachine):
     # Connections ------------------------------------------------------------------------------
 
     def is_written(self) -> bool:
-        """Tell whether somebody writes."""
+        """Return True if a connection writes."""
         return any(session.draft is not None for session in self.sessions)
 
     @rule(number=numbers)
@@ -204,7 +204,7 @@ class VolumeMachine(RuleBasedStateMachine):
         durability=st.integers(0, 2),
     )
     def change(self, number: int, chosen: list[int], cut: int, durability: int) -> None:
-        """Do a whole transaction, if nobody is in the way."""
+        """Do a whole transaction, if no other writer is in the way."""
         if not self.is_written():
             self.write(number, chosen, spills=False)
             if self.is_written():
@@ -317,7 +317,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def reopen(self, engine: int, how: str) -> None:
         """End a process with its transactions, and start it again.
 
-        The page cache may be deleted while nobody has it open, so both processes end for that.
+        The page cache may be deleted while no process has it open, so both processes end for that.
         """
         ending = (0, 1) if how == "cache deleted" else (engine,)
         for session in self.sessions:

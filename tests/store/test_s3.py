@@ -99,7 +99,7 @@ def test_a_claim_that_is_not_answered_in_time_is_unknown(scripted):
 
 def test_a_claim_to_a_closed_port_is_known_not_to_have_landed():
     with socket.socket() as reserved:
-        # A port that is bound but does not listen refuses connections, and nobody else gets it.
+        # A port that is bound and does not listen refuses connections; no other process gets it.
         reserved.bind(("127.0.0.1", 0))
         endpoint = S3Endpoint(f"http://127.0.0.1:{reserved.getsockname()[1]}")
         with endpoint.store("bucket", attempts_max=1) as store:

@@ -1,7 +1,7 @@
 """Behind a forward proxy: what is told of a claim is true, whatever happens on the way.
 
 urllib3 wraps whatever goes wrong behind a proxy in an error of the proxy, also a reset after the
-request was sent. So only the connections tell whether a byte of it left.
+request was sent. So only the connections show whether a byte of it left.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def test_a_claim_whose_tunnel_was_refused_was_not_sent(ministack, bucket, certif
 
 def test_a_claim_through_an_absent_proxy_was_not_sent(ministack, bucket):
     with socket.socket() as reserved:
-        # A port that is bound but does not listen refuses connections, and nobody else gets it.
+        # A port that is bound and does not listen refuses connections; no other process gets it.
         reserved.bind(("127.0.0.1", 0))
         proxy = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         with (

@@ -116,7 +116,7 @@ class S3Contract(StoreContract):
 
     @pytest.mark.parametrize("sent_bytes", [0, 1, 1000])
     def test_a_create_only_write_truncated_by_a_kill_creates_nothing(self, store, sent_bytes):
-        # Else the key would be taken for ever, by an object that nobody can read.
+        # Otherwise an unreadable object would keep the key for ever.
         with cut_in_its_body(store, sent_bytes), pytest.raises(CommitOutcomeUnknownError):
             store.put_if_absent("k", b"x" * 100_000)
         with pytest.raises(ObjectMissingError):

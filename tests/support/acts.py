@@ -112,7 +112,7 @@ Act = Callable[[World], None]
 
 
 def commit(world: World) -> None:
-    """Commit so often that the space zeroed ahead in the log is used up several times."""
+    """Commit until the space zeroed ahead in the log has been used up several times."""
     for _ in range(60):
         world.add()
 

@@ -114,7 +114,7 @@ def without_pauses() -> Iterator[None]:
 
 @contextlib.contextmanager
 def impatient_claims(attempts: int) -> Iterator[None]:
-    """Let claims give up early, so that more of them end unknown; nobody waits either."""
+    """Let claims give up early, so that more of them end unknown; nothing waits either."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settle, "claim", functools.partial(claim, attempts=attempts, sleep=_no_sleep))
         yield
@@ -125,7 +125,7 @@ def _no_sleep(seconds: float) -> None:
 
 
 def check_declared(error: BaseException, server: S3Endpoint) -> None:
-    """Fail unless an error says what to do next and tells nobody a credential."""
+    """Fail unless an error says what to do next and shows no credential."""
     if isinstance(error, GraftError):
         assert error.next_step, error
     elif isinstance(error, apsw.Error):

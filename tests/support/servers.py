@@ -2,7 +2,7 @@
 
 Each server gets a directory and ports of its own. It counts as up when its S3 interface lists
 buckets; nothing here sleeps for a guessed time. A server that is missing is a failure: it belongs
-to the extra `servers`. Its tests are skipped only where nobody publishes a wheel of it, and in an
+to the extra `servers`. Its tests are skipped only where no wheel of it is published, and in an
 environment without any server, such as that of `unit`.
 """
 
@@ -231,7 +231,7 @@ def _rclone(directory: Path) -> Launch:
 
 @contextlib.contextmanager
 def _running(plan: Callable[[Path], Launch], directory: Path) -> Iterator[S3Endpoint]:
-    """Run a server inside the block; on other ports if somebody else took one meanwhile."""
+    """Run a server inside the block; on other ports if another process took one meanwhile."""
     for number in range(_STARTS_MAX):
         home = directory / f"start-{number}"
         home.mkdir()

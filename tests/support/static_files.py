@@ -81,7 +81,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.answer(206, data[start:end], {"Content-Range": shown})
 
     def do_PUT(self) -> None:
-        """Note that somebody wanted to write."""
+        """Record a request to write."""
         self.server.requests.append(("PUT", self.path, None))
         self.answer(405, b"")
 

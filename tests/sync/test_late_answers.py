@@ -1,4 +1,4 @@
-"""Writes and answers that arrive when nobody waits for them any more: no LSN gets two owners.
+"""Writes and answers that arrive after their caller has given up: no LSN gets two owners.
 
 A machine's write is held on its way, or its answer is. The machine gives up by its timeout, others
 go on, and then the write arrives. Every step is handed over by an event; nothing is left to time.

@@ -79,7 +79,7 @@ def race(
         try:
             winner = claim(log, number, data, header.hash).winner
         except CommitOutcomeUnknownError:
-            # Nobody may call that won or lost; ask the log, as the next sync would.
+            # That is neither won nor lost; ask the log, as the next sync would.
             record = log.read_header(number)
             assert record is not None
             winner = None if record.header.hash == header.hash else record

@@ -1,7 +1,7 @@
 """A push that was not settled: from what is known, else by one read, and written only if absent.
 
 And what may go wrong beside it: a machine that may not write any more, a ref that cannot be made,
-and a probe that nobody needs.
+and a needless probe.
 """
 
 from __future__ import annotations

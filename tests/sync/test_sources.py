@@ -252,7 +252,7 @@ def test_a_log_that_volumes_have_from_elsewhere_stays_there(machines, tmp_path) 
     theirs.engine.clone("main", "main")
     theirs.engine.clone(f"{root}/main", "copy")
     assert rows(theirs.connect("copy")) == [("main on remote",)]
-    # Nobody uses it any more.
+    # No volume uses it any more.
     ours.engine.remove_tag("main")
     ours = machines()
     ours.engine.collect_local()
