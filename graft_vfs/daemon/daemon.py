@@ -9,7 +9,6 @@ A crash leaves the same state as in pushes and pulls; the next sync settles it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -154,8 +153,12 @@ class Daemon:
         return left
 
     def _attempt(self, volume: VolumeId) -> None:
-        with contextlib.suppress(Exception):  # Its state has it, and the log.
+        try:
             self._sync(volume, is_last=False)
+        except Exception:
+            # The state of a failed sync has its error, and so has the log; others are faults here.
+            if self._syncs.state(volume).is_synced:
+                raise
 
     def _sync(self, volume: VolumeId, /, *, is_last: bool) -> Outcome:
         began = self._clock.seconds()

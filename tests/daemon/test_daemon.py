@@ -358,6 +358,18 @@ def test_a_volume_that_cannot_be_opened_does_not_delay_others(watched):
     directory.with_name("elsewhere").rename(directory)
 
 
+def test_a_fault_after_a_sync_is_not_swallowed(watched, monkeypatch):
+    ours = watched(push_only=True)
+    ours.commit("a", 1)
+
+    def fail(volume, began):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(ours.daemon._rounds, "note_synced", fail)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        ours.daemon.run_once()
+
+
 def test_a_fault_of_the_program_is_told_and_keeps_no_other_volume_waiting(watched, monkeypatch):
     ours = watched(push_only=True)
     for tag in "ab":
