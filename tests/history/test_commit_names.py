@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 
@@ -27,7 +26,7 @@ from graft_vfs.history.names import RemoteCommit
 from graft_vfs.remote.names import create_name, list_names, name_key, read_name
 from graft_vfs.store.memory import MemoryStore
 from tests.support.faults import Fault, FaultyStore
-from tests.support.replicas import Replica, rows
+from tests.support.replicas import Replica, machines_on, rows
 
 
 def push_each(replica: Replica, *numbers: int, tag: str = "main") -> None:
@@ -52,24 +51,9 @@ def given(replica: Replica, tag: str = "main") -> dict[str, int]:
 
 
 @pytest.fixture
-def s3(ministack, tmp_path) -> Iterator[Callable[..., Replica]]:
-    """Make machines on one prefix of a fresh bucket of a server."""
-    remote = RemoteConfig(
-        type="s3_compatible",
-        bucket=ministack.fresh_bucket(),
-        prefix=f"some/{secrets.token_hex(4)}",
-        endpoint=ministack.url,
-    )
-    made: list[Replica] = []
-
-    def make(name: str) -> Replica:
-        made.append(Replica(tmp_path / name, remote))
-        return made[-1]
-
-    with ministack.identity():
+def s3(ministack, tmp_path) -> Iterator[Callable[[str], Replica]]:
+    with machines_on(ministack, tmp_path) as make:
         yield make
-        for machine in made:
-            machine.close()
 
 
 # Over HTTP --------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import secrets
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +18,7 @@ from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
 from graft_vfs.store.base import ObjectStore, StoreCounts
 from graft_vfs.vfs.file_system import FileSystem
+from tests.support.servers import S3Endpoint
 
 _numbers = itertools.count()
 
@@ -68,3 +72,24 @@ class Replica:
 
 def rows(connection: apsw.Connection, sql: str = "SELECT * FROM t ORDER BY 1") -> list[tuple]:
     return connection.execute(sql).fetchall()
+
+
+@contextlib.contextmanager
+def machines_on(server: S3Endpoint, directory: Path) -> Iterator[Callable[[str], Replica]]:
+    """Make machines on one prefix of a fresh bucket, with credentials from the environment."""
+    remote = RemoteConfig(
+        type="s3_compatible",
+        bucket=server.fresh_bucket(),
+        prefix=f"some/{secrets.token_hex(4)}",
+        endpoint=server.url,
+    )
+    made: list[Replica] = []
+
+    def make(name: str) -> Replica:
+        made.append(Replica(directory / name, remote))
+        return made[-1]
+
+    with server.identity():
+        yield make
+        for machine in made:
+            machine.close()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import CommitOutcomeUnknownError, UsageError
 from graft_vfs.store.memory import MemoryStore
 from tests.support.faults import Fault, FaultyStore
-from tests.support.replicas import Replica, rows
+from tests.support.replicas import Replica, machines_on, rows
 
 
 def write(machine: Replica, *numbers: int) -> None:
@@ -26,24 +24,9 @@ def messages(machine: Replica) -> list[str]:
 
 
 @pytest.fixture
-def s3(ministack, tmp_path) -> Iterator[Callable[..., Replica]]:
-    """Make machines on one prefix of a fresh bucket of a server."""
-    remote = RemoteConfig(
-        type="s3_compatible",
-        bucket=ministack.fresh_bucket(),
-        prefix=f"some/{secrets.token_hex(4)}",
-        endpoint=ministack.url,
-    )
-    made: list[Replica] = []
-
-    def make(name: str) -> Replica:
-        made.append(Replica(tmp_path / name, remote))
-        return made[-1]
-
-    with ministack.identity():
+def s3(ministack, tmp_path) -> Iterator[Callable[[str], Replica]]:
+    with machines_on(ministack, tmp_path) as make:
         yield make
-        for machine in made:
-            machine.close()
 
 
 def test_another_machine_reads_what_a_push_says_and_it_costs_no_request(s3) -> None:

@@ -25,7 +25,7 @@ from graft_vfs.errors import (
 from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import StoreCounts
 from graft_vfs.store.s3 import PART_BYTES
-from tests.support.replicas import Replica, rows
+from tests.support.replicas import Replica, machines_on, rows
 from tests.support.servers import S3Endpoint
 from tests.sync.checks import sound_log
 
@@ -45,24 +45,9 @@ def endpoint(request) -> S3Endpoint:
 
 
 @pytest.fixture
-def machines(endpoint, tmp_path) -> Iterator[Callable[..., Replica]]:
-    """Make machines on one prefix of a fresh bucket, with credentials from the environment."""
-    remote = RemoteConfig(
-        type="s3_compatible",
-        bucket=endpoint.fresh_bucket(),
-        prefix=f"some/{secrets.token_hex(4)}",
-        endpoint=endpoint.url,
-    )
-    made: list[Replica] = []
-
-    def make(name: str) -> Replica:
-        made.append(Replica(tmp_path / name, remote))
-        return made[-1]
-
-    with endpoint.identity():
+def machines(endpoint, tmp_path) -> Iterator[Callable[[str], Replica]]:
+    with machines_on(endpoint, tmp_path) as make:
         yield make
-        for machine in made:
-            machine.close()
 
 
 def real_file(path: Path) -> Path:
