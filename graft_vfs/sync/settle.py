@@ -159,7 +159,8 @@ def finish(
     """Move the branch to the claimed commit; idempotent. Durable on return.
 
     The volume's content does not change: the commit has the local commits up to
-    `pending.through_lsn`. `source` has the pages of the commit, or is None.
+    `pending.through_lsn`, of which the record says where they end now: a compaction during the
+    claim moves them. `source` has the pages of the commit, or is None.
     """
     encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)
@@ -175,21 +176,26 @@ def finish(
         is_long = pending.through.offset > 4 * rotation.ROTATE_BYTES
         lock = volume.try_writing(timeout_seconds=_ROTATE_PATIENCE_SECONDS if is_long else 0.0)
     try:
-        current = context.catalog.current(volume.id)[1]
-        if current.log_id == pending.log_id and current.base >= pending.lsn:
-            # Another process found the record and settled it during the claim.
-            return
-        candidate = prepare(
-            current,
-            log_id=pending.log_id,
-            base=pending.lsn,
-            counter=pending.counter,
-            through=pending.through_lsn,
-            end=pending.through,
-        )
-        if lock is not None:
-            candidate = rotation.rotated(volume, candidate)
-        switch(volume, candidate, synced=True, settled_push=True)
+        has_switched = False
+        while not has_switched:
+            # Ordering: the branch first. If it is still current at the switch, so is the record.
+            current = context.catalog.current(volume.id)[1]
+            record = context.catalog.pending_push(volume.id)
+            is_based = current.log_id == pending.log_id and current.base >= pending.lsn
+            if is_based or record is None or record.hash != pending.hash:
+                # Another process found the record and settled it during the claim.
+                return
+            candidate = prepare(
+                current,
+                log_id=pending.log_id,
+                base=pending.lsn,
+                counter=pending.counter,
+                through=pending.through_lsn,
+                end=record.through,
+            )
+            if lock is not None:
+                candidate = rotation.rotated(volume, candidate)
+            has_switched = switch(volume, candidate, synced=True, settled_push=True)
     finally:
         if lock is not None:
             lock.close()

@@ -446,12 +446,12 @@ class CurrentBranch:
         expected: LogId,
         synced: tuple[int, int] | None,
         settled_push: bool = False,
-        unless_pending: bool = False,
+        folded: LocalLsn | None = None,
     ) -> bool:
         """Make `row` the current branch if `expected` still is; durable on return.
 
-        With `unless_pending`, do nothing if a push is unsettled. The caller holds the writer lock
-        if content or file change. Ordering: see the head file.
+        For `folded` see the catalog. The caller holds the writer lock if content or file change.
+        Ordering: see the head file.
         """
         epoch = new_epoch()
         reserved: dict[WriterLock, OpenFile] = {}
@@ -471,7 +471,7 @@ class CurrentBranch:
                 epoch=epoch,
                 synced=synced,
                 settled_push=settled_push,
-                unless_pending=unless_pending,
+                folded=folded,
                 announce=announce,
             ):
                 self.refresh()

@@ -1,9 +1,9 @@
 """Replaces the file of a branch: after a push, and when most of it is dead.
 
-Settling a push leaves commits in the file that are already on the remote. Without a push, each
-commit supersedes earlier images. In both cases, a new file replaces the old one when enough of it
-is dead: `rotated` copies the unpushed commits; `compact` writes the newest image of each page as
-one run, which replaces all commits so far.
+Settling a push leaves commits in the file that are already on the remote. Without a push, or while
+its outcome is unknown, each commit supersedes earlier images. In both cases, a new file replaces
+the old one when enough of it is dead: `rotated` copies the unpushed commits; `compact` writes the
+newest image of each page as one run, which replaces all commits so far.
 
 Both need the writer lock. Readers keep the old file as long as they have a snapshot in it. A crash
 leaves a file that no branch names; the next rotation, compaction or opening removes it.
@@ -38,7 +38,8 @@ def rotated(volume: CurrentBranch, candidate: Candidate) -> Candidate:
     checksums. The caller holds the writer lock.
     """
     end, start = volume.begin().end, candidate.row.start
-    if end.offset - start.offset > start.offset // 2:
+    is_long = end.offset - start.offset > start.offset // 2
+    if is_long or volume.branch_log.begins_with_run(start):
         return candidate
     with new_file(volume) as branch_log:
         _logger.debug("volume %s: switched to log file %s", volume.id, branch_log.path.name)
@@ -52,11 +53,11 @@ def rotated(volume: CurrentBranch, candidate: Candidate) -> Candidate:
 def due_at(snapshot: Snapshot, pages: int) -> int:
     """Return the file size above which a branch with this many live pages is compacted.
 
-    At that size, more than 16 MiB and four fifths of the file are dead. So a compaction writes at
-    most a quarter of what was written since the last one.
+    At that size, more than 16 MiB and three quarters of the file are dead. So a compaction writes
+    at most a third of what was written since the last one.
     """
     live = pages * snapshot.page_size
-    return live + max(COMPACT_BYTES, 4 * live)
+    return live + max(COMPACT_BYTES, 3 * live)
 
 
 def compact(volume: CurrentBranch) -> int:
@@ -81,9 +82,14 @@ def compact(volume: CurrentBranch) -> int:
 
 
 def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> bool:
-    """Write and switch to a new file; False if a pending push refers to the old one."""
+    """Write and switch to a new file; False if a pending push is of all commits so far.
+
+    A push of some of them is settled at the start of the new file: the run is then of the later
+    commits, and the images in it that are on the remote by then are equal to those there.
+    """
     row = snapshot.branch.row
-    if volume.catalog.pending_push(volume.id) is not None:
+    pending = volume.catalog.pending_push(volume.id)
+    if pending is not None and pending.through_lsn >= snapshot.lsn:
         return False
     # Without local commits there is nothing to replace by a run.
     has_commits = snapshot.lsn >= row.first_lsn
@@ -99,7 +105,7 @@ def _replace(volume: CurrentBranch, snapshot: Snapshot, pages: list[int]) -> boo
         if has_commits:
             _write_live(branch_log, snapshot, pages)
         candidate = candidate.moved_to(branch_log)
-    is_current = switch(volume, candidate, unless_pending=True)
+    is_current = switch(volume, candidate, folded=snapshot.lsn)
     if is_current:
         _logger.info(
             "volume %s: compacted the branch file from %d to %d bytes",

@@ -93,14 +93,14 @@ def switch(
     *,
     synced: bool = False,
     settled_push: bool = False,
-    unless_pending: bool = False,
+    folded: LocalLsn | None = None,
 ) -> bool:
     """Make a candidate current if the branch that it replaces still is; durable on return.
 
-    Otherwise, or with `unless_pending` if a push is unsettled, returns False and removes the
-    candidate's log file. `synced` means that a sync is the cause: the base, and everything before
-    the first commit, are recorded as synced. With `settled_push`, the pending push is removed in
-    the same transaction.
+    Otherwise, returns False and removes the candidate's log file. `folded` is the LSN of the run
+    that the new file begins with; see the catalog, which may refuse it. `synced` means that a sync
+    is the cause: the base, and everything before the first commit, are recorded as synced. With
+    `settled_push`, the pending push is removed in the same transaction.
     """
     row, former = candidate.row, candidate.former
     # Ordering: after this, an error does not show which file the catalog names.
@@ -109,7 +109,7 @@ def switch(
         expected=former.id,
         synced=(row.first_lsn - 1, row.base) if synced else None,
         settled_push=settled_push,
-        unless_pending=unless_pending,
+        folded=folded,
     )
     if not is_current and row.file != former.file:
         (volume.directory / row.file).unlink(missing_ok=True)

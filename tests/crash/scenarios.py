@@ -2,22 +2,30 @@
 
 Together they make every change that a data directory knows: transactions at each `synchronous`
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
-rotation, compaction, clone, cache fill, eviction, pull, hydrate, fork, import and its update.
+rotation, compaction, also beside a push of unknown outcome, clone, cache fill, eviction, pull,
+hydrate, fork, import and its update.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import apsw
 
 from graft_vfs.engine.config import RemoteConfig
+from graft_vfs.errors import CommitOutcomeUnknownError
+from graft_vfs.local.catalog.rows import PendingPush
 from graft_vfs.store.base import ObjectStore
+from graft_vfs.sync import push
+from graft_vfs.sync.settle import claim_recorded
+from graft_vfs.volume.context import Context
 from tests.crash.ledger import EMPTY, Ledger
 from tests.support import sql
 from tests.support.replicas import Replica
@@ -155,6 +163,20 @@ class Life:
     def push(self, tag: str) -> None:
         """Push a tag."""
         with self.ledger.push(tag):
+            self.replica.engine.push(tag)
+
+    def push_without_an_answer(self, tag: str) -> None:
+        """Push a tag and win, without the answer that says so."""
+
+        def claim_without_an_answer(context: Context, pending: PendingPush) -> bool:
+            claim_recorded(context, pending)
+            raise CommitOutcomeUnknownError("no answer")
+
+        with (
+            self.ledger.push(tag),
+            mock.patch.object(push, "claim_recorded", claim_without_an_answer),
+            contextlib.suppress(CommitOutcomeUnknownError),
+        ):
             self.replica.engine.push(tag)
 
 
@@ -335,6 +357,23 @@ def compactions(life: Life) -> None:
     life.commit("main", "full")
 
 
+def unsettled(life: Life) -> None:
+    """Compactions while the outcome of a push is unknown, before it is settled as won."""
+    life.create("main")
+    life.commit("main", "normal")
+    life.push("main")
+    life.commit("main", "normal")
+    life.push_without_an_answer("main")
+    life.commit("main", "normal")
+    for synchronous in ("normal", "full"):
+        former = life.branch_file("main")
+        while life.branch_file("main") == former:
+            life.replace("main", synchronous, size=12_000)
+    life.commit("main", "off")
+    life.push("main")
+    life.commit("main", "normal")
+
+
 def recovery(life: Life) -> None:
     """What a machine does first after a crash: for a second crash while it does."""
     life.find("main")
@@ -363,5 +402,6 @@ def one_replacement(life: Life) -> None:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    each.__name__: each for each in (commits, pushes, volumes, caching, updates, compactions)
+    each.__name__: each
+    for each in (commits, pushes, volumes, caching, updates, compactions, unsettled)
 }

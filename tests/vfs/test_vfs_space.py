@@ -11,7 +11,12 @@ import apsw
 import pytest
 
 import graft_vfs
-from graft_vfs.errors import LocalStorageError, NotFoundError
+from graft_vfs.errors import (
+    CommitOutcomeUnknownError,
+    DivergedError,
+    LocalStorageError,
+    NotFoundError,
+)
 from graft_vfs.local import branch_log
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.sync import push
@@ -330,28 +335,77 @@ def test_a_push_planned_before_a_compaction_is_planned_again(engine, connect, mo
 
 
 @pytest.mark.usefixtures("early_compaction")
-def test_no_compaction_moves_commits_that_a_push_is_about_to_settle(
-    config, engine, connect, monkeypatch
+@pytest.mark.parametrize("rotate_bytes", [0, rotation.ROTATE_BYTES])
+def test_a_compaction_during_a_claim_keeps_what_the_push_settles(
+    config, engine, connect, monkeypatch, rotate_bytes
 ):
+    monkeypatch.setattr(rotation, "ROTATE_BYTES", rotate_bytes)
     writer = connect("main")
-    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0); CREATE TABLE other(n)")
     put = engine.store.put_if_absent
 
     def put_beside_a_writer(key, data):
         if "/commits/" in key:
             file = engine.open("main").branch_log.path
             update_often(writer, 300)
-            assert engine.open("main").branch_log.path == file
+            assert engine.open("main").branch_log.path != file
+            assert max(log_bytes(engine)) < SMALL
         return put(key, data)
 
     monkeypatch.setattr(engine.store, "put_if_absent", put_beside_a_writer)
     engine.push("main")
     assert engine.status("main").ahead == 300
+    assert value(writer, "SELECT n FROM t") == 300
     engine = reopened(config)
     writer = graft_vfs.connect("main")
     assert value(writer, "SELECT n FROM t") == 300
     update_often(writer, 300)
     assert max(log_bytes(engine)) < SMALL
+    assert is_sound(writer)
+
+
+@pytest.mark.usefixtures("early_compaction")
+@pytest.mark.parametrize("ended", ["won", "unsent", "lost"])
+def test_a_push_of_unknown_outcome_does_not_let_the_branch_file_grow(  # noqa: PLR0917
+    config, engine, connect, machine, monkeypatch, ended
+):
+    writer, theirs = connect("main"), machine()
+    writer.execute("CREATE TABLE t(n); INSERT INTO t VALUES(0)")
+    engine.push("main")
+    other = theirs.connect(remote="main")
+    update_often(writer, 3)
+    claim = push.claim_recorded
+
+    def claim_without_an_answer(context, pending):
+        if ended == "won":
+            claim(context, pending)
+        raise CommitOutcomeUnknownError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(push, "claim_recorded", claim_without_an_answer)
+        with pytest.raises(CommitOutcomeUnknownError):
+            engine.push("main")
+    if ended == "lost":
+        update_often(other, 1)
+        theirs.engine.push("main")
+    for turn in (1, 2, 3):
+        update_often(writer, 300)
+        assert max(log_bytes(engine)) < SMALL
+        status = engine.status("main")
+        assert (status.pending_push, status.ahead) == (True, 3 + 300 * turn)
+    engine = reopened(config)
+    writer = graft_vfs.connect("main")
+    assert value(writer, "SELECT n FROM t") == 903
+    if ended == "lost":
+        with pytest.raises(DivergedError):
+            engine.push("main")
+    else:
+        pushed = engine.push("main")
+        assert (pushed.lsn, pushed.local_commits) == (3, 900)
+        assert value(machine().connect(remote="main"), "SELECT n FROM t") == 903
+    update_often(writer, 300)
+    assert max(log_bytes(engine)) < SMALL
+    assert value(writer, "SELECT n FROM t") == 1203
     assert is_sound(writer)
 
 

@@ -46,7 +46,7 @@ from graft_vfs.local.catalog.rows import (
     volume_row,
 )
 from graft_vfs.local.head import new_epoch
-from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.suggestions import did_you_mean
 
 Announce = Callable[[VolumeId, int], None]
@@ -292,14 +292,15 @@ class Catalog:
         epoch: int,
         synced: tuple[int, int] | None,
         settled_push: bool = False,
-        unless_pending: bool = False,
+        folded: LocalLsn | None = None,
         announce: Callable[[], None] = lambda: None,
     ) -> bool:
         """Replace the current branch `expected` by `branch`, if still current; atomic, durable.
 
         `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push`, the
-        pending push is removed in the same transaction. With `unless_pending`, nothing is done if
-        there is a pending push, because its record refers to an offset in the branch's file.
+        pending push is removed in the same transaction. `folded` is the LSN of the run that
+        replaces all commits at the start of a new file: a pending push of some of them is based on
+        its start from then on, and nothing is done if it is a push of all of them.
         `announce` is called just before the commit, under SQLite's write lock, so that calls have
         the same order as the switches.
         """
@@ -310,8 +311,14 @@ class Catalog:
             ).fetchall()
             if not found or found[0][0] != expected.raw:
                 return False
-            if unless_pending and self.pending_push(volume) is not None:
-                return False
+            if folded is not None:
+                pending = self.pending_push(volume)
+                if pending is not None and pending.through_lsn >= folded:
+                    return False
+                connection.execute(
+                    "UPDATE pending_pushes SET offset = ?, checksum = ? WHERE volume = ?",
+                    (branch.start.offset, str(branch.start.checksum), volume.raw),
+                )
             # All commits of the previous branch are on the remote or on the new branch.
             connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
             _insert_branch(connection, branch)
