@@ -29,7 +29,12 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypeAlias
 
-from graft_vfs.errors import CorruptObjectError, ObjectMissingError, UsageError
+from graft_vfs.errors import (
+    CorruptObjectError,
+    ObjectMissingError,
+    StoreUnavailableError,
+    UsageError,
+)
 from graft_vfs.reentry import occupied
 
 GET_LIMIT_BYTES = 64 * 1024 * 1024
@@ -44,12 +49,20 @@ LIST_PAGE_KEYS = 1000
 REQUESTS_MAX = 32
 """How many requests of one verb are under way at most; the S3 client keeps so many connections."""
 
+STREAM_PIECE_BYTES = 256 * 1024
+"""The largest piece of a range that is streamed."""
+
+_MOVING_BYTES = 64 * 1024
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 Verb: TypeAlias = Literal["get", "get_range", "put", "put_if_absent", "list", "delete", "other"]
 
 Sent: TypeAlias = Callable[[int, int], None]
 """Called with how many bytes of an object the store has acknowledged, and how many it has."""
+
+Take: TypeAlias = Callable[[bytes], None]
+"""Called with the next bytes of a range, in order; what it raises ends the read."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~%-]+", re.ASCII)
 _TEXT = re.compile(r"[A-Za-z0-9._~%/-]*", re.ASCII)
@@ -118,6 +131,21 @@ def check_limit(limit: int | None) -> int | None:
     if limit is not None and limit < 0:
         raise UsageError(f"a listing cannot have {limit} keys")
     return limit
+
+
+def repeat_while_moving(moved: Callable[[], int], read: Callable[[], None]) -> None:
+    """Run `read` until it raises no StoreUnavailableError, as long as it moves 64 KiB each time.
+
+    `read` has attempts of its own. A long range over a connection that breaks now and then needs
+    more of these, but a server that sends next to nothing is not asked for ever.
+    """
+    while True:
+        before = moved()
+        try:
+            return read()
+        except StoreUnavailableError:
+            if moved() - before < _MOVING_BYTES:
+                raise
 
 
 def oversized(key: str, store: str, limit_bytes: int) -> CorruptObjectError:
@@ -281,6 +309,19 @@ class ObjectStore(abc.ABC):
             ObjectMissingError: the key is absent.
             StoreError: the store did not do its part.
         """
+
+    def stream_range(self, key: str, start: int, length: int, take: Take) -> int:
+        """Give a range to `take` piece by piece, as it arrives; return how many bytes there were.
+
+        For long ranges: what has arrived is used before the rest does, and is not requested again
+        after a failure. So one request, and one for each time that the answer breaks off. The
+        pieces are not verified. Otherwise as `get_range`, whose answer a store gives as one piece
+        if it has no pieces.
+        """
+        data = self.get_range(key, start, length)
+        if data:
+            take(data)
+        return len(data)
 
     @abc.abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:

@@ -26,6 +26,7 @@ import re
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -43,15 +44,18 @@ from graft_vfs.errors import (
 from graft_vfs.reentry import occupied
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
+    STREAM_PIECE_BYTES,
     Buffer,
     ObjectInfo,
     ObjectStore,
     PutOutcome,
     Sent,
+    Take,
     Verb,
     check_key,
     check_range,
     oversized,
+    repeat_while_moving,
 )
 from graft_vfs.store.s3.answers import LOST_NEXT_STEP, PAGE_NEXT_STEP
 from graft_vfs.store.s3.exchange import (
@@ -119,6 +123,25 @@ class HttpStore(ObjectStore):
         check_range(start, length)
         return self._fetch("get_range", key, start, length)
 
+    def stream_range(self, key: str, start: int, length: int, take: Take) -> int:
+        """Give a range piece by piece; see ObjectStore.stream_range."""
+        check_range(start, length)
+        got = 0
+
+        def attempt() -> None:
+            nonlocal got
+            at, wanted = start + got, length - got
+            if not wanted:
+                return
+            with self._asked("get_range", key, at, wanted) as response:
+                for piece in self._pieces(key, at, wanted, response, STREAM_PIECE_BYTES):
+                    got += len(piece)
+                    self.counters.add("get_range", requests=0, bytes_received=len(piece))
+                    take(piece)
+
+        repeat_while_moving(lambda: got, lambda: self._repeat("get_range", key, attempt))
+        return got
+
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:  # noqa: ARG002
         """Refuse."""
         self._refuse()
@@ -170,6 +193,18 @@ class HttpStore(ObjectStore):
     # Requests ---------------------------------------------------------------------------------
 
     def _fetch(self, verb: Verb, key: str, start: int | None, limit_bytes: int) -> bytes:
+        def attempt() -> bytes:
+            with self._asked(verb, key, start, limit_bytes) as response:
+                return b"".join(self._pieces(key, start, limit_bytes, response))
+
+        data = self._repeat(verb, key, attempt)
+        self.counters.add(verb, requests=0, bytes_received=len(data))
+        return data
+
+    def _asked(
+        self, verb: Verb, key: str, start: int | None, limit_bytes: int
+    ) -> contextlib.AbstractContextManager[http.client.HTTPResponse]:
+        """Ask for an object, or for a part of it; see `_answer`."""
         self._check_open()
         url = f"{self._url}/{quote(check_key(key), safe='/~')}"
         headers = {
@@ -178,14 +213,7 @@ class HttpStore(ObjectStore):
         }
         if start is not None:
             headers["Range"] = f"bytes={start}-{start + limit_bytes - 1}"
-
-        def attempt() -> bytes:
-            with self._answer(verb, key, url, headers) as response:
-                return self._read(key, start, limit_bytes, response)
-
-        data = self._repeat(verb, key, attempt)
-        self.counters.add(verb, requests=0, bytes_received=len(data))
-        return data
+        return self._answer(verb, key, url, headers)
 
     def _repeat(self, verb: Verb, key: str, attempt: Callable[[], T]) -> T:
         budget = Budget(self._clock, self._limits.total_seconds)
@@ -269,15 +297,38 @@ class HttpStore(ObjectStore):
 
     # Answers ----------------------------------------------------------------------------------
 
-    def _read(
-        self, key: str, start: int | None, limit_bytes: int, response: http.client.HTTPResponse
-    ) -> bytes:
-        status, headers = response.status, response.headers
+    def _pieces(
+        self,
+        key: str,
+        start: int | None,
+        limit_bytes: int,
+        response: http.client.HTTPResponse,
+        piece_bytes: int = _READ_CHUNK_BYTES,
+    ) -> Iterator[bytes]:
+        """Yield a body within its limit, once the answer may be what was asked for."""
+        status, shown = response.status, response.headers.get("Content-Range", "")
         if status == 416 and start is not None:
-            size = _BEYOND_END.fullmatch(headers.get("Content-Range", ""))
+            size = _BEYOND_END.fullmatch(shown)
             if size is None or int(size[1]) > start:
                 raise self._broken("refuses a range without saying that the object ends before it")
-            return b""
+            return
+        self._check_answer(key, start, limit_bytes, response)
+        got = 0
+        # One byte more shows that there are too many.
+        is_whole = start is not None and status == 200
+        for part in _parts(response, limit_bytes + (not is_whole), piece_bytes):
+            yield part[: limit_bytes - got] if got + len(part) > limit_bytes else part
+            got += len(part)
+        if start is None and got > limit_bytes:
+            raise oversized(key, self.describe(), limit_bytes)
+        if start is not None and status == 206:
+            self._check_range(shown, start, limit_bytes, got)
+
+    def _check_answer(
+        self, key: str, start: int | None, limit_bytes: int, response: http.client.HTTPResponse
+    ) -> None:
+        """Raise the declared error unless the headers are those of what was asked for."""
+        status, headers = response.status, response.headers
         if status not in {200, 206}:
             raise self._refused(key, status, headers.get("Retry-After", ""))
         self._check_object(key, response)
@@ -286,16 +337,12 @@ class HttpStore(ObjectStore):
                 raise self._broken("answers a range although it was asked for all")
             if (response.length or 0) > limit_bytes:
                 raise oversized(key, self.describe(), limit_bytes)
-            data = _read_up_to(response, limit_bytes + 1)
-            if len(data) > limit_bytes:
-                raise oversized(key, self.describe(), limit_bytes)
-            return data
-        if status == 200 and start:
+        elif status == 200 and start:
             raise self._broken("ignores range requests")
-        data = _read_up_to(response, limit_bytes + (status == 206))
-        if status == 206:
-            self._check_range(headers.get("Content-Range", ""), start, limit_bytes, len(data))
-        return data
+        elif status == 206 and not _starts_at(headers.get("Content-Range", ""), start):
+            # Read first: the headers may be truncated with the body.
+            deque(_parts(response, limit_bytes + 1), maxlen=0)
+            raise self._broken("answers another range than the one it was asked for")
 
     def _check_object(self, key: str, response: http.client.HTTPResponse) -> None:
         """Raise StoreError for what cannot be an object as it was written."""
@@ -349,16 +396,21 @@ class HttpStore(ObjectStore):
         )
 
 
-def _read_up_to(response: http.client.HTTPResponse, length: int) -> bytes:
-    """Read a body to its end or up to `length` bytes; raises if it ends before its end."""
-    parts, expected = [], response.length
-    got = 0
-    while got < length and (part := response.read(min(length - got, _READ_CHUNK_BYTES))):
-        parts.append(part)
+def _starts_at(shown: str, start: int) -> bool:
+    match = _CONTENT_RANGE.fullmatch(shown)
+    return match is not None and int(match[1]) == start
+
+
+def _parts(
+    response: http.client.HTTPResponse, length: int, piece_bytes: int = _READ_CHUNK_BYTES
+) -> Iterator[bytes]:
+    """Yield a body to its end or up to `length` bytes; raises if it ends before its end."""
+    expected, got = response.length, 0
+    while got < length and (part := response.read(min(length - got, piece_bytes))):
+        yield part
         got += len(part)
     if expected is not None and got < min(length, expected):
         raise http.client.IncompleteRead(b"")
-    return b"".join(parts)
 
 
 # Connections --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from graft_vfs.store.base import (
     ObjectStore,
     PutOutcome,
     Sent,
+    Take,
     Verb,
 )
 
@@ -53,6 +54,12 @@ class WrapperStore(ObjectStore):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Pass on; see ObjectStore.get_range."""
         return self.request("get_range", key, lambda: self.inner.get_range(key, start, length))
+
+    def stream_range(self, key: str, start: int, length: int, take: Take) -> int:
+        """Pass on; see ObjectStore.stream_range."""
+        return self.request(
+            "get_range", key, lambda: self.inner.stream_range(key, start, length, take)
+        )
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Pass on; see ObjectStore.put_if_absent."""

@@ -140,10 +140,42 @@ class StoreContract:
         assert store.get_range("k", 10, 1) == b""
         assert store.get_range("k", 1000, 1000) == b""
 
+    def test_a_streamed_range_is_the_range_in_pieces(self, store: ObjectStore) -> None:
+        data = bytes(range(256)) * 4096
+        store.put("k", [data])
+        before = store.counters.snapshot()
+        for start, length in [(0, 1), (7, 700_000), (0, len(data)), (len(data) - 3, 10)]:
+            pieces: list[bytes] = []
+            expected = data[start : start + length]
+            assert store.stream_range("k", start, length, pieces.append) == len(expected)
+            assert b"".join(pieces) == expected
+        pieces.clear()
+        assert store.stream_range("k", len(data), 1, pieces.append) == 0
+        used = store.counters.snapshot() - before
+        assert used.requests == used.get_range == 5
+        assert used.bytes_received == 1 + 700_000 + len(data) + 3
+        with pytest.raises(ObjectMissingError):
+            store.stream_range("absent", 0, 1, pieces.append)
+        assert pieces == []
+
+    def test_what_takes_a_streamed_range_may_end_it(self, store: ObjectStore) -> None:
+        store.put("k", [bytes(1_000_000)])
+
+        def take(piece: bytes) -> None:
+            raise UsageError(f"{len(piece)} bytes are enough")
+
+        before = store.counters.snapshot()
+        with pytest.raises(UsageError, match="are enough"):
+            store.stream_range("k", 0, 1_000_000, take)
+        assert (store.counters.snapshot() - before).requests == 1
+        assert store.get_range("k", 999_999, 10) == b"\0"
+
     def test_what_is_no_range_is_refused(self, store: ObjectStore) -> None:
         for start, length in [(-1, 1), (0, 0), (0, -1)]:
             with pytest.raises(UsageError):
                 store.get_range("k", start, length)
+            with pytest.raises(UsageError):
+                store.stream_range("k", start, length, print)
 
     def test_an_object_above_the_limit_is_not_read(self, store: ObjectStore) -> None:
         store.put("some/key", [b"x" * 1000])
@@ -379,6 +411,7 @@ class StoreContract:
         for call in (
             lambda: store.get("k"),
             lambda: store.get_range("k", 0, 1),
+            lambda: store.stream_range("k", 0, 1, print),
             lambda: store.put_if_absent("k", b""),
             lambda: store.put("k", []),
             lambda: store.replace("k", b"", b""),

@@ -159,6 +159,46 @@ def test_the_first_bytes_of_an_object_are_right_from_a_server_without_ranges(ser
     assert store.get_range("refs/a%2Fb", 0, 10) == DATA[:10]
 
 
+MOVED_BYTES = 200_000
+
+
+def breaking_off(handler, data: bytes) -> bool:
+    """Answer the range that was asked for, and end the connection in the middle."""
+    start, end = map(int, handler.headers["Range"].removeprefix("bytes=").split("-"))
+    handler.send_response(206)
+    handler.send_header("Content-Length", str(end + 1 - start))
+    handler.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+    handler.end_headers()
+    handler.wfile.write(data[start : min(end + 1, start + MOVED_BYTES)])
+    handler.close_connection = True
+    return True
+
+
+def test_a_streamed_range_continues_where_each_answer_broke_off(server, store, tmp_path) -> None:
+    data = bytes(range(251)) * 8000
+    (tmp_path / "long").write_bytes(data)
+    server.change = breaking_off
+    pieces: list[bytes] = []
+    assert store.stream_range("long", 5, len(data) - 5, pieces.append) == len(data) - 5
+    assert b"".join(pieces) == data[5:]
+    asked = [int(found.removeprefix("bytes=").split("-")[0]) for _, _, found in server.requests]
+    assert asked == [*range(5, len(data), MOVED_BYTES)]
+    assert store.counters.snapshot().bytes_received == len(data) - 5
+
+
+def test_a_streamed_range_of_a_server_that_sends_next_to_nothing_ends(
+    server, store, monkeypatch, tmp_path
+) -> None:
+    (tmp_path / "long").write_bytes(bytes(500_000))
+    monkeypatch.setattr(f"{__name__}.MOVED_BYTES", 1)
+    server.change = breaking_off
+    pieces: list[bytes] = []
+    with pytest.raises(StoreUnavailableError, match="did not answer in full"):
+        store.stream_range("long", 0, 500_000, pieces.append)
+    assert len(server.requests) == 4
+    assert b"".join(pieces) == bytes(4)
+
+
 def test_a_body_without_a_length_may_be_cut_and_is_not_believed(server, store) -> None:
     def change(handler, data) -> bool:
         handler.send_response(200)

@@ -390,6 +390,25 @@ def test_a_range_is_short_only_where_the_object_ends(scripted):
             store.get_range("k", 3, 4)
 
 
+def test_a_streamed_range_continues_where_an_answer_broke_off(scripted):
+    data = bytes(range(250)) * 2000
+    whole = {"content_range": f"bytes 5-{len(data) - 1}/{len(data)}"}
+    rest = {"content_range": f"bytes 300005-{len(data) - 1}/{len(data)}"}
+    scripted.script = [
+        held(data[5:], 206, **whole).removesuffix(data[300_005:]),
+        held(data[300_005:], 206, **rest),
+    ]
+    pieces = []
+    with scripted.store() as store:
+        assert store.stream_range("k", 5, len(data) - 5, pieces.append) == len(data) - 5
+        counts = store.counters.snapshot()
+    got = b"".join(pieces)
+    assert got == data[5:]
+    asked = [request.headers["range"] for request in scripted.requests]
+    assert asked == [f"bytes={start}-{len(data) - 1}" for start in (5, 300_005)]
+    assert (counts.get_range, counts.bytes_received) == (2, len(data) - 5)
+
+
 def test_a_large_page_is_not_an_object_that_is_too_large(scripted):
     scripted.script = [answer(200, b"x" * 50_000, content_type="text/plain")]
     with scripted.store() as store, pytest.raises(StoreUnavailableError, match="no object"):

@@ -12,11 +12,21 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from graft_vfs.errors import StoreError, StoreUnavailableError
-from graft_vfs.store.base import LIST_PAGE_KEYS, ObjectInfo, Verb, is_key, oversized
+from graft_vfs.store.base import (
+    LIST_PAGE_KEYS,
+    STREAM_PIECE_BYTES,
+    ObjectInfo,
+    Take,
+    Verb,
+    is_key,
+    oversized,
+    repeat_while_moving,
+)
 from graft_vfs.store.s3.answers import (
     LOST_NEXT_STEP,
     PAGE_NEXT_STEP,
@@ -82,9 +92,35 @@ class Reader:
             # Closing a body after its end returns the connection to the pool; closing it earlier
             # ends the connection and discards the rest.
             with contextlib.closing(answer["Body"]):
-                return self._read_body(key, start, limit_bytes, answer), answer["ETag"]
+                data = b"".join(self._pieces(key, start, limit_bytes, answer))
+                return data, answer["ETag"]
 
         return self._caller.repeat(verb, key, attempt)
+
+    def stream(self, key: str, name: str, start: int, length: int, take: Take) -> int:
+        """Give a range to `take` as it arrives; a retry continues where the last answer ended."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - only S3 needs boto3
+
+        got = 0
+
+        def attempt() -> None:
+            nonlocal got
+            at, wanted = start + got, length - got
+            if not wanted:
+                return
+            try:
+                answer = self._request_object(name, at, wanted)
+            except ClientError as error:
+                if Reply.of(error.response).answer is Answer.BEYOND_END:
+                    return
+                raise
+            with contextlib.closing(answer["Body"]):
+                for piece in self._pieces(key, at, wanted, answer, STREAM_PIECE_BYTES):
+                    got += len(piece)
+                    take(piece)
+
+        repeat_while_moving(lambda: got, lambda: self._caller.repeat("get_range", key, attempt))
+        return got
 
     def _request_object(
         self, name: str, start: int | None, limit_bytes: int
@@ -102,10 +138,15 @@ class Reader:
         finally:
             self._bodies.newest = None
 
-    def _read_body(
-        self, key: str, start: int | None, limit_bytes: int, answer: GetObjectOutputTypeDef
-    ) -> bytes:
-        """Read a body within its limit; the server may lie about its length."""
+    def _pieces(
+        self,
+        key: str,
+        start: int | None,
+        limit_bytes: int,
+        answer: GetObjectOutputTypeDef,
+        piece_bytes: int = _READ_CHUNK_BYTES,
+    ) -> Iterator[bytes]:
+        """Yield a body within its limit; the server may lie about its length."""
         from botocore.exceptions import IncompleteReadError  # noqa: PLC0415 - only S3 needs boto3
 
         body, status = answer["Body"], answer["ResponseMetadata"]["HTTPStatusCode"]
@@ -115,37 +156,38 @@ class Reader:
         is_object = proves_object(status, answer.get("ETag", ""))
         if is_object and start is None and answer.get("ContentLength", 0) > limit_bytes:
             raise oversized(key, self._store, limit_bytes)
-        # Read first: truncated headers may lack the ETag, or half of a range.
-        data = _read_up_to(body, limit_bytes + 1 if is_object else _NO_OBJECT_BYTES)
+        shown = answer.get("ContentRange", "")
+        is_range = start is not None and status == 206
+        # Some servers ignore a range that covers the whole object, and some do not support ranges;
+        # if the range starts at 0, the first bytes are the requested ones.
+        is_wanted = _starts_at(shown, start) if is_range else not start
+        if not (is_object and is_wanted):
+            # Read first: truncated headers may lack the ETag, or half of a range.
+            deque(_parts(body, limit_bytes + 1 if is_object else _NO_OBJECT_BYTES), maxlen=0)
         if not is_object:
             raise StoreUnavailableError(
                 f"{self._store} answered a read of {key!r} with HTTP {status} and no object",
                 next_step=PAGE_NEXT_STEP,
             )
-        if start is None:
-            if len(data) > limit_bytes:
-                raise oversized(key, self._store, limit_bytes)
-        elif status == 206:
-            self._check_range(answer.get("ContentRange", ""), start, limit_bytes, len(data))
-        elif start == 0:
-            # Some servers ignore a range that covers the whole object, and some do not support
-            # ranges; if the range starts at 0, the first bytes are the requested ones.
-            return data[:limit_bytes]
-        else:
-            raise self._broken("ignores range requests")
-        return data
+        if not is_wanted:
+            lie = "returns a range other than the requested one"
+            raise self._broken(lie if is_range else "ignores range requests")
+        got = 0
+        # One byte more shows that there are too many.
+        for part in _parts(body, limit_bytes + 1, piece_bytes):
+            yield part[: limit_bytes - got] if got + len(part) > limit_bytes else part
+            got += len(part)
+        if is_range and start is not None:
+            self._check_range(shown, start, limit_bytes, got)
+        elif start is None and got > limit_bytes:
+            raise oversized(key, self._store, limit_bytes)
 
     def _check_range(self, shown: str, start: int, wanted: int, got: int) -> None:
-        """Raise StoreError unless the Content-Range is the requested range.
-
-        It is shorter only at the end of the object.
-        """
-        match = _CONTENT_RANGE.fullmatch(shown)
-        if match is None or int(match[1]) != start:
-            raise self._broken("returns a range other than the requested one")
+        """Raise StoreError unless the requested bytes came, or all up to the object's end."""
         if got > wanted:
             raise self._broken("returns more bytes than requested")
-        if got < wanted and int(match[2]) != start + got:
+        match = _CONTENT_RANGE.fullmatch(shown)
+        if got < wanted and (match is None or int(match[2]) != start + got):
             raise self._broken("returns fewer bytes than requested, although the object has more")
 
     # Listing --------------------------------------------------------------------------------------
@@ -228,10 +270,15 @@ class Reader:
         )
 
 
-def _read_up_to(body: StreamingBody, length: int) -> bytes:
-    """Read a body to its end or up to `length` bytes; raises if it is truncated."""
-    parts = []
-    while length > 0 and (part := body.read(min(length, _READ_CHUNK_BYTES))):
-        parts.append(part)
+def _starts_at(shown: str, start: int | None) -> bool:
+    match = _CONTENT_RANGE.fullmatch(shown)
+    return match is not None and int(match[1]) == start
+
+
+def _parts(
+    body: StreamingBody, length: int, piece_bytes: int = _READ_CHUNK_BYTES
+) -> Iterator[bytes]:
+    """Yield a body to its end or up to `length` bytes; raises if it is truncated."""
+    while length > 0 and (part := body.read(min(length, piece_bytes))):
+        yield part
         length -= len(part)
-    return b"".join(parts)

@@ -51,6 +51,7 @@ from graft_vfs.store.base import (
     ObjectStore,
     PutOutcome,
     Sent,
+    Take,
     Verb,
     check_key,
     check_limit,
@@ -212,6 +213,17 @@ class S3Store(ObjectStore):
         """Return part of an object; see ObjectStore.get_range."""
         check_range(start, length)
         return self._fetch("get_range", key, start, length)[0]
+
+    def stream_range(self, key: str, start: int, length: int, take: Take) -> int:
+        """Give a range piece by piece; see ObjectStore.stream_range."""
+        check_range(start, length)
+        name = self._name(key)
+
+        def counted(piece: bytes) -> None:
+            self.counters.add("get_range", requests=0, bytes_received=len(piece))
+            take(piece)
+
+        return self._reader.stream(key, name, start, length, counted)
 
     def put_if_absent(self, key: str, data: bytes) -> PutOutcome:
         """Create an object unless its key exists; see ObjectStore.put_if_absent."""
