@@ -57,13 +57,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import struct
-import sys
 from array import array
 from dataclasses import dataclass, field, replace
 
 from pyroaring import BitMap
 
 from graft_vfs.errors import CorruptObjectError, FutureVersionError, InvalidIdError, UsageError
+from graft_vfs.format.columns import decode_column, encode_column
 from graft_vfs.format.frame import CHECKSUM_BYTES, FRAME_PAGES_MAX, compressed_bytes_max
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId
@@ -96,11 +96,8 @@ _FRAME_COLUMNS_BYTES = 4 + 4 + CHECKSUM_BYTES
 _PAGE_SET_BYTES_MIN = 8
 _U32_MAX = 0xFFFF_FFFF
 _NO_ID = bytes(ID_BYTES)
-_IS_BIG_ENDIAN = sys.byteorder == "big"
 
 assert _FIXED.size == _FIXED_BYTES
-assert array("I").itemsize == 4
-assert array("Q").itemsize == 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +229,7 @@ class CommitHeader:
             len(author),
             len(message),
         )
-        columns = _little_endian(frames.sizes), _little_endian(frames.last_pages)
+        columns = encode_column(frames.sizes), encode_column(frames.last_pages)
         head = b"".join((fixed, author, message, page_set, *columns, frames.checksums))
         return head + hash_of(head)
 
@@ -346,8 +343,8 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
     checksums_at = last_pages_at + 4 * frame_count
     frames = FrameTable.of(
         frame_pages,
-        _column(data[sizes_at:last_pages_at]),
-        _column(data[last_pages_at:checksums_at]),
+        decode_column(data[sizes_at:last_pages_at]),
+        decode_column(data[last_pages_at:checksums_at]),
         data[checksums_at : length - HASH_BYTES],
     )
     return CommitHeader(
@@ -453,17 +450,3 @@ def _check_frames(header: CommitHeader) -> None:
 def _require(condition: bool, what: str) -> None:
     if not condition:
         raise ValueError(what)
-
-
-def _column(data: bytes) -> array[int]:
-    column = array("I", data)
-    if _IS_BIG_ENDIAN:
-        column.byteswap()
-    return column
-
-
-def _little_endian(column: array[int]) -> bytes:
-    if _IS_BIG_ENDIAN:
-        column = array("I", column)
-        column.byteswap()
-    return column.tobytes()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Protocol
 
 import zstandard
 from xxhash import xxh3_128_digest
@@ -40,10 +41,35 @@ class _Codecs(threading.local):
 _codecs = _Codecs()
 
 
+class Frames(Protocol):
+    """Where the frames of one object are: all of them, or those that are still needed.
+
+    Offsets are relative to the first frame of the object. Thread rule: any thread; it is immutable.
+    """
+
+    @property
+    def frame_pages(self) -> int:
+        """Pages in each frame but the last."""
+
+    def frame_of(self, slot: int) -> int:
+        """Return the 0-based frame that holds a 0-based slot."""
+
+    def byte_range(self, first: int, end: int) -> tuple[int, int]:
+        """Return (offset, length) in bytes of the frames [first, end)."""
+
+    def checksum(self, frame: int) -> bytes:
+        """Return the XXH3-128 of a compressed frame."""
+
+
+def compress(data: bytes) -> bytes:
+    """Return one zstd frame with its content size."""
+    return _codecs.compressor.compress(data)
+
+
 def encode_frame(images: Sequence[bytes]) -> bytes:
     """Compress 1 to 64 page images, in order, into one frame."""
     assert 1 <= len(images) <= FRAME_PAGES_MAX
-    return _codecs.compressor.compress(b"".join(images))
+    return compress(b"".join(images))
 
 
 def checksum_of(frame: bytes | memoryview) -> bytes:
@@ -69,18 +95,23 @@ def decode_frame(
             f"{name}: checksum mismatch; the bytes are not those that were pushed",
             next_step="try again; if that fails, restore the object from a replica or a backup",
         )
-    expected = page_size * page_count
+    return decompress(frame, page_size * page_count, name=name)
+
+
+def decompress(frame: bytes | memoryview, expected: int, *, name: str) -> bytes:
+    """Return exactly the expected number of bytes, and allocate no more.
+
+    Raises CorruptObjectError for anything but one zstd frame of this content size.
+    """
     try:
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed != expected:
-            raise CorruptObjectError(
-                f"{name}: the frame claims {claimed} bytes, but its pages have {expected}"
-            )
-        images = _codecs.decompressor.decompress(
+            raise CorruptObjectError(f"{name}: it claims {claimed} bytes instead of {expected}")
+        content = _codecs.decompressor.decompress(
             frame, max_output_size=expected, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise CorruptObjectError(f"{name}: {error}") from error
-    if len(images) != expected:
-        raise CorruptObjectError(f"{name}: {len(images)} bytes, but its pages have {expected}")
-    return images
+    if len(content) != expected:
+        raise CorruptObjectError(f"{name}: {len(content)} bytes instead of {expected}")
+    return content

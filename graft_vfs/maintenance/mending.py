@@ -162,12 +162,12 @@ def _is_commit_other_than(wanted: CommitHeader, data: bytes, key: str) -> bool:
 
 
 def _is_cached(source: FrameSource) -> bool:
-    return all(source.find(frame) is not None for frame in range(len(source.body.frames)))
+    return all(source.find(frame) is not None for frame in range(source.body.frame_count))
 
 
 def _frames(source: FrameSource) -> Iterator[bytes]:
     """Yield the compressed frames of a commit from cached pages; raises CorruptObjectError."""
-    for frame in range(len(source.body.frames)):
+    for frame in range(source.body.frame_count):
         images = source.cached(frame)
         data = None if images is None else encode_frame([images])
         if data is None or checksum_of(data) != source.body.frames.checksum(frame):

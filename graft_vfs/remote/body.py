@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from graft_vfs.errors import CorruptObjectError
-from graft_vfs.format.commit import FrameTable
-from graft_vfs.format.frame import decode_frame
+from graft_vfs.format.frame import Frames, decode_frame
 from graft_vfs.store.base import ObjectStore
 
 
@@ -22,9 +21,14 @@ class Body:
     name: str
     key: str
     offset: int
-    frames: FrameTable
+    frames: Frames
     slots: int
     page_size: int
+
+    @property
+    def frame_count(self) -> int:
+        """The number of frames in the object, of which `frames` may lack superseded ones."""
+        return -(-self.slots // self.frames.frame_pages)
 
     def pages_in_frame(self, frame: int) -> int:
         """Return the number of pages in a frame."""

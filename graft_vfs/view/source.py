@@ -51,7 +51,7 @@ class FrameSource:
 
     def stored_bytes(self, first: int, end: int) -> int:
         """Return how many bytes the remote has of frames first..end (half-open)."""
-        return sum(self.body.frames.sizes[first:end])
+        return self.body.frames.byte_range(first, end)[1]
 
     def is_frame(self, frame: int, images: Sequence[bytes]) -> bool:
         """Return True if these images compress to the bytes of a frame, by its checksum.
@@ -59,7 +59,7 @@ class FrameSource:
         No request. False proves nothing: another version of zstd may have compressed it.
         """
         data = encode_frame(images)
-        is_as_long = len(data) == self.body.frames.sizes[frame]
+        is_as_long = len(data) == self.stored_bytes(frame, frame + 1)
         return is_as_long and checksum_of(data) == self.body.frames.checksum(frame)
 
     def fetch(self, first: int, end: int) -> list[bytes]:

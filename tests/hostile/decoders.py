@@ -7,8 +7,9 @@ the classes that the decoder promises. Nothing else may come out, whatever the b
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -29,9 +30,16 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import HASH_BYTES, CommitHeader, decode_header, hash_of
-from graft_vfs.format.frame import FRAME_PAGES_MAX, checksum_of, decode_frame, encode_frame
+from graft_vfs.format.frame import (
+    FRAME_PAGES_MAX,
+    checksum_of,
+    compress,
+    decode_frame,
+    encode_frame,
+)
 from graft_vfs.format.name import CommitName, decode_name
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
+from graft_vfs.format.table import Block, Leaf, decode_block, decode_head, head_length
 from graft_vfs.history.refs import parse, parse_span
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId, VolumeId
 from graft_vfs.pages import LSN_MAX, PAGE_SIZES
@@ -43,6 +51,7 @@ from graft_vfs.store.memory import MemoryStore
 from graft_vfs.tags import check_tag
 from graft_vfs.times import parse_time
 from graft_vfs.view.page_table import PageTable
+from tests.format.table_samples import leaves_of
 from tests.support.mutations import boundary, mutate, page_set, roaring, text
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -181,6 +190,57 @@ def check_header(header: CommitHeader, data: bytes) -> None:
         found = table.find(page)
         assert found is not None
         assert header.pages[found[1]] == page
+
+
+class Tables:
+    """Heads and blocks of tables with changed bytes, and right hashes but for every eighth."""
+
+    def __init__(self) -> None:
+        self.seeds = [golden("table-of-fork.bin"), golden("table-deep.bin")]
+        self.leaves = [found for seed in self.seeds for found in self._leaves(seed)]
+
+    def __call__(self, source: Random) -> None:
+        if source.randrange(2):
+            data = self._head(source)
+            head = decode_head(data, key="the table")
+            assert 0 <= head.facts.least_pages <= head.facts.page_count
+            assert sum(block.pages for block in head.root) == head.pages
+        else:
+            self._block(source)
+
+    @staticmethod
+    def _leaves(seed: bytes) -> Iterator[tuple[bytes, Block]]:
+        """Yield the bytes of each leaf, and a block that describes it but for its lengths."""
+        head, leaves = leaves_of(seed)
+        for leaf in leaves:
+            runs = list(leaf.runs())
+            pages = sum(end - first for first, end, _, _ in runs)
+            yield leaf.encode(), Block(runs[0][0], runs[-1][1], 0, 0, pages, 0, b"", 0, head.facts)
+
+    def _head(self, source: Random) -> bytes:
+        seed = source.choice(self.seeds)
+        head = mutate(source, seed[: head_length(seed, key="a seed")], self.seeds)
+        return sealed(head[:-HASH_BYTES].ljust(16, b"\0")) if source.randrange(8) else head
+
+    def _block(self, source: Random) -> None:
+        leaf, block = source.choice(self.leaves)
+        raw = mutate(source, leaf, [each for each, _ in self.leaves]) or b"\0"
+        data = compress(raw)
+        if source.randrange(8) == 0:
+            data = mutate(source, data, [data])
+        block = dataclasses.replace(
+            block,
+            level=int(source.randrange(8) == 0),
+            length=len(data),
+            raw_length=len(raw),
+            checksum=checksum_of(data),
+        )
+        found = decode_block(data, block, key="the table")
+        if isinstance(found, Leaf):
+            for first, end, place, slot in found.runs():
+                frames = found.frames(place)
+                last = frames.frame_of(slot + end - first - 1)
+                assert frames.byte_range(frames.frame_of(slot), last + 1)[1] > 0
 
 
 class Objects:
@@ -479,6 +539,7 @@ def remote_decoders(scratch: Path) -> list[Decoder]:
         Decoder("commit object", corrupt, Objects(), 10),
         Decoder("frame", (CorruptObjectError,), Frames(), 16),
         Decoder("segment", corrupt, Segments(), 6),
+        Decoder("table", corrupt, Tables(), 16),
         Decoder("ref object", corrupt, Refs(), 8),
         Decoder("commit name", corrupt, CommitNames(), 8),
         Decoder("ref key", (*corrupt, InvalidTagError), RefKeys(), 6),

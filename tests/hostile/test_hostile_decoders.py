@@ -22,9 +22,9 @@ CASES = 8_000
 DEEP_CASES = int(os.environ.get("GRAFT_TEST_FUZZ_CASES", "1000000"))
 DEEP_SEED = int(os.environ.get("GRAFT_TEST_FUZZ_SEED", "1"))
 DECODERS = {
-    "commit header", "commit object", "frame", "segment", "ref object", "ref key", "LSN key", "id",
-    "ref, time, tag", "configuration", "branch log", "head file", "catalog row", "catalog file",
-    "page cache", "descriptor", "commit name",
+    "commit header", "commit object", "frame", "segment", "table", "ref object", "ref key",
+    "LSN key", "id", "ref, time, tag", "configuration", "branch log", "head file", "catalog row",
+    "catalog file", "page cache", "descriptor", "commit name",
 }  # fmt: skip
 
 

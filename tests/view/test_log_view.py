@@ -401,7 +401,7 @@ def test_a_frame_that_claims_more_than_its_pages_is_damage(remote, monkeypatch) 
     header = header_of(pages, table)
     put(remote, header.encode() + bomb)
     reading = cold_view(remote.machine("cold"), monkeypatch)
-    with pytest.raises(CorruptObjectError, match="claims 50000000 bytes, but its pages have 2048"):
+    with pytest.raises(CorruptObjectError, match="claims 50000000 bytes instead of 2048"):
         reading.read(1)
 
 
