@@ -23,7 +23,7 @@ of version 2 has a message. Little-endian throughout.
     144  16  attempt id, random for each push
     160   8  milliseconds since 1970, never less than in the previous commit; at most
              253402300799999, the end of the year 9999
-    168   8  LSN of the newest checkpoint known to the writer, less than this LSN; 0 = none
+    168   8  LSN of the newest table known to the writer, less than this LSN; 0 = none
     176   4  length a of the page set in bytes, at least 8
     180   4  number f of frames: the number of pages divided by pages per frame, rounded up
     184   2  pages in each frame but the last, 1..64

@@ -3,7 +3,7 @@
     logs/<log>/commits/<descending>      one commit; create-only, never deleted; a repair may
                                          overwrite a damaged one with the same commit
     logs/<log>/names/<name>              a name of a commit; create-only, see `format.name`
-    logs/<log>/checkpoints/<descending>  the page table as of an LSN
+    logs/<log>/tables/<descending>-<A>   where the newest images of pages are; see `remote.tables`
     segments/<segment>                   frames of commits that are too large to contain them
 
 `<descending>` is the ones' complement of the 64-bit LSN in 16 hexadecimal digits, so an ascending

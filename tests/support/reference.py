@@ -41,6 +41,7 @@ _FORMATS = {
         "format.commit",
         "format.segment",
         "format.frame",
+        "remote.tables",
         "format.table",
         "format.table_node",
         "format.table_leaf",
