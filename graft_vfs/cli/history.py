@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import click
 
@@ -17,7 +17,6 @@ from graft_vfs.cli.progress import progress
 from graft_vfs.cli.session import opened, tag_argument
 from graft_vfs.cli.table import screen_width
 from graft_vfs.errors import UsageError
-from graft_vfs.history.graph import LogLine
 from graft_vfs.history.rows import NotCompared, RowChange
 from graft_vfs.reports import SchemaDiff
 
@@ -58,9 +57,10 @@ def log(
         raise UsageError("--graph excludes --json", next_step="give one of them")
     with (
         opened() as engine,
-        contextlib.closing(engine.log_lines(tag, commits, graph=graph, stat=stat)) as found,
+        contextlib.closing(
+            engine.log_lines(tag, commits, graph=graph, stat=stat, limit=limit)
+        ) as lines,
     ):
-        lines = _limited(found, limit)
         if as_json:
             emit([line.entry for line in lines], as_json=True)
             return
@@ -77,17 +77,6 @@ def log(
         if is_empty:
             step = f"write to it, such as with `graft shell {shlex.quote(tag)}`"
             echo_note("hint", f"{tag!r} has no commit yet; {step}")
-
-
-def _limited(found: Iterable[LogLine], limit: int | None) -> Iterator[LogLine]:
-    """Yield lines up to the last commit that is wanted."""
-    left = limit
-    for line in found:
-        yield line
-        if left is not None and line.entry is not None:
-            left -= 1
-            if not left:
-                return
 
 
 @command("show", "graft show main", "graft show main 7", "graft show main HEAD~2")

@@ -33,6 +33,7 @@ from graft_vfs.sync import naming
 from graft_vfs.sync import remotes as remoting
 from graft_vfs.sync.clone import NewVolume, clone_base
 from graft_vfs.sync.fetch import Fetched, fetch_log
+from graft_vfs.sync.headers import require_view
 from graft_vfs.sync.pull import Pulled
 from graft_vfs.sync.push import Pushed
 from graft_vfs.sync.settle import WAIT_SECONDS as PUSH_WAIT_SECONDS
@@ -191,6 +192,7 @@ class Graft(ReadingEngine):
         """
         tag, volume = self._opened(tag)
         found = names.resolve_remote(self.logs, ref, volume)
+        require_view(self.logs, found.log, found.lsn)
         new = NewVolume((found.log, found.lsn))
         made = moving.replace(self.context, tag, new)
         return moving.moved(self.context, tag, made, "Checked out volume")

@@ -128,10 +128,11 @@ class ReadingEngine(OpenEngine):
     def log(
         self, tag: str | Opened, ref: str | None = None, *, limit: int | None = None
     ) -> list[LogEntry]:
-        """Return local commits, then known remote ones, newest first.
+        """Return local commits, then remote ones, newest first.
 
         With a ref, that commit and those before it; with `A..B` those that B has and A has not.
-        Requests and errors are those of `resolve` for these, else none.
+        Requests and errors are those of `resolve` for these, and one request for each commit of the
+        list whose header is not known here, 32 at a time.
         """
         return history.entries(self._opened(tag).volume, self.logs, limit, ref)
 
@@ -142,6 +143,7 @@ class ReadingEngine(OpenEngine):
         *,
         graph: bool = False,
         stat: bool = False,
+        limit: int | None = None,
     ) -> Generator[LogLine, None, None]:
         """Yield what `log` lists, one commit after another.
 
@@ -153,7 +155,7 @@ class ReadingEngine(OpenEngine):
             from graft_vfs.history import graph as drawing  # noqa: PLC0415 - for start-up
 
         volume = self._opened(tag).volume
-        yield from drawing.lines(volume, self.logs, ref, graph=graph, stat=stat)
+        yield from drawing.lines(volume, self.logs, ref, graph=graph, stat=stat, limit=limit)
 
     def show(self, tag: str | Opened, ref: str | None = None) -> CommitReport:
         """Describe the commit that a ref means, by default HEAD.

@@ -25,6 +25,7 @@ from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.names import create_name, delete_name, list_names, read_name
 from graft_vfs.reports import Report, commit_time_text, first_line
 from graft_vfs.suggestions import did_you_mean
+from graft_vfs.sync.headers import require_header
 from graft_vfs.sync.proof import prove
 from graft_vfs.sync.push import ensure_safe_store
 from graft_vfs.times import corrected_ms
@@ -65,8 +66,7 @@ def give(context: Context, opened: Opened, name: str, ref: str, *, message: str 
     message = check_message(message)
     logs = context.logs
     commit = names.resolve_remote(logs, ref, opened.volume)
-    header = logs.header(commit.log, commit.lsn)
-    assert header is not None
+    header = require_header(logs, commit.log, commit.lsn)
     prove(logs, commit.log)
     ensure_safe_store(context, commit.log)
     store = logs.log(commit.log).store

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from graft_vfs.format.commit import MESSAGE_BYTES_MAX, CommitHeader
+from graft_vfs.format.commit import MESSAGE_BYTES_MAX
 from graft_vfs.history import names
 from graft_vfs.history.refs import HEAD, Span, parse, parse_span
 from graft_vfs.ids import LogId, short_texts
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.local.messages import Messages
-from graft_vfs.pages import LocalLsn, RemoteLsn
+from graft_vfs.pages import LSN_MAX, LocalLsn, RemoteLsn
+from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.reports import CommitReport, LogEntry
+from graft_vfs.sync.headers import headers_down, parent_of, require_header, require_headers
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -21,28 +23,50 @@ from graft_vfs.volume.volume import Volume
 def entries(
     volume: Volume, logs: Logs, limit: int | None, ref: str | None = None
 ) -> list[LogEntry]:
-    """Return local commits, then known remote ones, newest first.
+    """Return local commits, then remote ones, newest first.
 
-    With a ref, that commit and those before it; with `A..B` those that B has and A has not. No
-    request if the commits of the refs are known.
+    With a ref, that commit and those before it; with `A..B` those that B has and A has not.
+    Requests of resolving the refs, and of `headers_down`.
     """
-    return [entry for _, entry in itertools.islice(walk(volume, logs, volume.begin(), ref), limit)]
+    found = walk(volume, logs, volume.begin(), ref, limit)
+    return [entry for _, entry in itertools.islice(found, limit)]
 
 
 def walk(
-    volume: Volume, logs: Logs, snapshot: Snapshot, ref: str | None = None
+    volume: Volume,
+    logs: Logs,
+    snapshot: Snapshot,
+    ref: str | None = None,
+    limit: int | None = None,
 ) -> Iterator[tuple[names.Commit, LogEntry]]:
-    """Yield the commits of `entries`, each with its entry."""
-    found = _walk(_Refs(volume, logs), snapshot, logs)
-    if ref is not None:
-        is_span = ".." in ref
-        span = parse_span(ref) if is_span else Span(HEAD, parse(ref))
-        newest = names.resolve(logs, span.newer, volume)
+    """Yield the commits of `entries`, each with its entry; at least `limit` if there are so many.
+
+    No more headers are read than so many commits need.
+    """
+    refs, bound = _Refs(volume, logs), limit or LSN_MAX
+    if ref is None:
+        return _walk(refs, snapshot, logs, bound)
+    is_span = ".." in ref
+    span = parse_span(ref) if is_span else Span(HEAD, parse(ref))
+    newest = names.resolve(logs, span.newer, volume)
+    end = names.resolve(logs, span.older, volume) if is_span else None
+    if isinstance(newest, names.LocalCommit):
+        # Those before it in the list count, too.
+        found = _walk(refs, snapshot, logs, bound + snapshot.local_commits, end)
         found = itertools.dropwhile(lambda each: each[0] != newest, found)
-        if is_span:
-            end = names.resolve(logs, span.older, volume)
-            found = itertools.takewhile(lambda each: each[0] != end, found)
-    return found
+    elif _has(logs, snapshot, newest):
+        found = _remote_walk(refs, logs, newest, bound, end)
+    else:
+        found = iter(())
+    return itertools.takewhile(lambda each: each[0] != end, found)
+
+
+def _has(logs: Logs, snapshot: Snapshot, commit: names.RemoteCommit) -> bool:
+    """Return True if a commit is in the history of a snapshot."""
+    at: tuple[LogId, RemoteLsn] | None = snapshot.branch.row.log_id, snapshot.branch.row.base
+    while at is not None and at[0] != commit.log:
+        at = parent_of(logs, at[0])
+    return at is not None and commit.lsn <= at[1]
 
 
 class _Refs:
@@ -56,8 +80,10 @@ class _Refs:
         return str(lsn) if log_id == self._own else f"{self._texts[log_id]}:{lsn}"
 
 
-def _walk(refs: _Refs, snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.Commit, LogEntry]]:
-    """Yield each commit of a snapshot with its entry, newest first, as far as they are known."""
+def _walk(
+    refs: _Refs, snapshot: Snapshot, logs: Logs, bound: int, end: names.Commit | None = None
+) -> Iterator[tuple[names.Commit, LogEntry]]:
+    """Yield each commit of a snapshot with its entry, newest first; see `_remote_walk`."""
     branch = snapshot.branch.row
     for chunks, commits in reversed(list(names.local_commits(snapshot))):
         last = chunks[-1]
@@ -75,45 +101,57 @@ def _walk(refs: _Refs, snapshot: Snapshot, logs: Logs) -> Iterator[tuple[names.C
             ref=f"local:{last.lsn}",
         )
         yield names.LocalCommit(branch.id, last.lsn), entry
-    yield from _remote_walk(refs, logs, branch.log_id, branch.base)
+        bound -= 1
+    if bound > 0 and branch.base:
+        base = names.RemoteCommit(branch.log_id, branch.base)
+        yield from _remote_walk(refs, logs, base, bound, end)
 
 
 def later_commits(
-    volume: Volume, logs: Logs, commit: names.RemoteCommit
+    volume: Volume, logs: Logs, commit: names.RemoteCommit, limit: int
 ) -> Iterator[tuple[names.Commit, LogEntry]]:
-    """Yield the known commits of a log that came after one, newest first."""
+    """Yield the known commits of a log that came after one, newest first, at most `limit`."""
     newest = logs.catalog.newest_commit(commit.log)[0]
-    count = max(0, newest - commit.lsn)
-    return itertools.islice(_remote_walk(_Refs(volume, logs), logs, commit.log, newest), count)
+    count = min(max(0, newest - commit.lsn), limit)
+    found = _remote_walk(_Refs(volume, logs), logs, names.RemoteCommit(commit.log, newest), count)
+    return itertools.islice(found, count)
 
 
 def _remote_walk(
-    refs: _Refs, logs: Logs, log_id: LogId, lsn: RemoteLsn
+    refs: _Refs,
+    logs: Logs,
+    newest: names.RemoteCommit,
+    bound: int,
+    end: names.Commit | None = None,
 ) -> Iterator[tuple[names.Commit, LogEntry]]:
-    given = _names_by_lsn(logs, log_id)
-    while lsn > 0:
-        header = logs.header(log_id, lsn)
-        if header is None:
-            break
-        entry = LogEntry(
-            "remote",
-            lsn,
-            header.time_ms,
-            len(header.pages),
-            header.page_count,
-            header.author,
-            header.local_commits,
-            _stored_bytes(logs, header),
-            header.message,
-            given.get(lsn, ()),
-            log_id,
-            refs.of(log_id, lsn),
-        )
-        yield names.RemoteCommit(log_id, lsn), entry
-        lsn = RemoteLsn(lsn - 1)
-        if header.parent_log is not None:
-            log_id, lsn = header.parent_log, header.parent_lsn
-            given = _names_by_lsn(logs, log_id)
+    """Yield the commits of a log, then those of its ancestors; `bound`, or those after `end`."""
+    at: names.RemoteCommit | None = newest
+    while at is not None and bound > 0:
+        log_id, parent = at.log, None
+        given = _names_by_lsn(logs, log_id)
+        if isinstance(end, names.RemoteCommit) and end.log == log_id and end.lsn <= at.lsn:
+            bound = min(bound, at.lsn - end.lsn)
+        for record in headers_down(logs, log_id, at.lsn, bound):
+            header = record.header
+            entry = LogEntry(
+                "remote",
+                header.lsn,
+                header.time_ms,
+                len(header.pages),
+                header.page_count,
+                header.author,
+                header.local_commits,
+                _stored_bytes(record),
+                header.message,
+                given.get(header.lsn, ()),
+                log_id,
+                refs.of(log_id, header.lsn),
+            )
+            yield names.RemoteCommit(log_id, header.lsn), entry
+            bound -= 1
+            if header.parent_log is not None:
+                parent = names.RemoteCommit(header.parent_log, header.parent_lsn)
+        at = parent
 
 
 def _names_by_lsn(logs: Logs, log_id: LogId) -> dict[RemoteLsn, tuple[str, ...]]:
@@ -164,7 +202,8 @@ def _local_message(snapshot: Snapshot, lsn: LocalLsn, commits: int) -> str:
 
 
 def _remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:
-    header = _header_of(logs, log_id, lsn)
+    (record,) = require_headers(logs, log_id, lsn, lsn)
+    header = record.header
     parent = f"{log_id}:{lsn - 1}" if lsn > 1 else None
     if header.parent_log is not None:
         parent = f"{header.parent_log}:{header.parent_lsn}"
@@ -181,7 +220,7 @@ def _remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:
         page_count=header.page_count,
         page_size=header.page_size,
         frames=len(header.frames),
-        stored_bytes=_stored_bytes(logs, header),
+        stored_bytes=_stored_bytes(record),
         segment=str(header.segment) if header.segment else None,
         message=header.message,
         names=_names_by_lsn(logs, log_id).get(lsn, ()),
@@ -189,8 +228,8 @@ def _remote_commit(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitReport:
 
 
 def commit_facts(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> dict[str, LogId | int | str]:
-    """Return all fields of a known commit's header, by name. No request."""
-    header = _header_of(logs, log_id, lsn)
+    """Return all fields of a commit's header, by name; requests of `require_header`."""
+    header = require_header(logs, log_id, lsn)
     return {
         "log": header.log_id,
         "lsn": header.lsn,
@@ -211,13 +250,6 @@ def commit_facts(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> dict[str, LogId |
     }
 
 
-def _header_of(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitHeader:
-    """Return the header of a known commit."""
-    header = logs.header(log_id, lsn)
-    assert header is not None
-    return header
-
-
 def _page_count(chunks: Sequence[Chunk]) -> int:
     """Return how many pages a local commit changed."""
     return len({page for chunk in chunks for page in chunk.pages})
@@ -228,7 +260,6 @@ def _image_bytes(chunks: Sequence[Chunk]) -> int:
     return sum(len(chunk.pages) * chunk.page_size for chunk in chunks)
 
 
-def _stored_bytes(logs: Logs, header: CommitHeader) -> int:
+def _stored_bytes(record: CommitRecord) -> int:
     """Return the size of a remote commit on the remote, in bytes."""
-    (row,) = logs.catalog.commits(header.log_id, header.lsn, header.lsn)
-    return len(row.header) + header.frames.body_bytes
+    return record.header_length + record.header.frames.body_bytes

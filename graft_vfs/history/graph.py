@@ -13,8 +13,7 @@ made from it, leave the volume's own line where they begin:
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from graft_vfs.errors import NotFoundError
 from graft_vfs.history import commits, names
@@ -45,16 +44,23 @@ class LogLine:
 
 
 def lines(
-    volume: Volume, logs: Logs, ref: str | None = None, *, graph: bool, stat: bool
+    volume: Volume,
+    logs: Logs,
+    ref: str | None = None,
+    *,
+    graph: bool,
+    stat: bool,
+    limit: int | None = None,
 ) -> Iterator[LogLine]:
     """Yield a volume's commits as `commits.entries` has them, with what is beside them in a graph.
 
     `stat` adds what each commit changed, for the cost of a diff each. A ref leaves out what is
-    beside. No other request, if the commits of the refs are known. The consumer closes it.
+    beside. With a limit, the last line is that of the last commit that is wanted. The consumer
+    closes it.
     """
     with volume.pinned() as snapshot:
-        found = _lines(volume, logs, snapshot, ref, graph=graph)
-        for line in found:
+        found = _lines(volume, logs, snapshot, ref, graph=graph, limit=limit)
+        for line in _limited(found, limit):
             if stat and line.entry is not None:
                 changed = _with_changes(volume, logs, line.entry)
                 yield dataclasses.replace(line, entry=changed)
@@ -62,13 +68,29 @@ def lines(
                 yield line
 
 
+def _limited(found: Iterable[LogLine], limit: int | None) -> Iterator[LogLine]:
+    left = limit
+    for line in found:
+        yield line
+        if left is not None and line.entry is not None:
+            left -= 1
+            if not left:
+                return
+
+
 def _lines(
-    volume: Volume, logs: Logs, snapshot: Snapshot, ref: str | None, *, graph: bool
+    volume: Volume,
+    logs: Logs,
+    snapshot: Snapshot,
+    ref: str | None,
+    *,
+    graph: bool,
+    limit: int | None,
 ) -> Iterator[LogLine]:
     branch = snapshot.branch.row
     base = names.RemoteCommit(branch.log_id, branch.base)
     log_id, is_first = None, True
-    for commit, entry in commits.walk(volume, logs, snapshot, ref):
+    for commit, entry in commits.walk(volume, logs, snapshot, ref, limit):
         if graph and ref is None and isinstance(commit, names.RemoteCommit):
             if commit.log != log_id:
                 yield from _beside(volume, logs, commit, is_first=is_first)
@@ -83,7 +105,7 @@ def _beside(
     volume: Volume, logs: Logs, commit: names.RemoteCommit, *, is_first: bool
 ) -> Iterator[LogLine]:
     """Yield what a log has after a commit; in a column of its own if own commits are above."""
-    later = list(itertools.islice(commits.later_commits(volume, logs, commit), _BESIDE_MAX + 1))
+    later = list(commits.later_commits(volume, logs, commit, _BESIDE_MAX + 1))
     left_out = 0
     if len(later) > _BESIDE_MAX:
         left_out = logs.catalog.newest_commit(commit.log)[0] - commit.lsn - _BESIDE_MAX

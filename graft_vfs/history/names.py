@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import DamageError, NoRemoteError, NotFoundError, StoreError, UsageError
-from graft_vfs.format.commit import TIME_END, time_ms_of
 from graft_vfs.format.name import CommitName, decode_name
+from graft_vfs.history.dates import newest_no_later
 from graft_vfs.history.refs import (
     FORMS,
     Base,
@@ -32,13 +32,12 @@ from graft_vfs.remote.names import read_name
 from graft_vfs.reports import commit_time_text, commits_text
 from graft_vfs.suggestions import did_you_mean
 from graft_vfs.sync.fetch import fetch_log, require_commits
+from graft_vfs.sync.headers import parent_of, require_header, require_view
 from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
-
-_COMMITS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +71,8 @@ def resolve(
     """Return the commit that a ref means for a volume, or for a remote log alone.
 
     Without either, only LOG:LSN means something. No request if the commit is known here, as the one
-    of a time is if a later one is known; else those of a fetch. Raises NotFoundError if there is no
-    such commit, UsageError, InvalidIdError.
+    of a time is if a later one is known; else those of a fetch, and for a time those of
+    `newest_no_later`. Raises NotFoundError if there is no such commit, UsageError, InvalidIdError.
     """
     ref = parse(ref) if isinstance(ref, str) else ref
     ground = _ground(logs, volume) if volume is not None else _Ground(logs, log_id, None)
@@ -94,8 +93,11 @@ def resolve_remote(
 
 
 def lineage(logs: Logs, volume: Volume) -> list[LogId]:
-    """Return the log of a volume, then those that it was forked from. No request."""
-    return _ground(logs, volume).lineage(Head())
+    """Return the log of a volume, then those that it was forked from.
+
+    One request for each log whose LSN 1 is not known here.
+    """
+    return list(_ground(logs, volume).lineage(Head()))
 
 
 def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
@@ -198,26 +200,25 @@ class _Ground:
 
     def _named(self, state: Named, name: str) -> RemoteCommit:
         """Return the commit that a name was given to; one request a log if it is not known here."""
-        lineage = self.lineage(state)
-        found = next(filter(None, (known_name(self.logs, each, name) for each in lineage)), None)
-        if found is None:
-            found = self._asked(name, lineage)
+        known_here = (known_name(self.logs, each, name) for each in self.lineage(state))
+        found = next(filter(None, known_here), None) or self._asked(name, self.lineage(state))
         if found is not None:
             commit = self._known(found.log, found.lsn)
-            if self.logs.catalog.commits(commit.log, commit.lsn, commit.lsn)[0].hash == found.hash:
+            if require_header(self.logs, commit.log, commit.lsn).hash == found.hash:
                 return commit
             raise NotFoundError(
                 f"the name {name!r} was given to another commit than LSN {found.lsn} of log "
                 f"{found.log} is now: the history of the log was replaced",
                 next_step=Hint("give it anew with ", Advice.NAME_COMMIT),
             )
+        lineage = list(self.lineage(state))
         known = {each.name for log_id in lineage for each in known_names(self.logs, log_id)}
         raise NotFoundError(
             f"{shown(name)} names no commit of log {lineage[0]}",
             next_step=Hint(did_you_mean(name, {*known, "HEAD", "BASE"}), FORMS),
         )
 
-    def _asked(self, name: str, lineage: Sequence[LogId]) -> CommitName | None:
+    def _asked(self, name: str, lineage: Iterable[LogId]) -> CommitName | None:
         try:
             for log_id in lineage:
                 found = read_name(self.logs.log(log_id).store, log_id, name)
@@ -234,16 +235,19 @@ class _Ground:
             ) from error
         return None
 
-    def lineage(self, state: State) -> list[LogId]:
-        """Return the log, and those that it or the volume was forked from, the nearest first."""
-        found = [self._own(state)]
+    def lineage(self, state: State) -> Iterator[LogId]:
+        """Yield the log, and those that it or the volume was forked from, the nearest first."""
+        left, seen = [self._own(state)], set[LogId]()
         if self.snapshot is not None and self.snapshot.branch.row.base:
-            found.append(self.snapshot.branch.row.log_id)
-        for log_id in found:
+            left.append(self.snapshot.branch.row.log_id)
+        for log_id in left:
+            if log_id in seen:
+                continue
+            seen.add(log_id)
+            yield log_id
             parent = self._parent(log_id)
             if parent is not None:
-                found.append(parent.log)
-        return list(dict.fromkeys(found))
+                left.append(parent.log)
 
     # Times ------------------------------------------------------------------------------------
 
@@ -251,24 +255,15 @@ class _Ground:
         """Return the newest remote commit that is dated no later than a time."""
         at: RemoteCommit | None = self._newest(state, time_ms)
         while at is not None:
-            # Newest first, and each one: a commit of a machine whose clock was wrong may be dated
-            # after those that stand on it.
-            for last in range(at.lsn, 0, -_COMMITS_AT_ONCE):
-                first = max(1, last - _COMMITS_AT_ONCE + 1)
-                for lsn, head in self._beginnings(at.log, first, last):
-                    if time_ms_of(head) <= time_ms:
-                        return RemoteCommit(at.log, lsn)
+            lsn = newest_no_later(self.logs, at.log, at.lsn, time_ms)
+            if lsn:
+                return RemoteCommit(at.log, lsn)
             first_of_log, at = at.log, self._parent(at.log)
-        ((_, head),) = self._beginnings(first_of_log, 1, 1)
+        first = require_header(self.logs, first_of_log, RemoteLsn(1))
         raise NotFoundError(
             f"log {first_of_log} had no commit at that time; its first, LSN 1, is of "
-            f"{commit_time_text(time_ms_of(head))}",
+            f"{commit_time_text(first.time_ms)}",
             next_step=Hint("name a later time; see ", Advice.LIST_COMMITS, " for the times"),
-        )
-
-    def _beginnings(self, log_id: LogId, first: int, last: int) -> list[tuple[RemoteLsn, bytes]]:
-        return self.logs.catalog.commit_beginnings(
-            log_id, RemoteLsn(first), RemoteLsn(last), TIME_END
         )
 
     def _newest(self, state: Moment, time_ms: int) -> RemoteCommit:
@@ -280,8 +275,8 @@ class _Ground:
         log_id = self._own(state)
         known = self.logs.catalog.newest_commit(log_id)[0]
         if known:
-            ((_, head),) = self._beginnings(log_id, known, known)
-            if time_ms < time_ms_of(head) <= time.time_ns() // 1_000_000:
+            known_ms = require_header(self.logs, log_id, known).time_ms
+            if time_ms < known_ms <= time.time_ns() // 1_000_000:
                 return RemoteCommit(log_id, known)
             return RemoteCommit(log_id, fetch_log(self.logs, log_id).newest)
         if self.snapshot is not None and self.snapshot.branch.row.base:
@@ -317,10 +312,8 @@ class _Ground:
 
     def _parent(self, log_id: LogId) -> RemoteCommit | None:
         """Return the commit that a known log was forked from."""
-        first = self.logs.header(log_id, RemoteLsn(1))
-        if first is None or first.parent_log is None:
-            return None
-        return RemoteCommit(first.parent_log, first.parent_lsn)
+        parent = parent_of(self.logs, log_id)
+        return None if parent is None else RemoteCommit(*parent)
 
 
 def _ground(logs: Logs, volume: Volume) -> _Ground:
@@ -357,7 +350,7 @@ def known_names(logs: Logs, log_id: LogId) -> Iterator[CommitName]:
 
 
 def snapshot_of(volume: Volume, logs: Logs, commit: Commit) -> Snapshot:
-    """Return a known commit as a snapshot of the volume. No request.
+    """Return a commit as a snapshot of the volume. Requests and errors of `require_view`.
 
     A remote one has no local commits. Raises NotFoundError for a local one that went meanwhile, as
     by a push, or that was rolled into a later one.
@@ -369,6 +362,7 @@ def snapshot_of(volume: Volume, logs: Logs, commit: Commit) -> Snapshot:
 
 def remote_snapshot(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -> Snapshot:
     """Return a commit of a remote log; LSN 0 is the empty database before the first."""
+    require_view(logs, log_id, lsn)
     view = logs.view(log_id, lsn)
     row = BranchRow(
         id=LogId.new(),

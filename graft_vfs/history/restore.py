@@ -30,6 +30,7 @@ from graft_vfs.plain.transfer import (
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.clone import clone_base
+from graft_vfs.sync.headers import require_view
 from graft_vfs.sync.sources import find_source
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
@@ -197,6 +198,7 @@ def restore_named(
                 return _restore_file(pages, commit, path, force=force, progress=progress)
     log_id, _ = clone_base(logs, find_source(logs, name), progress=progress)
     at = names.resolve_remote(logs, ref, None, log_id=log_id)
+    require_view(logs, at.log, at.lsn)
     pages = CommitPages(logs.log_view(at.log, at.lsn))
     return _restore_file(pages, at, path, force=force, progress=progress)
 

@@ -43,6 +43,7 @@ from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.headers import know_descent, require_header
 from graft_vfs.sync.proof import forget_history
 from graft_vfs.sync.sources import place
 from graft_vfs.view.logs import Logs
@@ -297,12 +298,12 @@ def _require_base(logs: Logs, found: Descriptor) -> None:
     """
     branch = found.branch
     require_commits(logs, branch.log_id, branch.base)
-    header = logs.header(branch.log_id, branch.base)
-    if found.base_hash is not None and header is not None and header.hash != found.base_hash:
+    header = require_header(logs, branch.log_id, branch.base)
+    if found.base_hash is not None and header.hash != found.base_hash:
+        know_descent(logs, branch.log_id)
         forget_history(logs, branch.log_id)
         require_commits(logs, branch.log_id, branch.base)
-        header = logs.header(branch.log_id, branch.base)
-    assert header is not None
+        header = require_header(logs, branch.log_id, branch.base)
     if found.base_hash is not None and header.hash != found.base_hash:
         where = logs.log(branch.log_id).store.describe()
         raise HistoryMismatchError(
@@ -371,7 +372,7 @@ def _from_log(
     header = None
     if base is not None:
         require_commits(logs, *base)
-        header = logs.header(*base)
+        header = require_header(logs, *base)
     first = _first_after(content, header)
     kept = content.transactions[first:]
     start = content.transactions[first - 1][-1].after if first else content.start

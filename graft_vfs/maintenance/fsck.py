@@ -40,6 +40,7 @@ from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.suggestions import did_you_mean
+from graft_vfs.sync.headers import lineage
 from graft_vfs.sync.sources import log_beginning
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
@@ -391,7 +392,7 @@ def logs_of(catalog: Catalog, logs: Logs) -> list[LogId]:
     """Return the logs that volumes have pushed to, and those that they are based on."""
     pushed = [row.remote for row in catalog.volumes() if row.attached]
     named = {*pushed, *(log_id for _, log_id in catalog.bases())}
-    return sorted({each for log_id in named for each in logs.lineage(log_id)})
+    return sorted({each for log_id in named for each in lineage(logs, log_id)})
 
 
 # Refs -------------------------------------------------------------------------------------------

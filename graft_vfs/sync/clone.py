@@ -31,6 +31,7 @@ from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote.refs import ref_key
 from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.headers import know_descent
 from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history
 from graft_vfs.sync.sources import Source, look_up, place
 from graft_vfs.tags import check_tag
@@ -153,6 +154,7 @@ def clone_base(
             if error.standing is not Standing.REPLACED:
                 raise
             # Each dropped history cannot differ again, so this ends.
+            know_descent(logs, error.log_id)
             forget_history(logs, error.log_id)
 
 

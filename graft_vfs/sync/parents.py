@@ -18,6 +18,7 @@ from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commits
 from graft_vfs.remote.log import RemoteLog, check_chain, commit_key
 from graft_vfs.reports import Progress
+from graft_vfs.sync.headers import require_header
 from graft_vfs.sync.proof import told_from_damage
 from graft_vfs.view.logs import Logs
 
@@ -114,7 +115,7 @@ def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
         known, known_hash = logs.catalog.newest_commit(child.parent_log)
         if known >= child.parent_lsn:
             with told_from_damage(logs, child.parent_log):
-                _check_fork(child, logs.header(child.parent_log, child.parent_lsn))
+                _check_fork(child, require_header(logs, child.parent_log, child.parent_lsn))
             return
         logs.remotes.inherit(child.parent_log, fork.log_id)
         log = logs.log(child.parent_log)

@@ -75,9 +75,23 @@ def examine(logs: Logs, log_id: LogId, store: ObjectStore | None = None) -> LogS
         return found(Standing.ABSENT, NO_LSN)
     if newest > known:
         return found(Standing.HOLE, newest)
-    last, (row,) = remote.read_header(newest), logs.catalog.commits(log_id, newest, newest)
-    is_ours = last is not None and last.header.hash == row.hash
+    is_ours = _is_known_history(logs, remote, newest)
     return found(Standing.SHORTER if is_ours else Standing.REPLACED, newest)
+
+
+def _is_known_history(logs: Logs, remote: RemoteLog, newest: RemoteLsn) -> bool:
+    """Return False if the remote has, up to its newest commit, another one than is known here.
+
+    The headers of older commits may be unknown: then the newest known one of them tells it, and
+    without any nothing shows that the history was replaced.
+    """
+    after = logs.header(remote.log_id, RemoteLsn(newest + 1))
+    at = newest if after is not None else logs.catalog.known_before(remote.log_id, newest)
+    if not at:
+        return True
+    known = after.previous_hash if after else logs.catalog.commits(remote.log_id, at, at)[0].hash
+    record = remote.read_header(at)
+    return record is not None and record.header.hash == known
 
 
 def _state(remote: RemoteLog, known: RemoteLsn, standing: Standing, newest: RemoteLsn) -> LogState:

@@ -43,6 +43,7 @@ from graft_vfs.sync.settle import (
     forget_lost,
     settle_alone,
 )
+from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 
@@ -203,7 +204,7 @@ def _plan(context: Context, snapshot: Snapshot, remote: LogId) -> Target:
         raise diverged(remote, base, newest)
     if branch.base:
         prove(context.logs, branch.log_id)
-    parent = context.logs.header(branch.log_id, branch.base) if branch.base else None
+    parent = snapshot.remote if isinstance(snapshot.remote, LogView) else None
     return Target(
         log_id=remote,
         lsn=RemoteLsn(base + 1),

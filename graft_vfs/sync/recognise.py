@@ -15,11 +15,12 @@ import logging
 
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import CommitHeader
-from graft_vfs.local.catalog.rows import BranchRow
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.sync.build import frame_images, frames_of
+from graft_vfs.sync.headers import require_header
 from graft_vfs.sync.settle import keep_pages
+from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.context import Context
 from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
@@ -32,9 +33,10 @@ _logger = logging.getLogger(__name__)
 def recognise(context: Context, volume: Volume) -> bool:
     """Move the branch to remote commits that have its content; True if it moved.
 
-    The log's commits must be known. No request, unless frames no longer compress to the same bytes:
-    then the commit's frames are read. Idempotent, and safe with concurrent writers, because the
-    content does not change. Durable on return.
+    The log's newest commit must be known. One request if the header of the next commit is not known
+    here; if frames no longer compress to the same bytes, those that read the commit's frames.
+    Idempotent, and safe with concurrent writers, because the content does not change. Durable on
+    return.
     """
     has_moved = False
     while _recognise_next(context, volume):
@@ -48,8 +50,10 @@ def _recognise_next(context: Context, volume: Volume) -> bool:
     branch = snapshot.branch.row
     remote = context.catalog.volume(volume.id).remote
     lsn = RemoteLsn(branch.base + 1 if branch.log_id == remote else 1)
-    header = context.logs.header(remote, lsn)
-    if header is None or not _follows(context, header, branch):
+    if context.catalog.newest_commit(remote)[0] < lsn:
+        return False
+    header = require_header(context.logs, remote, lsn)
+    if not _follows(header, snapshot):
         return False
     covered = _covered(volume, snapshot, header)
     if covered is None or not _is_same(context, covered, header):
@@ -71,12 +75,12 @@ def _recognise_next(context: Context, volume: Volume) -> bool:
     return moved
 
 
-def _follows(context: Context, header: CommitHeader, branch: BranchRow) -> bool:
+def _follows(header: CommitHeader, snapshot: Snapshot) -> bool:
     """Return True if a commit has the branch's base, and may be made of its local commits."""
-    base = context.logs.header(branch.log_id, branch.base) if branch.base else None
-    if branch.base and (base is None or header.previous_hash != base.hash):
+    base = snapshot.remote
+    if isinstance(base, LogView) and header.previous_hash != base.hash:
         return False
-    if not branch.base and (header.parent_log is not None or header.lsn != 1):
+    if not base.lsn and (header.parent_log is not None or header.lsn != 1):
         return False
     return header.local_commits > 0
 

@@ -21,6 +21,7 @@ from graft_vfs.local.catalog.remotes import DEFAULT, check_name, no_remote
 from graft_vfs.reports import RemoteReport
 from graft_vfs.store import urls
 from graft_vfs.store.base import ObjectStore
+from graft_vfs.sync.headers import lineage
 from graft_vfs.sync.proof import Standing, examine, mismatch
 from graft_vfs.sync.settle import alone
 from graft_vfs.view.logs import Logs
@@ -78,7 +79,7 @@ def move(context: Context, volume: Volume, name: str) -> RemoteReport:
     logs, rows = context.logs, context.catalog.remotes
     store = find_remote(logs, name)
     row, branch = context.catalog.current(volume.id)
-    moved = logs.lineage(row.remote) | logs.lineage(branch.log_id)
+    moved = lineage(logs, row.remote) | lineage(logs, branch.log_id)
     with _settled(context, moved):
         _require_history(logs, moved, store)
         if urls.is_url(name) or urls.is_path(name):

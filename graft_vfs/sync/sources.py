@@ -29,6 +29,7 @@ from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.store.urls import RemoteUrl
 from graft_vfs.suggestions import did_you_mean
+from graft_vfs.sync.headers import lineage
 from graft_vfs.view.logs import Logs
 
 _NAMES_SHOWN = 10
@@ -239,7 +240,7 @@ def _is_same(one: ObjectStore, other: ObjectStore) -> bool:
 
 
 def is_in_use(logs: Logs, log_id: LogId) -> bool:
-    """Return True if a volume pushes to a log, or stands on it. No request."""
+    """Return True if a volume pushes to a log, or stands on it. Requests of `lineage`."""
     return any(row.remote == log_id for row in logs.catalog.volumes()) or any(
-        log_id in logs.lineage(base) for _, base in logs.catalog.bases()
+        log_id in lineage(logs, base, until=log_id) for _, base in logs.catalog.bases()
     )

@@ -88,6 +88,7 @@ class LogView:
         self.page_size = tip.page_size
         self.page_count = tip.page_count
         self.change_counter = tip.change_counter
+        self.time_ms = tip.time_ms
         self.table = table
         self.located: dict[int, Located] = {}
         self.looked_at = 0.0

@@ -27,6 +27,7 @@ from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reentry import living
+from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.remote.remotes import Remotes
 from graft_vfs.view.log_view import LogView, Tip
@@ -260,6 +261,13 @@ class Logs:
         """Return a known commit's header, or None."""
         rows = self.catalog.commits(log_id, lsn, lsn)
         return _decoded(log_id, rows[0])[0] if rows else None
+
+    def records(self, log_id: LogId, first: RemoteLsn, last: RemoteLsn) -> list[CommitRecord]:
+        """Return the known commits first..last, ascending, with their encoded headers."""
+        return [
+            CommitRecord(*_decoded(log_id, row), row.header)
+            for row in self.catalog.commits(log_id, first, last)
+        ]
 
     def cache_bytes(self) -> int:
         """Return the size in bytes of the page caches in use, on disk and in memory."""

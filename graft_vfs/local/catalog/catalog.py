@@ -67,6 +67,11 @@ class Catalog:
         self.names = KnownNames(self._file)
         self.remotes = RemoteRows(self._file)
 
+    @property
+    def writable(self) -> bool:
+        """Whether the data directory is writable."""
+        return self._file.writable
+
     def require_writable(self) -> None:
         """Raise ReadOnlyError if the data directory is not writable."""
         self._file.require_writable()
@@ -413,6 +418,33 @@ class Catalog:
             min(last, INTEGER_MAX),
         )
         return [(remote_lsn_of(lsn, first), bytes_of(head, length)) for lsn, head in rows]
+
+    def commit_count(self, log_id: LogId, last: RemoteLsn) -> int:
+        """Return the number of known commits with LSN 1..last."""
+        rows = self._file.rows(
+            "SELECT count(*) FROM commits WHERE log = ? AND lsn BETWEEN 1 AND ?",
+            log_id.raw,
+            min(last, INTEGER_MAX),
+        )
+        return number_of(rows[0][0])
+
+    def known_after(self, log_id: LogId, lsn: RemoteLsn) -> RemoteLsn:
+        """Return the LSN of the oldest known commit after `lsn`; 0 for none."""
+        rows = self._file.rows(
+            "SELECT min(lsn) FROM commits WHERE log = ? AND lsn > ?",
+            log_id.raw,
+            min(lsn, INTEGER_MAX),
+        )
+        return NO_LSN if rows[0][0] is None else remote_lsn_of(rows[0][0])
+
+    def known_before(self, log_id: LogId, lsn: RemoteLsn) -> RemoteLsn:
+        """Return the LSN of the newest known commit up to `lsn`; 0 for none."""
+        rows = self._file.rows(
+            "SELECT max(lsn) FROM commits WHERE log = ? AND lsn <= ?",
+            log_id.raw,
+            min(lsn, INTEGER_MAX),
+        )
+        return NO_LSN if rows[0][0] is None else remote_lsn_of(rows[0][0])
 
     def last_within(
         self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, bytes_max: int
