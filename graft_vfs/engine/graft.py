@@ -281,9 +281,11 @@ class Graft(ReadingEngine):
         )
 
     def hydrate(self, tag: str | Opened, *, progress: Progress | None = None) -> int:
-        """Fetch all pages that are not cached, with range requests; return their number.
+        """Fetch all pages that are not cached; return their number.
 
-        `progress` counts the bytes that arrive.
+        At most two range requests for each object that holds some, one for each 8 MiB, and one for
+        each gap above 1 MiB between them. `progress` counts the bytes that are cached, of all. What
+        arrives is cached at once, so that after a failure or an interrupt, a repetition continues.
         """
         volume = self._opened(tag).volume
         with syncing.syncing(self.context, volume), volume.pinned() as snapshot:

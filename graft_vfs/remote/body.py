@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from graft_vfs.errors import CorruptObjectError
@@ -34,36 +35,75 @@ class Body:
         """Return the number of pages in a frame."""
         return min(self.frames.frame_pages, self.slots - frame * self.frames.frame_pages)
 
-    def read(self, store: ObjectStore, first: int, end: int) -> list[bytes]:
-        """Return the page images of the frames [first, end), one run of pages per frame.
+    def read(self, store: ObjectStore, frames: Sequence[int]) -> list[bytes]:
+        """Return the page images of some frames, ascending, one run of pages per frame.
 
-        One range read. Raises CorruptObjectError if a frame does not match the table,
-        ObjectMissingError if the object does not exist.
+        One range read, with the bytes between them. Raises CorruptObjectError if a frame does not
+        match the table, ObjectMissingError if the object does not exist.
         """
-        if first == end:
+        if not frames:
             return []
-        start, length = self.frames.byte_range(first, end)
+        start, length = self._span(frames)
         data = store.get_range(self.key, self.offset + start, length)
         if len(data) != length:
-            raise CorruptObjectError(
-                f"{self.key}: truncated to {len(data)} bytes; frames {first} to {end - 1} have "
-                f"{length}",
-                next_step="restore the object from a replica or a backup",
-            )
-        return list(self.decoded(memoryview(data), first, end))
+            raise self._truncated(frames, length, len(data))
+        return list(self.decoded(memoryview(data), frames))
 
-    def decoded(self, data: memoryview, first: int, end: int) -> Iterator[bytes]:
-        """Yield the page images of the frames [first, end), which are at the start of `data`.
+    def stream(
+        self, store: ObjectStore, frames: Sequence[int], take: Callable[[int, bytes], None]
+    ) -> None:
+        """Give `take` each of some frames, ascending, with its page images, as it arrives.
+
+        As `read`, with one frame in memory at a time. What `take` raises ends the read.
+        """
+        start, length = self._span(frames)
+        data, at = bytearray(), start
+        waiting = deque((frame, *self.frames.byte_range(frame, frame + 1)) for frame in frames)
+
+        def arrived(piece: bytes) -> None:
+            nonlocal at
+            data.extend(piece)
+            while waiting and waiting[0][1] + waiting[0][2] <= at + len(data):
+                frame, first, size = waiting.popleft()
+                take(frame, self._images(frame, bytes(data[first - at : first - at + size])))
+            # Also the bytes between two frames.
+            needed = waiting[0][1] if waiting else start + length
+            passed = min(len(data), needed - at)
+            del data[:passed]
+            at += passed
+
+        got = store.stream_range(self.key, self.offset + start, length, arrived)
+        if got != length:
+            raise self._truncated(frames, length, got)
+
+    def _span(self, frames: Sequence[int]) -> tuple[int, int]:
+        """Return (offset, length) in bytes of the part of the body that has these frames."""
+        start, _ = self.frames.byte_range(frames[0], frames[0] + 1)
+        last, length = self.frames.byte_range(frames[-1], frames[-1] + 1)
+        return start, last + length - start
+
+    def _truncated(self, frames: Sequence[int], length: int, got: int) -> CorruptObjectError:
+        return CorruptObjectError(
+            f"{self.key}: truncated to {got} bytes; frames {frames[0]} to {frames[-1]} have "
+            f"{length}",
+            next_step="restore the object from a replica or a backup",
+        )
+
+    def decoded(self, data: memoryview, frames: Sequence[int]) -> Iterator[bytes]:
+        """Yield the page images of some frames, the first of which is at the start of `data`.
 
         Raises CorruptObjectError if a frame does not match the table.
         """
-        base, _ = self.frames.byte_range(first, end)
-        for frame in range(first, end):
+        for frame in frames:
+            base, _ = self.frames.byte_range(frames[0], frames[0] + 1)
             start, length = self.frames.byte_range(frame, frame + 1)
-            yield decode_frame(
-                data[start - base : start - base + length],
-                page_size=self.page_size,
-                page_count=self.pages_in_frame(frame),
-                checksum=self.frames.checksum(frame),
-                name=f"{self.key} frame {frame} of {self.name}",
-            )
+            yield self._images(frame, data[start - base : start - base + length])
+
+    def _images(self, frame: int, data: bytes | memoryview) -> bytes:
+        return decode_frame(
+            data,
+            page_size=self.page_size,
+            page_count=self.pages_in_frame(frame),
+            checksum=self.frames.checksum(frame),
+            name=f"{self.key} frame {frame} of {self.name}",
+        )

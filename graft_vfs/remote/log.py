@@ -291,7 +291,7 @@ class RemoteLog:
         self, header: CommitHeader, header_length: int, first: int, end: int
     ) -> list[bytes]:
         """Return the page images of the frames [first, end); see `Body.read`."""
-        return self.body(header, header_length).read(self.store, first, end)
+        return self.body(header, header_length).read(self.store, range(first, end))
 
     def frames_behind(self, record: CommitRecord) -> Iterator[bytes]:
         """Yield the page images of the first frames, which arrived complete with the header.
@@ -305,7 +305,7 @@ class RemoteLog:
         whole = min(whole, _BEHIND_BYTES_MAX // (header.page_size * header.frames.frame_pages))
         body = self.body(header, record.header_length)
         with contextlib.suppress(CorruptObjectError):
-            yield from body.decoded(memoryview(record.behind), 0, whole)
+            yield from body.decoded(memoryview(record.behind), range(whole))
 
     def body_key(self, header: CommitHeader) -> str:
         """Return the key of the object that holds a commit's frames."""

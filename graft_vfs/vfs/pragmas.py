@@ -56,7 +56,8 @@ Each pragma with its effect, its result and its requests:
         The same under another name than the tag's, as a fork needs whose tag names its former log.
         Requests: 1 if it is small, and those of a ref.
     graft_hydrate
-        Fetch all pages that are not cached locally. Requests: range GETs for those pages.
+        Fetch all pages that are not cached locally. Requests: two range GETs at most for each
+        commit or segment that holds some, one for each 8 MiB, and one for each gap above 1 MiB.
     graft_audit
         The number of remote pages that are cached locally. If all are, verify them and return a
         checksum that is the same on every machine with the same content. Requests: 0.

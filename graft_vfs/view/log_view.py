@@ -12,29 +12,27 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from queue import SimpleQueue
 from time import monotonic
 
-from graft_vfs.errors import CorruptObjectError, LocalStorageError, UsageError
+from graft_vfs.errors import CorruptObjectError
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import Arena, FrameKey
 from graft_vfs.local.cache.page_cache import PageCache, Place
 from graft_vfs.local.cache.space import CacheSpace
 from graft_vfs.pages import RemoteLsn, lock_page
 from graft_vfs.reentry import occupied, refuse_reentry, thread
+from graft_vfs.view.fetching import fetch_ranges
 from graft_vfs.view.page_table import PageTable
+from graft_vfs.view.ranges import FrameRange, whole_ranges, window_ranges
 from graft_vfs.view.remote_view import Located
 from graft_vfs.view.source import FrameSource
 
 _logger = logging.getLogger(__name__)
 
 WINDOW_FRAMES_MAX = 128
-RANGE_FRAMES_MAX = 16
-RANGE_BYTES_MAX = 8 << 20
-"""The limit of images in one range, which a fetching thread decompresses at a time."""
 _STREAMS_MAX = 4
 _SLACK_PAGES = 16
 """A miss this far past a stream's end still continues it: interior pages lie between leaves."""
@@ -54,7 +52,6 @@ class Tip:
     time_ms: int
 
 
-FrameRange = tuple[FrameSource, int, int]
 _SourceFrame = tuple[FrameSource, int]
 
 
@@ -100,7 +97,7 @@ class LogView:
         # Arenas that `located` refers to.
         self._arenas: tuple[Arena, ...] = ()
         self._lock = threading.Lock()
-        # Requested frames: the future of their range, and the range's first frame.
+        # Requested frames: the future of their range, and the place in it.
         self._in_flight: dict[_SourceFrame, tuple[Future[list[bytes]], int]] = {}
         self._streams: list[_Stream] = []
         space.add_reader(self)
@@ -202,10 +199,10 @@ class LogView:
                 requested = self._in_flight.get(key)
         images: bytes | None = None
         if requested is not None:
-            future, first = requested
+            future, number = requested
             # Another frame of the range may be damaged, so this one is requested alone.
             with contextlib.suppress(CorruptObjectError):
-                images = future.result()[frame - first]
+                images = future.result()[number]
         place = source.find(frame)
         if place is None and images is None:
             place = source.fetch_one(frame)
@@ -261,7 +258,7 @@ class LogView:
             frames = _joined(frames)
         stream.ahead = page
         stream.trigger = first + (page - first) // 2
-        return ranges_of_frames(key for key in frames if self._is_missing(*key))
+        return window_ranges(key for key in frames if self._is_missing(*key))
 
     def _is_missing(self, source: FrameSource, frame: int) -> bool:
         """Return True if a frame is neither cached nor in flight; the caller holds the lock."""
@@ -273,11 +270,11 @@ class LogView:
 
     def _request(self, ranges: Iterable[FrameRange]) -> None:
         """Start fetching ranges of frames; the caller holds the lock."""
-        for source, first, end in ranges:
-            keys = [(source, frame) for frame in range(first, end)]
-            future = self._executor().submit(source.fetch, first, end)
-            for key in keys:
-                self._in_flight[key] = future, first
+        for source, frames in ranges:
+            keys = [(source, frame) for frame in frames]
+            future = self._executor().submit(source.fetch, frames)
+            for number, key in enumerate(keys):
+                self._in_flight[key] = future, number
             future.add_done_callback(functools.partial(self._landed, keys))
 
     def _landed(self, keys: list[_SourceFrame], future: Future[list[bytes]]) -> None:
@@ -311,13 +308,23 @@ class LogView:
     def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
         """Fetch every frame that is not cached; returns the number of pages that this added.
 
-        `progress` is called with (bytes that have arrived, all of them). Raises the first fetch's
-        error, or LocalStorageError if the disk refuses the frames; frames that have arrived stay
-        cached.
+        `progress` is called with (stored bytes of frames that are cached, of all). Requests: see
+        `ranges`. Raises the first fetch's error, or LocalStorageError if the disk refuses the
+        frames; frames that have arrived stay cached, so that a repetition continues.
         """
         counts = self.frames()
         missing = self._absent(counts)
-        self.fetch(missing, progress)
+        total = sum(source.stored_bytes(frame) for source, frame in counts)
+        done = total - sum(source.stored_bytes(frame) for source, frame in missing)
+
+        def arrived(frame_bytes: int) -> None:
+            nonlocal done
+            done += frame_bytes
+            if progress is not None:
+                progress(done, total)
+
+        arrived(0)
+        self.fetch(missing, arrived)
         # The cache's limit may have evicted some again.
         absent = self._absent(missing)
         return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
@@ -333,45 +340,11 @@ class LogView:
         self.fetch([(source, frame) for source, frame in frames if source.find(frame) is None])
 
     def fetch(
-        self, frames: Collection[_SourceFrame], progress: Callable[[int, int], None] | None = None
+        self, frames: Iterable[_SourceFrame], arrived: Callable[[int], None] | None = None
     ) -> None:
-        """Fetch frames into the page cache, neighbours in one request, many at once.
-
-        `progress` and errors as those of `hydrate`.
-        """
+        """Fetch frames into the page cache; requests, `arrived` and errors as `fetch_ranges`."""
         with occupied():
-            self._fetch_all(frames, progress)
-
-    def _fetch_all(
-        self, frames: Collection[_SourceFrame], progress: Callable[[int, int], None] | None
-    ) -> None:
-        done = 0
-        pending = {
-            self._executor().submit(source.keep, first, end): source.stored_bytes(first, end)
-            for source, first, end in ranges_of_frames(frames)
-        }
-        total = sum(pending.values())
-        if progress is not None and pending:
-            progress(0, total)
-        # In the order of their ends, so that one slow request does not hide what has arrived.
-        # as_completed of the library would not return what a closing engine has cancelled.
-        ended: SimpleQueue[Future[LocalStorageError | None]] = SimpleQueue()
-        for future in pending:
-            future.add_done_callback(ended.put)
-        try:
-            for _ in pending:
-                future = ended.get()
-                failure = future.result()
-                if failure is not None:
-                    raise failure
-                done += pending[future]
-                if progress is not None:
-                    progress(done, total)
-        except CancelledError as error:
-            raise UsageError("the engine was closed while pages were fetched") from error
-        finally:
-            for future in pending:
-                future.cancel()
+            fetch_ranges(whole_ranges(frames), self._executor, arrived=arrived)
 
     def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
         """Return the frames that are not cached. No request."""
@@ -399,22 +372,3 @@ def _joined(frames: Iterable[tuple[FrameSource, int]]) -> dict[tuple[FrameSource
             break
         taken[source, frame] = None
     return taken
-
-
-def ranges_of_frames(frames: Iterable[tuple[FrameSource, int]]) -> Iterator[FrameRange]:
-    """Join adjacent frames of one source into half-open ranges of at most 16 frames and 8 MiB."""
-    by_source: dict[FrameSource, list[int]] = {}
-    for source, frame in frames:
-        by_source.setdefault(source, []).append(frame)
-    for source, numbers in by_source.items():
-        numbers.sort()
-        frame_bytes = source.body.page_size * source.body.frames.frame_pages
-        longest = max(1, min(RANGE_FRAMES_MAX, RANGE_BYTES_MAX // frame_bytes))
-        first = end = numbers[0]
-        for frame in numbers:
-            if frame != end or end - first == longest:
-                if end > first:
-                    yield source, first, end
-                first = frame
-            end = frame + 1
-        yield source, first, end

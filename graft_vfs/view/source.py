@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graft_vfs.errors import LocalStorageError
 from graft_vfs.format.frame import checksum_of, encode_frame
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey
@@ -49,9 +48,9 @@ class FrameSource:
         """Return the length of a frame's images in bytes."""
         return self.body.pages_in_frame(frame) * self.body.page_size
 
-    def stored_bytes(self, first: int, end: int) -> int:
-        """Return how many bytes the remote has of frames first..end (half-open)."""
-        return self.body.frames.byte_range(first, end)[1]
+    def stored_bytes(self, frame: int) -> int:
+        """Return how many bytes a frame has on the remote."""
+        return self.body.frames.byte_range(frame, frame + 1)[1]
 
     def is_frame(self, frame: int, images: Sequence[bytes]) -> bool:
         """Return True if these images compress to the bytes of a frame, by its checksum.
@@ -59,29 +58,43 @@ class FrameSource:
         No request. False proves nothing: another version of zstd may have compressed it.
         """
         data = encode_frame(images)
-        is_as_long = len(data) == self.stored_bytes(frame, frame + 1)
+        is_as_long = len(data) == self.stored_bytes(frame)
         return is_as_long and checksum_of(data) == self.body.frames.checksum(frame)
 
-    def fetch(self, first: int, end: int) -> list[bytes]:
-        """Fetch the frames [first, end), cache them and return them. One range read."""
-        return self._fetch(first, end)[0]
+    def fetch(self, frames: Sequence[int]) -> list[bytes]:
+        """Fetch frames, ascending, cache them and return them. One range read."""
+        with occupied():
+            found = self.body.read(self.store(), frames)
+            with self.cache.filling() as filling:
+                for frame, images in zip(frames, found, strict=True):
+                    filling.add(self.key(frame), images)
+            self._count(found)
+        return found
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return its place, before other frames can evict it."""
-        (images,) = frames = self.body.read(self.store(), frame, frame + 1)
+        (images,) = frames = self.body.read(self.store(), [frame])
         self._count(frames)
         return self.cache.add(self.key(frame), images)
 
-    def keep(self, first: int, end: int) -> LocalStorageError | None:
-        """Fetch frames; returns the error if they could not be kept on disk, else None."""
-        return self._fetch(first, end)[1]
+    def keep(self, frames: Sequence[int], arrived: Callable[[int], None]) -> None:
+        """Fetch frames, ascending, and cache each as it arrives. One range read.
 
-    def _fetch(self, first: int, end: int) -> tuple[list[bytes], LocalStorageError | None]:
-        with occupied():
-            frames = self.body.read(self.store(), first, end)
-            failure = self.cache.add_all(self.key(first), frames)
-            self._count(frames)
-        return frames, failure
+        `arrived` is called with the stored bytes of each; what it raises ends the read. Raises
+        LocalStorageError if the disk refuses a frame.
+        """
+        with occupied(), self.cache.filling() as filling:
+
+            def take(frame: int, images: bytes) -> None:
+                filling.add(self.key(frame), images)
+                self._count([images])
+                if filling.failure is not None:
+                    raise filling.failure
+                arrived(self.stored_bytes(frame))
+
+            self.body.stream(self.store(), frames, take)
+        if filling.failure is not None:
+            raise filling.failure
 
     def _count(self, frames: list[bytes]) -> None:
         counters = self.cache.counters

@@ -163,7 +163,8 @@ def test_hydrate_shows_what_came(stand):
     fresh = {"GRAFT_DATA_DIR": stand.environment["GRAFT_DATA_DIR"] + "-fresh"}
     with stand.screen(80, "clone", "main", **fresh) as cloned:
         assert cloned.end() == 0
-    gate = stand.proxy.choose = Gate(reads=4)
+    # Of three ranges, one for each 8 MiB.
+    gate = stand.proxy.choose = Gate(reads=1)
     with stand.screen(80, "hydrate", "main", **fresh) as screen:
         screen.until(r"Fetching: \d+\.\d (?:KiB|MiB) of 17\.\d MiB \(\d+%\)")
         gate.opened.set()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import apsw
 import pytest
@@ -28,7 +27,8 @@ from graft_vfs.format.commit import FrameTable
 from graft_vfs.format.frame import FRAME_PAGES, checksum_of
 from graft_vfs.remote.log import commit_key
 from graft_vfs.store.memory import MemoryObjects
-from graft_vfs.view.log_view import LogView, ranges_of_frames
+from graft_vfs.view.log_view import LogView
+from graft_vfs.view.ranges import FrameRange
 from graft_vfs.view.source import FrameSource
 from tests.format.commit_samples import LOG, OTHER_LOG, commit, header_of, image, patched
 from tests.support.replicas import Replica, rows
@@ -183,41 +183,54 @@ def test_a_scan_of_a_cold_database_through_sql_makes_few_requests(remote) -> Non
     assert (theirs.counts() - before).get_range == (theirs.counts() - before).requests
 
 
-def test_hydrate_fetches_the_rest_in_ranges_and_once(reading) -> None:
+def test_hydrate_fetches_the_rest_in_one_range_and_once(reading) -> None:
     reading.read(1)
     progress: list[tuple[int, int]] = []
     assert reading.view.hydrate(lambda done, of: progress.append((done, of))) == PAGES - FRAME_PAGES
-    assert sorted(reading.ranges) == [(0, 1), (1, 17), (17, 33), (33, 40)]
+    assert sorted(reading.ranges) == [(0, 1), (1, FRAMES)]
     (source, _) = next(iter(reading.view.frames()))
-    total = source.stored_bytes(1, FRAMES)
-    assert progress[-1] == (total, total)
-    assert progress[0] == (0, total)
-    assert len(progress) == 4
+    sizes = [source.stored_bytes(frame) for frame in range(FRAMES)]
+    # What was cached before counts as done, and each frame when it arrives.
+    assert progress == [(sum(sizes[: frame + 1]), sum(sizes)) for frame in range(FRAMES)]
     assert reading.view.pages_present() == (PAGES, PAGES)
     assert reading.view.hydrate() == 0
-    assert len(reading.ranges) == 4
+    assert len(reading.ranges) == 2
 
 
-class Source:
-    """As much of a commit as matters for what is joined: how large its frames are."""
+def test_hydrate_after_many_scattered_commits_sends_two_requests_for_each_object(remote) -> None:
+    ours, theirs = remote.machine("ours"), remote.machine("theirs")
+    a, chance = ours.connect(), random.Random(1)
+    a.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+    for commit_number in range(20):
+        changed = range(6000) if not commit_number else chance.sample(range(6000), 400)
+        with a:
+            a.executemany(
+                "REPLACE INTO t VALUES(?, ?)", ((key, chance.randbytes(900)) for key in changed)
+            )
+        ours.engine.push("main")
+    b = theirs.connect(remote="main")
+    frames = theirs.engine.open("main").begin().remote.frames()
+    objects = len({source for source, _ in frames})
+    live = sum(source.stored_bytes(frame) for source, frame in frames)
+    before = theirs.counts()
+    theirs.engine.hydrate("main")
+    used = theirs.counts() - before
+    assert len(frames) > 10 * objects
+    assert used.requests == used.get_range <= 2 * objects
+    # The dead bytes that were read for that.
+    assert live <= used.bytes_received <= 1.3 * live
+    assert rows(b) == rows(a)
+    assert (theirs.counts() - before).requests == used.requests
 
-    def __init__(self, page_size: int, frame_pages: int = FRAME_PAGES) -> None:
-        frames = SimpleNamespace(frame_pages=frame_pages)
-        self.body = SimpleNamespace(page_size=page_size, frames=frames)
 
-
-def test_ranges_join_only_adjacent_frames_of_one_source() -> None:
-    a, b = Source(4096), Source(512)
-    assert [*ranges_of_frames([])] == []
-    joined = ranges_of_frames([(b, 1), (a, 4), (a, 3), (a, 7), (b, 2)])
-    assert [*joined] == [(b, 1, 3), (a, 3, 5), (a, 7, 8)]
-    assert [*ranges_of_frames((a, n) for n in range(20))] == [(a, 0, 16), (a, 16, 20)]
-
-
-def test_a_range_holds_no_more_images_than_a_thread_may_decompress_at_once() -> None:
-    large, largest = Source(65_536), Source(65_536, frame_pages=64)
-    assert [*ranges_of_frames((large, n) for n in range(10))] == [(large, 0, 8), (large, 8, 10)]
-    assert len([*ranges_of_frames((largest, n) for n in range(10))]) == 5
+def test_frames_that_arrived_before_a_damaged_one_stay_cached(remote, monkeypatch) -> None:
+    header, data = commit(range(1, PAGES + 1))
+    start, length = header.frames.byte_range(25, 26)
+    put(remote, flip(data, len(header.encode()) + start + length // 2))
+    reading = cold_view(remote.machine("cold"), monkeypatch)
+    with pytest.raises(CorruptObjectError, match="frame 25 of LSN 1"):
+        reading.view.hydrate()
+    assert reading.view.pages_present() == (25 * FRAME_PAGES, PAGES)
 
 
 # Threads ----------------------------------------------------------------------------------------
@@ -230,8 +243,8 @@ def test_a_frame_that_is_evicted_immediately_is_still_read(remote, monkeypatch) 
     reading = cold_view(machine, monkeypatch)
     fetch = FrameSource.fetch
 
-    def fetch_before_somebody_else(self: FrameSource, first: int, end: int) -> list[bytes]:
-        images = fetch(self, first, end)
+    def fetch_before_somebody_else(self: FrameSource, frames: Sequence[int]) -> list[bytes]:
+        images = fetch(self, frames)
         self.cache.add(self.key(FRAMES - 1), b"the frame of another reader")
         return images
 
@@ -247,7 +260,7 @@ def test_read_ahead_cancelled_by_closing_is_not_an_error(reading, monkeypatch, c
     with ThreadPoolExecutor(1) as executor:
         executor.submit(release.wait)
         monkeypatch.setattr(view, "_executor", lambda: executor)
-        view._request([(source, 0, 1)])
+        view._request([FrameRange(source, [0])])
         executor.shutdown(wait=False, cancel_futures=True)
         release.set()
     assert caplog.messages == []

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,18 +198,21 @@ class PageCache:
         Returns None if all are on disk. Otherwise returns the error; the remaining frames are in
         memory, up to its limit.
         """
-        failure: LocalStorageError | None = None
-        batch: deque[tuple[FrameKey, bytes]] = deque()
-        size = 0
-        for number, images in enumerate(frames, first.frame):
-            batch.append((first._replace(frame=number), images))
-            size += len(images)
-            if size >= _BATCH_BYTES:
-                failure = self._keep(batch) or failure
-                size = 0
-        return self._keep(batch) or failure
+        with self.filling() as filling:
+            for number, images in enumerate(frames, first.frame):
+                filling.add(first._replace(frame=number), images)
+        return filling.failure
 
-    def _keep(self, batch: deque[tuple[FrameKey, bytes]]) -> LocalStorageError | None:
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[Filling]:
+        """Cache what is added inside the block, also if it ends with an error."""
+        filling = Filling(self)
+        try:
+            yield filling
+        finally:
+            filling.flush()
+
+    def keep(self, batch: deque[tuple[FrameKey, bytes]]) -> LocalStorageError | None:
         """Append frames to arenas; frames that do not fit stay in memory. Empties the batch."""
         failure: LocalStorageError | None = None
         with occupied(), self._lock:
@@ -318,6 +321,28 @@ class PageCache:
         with occupied(), self._lock:
             self._arenas.clear()
             self._frames.clear()
+
+
+class Filling:
+    """Frames on their way into a cache, which takes a megabyte at a time. Owner: one thread."""
+
+    def __init__(self, cache: PageCache) -> None:
+        self.failure: LocalStorageError | None = None
+        self._cache = cache
+        self._batch: deque[tuple[FrameKey, bytes]] = deque()
+        self._bytes = 0
+
+    def add(self, key: FrameKey, images: bytes) -> None:
+        """Add a frame; `failure` is then the error if an earlier one is not on disk."""
+        self._batch.append((key, images))
+        self._bytes += len(images)
+        if self._bytes >= _BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Cache all frames that were added."""
+        self.failure = self._cache.keep(self._batch) or self.failure
+        self._bytes = 0
 
 
 def _refused(directory: Path) -> LocalStorageError:

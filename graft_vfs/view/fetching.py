@@ -1,0 +1,77 @@
+"""Fetching many ranges of frames into the page cache, a few at a time."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Executor, Future
+from queue import SimpleQueue
+
+from graft_vfs.errors import UsageError
+from graft_vfs.view.ranges import FrameRange
+
+VERB_RANGES = 8
+"""How many ranges a verb fetches at a time; half of the threads stay free for pages that queries
+wait for."""
+_CLOSED = "the engine was closed while pages were fetched"
+
+
+def fetch_ranges(
+    ranges: Iterable[FrameRange],
+    executor: Callable[[], Executor],
+    *,
+    at_once: int = VERB_RANGES,
+    arrived: Callable[[int], None] | None = None,
+) -> None:
+    """Fetch ranges into the page cache, at most `at_once` of them at a time.
+
+    A range is taken from `ranges` when its request is about to be sent. `arrived` is called in this
+    thread with the stored bytes of each frame that has arrived. Raises the first error, such as
+    LocalStorageError if the disk refuses a frame; the other requests end with their next piece, and
+    what has arrived stays cached.
+    """
+    waiting = iter(ranges)
+    is_over = threading.Event()
+    events: SimpleQueue[int | Future[None]] = SimpleQueue()
+    under_way: set[Future[None]] = set()
+
+    def note(frame_bytes: int) -> None:
+        if is_over.is_set():
+            raise CancelledError
+        executor()  # Which raises UsageError once the engine is closing.
+        events.put(frame_bytes)
+
+    def begin() -> None:
+        for found in itertools.islice(waiting, at_once - len(under_way)):
+            future = _submitted(executor, found, note)
+            under_way.add(future)
+            future.add_done_callback(events.put)
+
+    try:
+        begin()
+        # In the order of their ends, so that one slow request does not hide what has arrived.
+        # as_completed of the library would not return what a closing engine has cancelled.
+        while under_way:
+            event = events.get()
+            if isinstance(event, Future):
+                under_way.remove(event)
+                event.result()
+                begin()
+            elif arrived is not None:
+                arrived(event)
+    except CancelledError as error:
+        raise UsageError(_CLOSED) from error
+    finally:
+        is_over.set()
+        for future in under_way:
+            future.cancel()
+
+
+def _submitted(
+    executor: Callable[[], Executor], found: FrameRange, note: Callable[[int], None]
+) -> Future[None]:
+    try:
+        return executor().submit(found.source.keep, found.frames, note)
+    except RuntimeError as error:  # It was closed between two ranges.
+        raise UsageError(_CLOSED) from error
