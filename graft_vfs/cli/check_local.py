@@ -17,12 +17,14 @@ from graft_vfs.cli.output import without_credentials
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import GraftError
-from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.ids import VolumeId
 from graft_vfs.local import file_systems, layout
 from graft_vfs.local.catalog.catalog import Catalog
-from graft_vfs.local.catalog.descriptor import MOVE_AWAY, PUT_BACK, holds_volume
+from graft_vfs.local.catalog.descriptor import MOVE_AWAY, PUT_BACK
+from graft_vfs.local.files import disk_bytes
 from graft_vfs.maintenance.adopt import empty_error
 from graft_vfs.maintenance.fsck import logs_of
+from graft_vfs.maintenance.leftovers import is_ours, leftovers
 from graft_vfs.reports import LostVolume, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.proof import Standing, examine, mismatch
@@ -40,7 +42,6 @@ _LIBRARY_STEP = "install graft-vfs in a separate environment; if that does not h
 _CATALOG_STEP = f"{MOVE_AWAY}, then adopt each volume with `graft adopt`"
 _FREE_BYTES_LOW = 1 << 30
 _FREE_BYTES_MIN = 64 << 20
-_BLOCK_BYTES = 512
 
 
 # SQLite -----------------------------------------------------------------------------------------
@@ -269,40 +270,8 @@ def _leftovers(directory: Path, catalog: Catalog) -> Iterator[Check]:
     """List files that the catalog does not have, with their size; crashes leave such files."""
     found = list(leftovers(directory, catalog))
     for path, what in found:
-        text = f"{path} ({size_text(_bytes_below(path))}) {what}"
-        yield Check("leftovers", Level.WARNING, text, "if no program uses graft now, delete it")
+        text = f"{path} ({size_text(disk_bytes(path))}) {what}"
+        step = "`graft gc --local` removes it" if is_ours(path) else "move it elsewhere"
+        yield Check("leftovers", Level.WARNING, text, step)
     if not found:
         yield Check("leftovers", Level.OK, "none")
-
-
-def leftovers(directory: Path, catalog: Catalog) -> Iterator[tuple[Path, str]]:
-    """Yield the files of a data directory that are not in its catalog, with a description."""
-    volumes = {str(row.id): row.id for row in catalog.volumes()}
-    for path in sorted((directory / layout.VOLUMES).glob("*")):
-        if path.name in volumes:
-            yield from _volume_leftovers(path, catalog, volumes[path.name])
-        elif not (path.is_dir() and VolumeId.looks_like(path.name) and holds_volume(path)):
-            # A volume with commits is not a leftover: `_lost` lists it.
-            yield path, "is a volume whose making was interrupted"
-    for path in sorted((directory / layout.CACHE).glob("*")):
-        if not (LogId.looks_like(path.name) and catalog.knows_log(LogId.parse(path.name))):
-            yield path, "caches pages of a log that the catalog does not know"
-    for path in layout.spools(directory):
-        yield path, "is the copy of an import that was interrupted"
-
-
-def _volume_leftovers(
-    directory: Path, catalog: Catalog, volume: VolumeId
-) -> Iterator[tuple[Path, str]]:
-    logs = {branch.file for branch in catalog.branches(volume)}
-    for path in layout.branch_files(directory):
-        if path.name not in logs:
-            yield path, "is a branch log that no branch uses any more"
-    for path in layout.imports(directory):
-        yield path, "is the copy of an import that was interrupted"
-
-
-def _bytes_below(path: Path) -> int:
-    """Return the disk usage of a file or directory."""
-    files = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return sum(file.stat().st_blocks * _BLOCK_BYTES for file in files)

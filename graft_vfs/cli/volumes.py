@@ -215,7 +215,7 @@ def dump_header(tag: str, as_json: bool) -> None:
 
 
 @command("gc", "graft gc --local --dry-run", "graft gc --local")
-@click.option("--local", "is_local", is_flag=True, help="Remove volumes of this machine.")
+@click.option("--local", "is_local", is_flag=True, help="Remove what this machine does not need.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @click.option(
     "--force",
@@ -226,10 +226,12 @@ def dump_header(tag: str, as_json: bool) -> None:
 )
 @json_option
 def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) -> None:
-    """Remove the volumes that no tag names.
+    """Remove the volumes that no tag names, and what no volume needs.
 
     A volume that a process has open, that has unpushed commits, or that cannot be read, is kept,
-    and the reason is given. Nothing on the remote is removed.
+    and the reason is given. Then go the remains of interrupted work, cached pages and known commits
+    of logs that no volume needs, and dead space in branch files and in the catalog. Nothing on the
+    remote is removed, and no commit is lost.
     """
     if not is_local:
         raise UsageError(
@@ -239,10 +241,12 @@ def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) ->
     with opened() as engine:
         known = [row.id for row in engine.catalog.volumes()]
         force = [VolumeId.find(text, known) for text in forced]
-        found = engine.collect_local(dry_run=dry_run, force=force)
+        volumes = engine.collect_local(dry_run=dry_run, force=force)
+        gone = [each.volume for each in volumes if each.kept_because is None]
+        found = [*volumes, *engine.reclaim(dry_run=dry_run, besides=gone)]
         emit(found, as_json=as_json)
         if not found and not as_json:
-            echo("A tag names each volume; there is nothing to remove.")
+            echo("There is nothing to remove: a tag names each volume, and no space is wasted.")
 
 
 COMMANDS: tuple[click.Command, ...] = (

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from graft_vfs.daemon.events import EventLog, reasons
 from graft_vfs.daemon.heartbeat import Heartbeat
+from graft_vfs.daemon.housekeeping import Housekeeping
 from graft_vfs.daemon.metrics import SyncMetrics, VolumeSync, sync_text
 from graft_vfs.daemon.remote import RemoteStates, Unreachable
 from graft_vfs.daemon.rounds import Rounds
@@ -77,6 +78,7 @@ class Daemon:
         self._heartbeat = None if heartbeat is None else Heartbeat(heartbeat, log)
         self._remotes = RemoteStates(self._interval, log, clock)
         self._rounds = Rounds(clock)
+        self._housekeeping = Housekeeping(engine, log, clock)
         self._syncs = Syncs(
             engine.context,
             self._remotes,
@@ -168,6 +170,7 @@ class Daemon:
         return outcome
 
     def _round_ended(self) -> None:
+        self._housekeeping.run()
         if self._heartbeat is not None:
             self._heartbeat.send()
 

@@ -21,7 +21,9 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.files import importing
 from graft_vfs.maintenance import adopt as adopting
 from graft_vfs.maintenance import collect as collecting
+from graft_vfs.maintenance import leftovers
 from graft_vfs.maintenance.collect import CollectedVolume
+from graft_vfs.maintenance.leftovers import Reclaimed
 from graft_vfs.reports import (
     Adopted,
     Moved,
@@ -228,6 +230,25 @@ class Graft(ReadingEngine):
         nothing is removed. Raises UsageError if a tag names a volume in `force`.
         """
         return collecting.collect(self.context, dry_run=dry_run, force=force)
+
+    def collect_idle(self, now_ms: int) -> list[CollectedVolume]:
+        """Remove volumes that lost their tag, and were last used, at least a week ago.
+
+        As `graft sync` does once a day. One request for each of their logs: the remote must have
+        everything. Returns the removed volumes.
+        """
+        return collecting.collect_idle(self.context, now_ms)
+
+    def reclaim(
+        self, *, dry_run: bool = False, besides: Collection[VolumeId] = (), compacts: bool = True
+    ) -> list[Reclaimed]:
+        """Remove what no volume needs: leftovers of interrupted work, and dead space. No request.
+
+        Also the cached pages and known commits of logs that no volume is based on. No commit is
+        lost. With `dry_run`, nothing is removed, and volumes in `besides` are taken as removed.
+        Without `compacts`, branch files are left to their own time.
+        """
+        return leftovers.remove(self.context, dry_run=dry_run, besides=besides, compacts=compacts)
 
     # Sync -------------------------------------------------------------------------------------
 

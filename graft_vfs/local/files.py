@@ -13,6 +13,7 @@ from graft_vfs.errors import AccessDeniedError, DiskFullError, LocalStorageError
 from graft_vfs.local import ownership
 
 _PROGRAM = Path(__file__).parents[1]
+_BLOCK_BYTES = 512
 _READ_BYTES_MAX = 1 << 30  # macOS refuses to read more than 2 GiB at once.
 _VECTOR_MAX = 1000  # The system refuses more than 1024 buffers per call.
 
@@ -138,3 +139,13 @@ def grown_size(needed: int) -> int:
     """
     step = min(_GROWTH_MAX_BYTES, max(_GROWTH_MIN_BYTES, 1 << max(0, needed.bit_length() - 3)))
     return -(-needed // step) * step
+
+
+def disk_bytes(path: Path) -> int:
+    """Return what a file or directory takes on disk; what vanishes meanwhile does not count."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    size = 0
+    for each in files:
+        with contextlib.suppress(FileNotFoundError):
+            size += each.lstat().st_blocks * _BLOCK_BYTES
+    return size

@@ -5,6 +5,7 @@ import-RANDOM/                      standard input, while it is imported
 cache/LOG-ID/
     NNNN.index, NNNN.images         arenas: pages of remote commits
     NNNN.frames, NNNN.pages         what version 1 had instead
+volumes/removed-VOLUME-ID/          a volume that is being removed
 volumes/VOLUME-ID/
     NNNN.log                        branch files, of which one is current
     NNNN.place-DEV-INODE-INODE      the mark of a branch file
@@ -27,6 +28,7 @@ CATALOG_WAL = f"{CATALOG}-wal"
 CACHE = "cache"
 VOLUMES = "volumes"
 SPOOL_PREFIX = "import-"
+_REMOVED_PREFIX = "removed-"
 
 HEAD = "head"
 NEW_HEAD = "head.new"
@@ -50,6 +52,16 @@ FORMER_KINDS = "frames", "pages"
 def number_of(name: str) -> int:
     """Return the number that a branch file, or a file of an arena, begins with."""
     return int(name.partition(".")[0])
+
+
+def removed(directory: Path) -> Path:
+    """Return the path of a volume's directory while it is being removed."""
+    return directory.with_name(f"{_REMOVED_PREFIX}{directory.name}")
+
+
+def volume_of(name: str) -> str:
+    """Return the id, as text, of the volume of a directory, also of one that is being removed."""
+    return name.removeprefix(_REMOVED_PREFIX)
 
 
 # In the directory of a volume -------------------------------------------------------------------

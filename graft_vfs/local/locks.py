@@ -19,11 +19,12 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable
-from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from collections.abc import Callable, Iterator
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 from typing import Protocol
 
+from graft_vfs.errors import LocalStorageError
 from graft_vfs.local import ownership
 from graft_vfs.local.files import storage_errors
 from graft_vfs.local.fork import Step, at_fork
@@ -108,6 +109,44 @@ class FileLock:
             # Ordering: see `BranchLog.close`.
             file, self._file = self._file, -1
             os.close(file)
+
+
+@contextlib.contextmanager
+def using(directory: Path) -> Iterator[None]:
+    """Keep others from removing a directory inside the block; raises LocalStorageError."""
+    with storage_errors(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with storage_errors(directory):
+            flock(descriptor, LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[bool]:
+    """Lock a directory inside the block; yields False if a process has it open, or is using it.
+
+    True for a directory that does not exist. Raises LocalStorageError.
+    """
+    try:
+        with storage_errors(directory):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except LocalStorageError:
+        if directory.exists():
+            raise
+        yield True
+        return
+    try:
+        try:
+            flock(descriptor, EXCLUSIVE_AT_ONCE)
+            is_alone = True
+        except BlockingIOError:
+            is_alone = False
+        yield is_alone
+    finally:
+        os.close(descriptor)
 
 
 def repeated(acquire: Callable[[], bool], timeout_seconds: float) -> bool:

@@ -39,6 +39,7 @@ from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
 from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.tag_moves import move_tag
+from graft_vfs.maintenance.collect import put_back
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sqlite_format.header import COUNTER_MAX
@@ -72,6 +73,8 @@ def open_catalog(
         _refuse_empty(path, descriptor.unknown_volumes(volumes, list))
     catalog = Catalog(path, writable=writable, maps=maps)
     try:
+        if writable:
+            put_back(catalog, volumes)
         unknown = descriptor.unknown_volumes(volumes, lambda: [row.id for row in catalog.volumes()])
         if not recovering and unknown and not catalog.volumes():
             _refuse_empty(path, unknown)

@@ -20,6 +20,7 @@ from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import BusyError, DamageError, GraftError, LocalStorageError, UsageError
 from graft_vfs.local import layout
 from graft_vfs.local.files import storage_errors
+from graft_vfs.local.locks import using
 
 BUSY_TIMEOUT_MS = 2000
 """How long to wait for a file that another program is writing to."""
@@ -133,7 +134,7 @@ def spooled(stream: BinaryIO, directory: Path) -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(
             prefix=layout.SPOOL_PREFIX, dir=directory, ignore_cleanup_errors=True
         )
-    with folder as name:
+    with folder as name, using(Path(name)):
         path = Path(name) / "standard input"  # Its name in errors.
         with storage_errors(directory), path.open("xb") as file:
             shutil.copyfileobj(stream, file, _COPIED_BYTES)

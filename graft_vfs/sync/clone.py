@@ -26,6 +26,7 @@ from graft_vfs.local.catalog.catalog import Announce
 from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
 from graft_vfs.local.files import fsync_directory, make_directories, storage_errors
 from graft_vfs.local.head import new_epoch
+from graft_vfs.local.locks import using
 from graft_vfs.local.tag_moves import NamesAnotherError
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote.refs import ref_key
@@ -72,7 +73,6 @@ def make_volume(
     if tag is not None:
         check_tag(tag)
     volume = new.volume or VolumeId.new()
-    log_id, lsn = new.base or (new.remote or LogId.new(), NO_LSN)
     directory = context.directory_of(volume)
     with storage_errors(directory):
         make_directories(directory)
@@ -81,6 +81,24 @@ def make_volume(
         # Ordering: the names of the directories, then their content, then the catalog's row.
         fsync_directory(directory.parent.parent)
         fsync_directory(directory.parent)
+    with using(directory):
+        named = _make(context, new, tag, volume, directory, replacing)
+    if new.base is not None:
+        # They were known a moment ago, but no volume needed them, so they may be forgotten again.
+        require_commits(context.logs, *new.base)
+    return named
+
+
+def _make(  # noqa: PLR0917 - see `make_volume`
+    context: Context,
+    new: NewVolume,
+    tag: str | None,
+    volume: VolumeId,
+    directory: Path,
+    replacing: Announce | None,
+) -> VolumeId:
+    """Create a volume in its empty directory; see `make_volume`."""
+    log_id, lsn = new.base or (new.remote or LogId.new(), NO_LSN)
     branch_log = BranchLog.create(directory / _FIRST_FILE, volume=volume)
     branch_log.close()
     branch, now = new.branch or LogId.new(), time.time_ns() // 1_000_000

@@ -178,6 +178,15 @@ class Logs:
                 del self._views[key]
             self.forget_proofs()
 
+    def forget_logs(self, chosen: Callable[[], dict[LogId, int]]) -> dict[LogId, int]:
+        """Forget logs that no volume needs; see the catalog."""
+        with self._lock:
+            found = self.catalog.forget_logs(chosen)
+            for key in [key for key in list(self._views) if key[0] in found]:
+                del self._views[key]
+            self._proved = {proof for proof in self._proved if proof[1] not in found}
+        return found
+
     def _parent(self, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
         """Return the parent of a forked log."""
         first = self.header(log_id, RemoteLsn(1))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 
 from graft_vfs.errors import GraftError
-from graft_vfs.local.branch_log import BranchLog
+from graft_vfs.local.branch_log import LOG_HEADER_BYTES, BranchLog
 from graft_vfs.pages import LocalLsn
 from graft_vfs.volume.current_branch import CurrentBranch
 from graft_vfs.volume.snapshot import Snapshot
@@ -26,6 +26,8 @@ ROTATE_BYTES = 16 << 20
 """A push replaces the file once this much of it is on the remote."""
 COMPACT_BYTES = 16 << 20
 """A smaller file is never compacted, even if it is mostly dead."""
+SPARE_BYTES = 1 << 20
+"""A compaction on request must release more than this."""
 _RUN_BYTES = 256 << 10
 _RUNS_RESIDENT_MAX = 128
 
@@ -60,8 +62,17 @@ def due_at(snapshot: Snapshot, pages: int) -> int:
     return live + max(COMPACT_BYTES, 3 * live)
 
 
-def compact(volume: CurrentBranch) -> int:
+def spare_bytes(snapshot: Snapshot) -> int:
+    """Return how much a compaction on request would release, 0 if it is not worth its writing."""
+    live = len(snapshot.local_pages()) * snapshot.page_size
+    dead = snapshot.end.offset - LOG_HEADER_BYTES - live
+    return dead if dead > max(SPARE_BYTES, live // 4) else 0
+
+
+def compact(volume: CurrentBranch, *, on_request: bool = False) -> int:
     """Replace the branch file if most of it is dead; returns the size at which to check again.
+
+    `on_request`, a quarter is enough.
 
     The new file begins with the live pages; local LSNs do not change, and all commits so far are
     listed as one. Durable on return. The caller holds the writer lock and has written nothing. An
@@ -71,7 +82,7 @@ def compact(volume: CurrentBranch) -> int:
     end = snapshot.end.offset
     pages = snapshot.local_pages()
     due = due_at(snapshot, len(pages))
-    if end <= due:
+    if end <= due and not (on_request and spare_bytes(snapshot)):
         return due
     try:
         if _replace(volume, snapshot, pages):

@@ -281,6 +281,27 @@ class Volume(CurrentBranch):
             self.branch_log.give_back(self._end)
             self._may_be_longer = False
 
+    def spare_bytes(self) -> int:
+        """Return how much `compact` would release; 0 if that is not worth it."""
+        with self.pinned() as snapshot:
+            return rotation.spare_bytes(snapshot)
+
+    def compact(self) -> bool:
+        """Compact the branch file, even if less of it is dead than would cause it.
+
+        False if another connection writes, or if a pending push needs the file. An error is logged.
+        """
+        lock = self.try_writing() if self.writable else None
+        if lock is None:
+            return False
+        try:
+            file = self.branch_log.path
+            self._compact_at = rotation.compact(self, on_request=True)
+            self.begin()
+            return self.branch_log.path != file
+        finally:
+            lock.close()
+
     def reclaim(self) -> None:
         """Release unused space, and compact the branch file if most of it is dead.
 

@@ -232,7 +232,7 @@ def test_rm_keeps_the_volume_and_switch_gives_it_a_tag_again(cli):
 
 
 def test_gc_removes_untagged_volumes_and_explains_why_others_stay(cli):
-    assert "nothing to remove" in cli.ok("gc", "--local")
+    assert "othing to remove" in cli.ok("gc", "--local")
     assert cli.json("gc", "--local") == []
     empty = cli.json("new", "main")["volume"]
     cli.ok("rm", "main")

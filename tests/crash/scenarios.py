@@ -3,7 +3,7 @@
 Together they make every change that a data directory knows: transactions at each `synchronous`
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
 rotation, compaction, also beside a push of unknown outcome, clone, cache fill, eviction, pull,
-hydrate, fork, import and its update.
+hydrate, fork, import and its update, and the removal of what no volume needs.
 """
 
 from __future__ import annotations
@@ -374,6 +374,31 @@ def unsettled(life: Life) -> None:
     life.commit("main", "normal")
 
 
+def reclaiming(life: Life) -> None:
+    """The removal of volumes, of what is known of their logs, and of dead space."""
+    engine = life.replica.engine
+    life.create("main")
+    life.commit("main", "full", size=LARGE)
+    life.push("main")
+    with life.other_machine("theirs") as theirs:
+        writer = theirs.connect("theirs")
+        writer.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+        writer.execute("INSERT INTO t VALUES(1, randomblob(?))", (LARGE,))
+        theirs.engine.push("theirs")
+    engine.clone("theirs", "copy")
+    engine.hydrate("copy")
+    engine.fork("main", new_tag="side")
+    engine.remove_tag("side")
+    engine.remove_tag("copy")
+    for _ in range(4):
+        life.replace("main", size=12_000)
+    assert [each.removed for each in engine.collect_local()] == [True, True]
+    assert [each.removed for each in engine.reclaim()] == [True, True]
+    engine.catalog.shrink()
+    life.commit("main", "normal")
+    life.push("main")
+
+
 def recovery(life: Life) -> None:
     """What a machine does first after a crash: for a second crash while it does."""
     life.find("main")
@@ -403,5 +428,14 @@ def one_replacement(life: Life) -> None:
 
 SCENARIOS: dict[str, Scenario] = {
     each.__name__: each
-    for each in (commits, pushes, volumes, caching, updates, compactions, unsettled)
+    for each in (
+        commits,
+        pushes,
+        volumes,
+        caching,
+        updates,
+        compactions,
+        unsettled,
+        reclaiming,
+    )
 }

@@ -109,6 +109,7 @@ def run(scenario: Scenario, root: Path, kind: str, remote: dict[str, bytes]) -> 
         if scenario not in {replacements, one_replacement}:
             patch.setattr(transaction, "STAGED_BYTES_MAX", 16 << 10)
             patch.setattr(rotation, "COMPACT_BYTES", 64 << 10)
+            patch.setattr(rotation, "SPARE_BYTES", 16 << 10)
         patch.setattr(build, "INLINE_BYTES_MAX", 16 << 10)
         patch.setattr(rotation, "ROTATE_BYTES", 32 << 10)
         with recorded(root, objects) as recorder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -480,3 +481,31 @@ def test_a_daemon_and_a_program_that_push_at_the_same_time_push_every_commit_onc
         assert rows(theirs.connect(tag, remote=tag)) == [(number,) for number in range(5)]
         # The first commit of a tag made its table.
         assert sum(entry.local_commits for entry in theirs.engine.log(tag)) == 6
+
+
+def test_what_no_volume_needs_is_removed_once_a_day(watched) -> None:
+    ours = watched()
+    ours.commit("main", 1)
+    ours.commit("gone", 1)
+    ours.round()
+    ours.close_volumes()
+    engine = ours.machine.engine
+    volume, log = engine.status("gone").volume, engine.status("gone").remote
+    engine.remove_tag("gone")
+    (engine.config.data_dir / "import-abc").mkdir()
+    for path in (engine.config.data_dir / "volumes" / str(volume)).rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(engine.config.data_dir / "volumes" / str(volume), (0, 0))
+
+    def reclaimed() -> list[str]:
+        return [event["what"] for event in ours.events if event["event"] == "reclaimed"]
+
+    ours.round()
+    assert reclaimed() == []
+    ours.clock.ahead += 86_400
+    ours.round()
+    removed, copy, known = reclaimed()
+    assert removed == f"volume {volume}"
+    assert "import-abc" in copy
+    assert known == f"cached pages and known commits of log {log}"
+    assert [report.tags for report in engine.volumes()] == [("main",)]

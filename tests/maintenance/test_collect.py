@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -130,9 +132,9 @@ def test_a_concurrently_tagged_volume_is_kept(machine, monkeypatch) -> None:
     machine = again(machine)
     delete = machine.engine.catalog.delete_volume
 
-    def tag_first(each: VolumeId) -> bool:
+    def tag_first(each: VolumeId, removed: Callable[[], None]) -> bool:
         machine.engine.catalog.set_tag("back", each, lambda *_: None)
-        return delete(each)
+        return delete(each, removed)
 
     monkeypatch.setattr(machine.engine.catalog, "delete_volume", tag_first)
     (kept,) = machine.engine.collect_local()
@@ -176,3 +178,63 @@ def test_an_import_that_was_killed_leaves_no_tag_and_is_collected(machine, tmp_p
     (gone,) = machine.engine.collect_local()
     assert gone.removed
     assert directories(machine) == set()
+
+
+@pytest.mark.parametrize("at", ["before the rename", "before the commit", "before the files go"])
+def test_a_removal_that_is_killed_leaves_the_volume_or_nothing(machine, tmp_path, at) -> None:
+    volume = abandoned(machine)
+    machine.close()
+    step = {
+        "before the rename": "catalog.Catalog.volume_tags",
+        "before the commit": "collect.fsync_directory",
+        "before the files go": "collect.shutil.rmtree",
+    }[at]
+    program = f"""
+        import os, signal
+        from graft_vfs.local.catalog import catalog
+        from graft_vfs.maintenance import collect
+        from unittest import mock
+        kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        with mock.patch.object({step.rpartition(".")[0]}, {step.rpartition(".")[2]!r}, kill):
+            engine.collect_local()
+    """
+    with child(tmp_path / "data", program) as process:
+        assert process.process.wait(60) == -signal.SIGKILL
+    machine = again(machine)
+    assert machine.engine.lost_volumes() == []
+    if at == "before the files go":
+        assert directories(machine) == {f"removed-{volume}"}
+        assert machine.engine.volumes() == []
+        assert [each.removed for each in machine.engine.reclaim()] == [True, True]
+    else:
+        assert directories(machine) == {str(volume)}
+        machine.engine.switch("back", str(volume))
+        assert rows(machine.connect("back"), "SELECT name FROM sqlite_schema") == [("t0",)]
+        machine.engine.remove_tag("back")
+        machine = again(machine)
+        assert [each.removed for each in machine.engine.collect_local()] == [True]
+    assert directories(machine) == set()
+    machine.connect("new").execute("CREATE TABLE t(x)")
+    machine.close()
+
+
+def test_idle_volumes_go_by_themselves_once_the_remote_has_everything(machine) -> None:
+    connection = machine.connect("main")
+    connection.execute("CREATE TABLE t(x)")
+    pushed, empty = abandoned(machine), abandoned(machine, commits=0, pushed=False)
+    unpushed = abandoned(machine, pushed=False)
+    machine = again(machine)
+    now = time.time_ns() // 1_000_000
+    assert machine.engine.collect_idle(now) == []
+    later = now + 8 * 86_400_000
+    moved = machine.engine.config.data_dir.parent / "moved"
+    remote = machine.engine.config.data_dir.parent / "remote"
+    remote.rename(moved)
+    assert [each.volume for each in machine.engine.collect_idle(later)] == [empty]
+    moved.rename(remote)
+    before = machine.counts()
+    assert [each.volume for each in machine.engine.collect_idle(later)] == [pushed]
+    assert (machine.counts() - before).requests == 1
+    assert machine.engine.collect_idle(later) == []
+    assert [each.volume for each in machine.engine.volumes() if not each.tags] == [unpushed]
+    machine.close()

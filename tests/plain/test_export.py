@@ -12,7 +12,6 @@ import sys
 
 import pytest
 
-from graft_vfs.cli import check_local
 from graft_vfs.errors import (
     AlreadyExistsError,
     CorruptObjectError,
@@ -21,6 +20,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.local import layout
+from graft_vfs.maintenance.leftovers import leftovers
 from tests.plain.files import (
     dump,
     make,
@@ -237,5 +237,5 @@ def test_the_copy_of_an_interrupted_import_is_found(filled) -> None:
     spool = filled.engine.config.data_dir / f"{layout.SPOOL_PREFIX}abc"
     spool.mkdir()
     (spool / "standard input").write_bytes(b"x" * 5000)
-    found = list(check_local.leftovers(filled.engine.config.data_dir, filled.engine.catalog))
+    found = list(leftovers(filled.engine.config.data_dir, filled.engine.catalog))
     assert found == [(spool, "is the copy of an import that was interrupted")]

@@ -14,8 +14,9 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -225,8 +226,11 @@ class Catalog:
         rows = self._file.rows("SELECT b.* FROM volumes v JOIN branches b ON b.id = v.branch")
         return {branch.id: branch for branch in map(branch_row, rows)}
 
-    def delete_volume(self, volume: VolumeId) -> bool:
-        """Remove a volume, its branches and its push, unless a tag names it; returns if removed."""
+    def delete_volume(self, volume: VolumeId, removed: Callable[[], None]) -> bool:
+        """Remove a volume, its branches and its push, unless a tag names it; returns if removed.
+
+        `removed` is called just before the commit.
+        """
         with self._file.transaction() as connection:
             if self.volume_tags(volume):
                 return False
@@ -237,7 +241,14 @@ class Catalog:
             ):
                 sql = f"DELETE FROM {table} WHERE {column} = ?"  # noqa: S608 - names of ours
                 connection.execute(sql, (volume.raw,))
+            removed()
         return True
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[list[VolumeId]]:
+        """Yield the volumes while no process adds or removes one."""
+        with self._file.transaction():
+            yield [row.id for row in self.volumes()]
 
     def set_remote(self, volume: VolumeId, log_id: LogId) -> None:
         """Change the log that a volume without commits pushes to."""
@@ -357,13 +368,55 @@ class Catalog:
                 [(log_id.raw, row.lsn, row.hash, row.header) for row in commits],
             )
 
+    def logs_with_facts(self) -> set[LogId]:
+        """Return the logs of which something is known."""
+        found = set(self.known_logs())
+        for table in filter(self._file.has_table, _OF_LOGS):
+            if table != "commits":
+                rows = self._file.rows(f"SELECT DISTINCT log FROM {table}")  # noqa: S608 - ours
+                found |= {id_of(LogId, raw) for (raw,) in rows}
+        return found
+
+    def facts_bytes(self, log_id: LogId) -> int:
+        """Return about how many bytes are taken by what is known of a log."""
+        tables = filter(self._file.has_table, _OF_LOGS)
+        sqls = (f"SELECT total({_OF_LOGS[each]}) FROM {each} WHERE log = ?" for each in tables)  # noqa: S608 - names of ours
+        return sum(int(self._file.rows(sql, log_id.raw)[0][0]) for sql in sqls)
+
+    def forget_logs(self, chosen: Callable[[], dict[LogId, int]]) -> dict[LogId, int]:
+        """Forget all that is known of logs which no volume needs, as if they were never seen.
+
+        `chosen` returns them while no process adds a volume.
+        """
+        with self._file.transaction() as connection:
+            found = chosen()
+            for table in _OF_LOGS:
+                connection.executemany(
+                    f"DELETE FROM {table} WHERE log = ?",  # noqa: S608 - names of ours
+                    [(log_id.raw,) for log_id in found],
+                )
+        return found
+
+    def spare_bytes(self) -> int:
+        """Return the size of unused pages, 0 if they are less than a quarter of the file."""
+        return self._file.spare_bytes()
+
+    def shrink(self) -> None:
+        """Return unused pages to the file system. Writers of other processes wait meanwhile."""
+        self._file.shrink()
+
     def forget_commits(self, log_id: LogId) -> None:
         """Forget all commits of a remote log; the caller ensures that no volume needs them."""
         self._file.write("DELETE FROM commits WHERE log = ?", log_id.raw)
 
     def known_logs(self) -> list[LogId]:
-        """Return the remote logs with known commits."""
-        return [id_of(LogId, log) for (log,) in self._file.rows("SELECT DISTINCT log FROM commits")]
+        """Return the remote logs with known commits. Cost: one look-up for each."""
+        sql = (
+            "WITH RECURSIVE known(log) AS (SELECT min(log) FROM commits UNION ALL SELECT "
+            "(SELECT min(log) FROM commits c WHERE c.log > known.log) FROM known WHERE log NOTNULL)"
+            "SELECT log FROM known WHERE log NOTNULL"
+        )
+        return [id_of(LogId, log) for (log,) in self._file.rows(sql)]
 
     def log_ids(self) -> set[LogId]:
         """Return the ids of all known remote logs and local branches."""
@@ -609,6 +662,15 @@ class Catalog:
         """Record that this store honours create-only conditions."""
         now = time.time_ns() // 1_000_000
         self._file.write("INSERT OR REPLACE INTO probed_stores VALUES(?, ?)", store, now)
+
+
+_OF_LOGS = {
+    "commits": "length(header) + 64",
+    "known_names": "length(object) + 64",
+    "known_refs": "64",
+    "log_remotes": "64",
+}
+"""The tables of what is known of logs, and about how many bytes a row takes."""
 
 
 def _insert_volume(connection: apsw.Connection, row: VolumeRow) -> None:

@@ -164,6 +164,21 @@ class CatalogFile:
         with self.transaction() as connection:
             connection.execute(sql, bindings)
 
+    def spare_bytes(self) -> int:
+        """Return the size of unused pages, 0 if they are less than a quarter of the file."""
+        (((free,), (pages,), (size,))) = (
+            self.rows(f"PRAGMA {name}")[0] for name in ("freelist_count", "page_count", "page_size")
+        )
+        return int(free * size) if 4 * free >= pages else 0
+
+    def shrink(self) -> None:
+        """Rewrite the file without its unused pages, and empty its WAL. Atomic; writers wait."""
+        self.require_writable()
+        with self._errors():
+            self.connection.execute("VACUUM")
+            if self.connection.pragma("journal_mode") == "wal":
+                self.connection.pragma("wal_checkpoint", "truncate")
+
     @property
     def writable(self) -> bool:
         """Whether the catalog, and so the data directory, is writable."""
