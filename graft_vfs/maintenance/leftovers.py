@@ -27,12 +27,14 @@ from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.descriptor import holds_volume
 from graft_vfs.local.files import disk_bytes
 from graft_vfs.local.locks import alone_in
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.reports import Report, size_text
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
 
 _logger = logging.getLogger(__name__)
 
+_FIRST = RemoteLsn(1)
 _CATALOG_SPARE_BYTES = 256 << 10
 """The catalog is rewritten if it has more unused pages than this, and than a quarter of it."""
 
@@ -146,14 +148,23 @@ def _delete(path: Path) -> None:
 
 
 def needed_logs(logs: Logs, besides: Collection[VolumeId] = ()) -> set[LogId]:
-    """Return the logs that volumes push to or are based on, and the ancestors of these."""
+    """Return the logs that volumes push to or are based on, and the ancestors of these.
+
+    Of a log whose descent is not known, these are the logs that its pages are from.
+    """
     catalog = logs.catalog
     named: set[LogId] = set()
     for row in catalog.volumes():
         if row.id in besides:
             continue
         pending = catalog.pending_push(row.id)
-        named |= {row.remote, *(branch.log_id for branch in catalog.branches(row.id))}
+        branches = catalog.branches(row.id)
+        named |= {row.remote, *(branch.log_id for branch in branches)}
+        for branch in branches:
+            lineage = logs.lineage(branch.log_id)
+            if branch.base and any(logs.header(each, _FIRST) is None for each in lineage):
+                table = logs.log_view(branch.log_id, branch.base).table
+                named |= {source.log_id for _, _, source, _ in table.runs()}
         named |= set() if pending is None else {pending.log_id}
     return {each for log_id in named for each in logs.lineage(log_id)}
 
