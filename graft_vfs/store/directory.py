@@ -33,6 +33,7 @@ import itertools
 import os
 import secrets
 import stat
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.local import ownership
-from graft_vfs.local.file_systems import check_create_only
+from graft_vfs.local.file_systems import check_create_only, mount_of
 from graft_vfs.local.files import fsync_directory, read_exactly, write_fully
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
@@ -65,6 +66,7 @@ from graft_vfs.store.base import (
     check_range,
     is_segment,
 )
+from graft_vfs.store.dates import note_time
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, opening a pipe in the directory would wait forever.
@@ -167,11 +169,13 @@ class DirectoryStore(ObjectStore):
             self._folder_of(key, create=True) as (folder, name),
         ):
             if _exists(folder, name):
+                self._note_time(key)
                 return PutOutcome.EXISTS
             with _temporary_file(folder, [data]) as temporary:
                 try:
                     os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
                 except FileExistsError:
+                    self._note_time(key)
                     return PutOutcome.EXISTS
                 except OSError as error:
                     raise self._link_error(key, error) from error
@@ -183,6 +187,7 @@ class DirectoryStore(ObjectStore):
                     f" {error.strerror or error}",
                     next_step="check the disk, then push again; the record of this push is kept",
                 ) from error
+        self._note_time(key)
         return PutOutcome.CREATED
 
     def put(self, key: str, data: Sequence[Buffer], *, sent: Sent | None = None) -> None:
@@ -223,6 +228,7 @@ class DirectoryStore(ObjectStore):
         if check_limit(limit) == 0:
             return iter(())
         folder = prefix[: prefix.rfind("/") + 1]
+        self._note_time(prefix)
         return self._counted_pages(itertools.islice(self._walk(folder, prefix, after), limit))
 
     def delete(self, key: str) -> None:
@@ -349,11 +355,25 @@ class DirectoryStore(ObjectStore):
                     descriptor = os.open(name, _READ_FLAGS, dir_fd=folder)
             except (FileNotFoundError, NotADirectoryError):
                 self._check_root()
+                self._note_time(key)
                 return None
             try:
-                return _read_file(descriptor, start, length)
+                found = _read_file(descriptor, start, length)
             finally:
                 os.close(descriptor)
+            self._note_time(key)
+            return found
+
+    def _note_time(self, key: str) -> None:
+        """Note when a request was carried out: this kernel's clock also dates a local file."""
+        now_ms = time.time_ns() // 1_000_000
+
+        def date_ms() -> int | None:
+            with self._translated(key):
+                mount = mount_of(self._root)
+            return now_ms if mount is not None and mount.is_local else None
+
+        note_time(key, date_ms)
 
     def _walk(self, folder: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """Yield the objects in and below `folder` ("" or text that ends in "/"), in key order."""

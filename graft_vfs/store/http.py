@@ -57,6 +57,7 @@ from graft_vfs.store.base import (
     oversized,
     repeat_while_moving,
 )
+from graft_vfs.store.dates import note_headers
 from graft_vfs.store.s3.answers import LOST_NEXT_STEP, PAGE_NEXT_STEP
 from graft_vfs.store.s3.exchange import (
     Budget,
@@ -247,6 +248,8 @@ class HttpStore(ObjectStore):
                 with self.counters.timed(verb):
                     response = answers.enter_context(self._connections.asked(url, headers))
                 if response.status not in _MOVED:
+                    shown = response.headers.items()
+                    note_headers(key, {name.lower(): text for name, text in shown})
                     yield response
                     return
                 url = self._moved_to(url, key, response.headers.get("Location", ""))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from graft_vfs.reentry import occupied
 from graft_vfs.store.base import (
@@ -28,26 +28,33 @@ from graft_vfs.store.base import (
     check_prefix,
     check_range,
 )
+from graft_vfs.store.dates import note_time
 
 
 class MemoryObjects:
-    """The objects that handles share, guarded by `lock`.
+    """The objects that handles share, guarded by `lock`; `clock` gives the time of each request.
 
     Named objects live as long as the process; others as long as a handle uses them.
     """
 
-    __slots__ = ("by_key", "lock", "modified", "name")
+    __slots__ = ("by_key", "clock", "lock", "modified", "name")
 
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.lock = threading.Lock()
+        self.clock: Callable[[], float] = time.time
         self.by_key: dict[str, bytes] = {}
         self.modified: dict[str, float] = {}
 
     def write(self, key: str, data: bytes) -> None:
         """Store an object; the caller holds the lock."""
         self.by_key[key] = data
-        self.modified[key] = time.time()
+        self.modified[key] = self.clock()
+
+    def note_time(self, key: str) -> None:
+        """Note when a request for a key was carried out; the caller holds the lock."""
+        now_ms = int(self.clock() * 1000)
+        note_time(key, lambda: now_ms)
 
     @classmethod
     def named(cls, name: str) -> MemoryObjects:
@@ -92,6 +99,7 @@ class MemoryStore(ObjectStore):
         check_key(key)
         self.counters.add("put_if_absent", bytes_sent=len(data))
         with occupied(), self._objects.lock:
+            self._objects.note_time(key)
             if key in self._objects.by_key:
                 return PutOutcome.EXISTS
             self._objects.write(key, bytes(data))
@@ -146,11 +154,13 @@ class MemoryStore(ObjectStore):
     def _find(self, key: str) -> bytes | None:
         self._check_open()
         with occupied(), self._objects.lock:
+            self._objects.note_time(key)
             return self._objects.by_key.get(key)
 
     def _sorted(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
         objects = self._objects
         with occupied(), objects.lock:
+            objects.note_time(prefix)
             found = [
                 ObjectInfo(key, len(data), objects.modified.get(key))
                 for key, data in objects.by_key.items()

@@ -21,11 +21,13 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 
 from graft_vfs.errors import CorruptObjectError, GraftError, ObjectMissingError, UsageError
 from graft_vfs.store import ObjectStore, PutOutcome, StoreCounts
+from graft_vfs.store.dates import answered
 
 PATIENCE_SECONDS = 120
 """How long racers wait for one another; some servers let one through each second."""
@@ -356,6 +358,39 @@ class StoreContract:
         assert (store.counters.snapshot() - before).list == 4
         assert list(store.keys("many/", limit=1000)) == keys[:1000]
         assert (store.counters.snapshot() - before).list == 5
+
+    # Dates
+
+    def test_an_answer_is_dated_by_the_clock_that_dates_objects(self, store: ObjectStore) -> None:
+        dates: list[int | None] = []
+        with answered("d/a") as answer:
+            store.put_if_absent("d/a", b"1")
+        dates.append(answer.date_ms)
+        with answered("d/a") as answer:
+            store.put_if_absent("d/a", b"2")
+        dates.append(answer.date_ms)
+        with answered("d/a") as answer:
+            store.get_range("d/a", 0, 1)
+        dates.append(answer.date_ms)
+        with answered("d/b") as answer, pytest.raises(ObjectMissingError):
+            store.get("d/b")
+        dates.append(answer.date_ms)
+        with answered("d/") as answer:
+            (found,) = store.list("d/")
+        dates.append(answer.date_ms)
+        told = [date for date in dates if date is not None]
+        assert len(told) in {0, len(dates)}, "a store has dates or none"
+        # Some clocks tell whole seconds, and a server may have several.
+        assert all(later >= earlier - 2000 for earlier, later in pairwise(told))
+        if told and found.modified is not None:
+            assert told[0] - 2000 <= found.modified * 1000 + 2000
+            assert found.modified * 1000 - 2000 <= told[-1]
+
+    def test_only_an_answer_about_the_key_is_dated(self, store: ObjectStore) -> None:
+        store.put("d/a", [b"1"])
+        with answered("d/b") as answer:
+            store.get("d/a")
+        assert answer.date_ms is None
 
     # The handle
 

@@ -23,6 +23,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.reentry import occupied
 from graft_vfs.store.base import StoreCounters, Verb
+from graft_vfs.store.dates import note_headers
 from graft_vfs.store.s3.answers import (
     Failure,
     Reply,
@@ -73,7 +74,12 @@ class Caller:
     def once(self, verb: Verb, key: str, attempt: Callable[[], T]) -> T:
         """Run one attempt; boto3's exceptions become declared errors."""
         exchange = Exchange(self.limits, self._budget())
-        with occupied(), carried_out(exchange), self._translated(verb, key, exchange):
+        with (
+            occupied(),
+            carried_out(exchange),
+            _noted(key, exchange),
+            self._translated(verb, key, exchange),
+        ):
             return attempt()
 
     def repeat(
@@ -96,6 +102,7 @@ class Caller:
                     occupied(),
                     carried_out(exchange),
                     group.joined(exchange) if group is not None else contextlib.nullcontext(),
+                    _noted(key, exchange),
                     self._translated(verb, key, exchange),
                 ):
                     return attempt()
@@ -165,6 +172,15 @@ class Caller:
             if isinstance(declared, CommitOutcomeUnknownError) and failure is Failure.TIMED_OUT:
                 declared.late_share = exchange.budget.spent_share()
             raise declared from cause
+
+
+@contextlib.contextmanager
+def _noted(key: str, exchange: Exchange) -> Iterator[None]:
+    """Note when the store answered, whatever it did."""
+    try:
+        yield
+    finally:
+        note_headers(key, exchange.headers)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ import enum
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,11 +102,15 @@ class InterruptedExchangeError(OSError):
 
 
 class Exchange:
-    """One attempt of a request. Owner: the thread that runs it; any thread may cancel it."""
+    """One attempt of a request. Owner: the thread that runs it; any thread may cancel it.
+
+    `headers` are those of the answer, in lower case; empty without one.
+    """
 
     def __init__(self, limits: Limits, budget: Budget) -> None:
         self.stage = Stage.NOT_BEGUN
         self.budget = budget
+        self.headers: Mapping[str, str] = {}
         self._limits = limits
         self._sent_bytes = 0
         self._is_answered = False

@@ -78,7 +78,7 @@ from graft_vfs.store.s3.client import (
     note_signed,
     prepare_call,
 )
-from graft_vfs.store.s3.exchange import Clock, Limits
+from graft_vfs.store.s3.exchange import Clock, Limits, current
 from graft_vfs.store.s3.reading import Reader
 from graft_vfs.store.s3.upload import PART_BYTES, JoinedBuffers, Place, Upload, md5_header
 from graft_vfs.times import parse_http_date, uptime_seconds
@@ -198,7 +198,7 @@ class S3Store(ObjectStore):
         )
         events = self._client.meta.events
         events.register("before-call.s3", prepare_call)
-        events.register("after-call.s3", self._note_date)
+        events.register("after-call.s3", self._note_answer)
         events.register_last("request-created.s3", note_signed)
         events.register("before-send.s3", self._counting_sender(bodies))
         self._is_made = True
@@ -417,9 +417,12 @@ class S3Store(ObjectStore):
         except ValueError:
             return None  # The server's text; no other code needs it.
 
-    def _note_date(self, parsed: dict[str, Any], **_: object) -> None:
+    def _note_answer(self, parsed: dict[str, Any], **_: object) -> None:
         """Keep the Date header of any answer, even an error; it is parsed on demand."""
-        date = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        headers = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        exchange, date = current(), headers.get("date")
+        if exchange is not None:
+            exchange.headers = headers
         if date is not None and is_of_a_store(parsed):
             self._answered = uptime_seconds(), date
 
