@@ -1,10 +1,10 @@
 """Commit objects: a header that describes what a remote LSN changed, then the frames if small.
 
-This docstring is the normative text of format versions 1 and 2, which differ only in that a commit
-of version 2 has a message. Little-endian throughout.
+This docstring is the normative text of format versions 1 to 3. A commit of version 2 has a message;
+one of version 3 belongs to a log with retention, and may have a message. Little-endian throughout.
 
       0   8  magic `GRAFTCMT`
-      8   2  format version: 2 for a commit with a message, else 1
+      8   2  format version: 3 with a grace period, else 2 with a message, else 1
      10   1  kind: 1 = commit (other kinds belong to later versions)
      11   1  reserved, zero
      12   4  header length in bytes, from the magic to the end of the hash
@@ -28,8 +28,9 @@ of version 2 has a message. Little-endian throughout.
     180   4  number f of frames: the number of pages divided by pages per frame, rounded up
     184   2  pages in each frame but the last, 1..64
     186   2  length b of the author in bytes, at most 255
-    188   4  length c of the message in bytes: 1..4096 in version 2, 0 in version 1
-    192   b  author, UTF-8
+    188   4  length c of the message in bytes: 0 in version 1, 1..4096 in 2, 0..4096 in 3
+    192   4  only in version 3: the grace period of the log's retention in seconds, at least 3600
+     ..   b  author, UTF-8
      ..   c  message, UTF-8
      ..   a  page set: 1-based page indexes, portable Roaring format
      ..  4f  compressed size of each frame in bytes, at least 1
@@ -50,6 +51,8 @@ Invariants:
     if the hash is correct, because anyone who can write to the store can compute a hash.
  5. For any input, decoding returns a commit or raises CorruptObjectError or FutureVersionError. It
     uses memory in proportion to the input.
+ 6. Once a commit of a log has a grace period, all later ones have one. The first that has one, and
+    those before it, are never deleted; decision 19 says why.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ from graft_vfs.ids import ID_BYTES, LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, PAGE_COUNT_MAX, PAGE_SIZES, RemoteLsn, lock_page
 
 MAGIC = b"GRAFTCMT"
-VERSION = 2
+VERSION = 3
 KIND_COMMIT = 1
 HASH_BYTES = 32
 HEAD_BYTES = 16_384
@@ -80,13 +83,18 @@ AUTHOR_BYTES_MAX = 255
 MESSAGE_BYTES_MAX = 4096
 WRITER_BYTES = 16
 ATTEMPT_BYTES = 16
+GRACE_SECONDS_MIN = 3600
+"""The shortest grace period of a log with retention."""
 TIME_MS_MAX = 253_402_300_799_999
 """The last millisecond that Python's datetime can represent."""
 NO_HASH = bytes(HASH_BYTES)
 
-_VERSION_WITHOUT_MESSAGE = 1
+_VERSION_WITHOUT_MESSAGE, _VERSION_WITH_MESSAGE, _VERSION_WITH_GRACE = 1, 2, 3
 _FIXED = struct.Struct("<8sHBxI16sQ32s16sQIIII16s16s16sQQIIHHI")
 _FIXED_BYTES = 192
+_GRACE = struct.Struct("<I")
+GRACE_END = _FIXED_BYTES + _GRACE.size
+"""The length of the part of an encoded header that contains the grace period, if it has one."""
 _TIME = struct.Struct("<Q")
 _TIME_OFFSET = struct.calcsize("<8sHBxI16sQ32s16sQIIII16s16s16s")
 TIME_END = _TIME_OFFSET + _TIME.size
@@ -166,6 +174,8 @@ class CommitHeader:
     checkpoint_lsn: RemoteLsn = NO_LSN
     author: str = ""
     message: str = ""
+    grace_seconds: int = 0
+    """The grace period of a log with retention, as of this commit; 0 without."""
     pages: BitMap
     frames: FrameTable
     hash: bytes = b""
@@ -192,11 +202,12 @@ class CommitHeader:
         """
         _check_facts(self)
         author, message = self.author.encode(), self.message.encode()
+        grace = _GRACE.pack(self.grace_seconds) if self.grace_seconds else b""
         smallest = BitMap(self.pages)
         smallest.run_optimize()
         page_set = smallest.serialize()
         frames = self.frames
-        length = _FIXED_BYTES + len(author) + len(message) + len(page_set)
+        length = _FIXED_BYTES + len(grace) + len(author) + len(message) + len(page_set)
         length += _FRAME_COLUMNS_BYTES * len(frames) + HASH_BYTES
         if length > HEADER_BYTES_MAX:
             raise UsageError(
@@ -206,7 +217,7 @@ class CommitHeader:
             )
         fixed = _FIXED.pack(
             MAGIC,
-            VERSION if message else _VERSION_WITHOUT_MESSAGE,
+            self.version,
             KIND_COMMIT,
             length,
             self.log_id.raw,
@@ -230,8 +241,15 @@ class CommitHeader:
             len(message),
         )
         columns = encode_column(frames.sizes), encode_column(frames.last_pages)
-        head = b"".join((fixed, author, message, page_set, *columns, frames.checksums))
+        head = b"".join((fixed, grace, author, message, page_set, *columns, frames.checksums))
         return head + hash_of(head)
+
+    @property
+    def version(self) -> int:
+        """The format version: the lowest that has all its fields."""
+        if self.grace_seconds:
+            return _VERSION_WITH_GRACE
+        return _VERSION_WITH_MESSAGE if self.message else _VERSION_WITHOUT_MESSAGE
 
 
 def check_message(message: str) -> str:
@@ -249,6 +267,14 @@ def check_message(message: str) -> str:
 def time_ms_of(prefix: bytes) -> int:
     """Return a commit's time from the first TIME_END bytes of its encoded header."""
     (found,) = _TIME.unpack_from(prefix, _TIME_OFFSET)
+    return int(found)
+
+
+def grace_seconds_of(prefix: bytes) -> int:
+    """Return a commit's grace period from the first GRACE_END bytes of its header, 0 for none."""
+    if int.from_bytes(prefix[8:10], "little") < _VERSION_WITH_GRACE:
+        return 0
+    (found,) = _GRACE.unpack_from(prefix, _FIXED_BYTES)
     return int(found)
 
 
@@ -332,12 +358,17 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
         author_bytes,
         message_bytes,
     ) = _FIXED.unpack_from(data)
-    message_at = _FIXED_BYTES + author_bytes
+    has_grace = version == _VERSION_WITH_GRACE
+    author_at = GRACE_END if has_grace else _FIXED_BYTES
+    message_at = author_at + author_bytes
     set_at = message_at + message_bytes
     expected = set_at + set_bytes + frame_count * _FRAME_COLUMNS_BYTES
     _require(expected + HASH_BYTES == length, "the parts do not add up to the header's length")
     _require(data[11] == 0, "a reserved byte is not zero")
-    _require((message_bytes > 0) == (version == VERSION), "a message that its version has not")
+    has_message = version == _VERSION_WITH_MESSAGE
+    _require(has_grace or (message_bytes > 0) == has_message, "a message that its version has not")
+    grace_seconds = grace_seconds_of(data)
+    _require(has_grace == (grace_seconds > 0), "no grace period in a version that has one")
     sizes_at = set_at + set_bytes
     last_pages_at = sizes_at + 4 * frame_count
     checksums_at = last_pages_at + 4 * frame_count
@@ -362,8 +393,9 @@ def _decode_proved(data: bytes, length: int, digest: bytes) -> CommitHeader:
         attempt=attempt,
         time_ms=time_ms,
         checkpoint_lsn=checkpoint,
-        author=data[_FIXED_BYTES:message_at].decode(),
+        author=data[author_at:message_at].decode(),
         message=data[message_at:set_at].decode(),
+        grace_seconds=grace_seconds,
         pages=_page_set(data[set_at:sizes_at]),
         frames=frames,
         hash=digest,
@@ -392,6 +424,10 @@ def _check_facts(header: CommitHeader) -> None:
     )
     _require(len(header.author.encode()) <= AUTHOR_BYTES_MAX, "the author's name is too long")
     _require(len(header.message.encode()) <= MESSAGE_BYTES_MAX, "the message is too long")
+    _require(
+        header.grace_seconds == 0 or GRACE_SECONDS_MIN <= header.grace_seconds <= _U32_MAX,
+        f"a grace period of {header.grace_seconds} s",
+    )
     _require(len(header.writer) == WRITER_BYTES, "the writer id does not have 16 bytes")
     _require(len(header.attempt) == ATTEMPT_BYTES, "the attempt id does not have 16 bytes")
     _check_lineage(header)

@@ -15,6 +15,7 @@ from pyroaring import BitMap
 from graft_vfs.errors import CorruptObjectError, DamageError, FutureVersionError, UsageError
 from graft_vfs.format import commit as codec
 from graft_vfs.format.commit import (
+    GRACE_END,
     HEAD_BYTES,
     HEADER_BYTES_MAX,
     NO_HASH,
@@ -22,6 +23,7 @@ from graft_vfs.format.commit import (
     CommitHeader,
     FrameTable,
     decode_header,
+    grace_seconds_of,
     header_length,
 )
 from graft_vfs.format.frame import FRAME_PAGES_MAX, compressed_bytes_max
@@ -178,6 +180,7 @@ def headers(draw: st.DrawFn) -> CommitHeader:
         checkpoint_lsn=draw(st.integers(0, lsn - 1)),
         author=draw(st.text(max_size=60)),
         message=draw(st.text(max_size=60)),
+        grace_seconds=draw(st.just(0) | st.integers(3600, 2**32 - 1)),
     )
 
 
@@ -197,6 +200,7 @@ def test_arbitrary_bytes_raise_only_declared_errors(data: bytes) -> None:
     for attempt in (
         data,
         codec.MAGIC + data,
+        sealed((codec.MAGIC + b"\3\0\1\0" + data).ljust(196, b"\0")),
         sealed((codec.MAGIC + b"\1\0\1\0" + data).ljust(192, b"\0")),
     ):
         with pytest.raises(DamageError):
@@ -227,7 +231,7 @@ def test_refuses_every_truncation() -> None:
 
 def test_refuses_a_later_version_and_says_upgrade() -> None:
     data = bytearray(commit()[1])
-    data[8:10] = (3).to_bytes(2, "little")
+    data[8:10] = (4).to_bytes(2, "little")
     with pytest.raises(FutureVersionError, match="upgrade graft-vfs"):
         decode(bytes(data))
 
@@ -293,6 +297,34 @@ def test_refuses_a_message_in_version_1_and_version_2_without_one() -> None:
     refuse(patched(said, 188, b"\2"), "add up")
     at = said.index(b"why")
     refuse(patched(said, at, b"\xff"), "utf-8")
+
+
+@pytest.mark.parametrize("message", ["", "why"])
+def test_a_grace_period_is_in_version_3_which_may_have_a_message(message: str) -> None:
+    kept = commit(grace_seconds=3600, message=message)[0]
+    encoded = kept.encode()
+    assert encoded[8:10] == b"\3\0"
+    assert (decode(encoded).grace_seconds, decode(encoded).message) == (3600, message)
+    assert grace_seconds_of(encoded[:GRACE_END]) == 3600
+    assert grace_seconds_of(commit(message=message)[0].encode()[:GRACE_END]) == 0
+
+
+def test_a_program_that_knows_no_retention_refuses_its_commits_by_name(monkeypatch) -> None:
+    """What the decoder of version 2 says, whose only check of this is the one of the version."""
+    data = commit(grace_seconds=3600)[1]
+    monkeypatch.setattr(codec, "VERSION", 2)
+    with pytest.raises(FutureVersionError, match="version 3 .* reads versions up to 2"):
+        header_length(data[:16], key=KEY)
+
+
+def test_refuses_a_short_grace_period_and_version_3_without_one() -> None:
+    kept = commit(grace_seconds=3600)[0].encode()
+    refuse(patched(kept, 192, (3599).to_bytes(4, "little")), "grace period of 3599 s")
+    refuse(patched(kept, 192, bytes(4)), "no grace period")
+    refuse(patched(kept, 8, b"\2\0"), "add up|message")
+    refuse(patched(kept, 8, b"\1\0"), "add up|message")
+    with pytest.raises(ValueError, match="grace period of 60 s"):
+        commit(grace_seconds=60)
 
 
 def test_refuses_a_long_message() -> None:

@@ -53,6 +53,10 @@ COMMITS: dict[str, tuple[list[int], dict[str, Any]]] = {
         [1, 2, 7],
         {"lsn": 2, "previous_hash": b"\xbb" * 32, "message": "größer:\n\t- a second table"},
     ),
+    "commit-with-grace.bin": (
+        [1, 5],
+        {"lsn": 3, "previous_hash": b"\xcc" * 32, "grace_seconds": 86_400, "message": "kept"},
+    ),
     "commit-forked-empty.bin": (
         [],
         {

@@ -92,7 +92,7 @@ _LENGTH_AT, _SET_BYTES_AT, _FRAME_COUNT_AT, _FRAME_PAGES_AT, _AUTHOR_BYTES_AT = 
 _FIELDS = (
     (0, 8), (8, 2), (10, 1), (11, 1), (12, 4), (16, 8), (23, 1), (32, 8), (40, 8), (72, 1), (79, 1),
     (88, 8), (96, 4), (100, 4), (104, 4), (108, 4), (112, 1), (119, 1), (160, 8), (168, 8),
-    (176, 4), (180, 4), (184, 2), (186, 2), (188, 4),
+    (176, 4), (180, 4), (184, 2), (186, 2), (188, 4), (192, 4),
 )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def _header_seeds() -> list[bytes]:
     seeds = []
     for name in (
         "commit-inline.bin", "commit-in-segment.bin", "commit-forked-empty.bin",
-        "commit-with-message.bin",
+        "commit-with-message.bin", "commit-with-grace.bin",
     ):  # fmt: skip
         data = golden(name)
         seeds.append(data[: int.from_bytes(data[_LENGTH_AT : _LENGTH_AT + 4], "little")])

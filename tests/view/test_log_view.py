@@ -424,12 +424,12 @@ def test_a_commit_of_a_future_version_moves_nothing_and_says_so(remote) -> None:
     put(remote, data)
     machine.engine.open("main", create=True, remote=str(LOG))
     second, data = commit(lsn=2, previous_hash=first.hash, salt=1)
-    put(remote, patched(second.encode(), 8, (3).to_bytes(2, "little")), lsn=2)
+    put(remote, patched(second.encode(), 8, (4).to_bytes(2, "little")), lsn=2)
     before = machine.engine.open("main").begin()
     with pytest.raises(FutureVersionError, match="upgrade graft-vfs"):
         machine.engine.pull("main")
     assert machine.engine.open("main").begin() is before
-    assert "version 3" in str(machine.engine.status("main"))
+    assert "version 4" in str(machine.engine.status("main"))
     put(remote, data, lsn=2)
     assert machine.engine.pull("main").lsn == 2
 
