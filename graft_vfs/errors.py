@@ -17,6 +17,7 @@
     │   └── ReentryError             called while the same thread is already doing it
     ├── ConflictError                another writer was first; fetch and decide
     │   ├── DivergedError            both sides have commits that the other lacks
+    │   ├── ExpiredError             the remote's retention has deleted what is needed
     │   └── HistoryMismatchError     the remote lacks the history that is known locally
     ├── CommitOutcomeUnknownError    a claim was sent and no response shows how it ended
     ├── StoreError                   the remote store failed
@@ -212,6 +213,17 @@ class DivergedError(ConflictError):
 
     How to see it: after `graft fetch TAG`, `graft status TAG` shows both counts above 0.
     Next step: fork or export the local state, then clone the log again.
+    """
+
+
+class ExpiredError(ConflictError):
+    """The log's retention has deleted commits that this machine still needs.
+
+    It was away for longer than the log keeps commits and than its grace period. Local commits are
+    still here.
+
+    How to see it: the text names the LSN, and the newest that may be deleted.
+    Next step: export local changes; then clone the log again.
     """
 
 

@@ -19,6 +19,9 @@ that does not answer is retried until the time limit of a verb.
 
 The rules are in `next_step`, a function of one event; `claim` only carries them out.
 
+In a log with retention, the outcome is what the key says, and not always the truth: the caller has
+`belief` judge it.
+
 Invariants:
  1. A claim is reported won only after its own CREATED, or after the same hash was read at the key.
  2. A claim is reported lost only after another hash was read at the key. An absent key proves
@@ -49,9 +52,10 @@ from graft_vfs.errors import (
     StoreUnavailableError,
 )
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote.commit_reader import CommitRecord
+from graft_vfs.remote.commit_reader import CommitRecord, read_answer
 from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.store.base import PutOutcome
+from graft_vfs.store.dates import Answered, answered
 
 _logger = logging.getLogger(__name__)
 
@@ -117,9 +121,15 @@ def next_step(event: Event, *, attempts_left: int) -> Action:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """The outcome of a claim. `winner` is the commit that has the LSN, None if it is ours."""
+    """The outcome of a claim. `winner` is the commit that has the LSN, None if it is ours.
+
+    `answered` is when the store gave the answer that decided, `is_created` whether that was the
+    answer to a write.
+    """
 
     winner: CommitRecord | None
+    answered: Answered
+    is_created: bool = False
 
     @property
     def won(self) -> bool:
@@ -172,6 +182,8 @@ class _Claim:
         self._hash = commit_hash
         self._counters = counters
         self._in_doubt = in_doubt
+        self._key = commit_key(log.log_id, lsn)
+        self._answered = Answered(self._key)
         self._winner: CommitRecord | None = None
         self._problem: Exception | None = None
         self._is_refused = False
@@ -201,11 +213,11 @@ class _Claim:
             _logger.debug("claim of LSN %d of log %s: %s", self._lsn, self._log.log_id, event.value)
             if action is Action.REPORT_WON:
                 self._counters.add("claims_won")
-                return ClaimResult(None)
+                return ClaimResult(None, self._answered, event is Event.CREATED)
             if action is Action.REPORT_LOST:
                 assert self._winner is not None
                 self._counters.add("claims_lost")
-                return ClaimResult(self._winner)
+                return ClaimResult(self._winner, self._answered)
             if action is Action.GIVE_UP_UNKNOWN:
                 self._counters.add("claims_unknown")
                 raise self._unknown() from self._problem
@@ -221,9 +233,8 @@ class _Claim:
         self._counters.add("claim_requests")
         self._throttled = None
         try:
-            outcome = self._log.store.put_if_absent(
-                commit_key(self._log.log_id, self._lsn), self._data
-            )
+            with answered(self._key) as self._answered:
+                outcome = self._log.store.put_if_absent(self._key, self._data)
         except CommitOutcomeUnknownError as error:
             self._in_doubt, self._problem = True, error
             self._throttled = error.retry_after_seconds
@@ -246,7 +257,7 @@ class _Claim:
         """Read the key; the store waits out throttling itself."""
         self._throttled = None
         try:
-            record = self._log.read_header(self._lsn)
+            _, record, self._answered = read_answer(self._log.store, self._log.place(self._lsn))
         except (StoreError, DamageError) as error:
             # The damage may have happened in transit, and the commit may be ours.
             self._problem = error

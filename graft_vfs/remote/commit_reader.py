@@ -31,6 +31,7 @@ from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.store.base import REQUESTS_MAX, ObjectStore
+from graft_vfs.store.dates import Answered, answered
 
 LONG_BYTES_IN_FLIGHT_MAX = HEADER_BYTES_MAX
 """The limit of requested but not yet yielded bytes of headers longer than a first read."""
@@ -57,22 +58,40 @@ class CommitRecord:
     behind: bytes = b""
 
 
+class Answer(NamedTuple):
+    """What a store answered about an LSN: its commit, or None if it is absent; and when."""
+
+    lsn: RemoteLsn
+    record: CommitRecord | None
+    answered: Answered
+
+
+def read_answer(store: ObjectStore, place: Place) -> Answer:
+    """Return the answer about one place: `read_commit` says how."""
+    head = _read_head(store, place)
+    if head.data is None:
+        return Answer(place.lsn, None, head.answered)
+    missing_bytes = _missing_bytes(head.data, place)
+    rest = store.get_range(place.key, HEAD_BYTES, missing_bytes) if missing_bytes else b""
+    return Answer(place.lsn, _record(head.data, rest, place), head.answered)
+
+
 def read_commit(store: ObjectStore, place: Place) -> CommitRecord | None:
     """Return the commit at a place, or None if there is none.
 
     One range read of 16 KiB, and a second for a longer header. Raises CorruptObjectError if it
     is not the commit of this place, FutureVersionError, StoreError.
     """
-    head = _read_head(store, place)
-    if head is None:
-        return None
-    missing_bytes = _missing_bytes(head, place)
-    rest = store.get_range(place.key, len(head), missing_bytes) if missing_bytes else b""
-    return _record(head, rest, place)
+    return read_answer(store, place).record
 
 
 def read_commits(store: ObjectStore, places: Iterable[Place]) -> Iterator[CommitRecord | None]:
-    """Yield the commit at each place, or None, in the order of the places.
+    """Yield the commit at each place, or None, in the order of the places; see `read_answers`."""
+    return (answer.record for answer in read_answers(store, places))
+
+
+def read_answers(store: ObjectStore, places: Iterable[Place]) -> Iterator[Answer]:
+    """Yield the answer about each place, in the order of the places.
 
     The requests of `read_commit`, 32 at a time, at most twice that many ahead of the caller. Raises
     the errors of `read_commit`, when their place is due.
@@ -81,10 +100,17 @@ def read_commits(store: ObjectStore, places: Iterable[Place]) -> Iterator[Commit
     first = [*islice(waiting, REQUESTS_MAX)]
     if len(first) <= 1:
         for place in first:
-            yield read_commit(store, place)
+            yield read_answer(store, place)
         return
     with request_threads("graft-read") as executor:
         yield from _in_order(store, executor, chain(first, waiting))
+
+
+class _Head(NamedTuple):
+    """The first bytes of a commit, None if it is absent, and when the store answered."""
+
+    data: bytes | None
+    answered: Answered
 
 
 @dataclass(slots=True, eq=False)
@@ -95,14 +121,12 @@ class _Reading:
     """
 
     place: Place
-    head: Future[bytes | None]
+    head: Future[_Head]
     rest: Future[bytes] | None = None
     missing_bytes: int | None = None
 
 
-def _in_order(
-    store: ObjectStore, executor: Executor, places: Iterator[Place]
-) -> Iterator[CommitRecord | None]:
+def _in_order(store: ObjectStore, executor: Executor, places: Iterator[Place]) -> Iterator[Answer]:
     readings: deque[_Reading] = deque()
 
     def start(number: int) -> None:
@@ -112,13 +136,14 @@ def _in_order(
     start(2 * REQUESTS_MAX)
     while readings:
         reading = readings[0]
-        head = reading.head.result()
+        data, when = reading.head.result()
         _request_rests(store, executor, readings)
         rest = reading.rest.result() if reading.rest is not None else b""
         readings.popleft()
         # Reading ahead continues while the caller processes this one.
         start(1)
-        yield None if head is None else _record(head, rest, reading.place)
+        record = None if data is None else _record(data, rest, reading.place)
+        yield Answer(reading.place.lsn, record, when)
 
 
 def _request_rests(store: ObjectStore, executor: Executor, readings: deque[_Reading]) -> None:
@@ -141,18 +166,19 @@ def _bytes_to_request(reading: _Reading) -> int | None:
     """Return the length of the rest, None if unknown; errors are raised when the place is due."""
     if not reading.head.done():
         return None
-    head = None if reading.head.exception() is not None else reading.head.result()
+    head = None if reading.head.exception() is not None else reading.head.result().data
     if head is not None:
         with contextlib.suppress(CorruptObjectError, FutureVersionError):
             return _missing_bytes(head, reading.place)
     return 0
 
 
-def _read_head(store: ObjectStore, place: Place) -> bytes | None:
-    try:
-        return store.get_range(place.key, 0, HEAD_BYTES)
-    except ObjectMissingError:
-        return None
+def _read_head(store: ObjectStore, place: Place) -> _Head:
+    with answered(place.key) as when:
+        try:
+            return _Head(store.get_range(place.key, 0, HEAD_BYTES), when)
+        except ObjectMissingError:
+            return _Head(None, when)
 
 
 def _missing_bytes(head: bytes, place: Place) -> int:

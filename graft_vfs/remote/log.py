@@ -1,9 +1,11 @@
 """Remote logs: objects in a store that form an ordered, verifiable history.
 
-    logs/<log>/commits/<descending>      one commit; create-only, never deleted; a repair may
-                                         overwrite a damaged one with the same commit
+    logs/<log>/commits/<descending>      one commit; create-only, deleted only by retention; a
+                                         repair may overwrite a damaged one with the same commit
     logs/<log>/names/<name>              a name of a commit; create-only, see `format.name`
     logs/<log>/tables/<descending>-<A>   where the newest images of pages are; see `remote.tables`
+    logs/<log>/floor                     up to which LSN the log is closed, see `floor`
+    logs/<log>/rolls/<descending>        the hashes of closed commits; create-only, see `rolls`
     segments/<segment>                   frames of commits that are too large to contain them
 
 `<descending>` is the ones' complement of the 64-bit LSN in 16 hexadecimal digits, so an ascending
@@ -40,7 +42,14 @@ from graft_vfs.format.segment import segment_header
 from graft_vfs.ids import LogId, SegmentId
 from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.remote.body import Body
-from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commit, read_commits
+from graft_vfs.remote.commit_reader import (
+    Answer,
+    CommitRecord,
+    Place,
+    read_answer,
+    read_answers,
+    read_commit,
+)
 from graft_vfs.store.base import ObjectStore, Sent
 
 _logger = logging.getLogger(__name__)
@@ -200,23 +209,27 @@ class RemoteLog:
         hashes is verified. One request per commit, 32 at a time, at most twice that many ahead of
         the caller. Raises CorruptObjectError at a gap.
         """
-        records = read_commits(self.store, map(self.place, map(RemoteLsn, range(first, last + 1))))
-        for lsn, record in enumerate(records, first):
-            if record is None:
-                raise self.gap(RemoteLsn(lsn))
-            check_chain(
-                record.header, previous_hash, key=commit_key(self.log_id, record.header.lsn)
-            )
-            previous_hash = record.header.hash
-            yield record
+        return existing(self._answers(first, last, previous_hash))
+
+    def _answers(
+        self, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes | None
+    ) -> Iterator[Answer]:
+        """Yield the answers about first..last, all of which exist; their chain is verified."""
+        places = map(self.place, map(RemoteLsn, range(first, last + 1)))
+        for answer in read_answers(self.store, places):
+            if answer.record is None:
+                raise self.gap(answer.lsn)
+            header = answer.record.header
+            check_chain(header, previous_hash, key=commit_key(self.log_id, header.lsn))
+            previous_hash = header.hash
+            yield answer
 
     def gap(self, lsn: RemoteLsn) -> CorruptObjectError:
         """Return the error for a commit that is absent although a newer one exists."""
         return CorruptObjectError(
             f"log {self.log_id} has a gap: {commit_key(self.log_id, lsn)} (LSN {lsn}) is absent "
             "although a newer commit exists",
-            next_step="restore the object from a replica or a backup; graft-vfs never deletes a "
-            "commit",
+            next_step="restore the object from a replica or a backup",
         )
 
     def probe_next(
@@ -226,6 +239,7 @@ class RemoteLog:
         *,
         lists: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        believed: Callable[[Iterable[Answer]], Iterator[CommitRecord]] | None = None,
     ) -> Iterator[CommitRecord]:
         """Yield all commits after `known_lsn`, ascending, as they arrive; their chain is verified.
 
@@ -234,12 +248,14 @@ class RemoteLog:
         new commit. If there are two, the next seven are read at once, and only if all of these
         exist does a listing find the rest. With `lists` there is always a listing, which also
         detects that the next commit is missing. `progress` gets the number of commits read, and
-        the total.
+        the total. `believed` gets the answers about LSNs in order, the last of which may be that
+        one is absent, and yields the commits that it believes; see `belief`.
         """
+        believed = believed or existing
         newest, is_far = known_lsn, not known_lsn
         for count in () if is_far else _LOOKS:
             looked_to = newest + count
-            for record in self._look(RemoteLsn(newest + 1), count, known_hash):
+            for record in believed(self._look(RemoteLsn(newest + 1), count, known_hash)):
                 newest, known_hash = record.header.lsn, record.header.hash
                 yield record
             is_far = newest == looked_to
@@ -248,31 +264,38 @@ class RemoteLog:
         last = self.newest_lsn(newest) if is_far or lists else newest
         if progress is not None and newest > known_lsn:
             progress(newest - known_lsn, last - known_lsn)
-        for record in self.read_headers(RemoteLsn(newest + 1), last, previous_hash=known_hash):
+        for record in believed(self._answers(RemoteLsn(newest + 1), last, known_hash)):
             if progress is not None:
                 progress(record.header.lsn - known_lsn, last - known_lsn)
             yield record
 
-    def _look(
-        self, first: RemoteLsn, count: int, previous_hash: bytes | None
-    ) -> Iterator[CommitRecord]:
-        """Yield the existing commits among the `count` from `first`, read concurrently."""
-        following = first
+    def _look(self, first: RemoteLsn, count: int, previous_hash: bytes | None) -> Iterator[Answer]:
+        """Yield the existing commits among the `count` from `first`, read concurrently.
+
+        If not all exist, the answer about the first that is absent comes last.
+        """
+        following, absent = first, None
         places = [self.place(RemoteLsn(lsn)) for lsn in range(first, first + count)]
-        for place, looked in zip(places, read_commits(self.store, places), strict=True):
-            record = looked
-            while record is not None and following <= place.lsn:
-                if following < place.lsn:
+        for looked in read_answers(self.store, places):
+            if looked.record is None:
+                absent = looked if following == looked.lsn else absent
+                continue
+            absent = None
+            while following <= looked.lsn:
+                answer = looked
+                if following < looked.lsn:
                     # Absent, but a later one exists: it may have been written between the two
                     # answers.
-                    record = self.read_header(following)
-                    if record is None:
-                        raise self.gap(following)
-                check_chain(record.header, previous_hash, key=commit_key(self.log_id, following))
-                previous_hash = record.header.hash
-                yield record
+                    answer = read_answer(self.store, self.place(following))
+                if answer.record is None:
+                    raise self.gap(following)
+                header = answer.record.header
+                check_chain(header, previous_hash, key=commit_key(self.log_id, following))
+                previous_hash = header.hash
+                yield answer
                 following = RemoteLsn(following + 1)
-                record = looked
+        if absent is not None:
+            yield absent
 
     # Frames -----------------------------------------------------------------------------------
 
@@ -326,6 +349,14 @@ class RemoteLog:
         not in memory together. `sent` is called as parts arrive. Raises StoreError.
         """
         self.store.put(segment_key(segment), [segment_header(segment), *frames], sent=sent)
+
+
+def existing(answers: Iterable[Answer]) -> Iterator[CommitRecord]:
+    """Yield the commits of answers up to the first that says that there is none."""
+    for answer in answers:
+        if answer.record is None:
+            return
+        yield answer.record
 
 
 def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:

@@ -52,6 +52,7 @@ from graft_vfs.errors import (
 from graft_vfs.local import ownership
 from graft_vfs.local.file_systems import check_create_only, mount_of
 from graft_vfs.local.files import fsync_directory, read_exactly, write_fully
+from graft_vfs.local.locks import repeated
 from graft_vfs.store.base import (
     GET_LIMIT_BYTES,
     KEY_BYTES_MAX,
@@ -77,6 +78,8 @@ MARKER_NAME = "@graft-remote"
 _MARKER_TEXT = "graft-vfs remote 1\n"
 _FOLDERS = ("logs", "refs", "segments")
 
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EBADF})
+_LOCK_SECONDS = 10.0
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 _ERRORS: dict[int, tuple[type[GraftError], str]] = {
@@ -210,13 +213,37 @@ class DirectoryStore(ObjectStore):
     def replace(self, key: str, old: bytes, new: bytes) -> bool:
         """Replace an object that has the expected bytes; see ObjectStore.replace.
 
-        A directory cannot compare and write atomically: a concurrent write by another client, which
-        only a repair or `put` does, is overwritten.
+        A directory cannot compare and write atomically. A lock on the root keeps other processes of
+        this machine away meanwhile; a concurrent write from another machine, which only a repair
+        does, or by `put`, is overwritten.
         """
-        held = self.get(key, limit_bytes=max(len(old), len(new)))
-        if held == old:
-            self.put(key, [new])
+        with self._alone(key):
+            held = self.get(key, limit_bytes=max(len(old), len(new)))
+            if held == old:
+                self.put(key, [new])
         return held in {old, new}
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Iterator[None]:
+        """Hold the lock of those who replace objects, where the file system has locks."""
+        self._check_open()
+        with self._translated(key):
+            self._check_root()
+            root = os.open(self._root, _FOLDER_FLAGS & ~os.O_NOFOLLOW)
+        try:
+            if not repeated(lambda: _is_locked(root), _LOCK_SECONDS):
+                raise StoreUnavailableError(
+                    f"{self._path(key)} is not replaced, because another process has been "
+                    f"replacing an object for {_LOCK_SECONDS:.0f} s",
+                    next_step="try again when it has ended, or end it",
+                )
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(root, fcntl.LOCK_UN)
+        finally:
+            os.close(root)
 
     def list(
         self, prefix: str, *, start_after: str | None = None, limit: int | None = None
@@ -405,6 +432,18 @@ class DirectoryStore(ObjectStore):
                     return sorted(filter(None, found), reverse=True)
             finally:
                 os.close(descriptor)
+
+
+def _is_locked(root: int) -> bool:
+    """Take the lock of an open directory; True without one on a file system that has none."""
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def _is_there(path: Path) -> bool:

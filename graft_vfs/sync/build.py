@@ -70,7 +70,7 @@ class Target:
 
     That is the previous one of the log or, for LSN 1 of a fork, `parent_lsn` of `parent_log`. Its
     time is `previous_ms` and its hash `previous_hash`, both zero for LSN 1 of other logs. The
-    new commit has the message `message`.
+    new commit has the message `message`, and the grace period of the log's retention, 0 for none.
     """
 
     log_id: LogId
@@ -80,6 +80,7 @@ class Target:
     parent_lsn: RemoteLsn
     previous_ms: int
     message: str = ""
+    grace_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def build(
         time_ms=_time_ms(log.store, target.previous_ms),
         author=context.author.name,
         message=target.message,
+        grace_seconds=target.grace_seconds,
         pages=builder.pages,
         frames=builder.table,
     ).sealed()

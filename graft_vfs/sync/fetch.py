@@ -61,11 +61,19 @@ def fetch_log(
     `progress` counts commits.
 
     Commits that were verified before a failure stay known. Raises StoreError, CorruptObjectError
-    for a broken chain, HistoryMismatchError if the remote lacks the known history.
+    for a broken chain, HistoryMismatchError if the remote lacks the known history, ExpiredError if
+    its retention has deleted the commits after the known ones. For a log with retention, there may
+    be more requests, see `belief`.
     """
     before, digest = logs.catalog.newest_commit(log_id)
     remote = logs.log(log_id)
-    records = remote.probe_next(before, digest if before else None, lists=lists, progress=progress)
+    records = remote.probe_next(
+        before,
+        digest if before else None,
+        lists=lists,
+        progress=progress,
+        believed=logs.belief(log_id, before).believed,
+    )
     if before and not lists:
         records = _keeping_frames(logs, remote, records)
     elif not before:

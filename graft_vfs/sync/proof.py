@@ -58,18 +58,20 @@ class LogState:
 def examine(logs: Logs, log_id: LogId, store: ObjectStore | None = None) -> LogState:
     """Compare a log with what is known of it, where it lives or in another store.
 
-    One request if it is the same; else a listing and at most one more. Raises StoreError, and
+    One request if it is the same; else a listing and at most one more, and those that tell whether
+    the retention of the log has closed what is known. Raises StoreError, and
     CorruptObjectError if a commit there is damaged.
     """
     known, digest = logs.catalog.newest_commit(log_id)
     remote = logs.log(log_id) if store is None else RemoteLog(store, log_id)
     found = functools.partial(_state, remote, known)
-    if not known:
-        return found(Standing.SAME, NO_LSN)
-    record = remote.read_header(known)
+    record = remote.read_header(known) if known else None
+    is_same = not known or (record is not None and record.header.hash == digest)
+    # One that retention has deleted may be claimed late since.
+    if is_same or logs.belief(log_id, known, remote).has_closed(known, digest):
+        return found(Standing.SAME, known)
     if record is not None:
-        standing = Standing.SAME if record.header.hash == digest else Standing.REPLACED
-        return found(standing, known)
+        return found(Standing.REPLACED, known)
     newest = remote.newest_lsn()
     if not newest:
         return found(Standing.ABSENT, NO_LSN)

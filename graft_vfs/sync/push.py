@@ -84,6 +84,7 @@ def push(
     progress: Progress | None = None,
     sent: Sent | None = None,
     wait_seconds: float = WAIT_SECONDS,
+    grace_seconds: int | None = None,
 ) -> Pushed:
     """Push all local commits. One request if they are small and nothing goes wrong.
 
@@ -93,30 +94,34 @@ def push(
     then pushes the remaining commits. `progress` counts compressed pages, `sent` bytes that the
     remote has acknowledged of a large commit. `message` goes into the commit that is made, in place
     of the messages of its local commits, and not into one that an earlier push left to be settled.
+    `grace_seconds` switches the retention of the log on, or changes its grace period, if need be
+    by a commit without pages: from then on, programs that do not know retention refuse the log.
     Raises UsageError if it is too long, DivergedError if another client was first, BusyError if the
     other push has not ended after `wait_seconds`, CommitOutcomeUnknownError without an answer: the
     next sync settles the push.
     """
-    message = check_message(message)
+    asked = _Asked(check_message(message), progress, sent, grace_seconds)
     with alone(context, opened.volume, wait_seconds):
-        return _push_all(context, opened, message, progress, sent)
+        return _push_all(context, opened, asked)
 
 
-def _push_all(
-    context: Context,
-    opened: Opened,
-    message: str,
-    progress: Progress | None,
-    sent: Sent | None,
-) -> Pushed:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the caller of a push asks for."""
+
+    message: str
+    progress: Progress | None
+    sent: Sent | None
+    grace_seconds: int | None
+
+
+def _push_all(context: Context, opened: Opened, asked: _Asked) -> Pushed:
     catalog, volume = context.catalog, opened.volume
     while True:
         warning = settle_alone(context, opened) or name_log_later(context, opened)
         with volume.pinned() as snapshot:
             try:
-                pushed = _push(
-                    context, opened, snapshot, message=message, progress=progress, sent=sent
-                )
+                pushed = _push(context, opened, snapshot, asked)
                 if pushed is not None:
                     return replace(pushed, warning=pushed.warning or warning)
             except DivergedError:
@@ -128,31 +133,25 @@ def _push_all(
                     raise
 
 
-def _push(
-    context: Context,
-    opened: Opened,
-    snapshot: Snapshot,
-    *,
-    message: str,
-    progress: Progress | None,
-    sent: Sent | None,
-) -> Pushed | None:
+def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -> Pushed | None:
     """Push a snapshot; None if its branch was replaced before the claim was prepared."""
     catalog, volume = context.catalog, opened.volume
     remote, branch = catalog.volume(volume.id).remote, snapshot.branch.row
     forked = branch.log_id != remote and branch.base > 0
-    if snapshot.lsn < branch.first_lsn and not forked:
+    grace_seconds = asked.grace_seconds
+    if snapshot.lsn < branch.first_lsn and not forked and not (grace_seconds and branch.base):
         return Pushed(remote, branch.base, False, 0, 0, 0)
-    if not message:
-        messages = Messages(volume.directory)
-        message = messages.joined(branch.first_lsn, snapshot.lsn, MESSAGE_BYTES_MAX)
+    messages = Messages(volume.directory)
+    message = asked.message or messages.joined(branch.first_lsn, snapshot.lsn, MESSAGE_BYTES_MAX)
     target = replace(_plan(context, snapshot, remote), message=message)
+    if grace_seconds:
+        target = replace(target, grace_seconds=grace_seconds)
     ensure_safe_store(context, remote)
     # Before anything else is sent, because another log may have the name.
     unnamed = reserve(context, opened, remote) if target.lsn == 1 else None
-    counted = _counted(progress, snapshot)
+    counted = _counted(asked.progress, snapshot)
     spool = volume.directory
-    built = build(context, snapshot, target, spool=spool, progress=counted, sent=sent)
+    built = build(context, snapshot, target, spool=spool, progress=counted, sent=asked.sent)
     # Ordering: the log before the record. The next branch begins where the pushed commits end. If a
     # power cut lost them, new commits would be written before that offset and never be read.
     snapshot.branch.branch_log.sync(snapshot.end.offset)
@@ -212,6 +211,7 @@ def _plan(context: Context, snapshot: Snapshot, remote: LogId) -> Target:
         parent_log=branch.log_id if forked else None,
         parent_lsn=branch.base if forked else NO_LSN,
         previous_ms=parent.time_ms if parent else 0,
+        grace_seconds=parent.grace_seconds if parent and base else 0,
     )
 
 

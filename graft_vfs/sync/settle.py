@@ -16,7 +16,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from graft_vfs.errors import BusyError, ConfigError, StoreError
+from graft_vfs.errors import BusyError, ConfigError, ExpiredError, StoreError
 from graft_vfs.format.commit import CommitHeader, decode_header, header_length
 from graft_vfs.local import layout
 from graft_vfs.local.cache.arena import FrameKey, commit_source
@@ -119,8 +119,13 @@ def claim_recorded(context: Context, pending: PendingPush) -> bool:
 
 
 def _claim(context: Context, pending: PendingPush, *, in_doubt: bool) -> bool:
-    log, data, counters = context.logs.log(pending.log_id), pending.data, context.logs.counters
-    return claim(log, pending.lsn, data, pending.hash, in_doubt=in_doubt, counters=counters).won
+    logs, lsn, digest = context.logs, pending.lsn, pending.hash
+    log, counters = logs.log(pending.log_id), logs.counters
+    result = claim(log, lsn, pending.data, digest, in_doubt=in_doubt, counters=counters)
+    belief = logs.belief(pending.log_id, RemoteLsn(lsn - 1))
+    return belief.outcome(
+        lsn, digest, result.answered, is_won=result.won, is_created=result.is_created
+    )
 
 
 def _has_landed(context: Context, pending: PendingPush, header: CommitHeader) -> bool:
@@ -140,7 +145,12 @@ def forget_lost(context: Context, pending: PendingPush) -> RemoteLsn:
     Ordering: the winner is recorded first, so that no push sends another commit, or its segment,
     for a used LSN.
     """
-    newest = fetch_log(context.logs, pending.log_id).newest
+    try:
+        newest = fetch_log(context.logs, pending.log_id).newest
+    except ExpiredError:
+        # The winner was deleted since; no claim of this LSN can be won any more.
+        context.catalog.delete_pending_push(pending)
+        raise
     context.catalog.delete_pending_push(pending)
     _logger.info("volume %s: another client has LSN %d", pending.volume, pending.lsn)
     return newest

@@ -18,7 +18,14 @@ from pathlib import Path
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.counters import Counters
 from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
-from graft_vfs.format.commit import NO_HASH, CommitHeader, decode_header
+from graft_vfs.format.commit import (
+    GRACE_END,
+    GRACE_SECONDS_MIN,
+    NO_HASH,
+    CommitHeader,
+    decode_header,
+    grace_seconds_of,
+)
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import commit_source
 from graft_vfs.local.cache.page_cache import PageCache
@@ -27,6 +34,7 @@ from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reentry import living
+from graft_vfs.remote.belief import Belief
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.remote.remotes import Remotes
@@ -103,6 +111,17 @@ class Logs:
                 found = self._logs[log_id] = RemoteLog(store, log_id)
             return found
 
+    def belief(self, log_id: LogId, head: RemoteLsn, remote: RemoteLog | None = None) -> Belief:
+        """Return what to believe of a log after a known LSN, 0 for none. No request.
+
+        `remote` is the log where it is asked, by default where it lives.
+        """
+        grace_seconds = 0
+        if head:
+            known = self.catalog.commit_beginnings(log_id, head, head, GRACE_END)
+            grace_seconds = grace_seconds_of(known[0][1]) if known else GRACE_SECONDS_MIN
+        return Belief(remote or self.log(log_id), self.catalog.absences, head, grace_seconds)
+
     @property
     def space(self) -> CacheSpace:
         """The space that the page caches of all logs share."""
@@ -174,6 +193,7 @@ class Logs:
             # Ordering: the log last, so that after a crash the same forks are found again.
             for each in sorted(forks, key=lambda found: found == log_id):
                 self.catalog.forget_commits(each)
+                self.catalog.absences.forget(each)
             for key in [key for key in list(self._views) if key[0] in forks]:
                 del self._views[key]
             self.forget_proofs()

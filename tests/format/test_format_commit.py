@@ -313,7 +313,7 @@ def test_a_program_that_knows_no_retention_refuses_its_commits_by_name(monkeypat
     """What the decoder of version 2 says, whose only check of this is the one of the version."""
     data = commit(grace_seconds=3600)[1]
     monkeypatch.setattr(codec, "VERSION", 2)
-    with pytest.raises(FutureVersionError, match="version 3 .* reads versions up to 2"):
+    with pytest.raises(FutureVersionError, match=r"version 3 .* reads versions up to 2"):
         header_length(data[:16], key=KEY)
 
 

@@ -29,7 +29,9 @@ from graft_vfs.format.table import Beneath, Run, TableFacts
 from graft_vfs.format.table import head_length as table_head_length
 from graft_vfs.ids import SegmentId
 from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.remote.floor import Floor, decode_floor
 from graft_vfs.remote.refs import create_ref, read_ref, ref_key
+from graft_vfs.remote.rolls import Roll, decode_roll
 from graft_vfs.store.memory import MemoryStore
 from tests.format.commit_samples import LOG, OTHER_LOG, SEGMENT, body, header_of, image
 from tests.format.table_samples import FACTS, FORKED, compacted, encoded, leaves_of, runs_of, source
@@ -73,6 +75,9 @@ SEGMENT_FILE = "segment.bin"
 REF_FILE = "ref-2.txt"
 OLD_REF_FILE = "ref.txt"
 NAME_FILE = "name.txt"
+FLOOR_FILE, ROLL_FILE = "floor.txt", "roll.bin"
+FLOOR = Floor(LOG, RemoteLsn(0x0102_0304_0506_0708), 86_400)
+ROLL = Roll(LOG, RemoteLsn(0x0102_0304_0506_0700), bytes(range(32)) + b"\xaa" * 32)
 NAME = CommitName(
     log=LOG,
     lsn=RemoteLsn(7),
@@ -219,6 +224,13 @@ def test_golden_tables_cut_anywhere_raise_only_the_declared_error(name: str) -> 
             leaves_of(data[:kept])
 
 
+def test_a_golden_floor_and_a_golden_roll_are_what_is_written_and_read() -> None:
+    assert FLOOR.encode() == read(FLOOR_FILE)
+    assert decode_floor(read(FLOOR_FILE), key="the floor", log_id=LOG) == FLOOR
+    assert ROLL.encode() == read(ROLL_FILE)
+    assert decode_roll(read(ROLL_FILE), key="the roll") == ROLL
+
+
 def reseal(data: bytes, length: int) -> bytes:
     """Give a changed header the right hash, so that the checks behind the hash see the change."""
     return data[: length - 32] + hash_of(data[: length - 32]) + data[length:]
@@ -260,6 +272,8 @@ def write() -> None:
     for name, (facts, runs, options) in TABLES.items():
         (GOLDEN / name).write_bytes(encoded(runs, facts, **options))
     (GOLDEN / NAME_FILE).write_bytes(NAME.encode())
+    (GOLDEN / FLOOR_FILE).write_bytes(FLOOR.encode())
+    (GOLDEN / ROLL_FILE).write_bytes(ROLL.encode())
     (GOLDEN / REF_FILE).write_bytes(store.get_range(ref_key(REF_NAME), 0, 9999))
 
 

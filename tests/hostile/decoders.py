@@ -16,7 +16,7 @@ from random import Random
 
 import zstandard
 from pyroaring import BitMap
-from xxhash import xxh3_64_hexdigest
+from xxhash import xxh3_64_hexdigest, xxh3_64_intdigest
 
 from graft_vfs.engine.config import Config
 from graft_vfs.errors import (
@@ -43,9 +43,11 @@ from graft_vfs.format.table import Block, Leaf, decode_block, decode_head, head_
 from graft_vfs.history.refs import parse, parse_span
 from graft_vfs.ids import ID_BYTES, LogId, SegmentId, VolumeId
 from graft_vfs.pages import LSN_MAX, PAGE_SIZES
+from graft_vfs.remote.floor import Floor, decode_floor
 from graft_vfs.remote.log import ascending
 from graft_vfs.remote.names import list_names, name_key
 from graft_vfs.remote.refs import create_ref, list_refs, read_ref, ref_key
+from graft_vfs.remote.rolls import Roll, decode_roll
 from graft_vfs.store.base import is_key
 from graft_vfs.store.memory import MemoryStore
 from graft_vfs.tags import check_tag
@@ -412,6 +414,26 @@ class CommitNames:
         assert list(list_names(store, found.log)) == [found]
 
 
+class FloorsAndRolls:
+    """What a log with retention says that it has closed."""
+
+    def __init__(self) -> None:
+        self.floor = Floor(_LOG, 7, 86_400).encode()
+        self.roll = Roll(_LOG, 2, bytes(range(64))).encode()
+
+    def __call__(self, source: Random) -> None:
+        if source.randrange(2):
+            changed = mutate(source, self.floor)
+            if source.randrange(4) and changed.startswith(b"graft-vfs floor 1\n"):
+                body = b"\n".join(changed.split(b"\n")[:4]) + b"\n"
+                changed = body + xxh3_64_hexdigest(body).encode() + b"\n"
+            assert decode_floor(changed, key="the floor", log_id=_LOG).encode() == changed
+            return
+        body = mutate(source, self.roll[:-8])
+        changed = body + struct.pack("<Q", xxh3_64_intdigest(body))
+        assert decode_roll(changed, key="the roll").encode() == changed
+
+
 class RefKeys:
     """Names of refs that people give, and keys that a remote shows."""
 
@@ -542,6 +564,7 @@ def remote_decoders(scratch: Path) -> list[Decoder]:
         Decoder("table", corrupt, Tables(), 16),
         Decoder("ref object", corrupt, Refs(), 8),
         Decoder("commit name", corrupt, CommitNames(), 8),
+        Decoder("floor and roll", corrupt, FloorsAndRolls(), 6),
         Decoder("ref key", (*corrupt, InvalidTagError), RefKeys(), 6),
         Decoder("LSN key", (CorruptObjectError,), LsnKeys(), 4),
         Decoder("id", (InvalidIdError,), Ids(), 8),

@@ -24,7 +24,7 @@ DEEP_SEED = int(os.environ.get("GRAFT_TEST_FUZZ_SEED", "1"))
 DECODERS = {
     "commit header", "commit object", "frame", "segment", "table", "ref object", "ref key",
     "LSN key", "id", "ref, time, tag", "configuration", "branch log", "head file", "catalog row",
-    "catalog file", "page cache", "descriptor", "commit name",
+    "catalog file", "page cache", "descriptor", "commit name", "floor and roll",
 }  # fmt: skip
 
 

@@ -1,8 +1,7 @@
 """The protocol of a remote log with retention: dated claims, closing, pins, forks, segments.
 
-No retention is built yet; this is its rule, decision 19 in `graft_vfs/docs/decisions.md`, small
-enough to visit every state. Each part of the rule is a switch, so that tests can show what happens
-without it.
+This is the rule, decision 19 in `graft_vfs/docs/decisions.md`, small enough to visit every state.
+Each part of the rule is a switch, so that tests can show what happens without it.
 
 The store carries out one request at a time and has the only clock; a unit of time is G/4. Time is
 kept as ages that stop to grow once they are as old as any rule asks, so it runs without end. An
@@ -49,6 +48,7 @@ class Rules:
     sweeps_only_old: bool = True
     registers_before_claim: bool = True
     fork_checks_plan: bool = True
+    keeps_before_switch: bool = True
     segment_names_lsn: bool = True
     rechecks_segment: bool = True
     """Only in effect without `segment_names_lsn`, which makes it needless."""
@@ -113,7 +113,8 @@ class State(NamedTuple):
     slow: int = 0  # The floor that a sleeping collector is about to write, if it may.
 
     def floor(self) -> int:
-        return sum(lsn.is_closed for lsn in self.lsns)
+        """Return the newest LSN that is closed, 0 if there is none."""
+        return max((number for number, lsn in enumerate(self.lsns, 1) if lsn.is_closed), default=0)
 
     def newest(self) -> int:
         return sum(lsn.first != 0 for lsn in self.lsns)
@@ -136,11 +137,15 @@ def _aged(age: int, limit: int) -> int:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A world: who takes part, how many LSNs, and how wrong a `Date` may be, or if it may lack."""
+    """A world: who takes part, how many LSNs, and how wrong a `Date` may be, or if it may lack.
+
+    The commit of LSN `switched` is the first to say that its log has retention; 0 if all do.
+    """
 
     rules: Rules = field(default_factory=Rules)
     lsns: int = 3
     writers: int = 2
+    switched: int = 0
     skew: int = 0
     has_undated: bool = False
     has_segments: bool = False
@@ -220,6 +225,8 @@ class Protocol:
     def _collector(self, state: State) -> Iterator[Step]:
         """Closes LSNs before the newest; without plans, it deletes what is closed at any time."""
         floor = state.floor()
+        if self.rules.keeps_before_switch:
+            floor = max(floor, self.switched)
         for number in range(floor + 1, state.newest() + (not self.rules.keeps_newest)):
             if self.rules.closes_only_old and state.lsns[number - 1].age < GRACE:
                 break
@@ -336,12 +343,15 @@ class Protocol:
         for date in range(-self.skew, self.skew + 1):
             asked = f"{_QUESTIONS[answer].format(writer.head + 1)}, "
             is_near = not self.rules.dates_answers or writer.proof - date <= TRUST
+            # Of a commit that says so, or one before it, nothing is deleted.
+            is_near = is_near or writer.head < self.switched
             if is_near or writer.answer is Answer.FLOOR:
                 yield self._believes(state, number, answer, date, asked)
             elif self.rules.checks_floor_after:
                 waiting = writer._replace(answer=answer, date=date)
                 yield f"{asked}too late to believe", _with_writer(state, number, waiting), ""
-        if self.has_undated and self.rules.checks_floor_after:
+        is_dated = writer.head >= self.switched
+        if self.has_undated and is_dated and self.rules.checks_floor_after:
             # A T that is as old as can be proves as little as none.
             waiting = writer._replace(answer=answer, date=TRUST + self.skew + 1)
             asked = f"{_QUESTIONS[answer].format(writer.head + 1)}, "

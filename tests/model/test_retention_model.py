@@ -33,6 +33,7 @@ FAULTS = [
     ("read_keeps_proof", Protocol(), "LSN 2 has two winners", 12),
     ("own_keeps_proof", Protocol(), "LSN 2 has two winners", 14),
     ("restart_keeps_proof", Protocol(), "LSN 1 has two winners", 10),
+    ("keeps_before_switch", Protocol(switched=1), "LSN 1 has two winners", 9),
     ("raises_if_match", Protocol(), "the floor falls", 10),
     ("has_roll", Protocol(), "LSN 1 was claimed and is reported as lost", 11),
     ("pins_before_plan", READER, "reader's LSN 1 is missing", 15),
@@ -72,6 +73,7 @@ def test_dates_that_are_wrong_by_half_the_grace_period_break_the_rule():
 
 SMALL = {
     "claims": Protocol(lsns=2, has_undated=True),
+    "switch": Protocol(lsns=2, switched=1, has_undated=True),
     "segments": Protocol(lsns=1, has_segments=True, has_undated=True),
     "reader": READER,
     "fork": FORK,
@@ -79,6 +81,7 @@ SMALL = {
 LARGE = {
     # Five million states and 1.6 GB of memory each in the first two.
     "claims": Protocol(skew=1, has_undated=True),
+    "switch": Protocol(switched=1, has_undated=True),
     "segments": Protocol(has_segments=True),
     "segments-and-fork": Protocol(lsns=2, has_segments=True, has_fork=True),
     "reader": Protocol(lsns=2, has_reader=True),

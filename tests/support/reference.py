@@ -47,6 +47,8 @@ _FORMATS = {
         "format.table_leaf",
         "remote.names",
         "format.name",
+        "remote.floor",
+        "remote.rolls",
     ],
     "Local": [
         "local.branch_log",

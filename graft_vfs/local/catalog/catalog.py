@@ -24,6 +24,7 @@ import apsw
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import AlreadyExistsError, GraftError, NotFoundError, summary
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.local.catalog.absences import Absences
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.file import CatalogFile
 from graft_vfs.local.catalog.known_names import KnownNames
@@ -67,6 +68,7 @@ class Catalog:
         self._file = CatalogFile(path, writable=writable, maps=maps)
         self.names = KnownNames(self._file)
         self.remotes = RemoteRows(self._file)
+        self.absences = Absences(self._file)
 
     @property
     def writable(self) -> bool:

@@ -40,7 +40,7 @@ from graft_vfs.local.mapping import mapped_writes_are_safe
 _logger = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x67726674
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _BUSY_TIMEOUT_MS = 10_000
 _DAMAGE_ERRORS = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError)
 
@@ -80,11 +80,17 @@ CREATE TABLE known_names(
 ) STRICT, WITHOUT ROWID;
 """
 """Earlier versions may have made `known_refs` already."""
-SCHEMA += _VERSION_3
+_VERSION_4 = """
+CREATE TABLE log_absences(
+    log BLOB, store TEXT, proved_ms INTEGER NOT NULL, PRIMARY KEY(log, store)
+) STRICT, WITHOUT ROWID;
+"""
+SCHEMA += _VERSION_3 + _VERSION_4
 
 _STEPS = {
     1: "ALTER TABLE pending_pushes ADD COLUMN is_taken_up INTEGER NOT NULL DEFAULT 0",
     2: _VERSION_3,
+    3: _VERSION_4,
 }
 """What makes of a catalog of each earlier version one of the next."""
 

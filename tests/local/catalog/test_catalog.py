@@ -123,7 +123,7 @@ def test_two_handles_see_each_other(catalog: Catalog) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_catalog_of_an_earlier_version_goes_on(
     tmp_path: Path, writable: bool, version: int
@@ -135,7 +135,9 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         catalog.add_pending_push(push, branch=branch.id)
         catalog.keep_ref("s3://bucket", "main", row.remote)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        for table in ("remotes", "log_remotes", "known_names"):
+        tables = ["log_absences"]
+        tables += ["remotes", "log_remotes", "known_names"] if version < 3 else []
+        for table in tables:
             connection.execute(f"DROP TABLE {table}")
         if version == 1:
             # Version 2 made this table when it had a ref to keep.
@@ -148,7 +150,10 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         assert catalog.remotes.of_log(row.remote) is None
         assert catalog.names.all(row.remote) == catalog.names.texts(row.remote) == []
         known = catalog.known_ref("s3://bucket", "main")
-        assert known == (row.remote if version == 2 else None)
+        assert known == (row.remote if version > 1 else None)
+        assert catalog.absences.proved_ms(row.remote, "s3://bucket") is None
+        catalog.absences.note(row.remote, "s3://bucket", 7, keeps_ms=0)
+        assert catalog.absences.proved_ms(row.remote, "s3://bucket") == 7
         catalog.keep_ref("s3://bucket", "main", row.remote)
         catalog.names.keep(row.remote, {"v1": b"object"})
         catalog.names.forget(row.remote, "v2")
