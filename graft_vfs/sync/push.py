@@ -33,6 +33,7 @@ from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_t
 from graft_vfs.store.base import Sent
 from graft_vfs.store.probe import check_conditional_writes
 from graft_vfs.sync.build import BuiltCommit, Target, build
+from graft_vfs.sync.headers import require_header
 from graft_vfs.sync.naming import name_log_later, note_first_commit, reserve
 from graft_vfs.sync.proof import prove
 from graft_vfs.sync.settle import (
@@ -211,7 +212,7 @@ def _plan(context: Context, snapshot: Snapshot, remote: LogId) -> Target:
         parent_log=branch.log_id if forked else None,
         parent_lsn=branch.base if forked else NO_LSN,
         previous_ms=parent.time_ms if parent else 0,
-        grace_seconds=parent.grace_seconds if parent and base else 0,
+        grace_seconds=require_header(context.logs, remote, base).grace_seconds if base else 0,
     )
 
 
