@@ -235,13 +235,14 @@ class Leaf:
             require(after <= first < end, "runs out of order")
             require(place < len(self.sources), "a run of no source")
             require(not first <= lock < end, "the lock page")
+            # Ordering: before the frames of the run are listed, of which there may be billions.
+            found, after = found + end - first, end
+            require(found <= LEAF_PAGES, "too many pages")
             source = self.sources[place]
             last = slot + end - first - 1
             require(last < source.slots, "a slot beyond the last")
             size = source.frame_pages
             needed[place].update(range(slot // size, last // size + 1))
-            found, after = found + end - first, end
-            require(found <= LEAF_PAGES, "too many pages")
         require(found == pages, f"{found} pages instead of {pages}")
         for source, frames in zip(self.sources, needed, strict=True):
             _check_source(source, facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -503,6 +504,25 @@ def test_any_block_is_decoded_or_raises_the_declared_error(
         frames = found.frames(place)
         assert found.find(first) == (place, slot)
         frames.byte_range(frames.frame_of(slot), frames.frame_of(slot + end - first - 1) + 1)
+
+
+def test_a_run_that_claims_millions_of_pages_takes_no_memory() -> None:
+    changed = bytearray(Leaf.of([(1, 2, source(1, 9, frame_pages=1), 0)], frames_of).encode())
+    pages = 5_000_000
+    # One source, one run, one frame: pages of the source, and the length of the run.
+    for offset in (12 + 48 + 8, 12 + 48 + 18 + 4):
+        changed[offset : offset + 4] = u32(pages)
+    facts = dataclasses.replace(FACTS, page_size=65_536, page_count=PAGE_COUNT_MAX)
+    first = lock_page(65_536) + 1
+    block = dataclasses.replace(SMALL_BLOCK, first_page=first, end_page=first + pages, facts=facts)
+    data, block = block_of(bytes(changed), block)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptObjectError, match="too many pages"):
+            decode_block(data, block, key=KEY)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_node_has_at_most_512_blocks() -> None:
