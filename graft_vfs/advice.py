@@ -77,6 +77,8 @@ class Advice(enum.Enum):
     REMOVE_NAME = None, "tag TAG NAME --delete", "remove_name(TAG, NAME)"
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
+    REVERT = None, "revert TAG COMMIT", "revert(TAG, COMMIT)"
+    TRY_REVERT = None, "revert TAG COMMIT --dry-run", "revert(TAG, COMMIT, dry_run=True)"
     RESTORE = None, "restore TAG --at COMMIT", "restore(TAG, COMMIT)"
     RESTORE_FILE = None, "restore TAG --at COMMIT -o FILE", "restore_file(TAG, FILE, COMMIT)"
     SET_URL = None, "remote set-url REMOTE URL", "set_remote_url(REMOTE, URL)"

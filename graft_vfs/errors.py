@@ -18,6 +18,7 @@
     ├── ConflictError                another writer was first; fetch and decide
     │   ├── DivergedError            both sides have commits that the other lacks
     │   ├── ExpiredError             the remote's retention has deleted what is needed
+    │   ├── RevertConflictError      later commits changed again what a revert would undo
     │   └── HistoryMismatchError     the remote lacks the history that is known locally
     ├── CommitOutcomeUnknownError    a claim was sent and no response shows how it ended
     ├── StoreError                   the remote store failed
@@ -201,10 +202,10 @@ class ReentryError(BusyError):
 
 
 class ConflictError(GraftError):
-    """Another client was first; nothing is lost.
+    """Another client or a later commit was first; nothing is lost.
 
     How to see it: the subclass says who was first.
-    Next step: see `DivergedError` and `HistoryMismatchError`.
+    Next step: see `DivergedError`, `HistoryMismatchError` and `RevertConflictError`.
     """
 
 
@@ -224,6 +225,14 @@ class ExpiredError(ConflictError):
 
     How to see it: the text names the LSN, and the newest that may be deleted.
     Next step: export local changes; then clone the log again.
+    """
+
+
+class RevertConflictError(ConflictError):
+    """A commit cannot be undone, because later commits changed the same rows or tables again.
+
+    How to see it: `graft revert TAG COMMIT --dry-run` lists all of them. Nothing was written.
+    Next step: change these rows with SQL, or put the state before the commit on top.
     """
 
 

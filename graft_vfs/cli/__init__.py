@@ -11,8 +11,8 @@
     streams      closed standard streams, and closed pipes
     progress     a progress line for long work
     session      the engine of one command; the arguments that commands share
-    volumes, history, names, sync, daemon, transfer, shell, settings, doctor, recovery, demo,
-    manual       the commands
+    volumes, history, names, sync, daemon, transfer, revert, shell, settings, doctor, recovery,
+    demo, manual the commands
 
 Results go to standard output; errors, warnings and progress go to standard error.
 """
@@ -35,6 +35,7 @@ _MODULES = {
     "sync": "clone checkout fetch pull push hydrate audit dump-commit remote",
     "daemon": "sync",
     "transfer": "import export restore",
+    "revert": "revert",
     "shell": "shell completion",
     "settings": "config",
     "doctor": "doctor",

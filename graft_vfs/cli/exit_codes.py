@@ -5,7 +5,7 @@
 2    the call is wrong
 3    the configuration is wrong
 4    busy, try again
-5    another client was first, or the volume has diverged
+5    another client was first, the volume has diverged, or later commits prevent a revert
 6    a push whose outcome is unknown; push again
 7    the remote store failed
 8    damaged bytes

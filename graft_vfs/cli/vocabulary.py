@@ -6,7 +6,7 @@ GROUPS = {
     "Start a database": "demo new import clone fork",
     "Use it and look at it": "shell status tags volumes info show log diff",
     "Synchronise it with a remote": "push pull fetch hydrate audit sync remote",
-    "Take out its content or a past state": "export restore checkout switch tag",
+    "Take out its content or a past state": "export restore revert checkout switch tag",
     "Set up, check and repair": "config doctor fsck adopt gc rm completion",
 }
 """The groups of the help, in their order. A command that is in none is listed last."""
@@ -21,6 +21,7 @@ ALIASES = {
     "ls": "tags",
     "remotes": "remote",
     "remove": "rm",
+    "undo": "revert",
     "st": "status",
 }
 """What fingers type that know git or litestream."""

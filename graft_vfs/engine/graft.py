@@ -46,6 +46,7 @@ from graft_vfs.volume.context import Opened
 
 if TYPE_CHECKING:
     from graft_vfs.history.restore import Restored, RestoredFile
+    from graft_vfs.history.revert import Reverted
     from graft_vfs.maintenance import fsck
     from graft_vfs.plain.transfer import Imported, Transferred
 
@@ -362,6 +363,32 @@ class Graft(ReadingEngine):
 
         return restore.restore_in_place(
             self._opened(tag), self.logs, at, force=force, message=message, progress=progress
+        )
+
+    def revert(
+        self,
+        tag: str | Opened,
+        ref: str,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        message: str = "",
+    ) -> Reverted:
+        """Undo what a commit, or the commits `A..B`, changed, as a local commit on top.
+
+        `ref` is as for `resolve`. The newest commit can always be undone. Of an older one, rows and
+        tables that later commits changed again are conflicts: nothing is written then, and
+        RevertConflictError is raised; `dry_run` returns them, or what would be changed, and writes
+        nothing. The report names the commit to go back to. A local commit is refused with
+        UsageError, unless `force`, if there is a remote: a push rolls it into one with the revert.
+        Requests: those of `resolve`, and for pages that changed since and are not cached. Raises
+        WriterBusyError.
+        """
+        with importing():
+            from graft_vfs.history import revert  # noqa: PLC0415 - for start-up
+
+        return revert.revert(
+            self._opened(tag), self.logs, ref, force=force, dry_run=dry_run, message=message
         )
 
     def restore_file(

@@ -14,7 +14,7 @@ from graft_vfs.local.messages import Messages
 from graft_vfs.pages import LSN_MAX, LocalLsn, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.reports import CommitReport, LogEntry
-from graft_vfs.sync.headers import headers_down, parent_of, require_header, require_headers
+from graft_vfs.sync.headers import headers_down, require_header, require_headers
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -54,19 +54,11 @@ def walk(
         # Those before it in the list count, too.
         found = _walk(refs, snapshot, logs, bound + snapshot.local_commits, end)
         found = itertools.dropwhile(lambda each: each[0] != newest, found)
-    elif _has(logs, snapshot, newest):
+    elif names.place(logs, snapshot, newest):
         found = _remote_walk(refs, logs, newest, bound, end)
     else:
         found = iter(())
     return itertools.takewhile(lambda each: each[0] != end, found)
-
-
-def _has(logs: Logs, snapshot: Snapshot, commit: names.RemoteCommit) -> bool:
-    """Return True if a commit is in the history of a snapshot."""
-    at: tuple[LogId, RemoteLsn] | None = snapshot.branch.row.log_id, snapshot.branch.row.base
-    while at is not None and at[0] != commit.log:
-        at = parent_of(logs, at[0])
-    return at is not None and commit.lsn <= at[1]
 
 
 class _Refs:

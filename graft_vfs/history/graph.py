@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from graft_vfs.errors import NotFoundError
 from graft_vfs.history import commits, names
 from graft_vfs.history.diff import compare
 from graft_vfs.pages import NO_LSN
@@ -120,11 +119,10 @@ def _beside(
 
 def _with_changes(volume: Volume, logs: Logs, entry: LogEntry) -> LogEntry:
     """Return an entry with what its commit changed."""
-    newer = names.snapshot_of(volume, logs, names.resolve(logs, entry.ref, volume))
-    try:
-        parent = names.resolve(logs, f"{entry.ref}~1", volume)
-    except NotFoundError:
-        # It is the first.
+    commit = names.resolve(logs, entry.ref, volume)
+    newer = names.snapshot_of(volume, logs, commit)
+    parent = names.parent(logs, volume, commit)
+    if parent is None:
         older = names.remote_snapshot(volume, logs, newer.branch.row.log_id, NO_LSN)
     else:
         older = names.snapshot_of(volume, logs, parent)

@@ -100,6 +100,39 @@ def lineage(logs: Logs, volume: Volume) -> list[LogId]:
     return list(_ground(logs, volume).lineage(Head()))
 
 
+def short(commit: Commit, volume: Volume) -> str:
+    """Return a commit as people type it for a volume: an LSN alone is one of its own log."""
+    own = volume.catalog.volume(volume.id).remote
+    is_own = isinstance(commit, RemoteCommit) and commit.log == own
+    return str(commit.lsn) if is_own else str(commit)
+
+
+def parent(logs: Logs, volume: Volume, commit: Commit) -> Commit | None:
+    """Return the commit before one; None for the first. Requests of `parent_of`."""
+    try:
+        return _ground(logs, volume).back(commit, Ref(Head(), 1))
+    except NotFoundError:
+        return None
+
+
+def place(logs: Logs, snapshot: Snapshot, commit: Commit) -> tuple[int, int] | None:
+    """Return where a commit is in the history of a snapshot, in the order of the history's list.
+
+    None if it is not there. Requests of `parent_of` for each log before that of the commit.
+    """
+    branch = snapshot.branch.row
+    if isinstance(commit, LocalCommit):
+        is_here = commit.branch == branch.id and branch.first_lsn <= commit.lsn <= snapshot.lsn
+        return (0, -commit.lsn) if is_here else None
+    depth, at = 1, (branch.log_id, branch.base)
+    while at[0] != commit.log:
+        further = parent_of(logs, at[0])
+        if further is None:
+            return None
+        depth, at = depth + 1, further
+    return (depth, -commit.lsn) if commit.lsn <= at[1] else None
+
+
 def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
     """Yield the transactions of a local branch, each with the number of commits it stands for."""
     branch = snapshot.branch

@@ -46,7 +46,7 @@ _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a terminal, or a reader of lines, would not take as it is."""
 
 _STEP_BITS = 60
-_PRAGMAS = ("user_version", "application_id")
+PRAGMAS = ("user_version", "application_id")
 
 
 def statements(volume: Volume, pair: CommitPair) -> Iterator[str]:
@@ -57,51 +57,58 @@ def statements(volume: Volume, pair: CommitPair) -> Iterator[str]:
     """
     with connected(volume, {NEWER: pair.newer, OLDER: pair.older}) as connection:
         try:
-            yield from _Patch(Tables(connection, pair.older, pair.newer), pair).lines()
+            patch = Patch(Tables(connection, pair.older, pair.newer))
+            yield f"-- From {pair.older_name} to {pair.newer_name}."
+            yield from patch.lines()
         except apsw.Error as error:
             raise unreadable(error) from error
 
 
-class _Patch:
+class Patch:
     """One patch. Owner and thread: its caller."""
 
-    def __init__(self, tables: Tables, pair: CommitPair) -> None:
+    def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._pair = pair
         self._connection = tables.connection
-        self._schema = {(item.kind, item.name): item.change for item in tables.schema()}
+        self.schema = {(item.kind, item.name): item.change for item in tables.schema()}
         self._literals = Literals(self._connection)
-        self._remade: set[str] = set()
+        self.remade: set[str] = set()
         """Tables that are dropped, made, or both: what was on them is gone."""
         self._dropped_triggers: set[str] = set()
 
     def lines(self) -> Iterator[str]:
-        """Yield all of it."""
-        yield f"-- From {self._pair.older_name} to {self._pair.newer_name}."
-        shadows = self._shadows(OLDER) | self._shadows(NEWER)
-        if shadows:
+        """Yield all of it, as a transaction."""
+        if self.shadows():
             yield "-- It may write to shadow tables; if the sqlite3 shell refuses that, run first:"
             yield "-- .dbconfig defensive off"
         yield "PRAGMA foreign_keys=OFF;"
         yield "BEGIN IMMEDIATE;"
+        yield from self.changes()
+        yield from self._sequence()
+        yield from self._pragmas()
+        yield "COMMIT;"
+
+    def changes(self) -> Iterator[str]:
+        """Yield the statements that change the schema and rows."""
+        shadows = self.shadows()
         for kind in ("trigger", "view", "index"):
             yield from self._drops(kind)
         yield from self._virtual_tables()
-        for table in self._tables.all():
+        for table in self.tables_to_change():
             yield from self._table(table, is_shadow=table.name in shadows)
         for kind in ("index", "view", "trigger"):
             yield from self._creates(kind)
-        yield from self._sequence()
-        for name in _PRAGMAS:
+
+    def _pragmas(self) -> Iterator[str]:
+        for name in PRAGMAS:
             older, newer = (self._connection.pragma(name, schema=at) for at in (OLDER, NEWER))
             if older != newer:
                 yield f"PRAGMA {name}={newer};"
-        yield "COMMIT;"
 
     # The schema -------------------------------------------------------------------------------
 
     def _drops(self, kind: str) -> Iterator[str]:
-        for (found, name), change in self._schema.items():
+        for (found, name), change in self.schema.items():
             if found == kind and change is not Change.ADDED:
                 yield f"DROP {kind.upper()} {quoted(name)};"
 
@@ -111,30 +118,32 @@ class _Patch:
             if item.kind != kind or not item.sql:
                 continue
             is_gone = kind == "trigger" and item.name in self._dropped_triggers
-            if (kind, item.name) in self._schema or item.table in self._remade or is_gone:
+            if (kind, item.name) in self.schema or item.table in self.remade or is_gone:
                 yield _ended(item.sql)
 
     def _virtual_tables(self) -> Iterator[str]:
         """Drop and make virtual tables, with which their shadow tables go and come."""
-        for (kind, name), change in self._schema.items():
+        for (kind, name), change in self.schema.items():
             older, newer = (
                 self._tables.older.get((kind, name)),
                 self._tables.newer.get((kind, name)),
             )
             if kind == "table" and (_is_virtual(older) or _is_virtual(newer)):
-                self._remade.add(name)
+                self.remade.add(name)
                 if change is not Change.ADDED:
                     yield f"DROP TABLE {quoted(name)};"
                 if newer is not None and _is_virtual(newer):
                     yield _ended(newer.sql)
 
-    def _shadows(self, schema: str) -> set[str]:
+    def shadows(self) -> set[str]:
+        """Return the shadow tables of virtual tables, of both sides."""
         rows = self._connection.execute(
-            "SELECT name FROM pragma_table_list WHERE schema = ? AND type = 'shadow'", (schema,)
+            "SELECT name FROM pragma_table_list WHERE schema IN (?, ?) AND type = 'shadow'",
+            (OLDER, NEWER),
         )
         return {str(name) for (name,) in rows}
 
-    def _owner(self, shadow: str) -> str:
+    def owner(self, shadow: str) -> str:
         """Return the virtual table that a shadow table belongs to."""
         both = (self._tables.older.values(), self._tables.newer.values())
         names = [item.name for item in itertools.chain(*both) if _is_virtual(item)]
@@ -143,9 +152,9 @@ class _Patch:
     # Rows -------------------------------------------------------------------------------------
 
     def _table(self, table: Table, *, is_shadow: bool) -> Iterator[str]:
-        change = self._schema.get(("table", table.name))
+        change = self.schema.get(("table", table.name))
         name = quoted(table.name)
-        if is_shadow and self._owner(table.name) in self._remade:
+        if is_shadow and self.owner(table.name) in self.remade:
             if table.newer is not None:
                 yield f"DELETE FROM {name};"  # noqa: S608 - it is quoted
                 yield from self._all_rows(table)
@@ -153,7 +162,7 @@ class _Patch:
         if change is None:
             yield from self._changed_rows(table)
             return
-        self._remade.add(table.name)
+        self.remade.add(table.name)
         if table.older is not None:
             # A shadow table is not known as one if a table of its virtual table's name is in the
             # newer commit, and has gone with that already.
@@ -164,29 +173,36 @@ class _Patch:
 
     def _all_rows(self, table: Table) -> Iterator[str]:
         alone = Table(table.name, None, table.newer, table.ranges)
-        for found in table_changes(self._tables, alone):
-            yield self._insert(table, _required(found))
+        for change in self.row_changes(alone):
+            yield self._insert(table, change)
 
     def _changed_rows(self, table: Table) -> Iterator[str]:
         is_first = True
         for line in self._row_lines(table):
             if is_first:
-                yield from self._drop_triggers(table.name)
+                yield from self.drop_triggers(table.name)
             is_first = False
             yield line
 
     def _row_lines(self, table: Table) -> Iterator[str]:
         if not self._has_unique(table):
-            for found in table_changes(self._tables, table):
-                yield self._one_row(table, _required(found))
+            for change in self.row_changes(table):
+                yield self._one_row(table, change)
             return
         for is_insert in (False, True):
-            for found in table_changes(self._tables, table):
-                change = _required(found)
+            for change in self.row_changes(table):
                 if is_insert and change.newer is not None:
                     yield self._insert(table, change)
                 elif not is_insert and change.older is not None:
                     yield self._delete(change)
+
+    def tables_to_change(self) -> list[Table]:
+        """Return the tables whose rows may differ."""
+        return self._tables.all()
+
+    def row_changes(self, table: Table) -> Iterator[RowChange]:
+        """Yield the rows that differ; raises UsageError for those that cannot be compared."""
+        return map(_required, table_changes(self._tables, table))
 
     def _has_unique(self, table: Table) -> bool:
         """Return True if a column must be unique that does not name the rows."""
@@ -195,9 +211,10 @@ class _Patch:
         arguments = (table.name, NEWER, table.newer.has_rowid)
         return bool(self._connection.execute(sql, arguments).fetchall())
 
-    def _drop_triggers(self, table: str) -> Iterator[str]:
+    def drop_triggers(self, table: str) -> Iterator[str]:
+        """Yield what keeps the triggers of a table from running."""
         for item in self._tables.older.values():
-            is_kept = ("trigger", item.name) not in self._schema
+            is_kept = ("trigger", item.name) not in self.schema
             if item.kind == "trigger" and item.table == table and is_kept:
                 self._dropped_triggers.add(item.name)
                 yield f"DROP TRIGGER {quoted(item.name)};"
@@ -211,7 +228,7 @@ class _Patch:
             f"{quoted(name)} = {self._literals.of(change.newer[name])}"
             for name in change.changed_columns()
         )
-        return f"UPDATE {quoted(table.name)} SET {values} WHERE {self._where(change.key)};"  # noqa: S608
+        return f"UPDATE {quoted(table.name)} SET {values} WHERE {self.where(change.key)};"  # noqa: S608
 
     def _insert(self, table: Table, change: RowChange) -> str:
         assert table.newer is not None
@@ -222,9 +239,10 @@ class _Patch:
         return f"INSERT INTO {quoted(table.name)}({columns}) VALUES({values});"
 
     def _delete(self, change: RowChange) -> str:
-        return f"DELETE FROM {quoted(change.table)} WHERE {self._where(change.key)};"  # noqa: S608
+        return f"DELETE FROM {quoted(change.table)} WHERE {self.where(change.key)};"  # noqa: S608
 
-    def _where(self, key: Row) -> str:
+    def where(self, key: Row) -> str:
+        """Return the condition that a row has a key."""
         return " AND ".join(
             f"{quoted(name)} = {self._literals.of(value)}" for name, value in key.items()
         )

@@ -35,7 +35,7 @@ from graft_vfs.sync.sources import find_source
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context, Opened
-from graft_vfs.volume.replacement import keep_message, replace_content
+from graft_vfs.volume.replacement import Replaced, keep_message, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
@@ -120,39 +120,39 @@ def restore_in_place(
     commit = names.resolve(logs, ref, volume)
     with volume.writing() as snapshot:
         head = names.resolve(logs, "HEAD", volume)
-        before = _short(head, volume)
+        before = names.short(head, volume)
         if commit != head and not force:
-            _require_way_back(tag, before, snapshot, logs)
+            require_way_back(tag, before, snapshot, logs, "restore")
         then = names.snapshot_of(volume, logs, commit)
         as_file = Hint("write it to a file: ", Advice.RESTORE_FILE(TAG=tag, COMMIT=ref))
         require_same_format(str(commit), then.read(1), snapshot, as_file)
-        pages = [page for page in changed_pages(then, snapshot) if 1 < page <= then.page_count]
-        images = itertools.chain([(1, then.read(1))], _images(then, pages, progress))
-        done = replace_content(volume, snapshot, images, page_count=then.page_count)
-        keep_message(volume, done, message or f"restore {_short(commit, volume)}")
+        done = put_on_top(volume, snapshot, then, progress)
+        keep_message(volume, done, message or f"restore {names.short(commit, volume)}")
     lsn = done.after.lsn if done.is_commit else None
     report = Restored(
-        tag, _short(commit, volume), before, then.page_count, then.page_size, done.pages, lsn
+        tag, names.short(commit, volume), before, then.page_count, then.page_size, done.pages, lsn
     )
     _logger.info("volume %s: %s", volume.id, report)
     return report
 
 
-def _short(commit: names.Commit, volume: Volume) -> str:
-    """Return a commit as people type it for a volume: an LSN alone is one of its own log."""
-    own = volume.catalog.volume(volume.id).remote
-    is_own = isinstance(commit, names.RemoteCommit) and commit.log == own
-    return str(commit.lsn) if is_own else str(commit)
+def put_on_top(
+    volume: Volume, snapshot: Snapshot, then: Snapshot, progress: Progress | None = None
+) -> Replaced:
+    """Commit the pages in which an earlier state differs, of the same format; see the caller."""
+    pages = [page for page in changed_pages(then, snapshot) if 1 < page <= then.page_count]
+    images = itertools.chain([(1, then.read(1))], _images(then, pages, progress))
+    return replace_content(volume, snapshot, images, page_count=then.page_count)
 
 
-def _require_way_back(tag: str, before: str, snapshot: Snapshot, logs: Logs) -> None:
+def require_way_back(tag: str, before: str, snapshot: Snapshot, logs: Logs, verb: str) -> None:
     """A push rolls local commits into one, so that none of them can be named any more."""
     branch = snapshot.branch.row
     if snapshot.local_commits and not isinstance(logs.log(branch.log_id).store, NoStore):
         raise UsageError(
             f"{tag} has {commits_text(snapshot.local_commits)} not pushed yet, which the next push "
-            f"would roll into one with the restore: nothing could go back to {before} then",
-            next_step=Hint("run ", Advice.PUSH(TAG=tag), " first, or restore with --force"),
+            f"would roll into one with the {verb}: nothing could go back to {before} then",
+            next_step=Hint("run ", Advice.PUSH(TAG=tag), f" first, or {verb} with --force"),
         )
 
 

@@ -67,6 +67,13 @@ class NotCompared:
     reason: str
 
 
+def is_same_row(older: Row | None, newer: Row | None) -> bool:
+    """Return True if two rows have the same columns, of the same classes; None is no row."""
+    if older is None or newer is None:
+        return older is newer
+    return older.keys() == newer.keys() and all(_is_same(older, newer, name) for name in older)
+
+
 def _is_same(older: Row, newer: Row, name: str) -> bool:
     if not (name in older and name in newer):
         return False
@@ -95,7 +102,7 @@ def table_changes(tables: Tables, table: Table) -> Iterator[RowChange | NotCompa
     if table.ranges and not table.has_key:
         yield NotCompared(table.name, HIDDEN_ROWID)
         return
-    reader = RowReader(tables, table)
+    reader = RowReader(tables.connection, table)
     try:
         for bounds in table.ranges:
             yield from reader.changes(bounds)
@@ -107,8 +114,8 @@ def table_changes(tables: Tables, table: Table) -> Iterator[RowChange | NotCompa
 class RowReader:
     """Reads rows of one table from both sides. Owner and thread: its caller."""
 
-    def __init__(self, tables: Tables, table: Table) -> None:
-        self._connection = tables.connection
+    def __init__(self, connection: apsw.Connection, table: Table) -> None:
+        self._connection = connection
         self._table = table
         self._encoding = encoding_of(self._connection)
 
@@ -121,6 +128,15 @@ class RowReader:
         else:
             for kind in kinds:
                 yield from kind
+
+    def newer_row(self, condition: str) -> Row | None:
+        """Return the row of the newer side that a condition is true for."""
+        side = self._table.newer
+        assert side is not None
+        source = self._table.source(NEWER)
+        sql = f"SELECT {_selected('n', side)} FROM {source} WHERE {condition}"  # noqa: S608
+        found = self._connection.execute(sql).fetchall()
+        return self._row(side, found[0])[1] if found else None
 
     def only(self, schema: str, bounds: KeyRange) -> Iterator[RowChange]:
         """Yield the rows that only one side has."""

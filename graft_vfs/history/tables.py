@@ -23,7 +23,7 @@ NEWER = "main"
 
 HIDDEN_ROWID = "its columns hide every name of the rowid"
 _ALIASES = {OLDER: "o", NEWER: "n"}
-_ALL_KEYS: list[KeyRange] = [(KEY_MIN, KEY_MAX)]
+ALL_KEYS: list[KeyRange] = [(KEY_MIN, KEY_MAX)]
 _SCHEMA_ROOT = 1
 _ROWID_NAMES = ("rowid", "oid", "_rowid_")
 _COLUMNS_COMPARED_MAX = 200
@@ -90,7 +90,7 @@ class Table:
     def within(self, schema: str, bounds: KeyRange) -> str:
         """Return the condition that a row is in a range; without rowids, there is one of all."""
         side = self.side(schema)
-        if side is None or not side.has_rowid or bounds == _ALL_KEYS[0]:
+        if side is None or not side.has_rowid or bounds == ALL_KEYS[0]:
             return "true"
         key = f"{_ALIASES[schema]}.{quoted(side.key[0])}"
         return f"{key} BETWEEN {bounds[0]} AND {bounds[1]}"
@@ -132,8 +132,8 @@ class Tables:
 
     def __init__(self, connection: apsw.Connection, older: Snapshot, newer: Snapshot) -> None:
         self.connection = connection
-        self.older = _objects(connection, OLDER)
-        self.newer = _objects(connection, NEWER)
+        self.older = objects_of(connection, OLDER)
+        self.newer = objects_of(connection, NEWER)
         self.keys = ChangedKeys(older, newer, _roots(self.older), _roots(self.newer))
 
     def schema(self) -> Iterator[SchemaDiff]:
@@ -159,11 +159,11 @@ class Tables:
         """Return the key ranges of a table to compare; all keys if the pages do not show them."""
         older, newer = self.older.get(("table", name)), self.newer.get(("table", name))
         if older is None or newer is None or not (older.root and newer.root):
-            return _ALL_KEYS
+            return ALL_KEYS
         ranges = self.keys.ranges(older.root, newer.root)
         # Unchanged rows may be read differently, for example if two columns swapped names.
         if ranges is None or older.sql != newer.sql:
-            return _ALL_KEYS
+            return ALL_KEYS
         return ranges
 
     def _columns(self, schema: str, name: str) -> Columns | None:
@@ -194,7 +194,8 @@ class Tables:
         return None if has_index else by_place[0][1]
 
 
-def _objects(connection: apsw.Connection, schema: str) -> dict[tuple[str, str], Object]:
+def objects_of(connection: apsw.Connection, schema: str) -> dict[tuple[str, str], Object]:
+    """Return the rows of a schema's table, by kind and name."""
     columns = "type, name, tbl_name, ifnull(rootpage, 0), ifnull(sql, '')"
     rows = connection.execute(f"SELECT {columns} FROM {schema}.sqlite_schema")  # noqa: S608
     found = [Object(*row) for row in rows]

@@ -66,6 +66,7 @@ def test_the_commands_are_those_of_the_design():
             "remote set-url",
             "remote show",
             "restore",
+            "revert",
             "rm",
             "shell",
             "show",

@@ -304,7 +304,7 @@ def caching(life: Life) -> None:
 
 
 def updates(life: Life) -> None:
-    """Next versions of a plain file, an earlier state, and writes of pages as they were."""
+    """Next versions of a plain file, an earlier state, a revert, and pages written as they were."""
     engine, ledger = life.replica.engine, life.ledger
     life.create("main")
     life.commit("main", "full", size=LARGE)
@@ -331,6 +331,13 @@ def updates(life: Life) -> None:
     before = sql.content(life.replica.connect("main", lsn="HEAD~2"))
     with ledger.step("main", before):
         engine.restore("main", "HEAD~2")
+    with ledger.step("main", connection), connection:
+        connection.execute("INSERT INTO t VALUES(-5, 'undone')")
+    life.commit("main")
+    without = sql.content(connection)
+    without["t"] = [row for row in without["t"] if row[0] != -5]
+    with ledger.step("main", without):
+        engine.revert("main", "HEAD~1", force=True)
     connection.execute("VACUUM; VACUUM")
     with ledger.step("main", connection), connection:
         connection.execute("UPDATE t SET k = k; UPDATE counter SET n = n + 1")
