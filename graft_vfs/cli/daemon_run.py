@@ -41,7 +41,7 @@ def run(what: Run) -> int:
         lines = _Lines(signals)
         log = EventLog(lines.write, as_json=what.as_json, clock=Clock())
         daemon = Daemon(
-            stack.enter_context(opened(warnings=_Warnings(log))),
+            stack.enter_context(opened(warnings=_Warnings(log), is_daemon=what.every is not None)),
             log,
             tags=what.tags,
             interval_seconds=what.every,

@@ -35,14 +35,19 @@ force_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
 
 @contextlib.contextmanager
 def opened(
-    *, recovering: bool = False, warnings: logging.Handler | None = None
+    *,
+    recovering: bool = False,
+    warnings: logging.Handler | None = None,
+    is_daemon: bool = False,
 ) -> Iterator[graft_vfs.Graft]:
     """Yield the engine that the configuration describes, and close it; see Graft.
 
     `warnings` gets the lines that are otherwise printed on standard error.
     """
     # Background work is for long-running programs, not for single commands.
-    config = dataclasses.replace(Config.load(), hydrate="lazy", autosync=0.0)
+    config = dataclasses.replace(Config.load(), autosync=0.0)
+    if not is_daemon:
+        config = dataclasses.replace(config, hydrate="lazy")
     with (
         logged(config.log_file, warnings),
         contextlib.closing(graft_vfs.Graft(config, recovering=recovering)) as engine,

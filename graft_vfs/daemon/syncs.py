@@ -141,6 +141,7 @@ class Syncs:
                 if state.metrics is not None:
                     now = self._clock.time_ms()
                     state.metrics = replace(state.metrics, last_checked_ms=now)
+                context.volumes.hydration.try_again(volume)
                 return
         opened = Opened(tag, context.volumes.look(volume))
         try:
@@ -155,6 +156,8 @@ class Syncs:
         finally:
             found = status_of(context, opened)
             state.metrics = VolumeMetrics.of([tag], found)
+        if not only_push:
+            context.volumes.hydrate(opened.volume)
         if not (needs_push(found) or found.behind):
             state.head = head
 

@@ -93,7 +93,9 @@ def _note_error(context: Context, volume: Volume, error: GraftError | None) -> N
 def pull(context: Context, opened: Opened, progress: Progress | None = None) -> pulling.Pulled:
     """Fetch and fast-forward; see `sync.pull`."""
     with syncing(context, opened.volume):
-        return pulling.pull(context, opened, progress=progress)
+        done = pulling.pull(context, opened, progress=progress)
+    context.volumes.hydrate(opened.volume)
+    return done
 
 
 def push(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor, Future
 from queue import SimpleQueue
@@ -14,6 +15,7 @@ from graft_vfs.view.ranges import FrameRange
 VERB_RANGES = 8
 """How many ranges a verb fetches at a time; half of the threads stay free for pages that queries
 wait for."""
+BACKGROUND_RANGES = 2
 _CLOSED = "the engine was closed while pages were fetched"
 
 
@@ -75,3 +77,23 @@ def _submitted(
         return executor().submit(found.source.keep, found.frames, note)
     except RuntimeError as error:  # It was closed between two ranges.
         raise UsageError(_CLOSED) from error
+
+
+def fitting(
+    ranges: Iterable[FrameRange], free_bytes: int
+) -> tuple[list[FrameRange], list[FrameRange]]:
+    """Return the ranges whose images together fit into `free_bytes`, and the others.
+
+    The one at the limit is divided.
+    """
+    fit: list[FrameRange] = []
+    others: list[FrameRange] = []
+    for source, frames in ranges:
+        ends = [*itertools.accumulate(map(source.frame_bytes, frames))]
+        count = 0 if others else bisect_right(ends, free_bytes)
+        if count:
+            fit.append(FrameRange(source, frames[:count]))
+            free_bytes -= ends[count - 1]
+        if count < len(frames):
+            others.append(FrameRange(source, frames[count:]))
+    return fit, others

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,8 @@ from graft_vfs.local.cache.page_cache import PageCache, Place
 from graft_vfs.local.cache.space import CacheSpace
 from graft_vfs.pages import RemoteLsn, lock_page
 from graft_vfs.reentry import occupied, refuse_reentry, thread
-from graft_vfs.view.fetching import fetch_ranges
+from graft_vfs.view.fetching import BACKGROUND_RANGES, VERB_RANGES, fetch_ranges, fitting
+from graft_vfs.view.foreground import Foreground
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.ranges import FrameRange, whole_ranges, window_ranges
 from graft_vfs.view.remote_view import Located
@@ -38,6 +40,7 @@ _SLACK_PAGES = 16
 """A miss this far past a stream's end still continues it: interior pages lie between leaves."""
 _GUESS_FRAMES = 2
 _LOCATED_MAX = 262_144
+_PASSES_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class LogView:
         table: PageTable[FrameSource],
         space: CacheSpace,
         executor: Callable[[], Executor],
+        *,
+        foreground: Foreground | None = None,
     ) -> None:
         self.log_id = log_id
         self.lsn = tip.lsn
@@ -90,6 +95,7 @@ class LogView:
         self.located: dict[int, Located] = {}
         self.looked_at = 0.0
         self._executor = executor
+        self._foreground = foreground or Foreground()
         self._space = space
         self._forgotten = 0
         # Frames with pages in `located`, so that the cache is queried once per frame.
@@ -190,22 +196,23 @@ class LogView:
         Returns its place, and whether the place is lasting: a place that no cache keeps must not
         be remembered.
         """
-        key = source, frame
-        with self._lock:
-            requested = self._in_flight.get(key)
-            if requested is None or requested[0].done():
-                # A request that is done but still listed may have failed; this miss repeats it.
-                self._request(self._open_window(page))
+        with self._foreground:
+            key = source, frame
+            with self._lock:
                 requested = self._in_flight.get(key)
-        images: bytes | None = None
-        if requested is not None:
-            future, number = requested
-            # Another frame of the range may be damaged, so this one is requested alone.
-            with contextlib.suppress(CorruptObjectError):
-                images = future.result()[number]
-        place = source.find(frame)
-        if place is None and images is None:
-            place = source.fetch_one(frame)
+                if requested is None or requested[0].done():
+                    # A request that is done but still listed may have failed; this miss repeats it.
+                    self._request(self._open_window(page))
+                    requested = self._in_flight.get(key)
+            images: bytes | None = None
+            if requested is not None:
+                future, number = requested
+                # Another frame of the range may be damaged, so this one is requested alone.
+                with contextlib.suppress(CorruptObjectError):
+                    images = future.result()[number]
+            place = source.find(frame)
+            if place is None and images is None:
+                place = source.fetch_one(frame)
         if place is not None:
             return place, source.cache.has(source.key(frame))
         # A small cache has already evicted it for the other fetched frames.
@@ -305,29 +312,51 @@ class LogView:
                 page += step
         return counts
 
-    def hydrate(self, progress: Callable[[int, int], None] | None = None) -> int:
-        """Fetch every frame that is not cached; returns the number of pages that this added.
+    def hydrate(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        goes_on: Callable[[], bool] | None = None,
+    ) -> int:
+        """Fetch the frames that are not cached; returns the number of pages that this added.
 
-        `progress` is called with (stored bytes of frames that are cached, of all). Requests: see
-        `ranges`. Raises the first fetch's error, or LocalStorageError if the disk refuses the
-        frames; frames that have arrived stay cached, so that a repetition continues.
+        Requests: see `ranges`. Under a limit of the cache, a database of up to half of it replaces
+        what was least recently used; of a larger one only what fits without an eviction is fetched,
+        because it would evict what has just been fetched. `progress` is called with (stored bytes
+        of frames that are cached, of all). With `goes_on` this is background work, which asks it
+        before each of its few requests. Raises the first fetch's error, or LocalStorageError if the
+        disk refuses the frames; frames that have arrived stay cached, so that a repetition
+        continues.
         """
         counts = self.frames()
-        missing = self._absent(counts)
+        first_missing = missing = self.absent(counts)
         total = sum(source.stored_bytes(frame) for source, frame in counts)
         done = total - sum(source.stored_bytes(frame) for source, frame in missing)
 
         def arrived(frame_bytes: int) -> None:
             nonlocal done
-            done += frame_bytes
+            done = min(done + frame_bytes, total)
             if progress is not None:
                 progress(done, total)
 
         arrived(0)
-        self.fetch(missing, arrived)
-        # The cache's limit may have evicted some again.
-        absent = self._absent(missing)
-        return sum(counts[key] for key in missing) - sum(counts[key] for key in absent)
+        at_once = VERB_RANGES if goes_on is None else BACKGROUND_RANGES
+        image_bytes = sum(source.frame_bytes(frame) for source, frame in counts)
+        is_bounded = not self._space.holds(image_bytes)
+        for _ in range(_PASSES_MAX):
+            ranges: Iterable[FrameRange] = whole_ranges(missing)
+            if is_bounded:
+                ranges, _ = fitting(ranges, self._space.free_bytes())
+            if goes_on is not None:
+                ranges = itertools.takewhile(lambda _: goes_on(), ranges)
+            with occupied():
+                fetch_ranges(ranges, self._executor, at_once=at_once, arrived=arrived)
+            # What was fetched may have evicted frames that were cached before.
+            missing = self.absent(counts)
+            if not missing or is_bounded or (goes_on is not None and not goes_on()):
+                break
+        left = set(missing)
+        return sum(counts[key] for key in first_missing if key not in left)
 
     def fetch_pages(self, pages: Iterable[int]) -> None:
         """Fetch the frames of some pages that are not here, as `fetch` does."""
@@ -343,10 +372,10 @@ class LogView:
         self, frames: Iterable[_SourceFrame], arrived: Callable[[int], None] | None = None
     ) -> None:
         """Fetch frames into the page cache; requests, `arrived` and errors as `fetch_ranges`."""
-        with occupied():
+        with occupied(), self._foreground:
             fetch_ranges(whole_ranges(frames), self._executor, arrived=arrived)
 
-    def _absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
+    def absent(self, frames: Iterable[_SourceFrame]) -> list[_SourceFrame]:
         """Return the frames that are not cached. No request."""
         present: dict[PageCache, set[FrameKey]] = {}
         absent = []
@@ -361,7 +390,7 @@ class LogView:
         """Return (cached pages, pages that have an image). No request."""
         counts = self.frames()
         total = sum(counts.values())
-        return total - sum(counts[key] for key in self._absent(counts)), total
+        return total - sum(counts[key] for key in self.absent(counts)), total
 
 
 def _joined(frames: Iterable[tuple[FrameSource, int]]) -> dict[tuple[FrameSource, int], None]:

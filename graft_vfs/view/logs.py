@@ -38,6 +38,7 @@ from graft_vfs.remote.belief import Belief
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.remote.remotes import Remotes
+from graft_vfs.view.foreground import Foreground
 from graft_vfs.view.log_view import LogView, Tip
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.remote_view import EmptyRemoteView, RemoteView
@@ -64,6 +65,7 @@ class Logs:
         self.catalog = catalog
         self.remotes = remotes
         self.counters = Counters()
+        self.foreground = Foreground()
         self._cache_directory = cache_directory
         self._executor = executor
         self._cache_bytes_max = cache_bytes_max
@@ -249,7 +251,7 @@ class Logs:
             newest.change_counter,
             newest.time_ms,
         )
-        return LogView(log_id, tip, table, self.space, self._executor)
+        return LogView(log_id, tip, table, self.space, self._executor, foreground=self.foreground)
 
     def _commits(
         self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Collection
 from pathlib import Path
 
 from graft_vfs.counters import CommitCounts
-from graft_vfs.errors import GraftError
 from graft_vfs.ids import VolumeId
 from graft_vfs.local import head, layout
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.reentry import living
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
+from graft_vfs.volume.background import BackgroundHydration
 from graft_vfs.volume.incoherent import IncoherentVolume
 from graft_vfs.volume.volume import Volume
-
-_logger = logging.getLogger(__name__)
 
 VOLUMES_KEPT_MAX = 32
 """The number of unused volumes that stay open, because opening one costs more than a query."""
@@ -60,14 +57,13 @@ class OpenVolumes:
         self._maps = maps
         self.is_local = is_local
         self._volume_class = Volume if is_local else IncoherentVolume
-        self._is_closed = False
         self._lock = threading.RLock()
         # All open volumes, and those that are kept open even if unused.
         self._open: weakref.WeakValueDictionary[VolumeId, Volume] = weakref.WeakValueDictionary()
         self._opening: weakref.WeakValueDictionary[VolumeId, _Gate] = weakref.WeakValueDictionary()
         self._kept: dict[VolumeId, Volume] = {}
         self._commit_counts: dict[VolumeId, CommitCounts] = {}
-        self._hydrating: list[threading.Thread] = []
+        self.hydration = BackgroundHydration(logs.foreground)
 
     def use(self, volume_id: VolumeId) -> Volume:
         """Return a volume, and keep it open for later callers.
@@ -77,7 +73,7 @@ class OpenVolumes:
         volume, is_new = self._look(volume_id)
         with self._lock:
             if is_new:
-                self._hydrate(volume)
+                self.hydrate(volume)
             self._keep(volume)
         return volume
 
@@ -169,34 +165,22 @@ class OpenVolumes:
             if used is not None:
                 self._kept[volume_id] = used
 
-    def _hydrate(self, volume: Volume) -> None:
+    def hydrate(self, volume: Volume) -> None:
+        """Fetch a volume's pages in the background, if that is configured."""
         view = volume.snapshot.remote
-        if not self._hydrates or not isinstance(view, LogView):
-            return
-
-        def hydrate() -> None:
-            try:
-                view.hydrate()
-            except (GraftError, RuntimeError) as error:
-                # An executor that was closed between two ranges raises RuntimeError.
-                if not self._is_closed:
-                    _logger.warning("hydrating volume %s in the background: %s", volume.id, error)
-
-        thread = threading.Thread(target=hydrate, name="graft-hydrate", daemon=True)
-        self._hydrating = [*filter(threading.Thread.is_alive, self._hydrating), thread]
-        thread.start()
+        if self._hydrates and isinstance(view, LogView):
+            self.hydration.want(volume.id, view)
 
     def expect_close(self) -> None:
         """Expect fetches to fail from now on, because the engine is closing."""
-        self._is_closed = True
+        self.hydration.expect_end()
 
     def close(self, *, but: Collection[VolumeId]) -> None:
         """Make all volumes durable and close them, except those still in use.
 
         Waits for background fetches; the caller has already cancelled them.
         """
-        for thread in self._hydrating:
-            thread.join()
+        self.hydration.join()
         with self._lock:
             for volume in living(self._open):
                 if volume.id not in but:

@@ -182,6 +182,36 @@ def test_remote_commits_are_pulled_unless_the_daemon_only_pushes(watched):
     assert rows(backup.machine.connect()) == [(1,)]
 
 
+def test_a_replica_is_hydrated_and_again_after_an_outage(watched):
+    theirs, ours = watched("theirs"), watched()
+    connection = theirs.machine.connect()
+    connection.execute("CREATE TABLE t(k); INSERT INTO t VALUES(randomblob(3000000))")
+    connection.close()
+    theirs.machine.engine.push("main")
+    ours.machine.connect(remote="main").close()
+    engine = ours.machine.engine
+    hydration = engine.context.volumes.hydration
+    engine.context.volumes._hydrates = True
+
+    def cut(key: str) -> None:
+        if key.startswith("segments/"):
+            raise StoreUnavailableError("a test cut the line")
+
+    ours.store.before_read = cut
+    for _ in range(3):
+        ours.round()
+        hydration.join()
+        audit = engine.audit("main")
+        assert audit.present < audit.total
+    ours.store.before_read = None
+    ours.close_volumes()
+    ours.round()
+    hydration.join()
+    audit = engine.audit("main")
+    assert audit.present == audit.total
+    assert ours.round() == ([], 1)
+
+
 def test_a_commit_while_its_volume_is_pushed_is_found_by_the_next_round(watched, monkeypatch):
     ours = watched(push_only=True)
     ours.commit("main", 1)

@@ -126,8 +126,7 @@ def hydrating(machines, tmp_path) -> Config:
 def test_a_background_hydrate_fetches_everything(hydrating) -> None:
     engine = Graft(hydrating)
     volume = engine.open("main", create=True, remote="main")
-    for thread in engine.context.volumes._hydrating:
-        thread.join()
+    engine.context.volumes.hydration.join()
     present, total = volume.begin().remote.pages_present()
     assert present == total > 500
     assert engine.audit("main").checksum
@@ -155,14 +154,13 @@ def test_an_engine_that_closes_ends_its_background_hydrate(hydrating, monkeypatc
     engine = Graft(hydrating, executor=ThreadPoolExecutor(1))
     engine.open("main", create=True, remote="main")
     assert is_fetching.wait(20)
-    (thread,) = engine.context.volumes._hydrating
+    thread = engine.context.volumes.hydration._thread
     engine.close()
     assert not thread.is_alive()
     monkeypatch.undo()
     again = Graft(hydrating)
     again.open("main")
-    for thread in again.context.volumes._hydrating:
-        thread.join()
+    again.context.volumes.hydration.join()
     assert again.audit("main").checksum
     again.close()
 

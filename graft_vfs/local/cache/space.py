@@ -162,6 +162,19 @@ class CacheSpace:
                 return True
             return self._evict(needed, keep, self.bytes_max)
 
+    def holds(self, image_bytes: int) -> bool:
+        """Return True if so many bytes of images can all stay cached, by evicting others."""
+        return self.bytes_max is None or image_bytes <= self.bytes_max // 2
+
+    def free_bytes(self) -> int:
+        """Return how many bytes of images can be added without evicting any.
+
+        A quarter of the limit is left to readers, and to arenas that grow in steps.
+        """
+        assert self.bytes_max is not None
+        with occupied(), self.lock:
+            return self.bytes_max * 3 // 4 - sum(pair.bytes for pair in self._pairs())
+
     def _evict(self, needed: int, keep: Path | None, bytes_max: int) -> bool:
         """Check all arenas and delete as many as needed; see `make_room`."""
         # Other processes may grow until their next check.
