@@ -34,8 +34,7 @@ from graft_vfs.store.base import Sent
 from graft_vfs.sync import naming
 from graft_vfs.sync import remotes as remoting
 from graft_vfs.sync.clone import NewVolume, clone_base
-from graft_vfs.sync.fetch import Fetched, fetch_log
-from graft_vfs.sync.headers import require_view
+from graft_vfs.sync.fetch import Fetched, fetch_log, require_view
 from graft_vfs.sync.pull import Pulled
 from graft_vfs.sync.push import Pushed
 from graft_vfs.sync.settle import WAIT_SECONDS as PUSH_WAIT_SECONDS

@@ -31,8 +31,8 @@ from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.remote.names import read_name
 from graft_vfs.reports import commit_time_text, commits_text
 from graft_vfs.suggestions import did_you_mean
-from graft_vfs.sync.fetch import fetch_log, require_commits
-from graft_vfs.sync.headers import parent_of, require_header, require_view
+from graft_vfs.sync.fetch import fetch_log, require_commits, require_view
+from graft_vfs.sync.headers import parent_of, require_header
 from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.page_index import PageIndex

@@ -30,7 +30,7 @@ from graft_vfs.plain.transfer import (
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.clone import clone_base
-from graft_vfs.sync.headers import require_view
+from graft_vfs.sync.fetch import require_view
 from graft_vfs.sync.sources import find_source
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs

@@ -43,7 +43,7 @@ from graft_vfs.maintenance.collect import put_back
 from graft_vfs.pages import NO_LSN, LocalLsn, RemoteLsn, lock_page
 from graft_vfs.reports import Adopted, LostVolume
 from graft_vfs.sqlite_format.header import COUNTER_MAX
-from graft_vfs.sync.fetch import require_commits
+from graft_vfs.sync.fetch import require_commits, require_view
 from graft_vfs.sync.headers import know_descent, require_header
 from graft_vfs.sync.proof import forget_history
 from graft_vfs.sync.sources import place
@@ -316,6 +316,7 @@ def _require_base(logs: Logs, found: Descriptor) -> None:
             next_step="check the [remote] table of graft.toml; if the remote's history was "
             "replaced, the base of the volume's local commits no longer exists",
         )
+    require_view(logs, branch.log_id, branch.base)
 
 
 def _is_boundary(branch_log: BranchLog, place: Position) -> bool:
@@ -376,6 +377,7 @@ def _from_log(
     if base is not None:
         require_commits(logs, *base)
         header = require_header(logs, *base)
+        require_view(logs, *base)
     first = _first_after(content, header)
     kept = content.transactions[first:]
     start = content.transactions[first - 1][-1].after if first else content.start

@@ -68,6 +68,12 @@ class Belief:
         if waiting:
             yield from self._checked(waiting)
 
+    def join(self, records: Iterable[CommitRecord]) -> Iterator[CommitRecord]:
+        """Yield commits that a listing or a table has found; what comes after them is judged."""
+        for record in records:
+            self._note(record)
+            yield record
+
     def outcome(
         self, lsn: RemoteLsn, digest: bytes, answered: Answered, *, is_won: bool, is_created: bool
     ) -> bool:

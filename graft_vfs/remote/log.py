@@ -38,8 +38,11 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format.commit import MAGIC as COMMIT_MAGIC
 from graft_vfs.format.commit import CommitHeader
+from graft_vfs.format.frame import Frames
 from graft_vfs.format.segment import segment_header
+from graft_vfs.format.table import Source
 from graft_vfs.ids import LogId, SegmentId
+from graft_vfs.local.cache.arena import commit_source
 from graft_vfs.pages import LSN_MAX, NO_LSN, RemoteLsn
 from graft_vfs.remote.body import Body
 from graft_vfs.remote.commit_reader import (
@@ -56,6 +59,9 @@ _logger = logging.getLogger(__name__)
 
 LOGS_PREFIX = "logs/"
 SEGMENTS_PREFIX = "segments/"
+
+Jump = Callable[[RemoteLsn, RemoteLsn], Iterable[CommitRecord]]
+"""Called with a known LSN and the last one that is wanted."""
 
 _U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 _DESCENDING = re.compile(r"[0-9a-f]{16}")
@@ -238,6 +244,7 @@ class RemoteLog:
         known_hash: bytes | None,
         *,
         lists: bool = False,
+        jump: Jump | None = None,
         progress: Callable[[int, int], None] | None = None,
         believed: Callable[[Iterable[Answer]], Iterator[CommitRecord]] | None = None,
     ) -> Iterator[CommitRecord]:
@@ -247,9 +254,9 @@ class RemoteLog:
         request per commit, 32 at a time. Otherwise, one request if nothing is new, and two for one
         new commit. If there are two, the next seven are read at once, and only if all of these
         exist does a listing find the rest. With `lists` there is always a listing, which also
-        detects that the next commit is missing. `progress` gets the number of commits read, and
-        the total. `believed` gets the answers about LSNs in order, the last of which may be that
-        one is absent, and yields the commits that it believes; see `belief`.
+        detects that the next commit is missing. For `jump` and `progress` see `read_to`. `believed`
+        gets the answers about LSNs in order, the last of which may be that one is absent, and
+        yields the commits that it believes; see `belief`.
         """
         believed = believed or existing
         newest, is_far = known_lsn, not known_lsn
@@ -264,9 +271,37 @@ class RemoteLog:
         last = self.newest_lsn(newest) if is_far or lists else newest
         if progress is not None and newest > known_lsn:
             progress(newest - known_lsn, last - known_lsn)
-        for record in believed(self._answers(RemoteLsn(newest + 1), last, known_hash)):
+
+        def tell(lsn: RemoteLsn) -> None:
             if progress is not None:
-                progress(record.header.lsn - known_lsn, last - known_lsn)
+                progress(lsn - known_lsn, last - known_lsn)
+
+        yield from self.read_to(
+            last, newest, known_hash, jump=jump, progress=tell, believed=believed
+        )
+
+    def read_to(
+        self,
+        last: RemoteLsn,
+        known_lsn: RemoteLsn,
+        known_hash: bytes | None,
+        *,
+        jump: Jump | None = None,
+        progress: Callable[[RemoteLsn], None],
+        believed: Callable[[Iterable[Answer]], Iterator[CommitRecord]] | None = None,
+    ) -> Iterator[CommitRecord]:
+        """Yield the commits from `known_lsn` to `last`, ascending, with a verified chain.
+
+        `jump` may yield a verified commit, which is then continued from: the commits before it are
+        not needed. `progress` gets the LSN of each commit; for `believed` see `probe_next`.
+        """
+        believed = believed or existing
+        newest = known_lsn
+        for record in jump(newest, last) if jump is not None else ():
+            newest, known_hash = record.header.lsn, record.header.hash
+            yield record
+        for record in believed(self._answers(RemoteLsn(newest + 1), last, known_hash)):
+            progress(record.header.lsn)
             yield record
 
     def _look(self, first: RemoteLsn, count: int, previous_hash: bytes | None) -> Iterator[Answer]:
@@ -301,14 +336,8 @@ class RemoteLog:
 
     def body(self, header: CommitHeader, header_length: int) -> Body:
         """Return the place of a commit's frames. No request."""
-        return Body(
-            name=f"LSN {header.lsn}",
-            key=self.body_key(header),
-            offset=header.body_offset(header_length),
-            frames=header.frames,
-            slots=len(header.pages),
-            page_size=header.page_size,
-        )
+        origin = origin_of(header, header_length)
+        return body_of(origin, header.frames, page_size=header.page_size)
 
     def read_frames(
         self, header: CommitHeader, header_length: int, first: int, end: int
@@ -332,9 +361,7 @@ class RemoteLog:
 
     def body_key(self, header: CommitHeader) -> str:
         """Return the key of the object that holds a commit's frames."""
-        if header.segment is not None:
-            return segment_key(header.segment)
-        return commit_key(self.log_id, header.lsn)
+        return _body_key(header.log_id, header.lsn, header.segment)
 
     def write_segment(
         self,
@@ -357,6 +384,35 @@ def existing(answers: Iterable[Answer]) -> Iterator[CommitRecord]:
         if answer.record is None:
             return
         yield answer.record
+
+
+def origin_of(header: CommitHeader, header_length: int) -> Source:
+    """Return a commit as a source of frames."""
+    return Source(
+        header.log_id,
+        commit_source(header.lsn, header.hash),
+        header.lsn,
+        header.segment,
+        header.body_offset(header_length),
+        header.frames.frame_pages,
+        len(header.pages),
+    )
+
+
+def body_of(origin: Source, frames: Frames, *, page_size: int) -> Body:
+    """Return the place of a source's frames. No request."""
+    return Body(
+        name=f"LSN {origin.lsn}" if origin.lsn else f"segment {origin.segment}",
+        key=_body_key(origin.log_id, origin.lsn, origin.segment),
+        offset=origin.offset,
+        frames=frames,
+        slots=origin.slots,
+        page_size=page_size,
+    )
+
+
+def _body_key(log_id: LogId, lsn: RemoteLsn, segment: SegmentId | None) -> str:
+    return commit_key(log_id, lsn) if segment is None else segment_key(segment)
 
 
 def check_chain(header: CommitHeader, expected: bytes | None, *, key: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from graft_vfs.errors import NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey, commit_source
 from graft_vfs.local.catalog.rows import CommitRow
-from graft_vfs.pages import RemoteLsn
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.reports import Progress, Report, commits_text
+from graft_vfs.sync.headers import explained
 from graft_vfs.sync.parents import read_parents
 from graft_vfs.sync.proof import prove, told_from_damage
+from graft_vfs.sync.tables import jump, make_table
 from graft_vfs.view.logs import Logs
 
 _logger = logging.getLogger(__name__)
@@ -56,7 +59,8 @@ def fetch_log(
 
     One request if nothing is new, and another the first time in an engine (see `proof`); two for
     one new commit, whose inline pages go into the page cache; for more, see `RemoteLog.probe_next`.
-    A fork costs one request per commit of its parents up to the fork points. With `lists`, a
+    If there are many, tables are read in place of most of them (see `tables`), and so it is with
+    the parents of a fork. Old commits are then not in the catalog. With `lists`, a
     listing confirms the newest commit, so that a missing one after the known ones is detected.
     `progress` counts commits.
 
@@ -66,13 +70,14 @@ def fetch_log(
     be more requests, see `belief`.
     """
     before, digest = logs.catalog.newest_commit(log_id)
-    remote = logs.log(log_id)
+    remote, belief = logs.log(log_id), logs.belief(log_id, before)
     records = remote.probe_next(
         before,
         digest if before else None,
         lists=lists,
+        jump=lambda known, last: belief.join(jump(logs, log_id, known, last)),
         progress=progress,
-        believed=logs.belief(log_id, before).believed,
+        believed=belief.believed,
     )
     if before and not lists:
         records = _keeping_frames(logs, remote, records)
@@ -83,6 +88,7 @@ def fetch_log(
     if newest > before:
         # The first new commit names the hash of the last known one.
         logs.note_proved(log_id)
+        make_table(logs, log_id)
         _logger.info("log %s: %d new commits, now at LSN %d", log_id, newest - before, newest)
     elif before:
         prove(logs, log_id)
@@ -128,12 +134,15 @@ def _after_parents(
 ) -> Iterator[CommitRecord]:
     """Yield all commits of a log, after those of its ancestors are known."""
     for record in records:
-        if record.header.parent_log is not None:
+        header = record.header
+        if header.parent_log is not None:
             for parent, needed in read_parents(logs, record.header, progress):
                 _learn(logs, parent.log.log_id, parent.known, needed)
                 if logs.catalog.newest_commit(parent.log.log_id)[0] == parent.end:
                     # It was read to verify the fork.
                     logs.note_proved(parent.log.log_id)
+                make_table(logs, parent.log.log_id)
+            logs.catalog.tables.keep_parent(header.log_id, header.parent_log, header.parent_lsn)
         yield record
 
 
@@ -142,7 +151,8 @@ def require_commits(
 ) -> RemoteLsn:
     """Return `lsn`, or the newest one for None, once its commits are known.
 
-    No request if they are. Raises NotFoundError if the log has no such commit.
+    Those before it may be known by tables only; see `headers` and `require_view`. No request if
+    they are. Raises NotFoundError if the log has no such commit.
     """
     known, _ = logs.catalog.newest_commit(log_id)
     if lsn is None or lsn > known:
@@ -159,3 +169,28 @@ def require_commits(
             ),
         )
     return wanted
+
+
+def require_view(
+    logs: Logs, log_id: LogId, lsn: RemoteLsn, *, progress: Progress | None = None
+) -> None:
+    """Ensure that the commit at an LSN and the view at it are known, if the log has that commit.
+
+    No request if they are. Otherwise as many as a clone at this LSN, without the listing of
+    commits. `progress` counts commits.
+    """
+    if not lsn:
+        return
+    if logs.can_view(log_id, lsn) and not logs.catalog.lacks_commits(log_id, lsn, lsn):
+        return
+    logs.catalog.require_writable()
+    records = logs.log(log_id).read_to(
+        lsn,
+        NO_LSN,
+        None,
+        jump=functools.partial(jump, logs, log_id),
+        progress=lambda found: None if progress is None else progress(found, lsn),
+    )
+    with explained(logs, log_id, lsn), told_from_damage(logs, log_id):
+        prove(logs, log_id)
+        _learn(logs, log_id, NO_LSN, _after_parents(logs, records, progress))

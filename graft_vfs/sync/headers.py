@@ -72,8 +72,9 @@ def parent_of(logs: Logs, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
 
     None for a log without known commits, too.
     """
-    if not logs.catalog.newest_commit(log_id)[0]:
-        return None
+    is_known = logs.catalog.tables.knows_parent(log_id)
+    if is_known or not logs.catalog.newest_commit(log_id)[0]:
+        return logs.parent(log_id)
     first = require_header(logs, log_id, RemoteLsn(1))
     return None if first.parent_log is None else (first.parent_log, first.parent_lsn)
 
@@ -97,22 +98,6 @@ def know_descent(logs: Logs, log_id: LogId) -> None:
         lineage(logs, base, until=log_id)
 
 
-def require_view(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> None:
-    """Have the catalog know the commits that a view at an LSN is built from."""
-    at: tuple[LogId, RemoteLsn] | None = (log_id, lsn)
-    seen = set[LogId]()
-    while at is not None and at[1] and at[0] not in seen:
-        seen.add(at[0])
-        last = at[1]
-        if logs.catalog.commit_count(at[0], last) < last:
-            logs.catalog.require_writable()
-            while last:
-                first = RemoteLsn(max(1, last - _PAGE_COMMITS_MAX + 1))
-                require_headers(logs, at[0], first, last)
-                last = RemoteLsn(first - 1)
-        at = parent_of(logs, at[0])
-
-
 def _gaps(found: dict[RemoteLsn, CommitRecord], first: int, last: int) -> list[tuple[int, int]]:
     """Return the runs of LSNs first..last that were not found, ascending."""
     gaps = []
@@ -129,7 +114,7 @@ def _fetched(logs: Logs, log_id: LogId, first: int, last: int) -> list[CommitRec
     log = logs.log(log_id)
     before = logs.header(log_id, RemoteLsn(first - 1))
     after = logs.header(log_id, RemoteLsn(last + 1))
-    with _explained(logs, log_id, last), told_from_damage(logs, log_id):
+    with explained(logs, log_id, last), told_from_damage(logs, log_id):
         prove(logs, log_id)
         read = log.read_headers(
             RemoteLsn(first),
@@ -147,7 +132,7 @@ def _fetched(logs: Logs, log_id: LogId, first: int, last: int) -> list[CommitRec
 
 
 @contextlib.contextmanager
-def _explained(logs: Logs, log_id: LogId, last: int) -> Iterator[None]:
+def explained(logs: Logs, log_id: LogId, last: int) -> Iterator[None]:
     """Add to the error of a remote that cannot be read why it had to be."""
     try:
         yield

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from graft_vfs.errors import CorruptObjectError
-from graft_vfs.format.commit import HEAD_BYTES, CommitHeader
-from graft_vfs.pages import RemoteLsn
+from graft_vfs.format.commit import HEAD_BYTES, NO_HASH, CommitHeader
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord, Place, read_commits
 from graft_vfs.remote.log import RemoteLog, check_chain, commit_key
 from graft_vfs.reports import Progress
 from graft_vfs.sync.headers import require_header
 from graft_vfs.sync.proof import told_from_damage
+from graft_vfs.sync.tables import jump
 from graft_vfs.view.logs import Logs
 
 GENERATIONS_MAX = 10_000
@@ -112,27 +113,34 @@ def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
         if child.parent_log in seen or len(seen) > GENERATIONS_MAX:
             raise _endless(fork)
         seen.add(child.parent_log)
-        known, known_hash = logs.catalog.newest_commit(child.parent_log)
-        if known >= child.parent_lsn:
+        if logs.can_view(child.parent_log, child.parent_lsn):
             with told_from_damage(logs, child.parent_log):
                 _check_fork(child, require_header(logs, child.parent_log, child.parent_lsn))
             return
+        known, known_hash = logs.catalog.newest_commit(child.parent_log)
+        if known >= child.parent_lsn:
+            # It is known from a later table on.
+            known, known_hash = NO_LSN, NO_HASH
         logs.remotes.inherit(child.parent_log, fork.log_id)
         log = logs.log(child.parent_log)
-        # If LSN 1 is known, so are the parent's own parents.
-        lsns = [child.parent_lsn] if known or child.parent_lsn == 1 else [child.parent_lsn, 1]
+        proof = next(iter(jump(logs, child.parent_log, known, child.parent_lsn)), None)
+        # If a table or LSN 1 is known, so are the parent's own parents.
+        is_enough = known or proof is not None or child.parent_lsn == 1
+        lsns = [child.parent_lsn] if is_enough else [child.parent_lsn, 1]
         records = [*read_commits(log.store, map(log.place, map(RemoteLsn, lsns)))]
-        first = None if known or records[-1] is None else records[-1].header
+        first = None if known or proof or records[-1] is None else records[-1].header
         if first is not None and first.parent_log in seen:
             raise _endless(fork)
         _check_fork(child, None if records[0] is None else records[0].header)
-        if first is None and not known:
+        if first is None and not (known or proof):
             raise log.gap(RemoteLsn(1))
         kept = {
             record.header.lsn: replace(record, behind=b"")
-            for record in records
+            for record in (*records, proof)
             if record is not None and record.header_length <= HEAD_BYTES
         }
+        if proof is not None:
+            known, known_hash = RemoteLsn(proof.header.lsn - 1), proof.header.previous_hash
         yield Parent(log, child.parent_lsn, known, known_hash, kept)
         child = first
 

@@ -44,6 +44,7 @@ from graft_vfs.sync.settle import (
     forget_lost,
     settle_alone,
 )
+from graft_vfs.sync.tables import write_tables
 from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
@@ -169,6 +170,7 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     if target.lsn == 1 and unnamed is None:
         note_first_commit(volume)
     finish(context, volume, pending, header, snapshot)
+    write_tables(context.logs, remote)
     pushed = Pushed(
         header.log_id,
         header.lsn,

@@ -175,6 +175,8 @@ def finish(
     encoded = pending.data[: header_length(pending.data, key="the pushed commit")]
     row = CommitRow(header.lsn, header.hash, encoded)
     context.catalog.add_commits(pending.log_id, [row])
+    if header.parent_log is not None:
+        context.catalog.tables.keep_parent(header.log_id, header.parent_log, header.parent_lsn)
     context.logs.note_proved(pending.log_id)
     context.logs.note_asked(pending.log_id)
     if source is not None:

@@ -243,6 +243,8 @@ class LogView:
         frames: dict[tuple[FrameSource, int], None] = {}
         page = first
         while page <= self.page_count and len(frames) < stream.window_frames:
+            if not self.table.is_near(page):
+                break  # The miss of this page looks for it, and continues the stream.
             found = self.table.find(page)
             if found is not None:
                 source, slot = found
@@ -252,7 +254,7 @@ class LogView:
                 break  # A page without an image means damage; there may be billions of them.
             page += 1
         # Include all pages of the last frame, or its remaining pages would be new misses.
-        while page <= self.page_count:
+        while page <= self.page_count and self.table.is_near(page):
             found = self.table.find(page)
             if found is None:
                 break

@@ -1,8 +1,9 @@
 """The remote logs that this machine knows: their handles, page caches and views.
 
-A view is built from the commits in the catalog, never from the network. It extends the newest older
-view of its log that is in use, so the cost of following a log depends only on its new commits.
-Views, and their caches, live as long as they are in use.
+A view is built from the tables and commits in the catalog, so its cost does not grow with the log.
+It sends no request, but its pages may need blocks of a large table from the remote. It extends the
+newest older view of its log that is in use, so the cost of following a log depends only on its new
+commits. Views, and their caches, live as long as they are in use.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft_vfs.advice import Advice, Hint
@@ -25,27 +27,60 @@ from graft_vfs.format.commit import (
     CommitHeader,
     decode_header,
     grace_seconds_of,
+    hash_of,
 )
-from graft_vfs.ids import LogId
-from graft_vfs.local.cache.arena import commit_source
+from graft_vfs.format.frame import Frames, checksum_of
+from graft_vfs.format.table import Block, Source, TableHead, decode_head
+from graft_vfs.ids import ID_BYTES, LogId
+from graft_vfs.local.cache.arena import FrameKey
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.cache.space import CacheSpace
 from graft_vfs.local.catalog.catalog import Catalog
+from graft_vfs.local.catalog.known_tables import TableRow
 from graft_vfs.local.catalog.rows import CommitRow
-from graft_vfs.pages import NO_LSN, RemoteLsn
-from graft_vfs.reentry import living
+from graft_vfs.pages import NO_LSN, PAGE_COUNT_MAX, RemoteLsn
+from graft_vfs.reentry import living, occupied
 from graft_vfs.remote.belief import Belief
 from graft_vfs.remote.commit_reader import CommitRecord
-from graft_vfs.remote.log import RemoteLog
+from graft_vfs.remote.log import RemoteLog, body_of, origin_of
 from graft_vfs.remote.remotes import Remotes
+from graft_vfs.remote.tables import table_key
 from graft_vfs.view.foreground import Foreground
 from graft_vfs.view.log_view import LogView, Tip
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.remote_view import EmptyRemoteView, RemoteView
 from graft_vfs.view.source import FrameSource
+from graft_vfs.view.table_layer import TableLayer
+from graft_vfs.view.tiling import Headers, Piece, tiling
 
 _BUILD_STEP_COMMITS = 512
 _BUILD_STEP_BYTES = 16 << 20
+_DECODED_BYTES_MAX = 128 << 10
+"""A longer table is not decoded whole when it is opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the view of a log at an LSN is made of; complete if it needs no parent's view."""
+
+    log_id: LogId
+    lsn: RemoteLsn
+    pieces: list[Piece]
+    is_complete: bool
+
+
+@dataclass(slots=True)
+class Assembled:
+    """What pieces of a log say together: where pages are, and the newest commit, if any.
+
+    `least_pages` is the smallest page count of their commits.
+    """
+
+    table: PageTable[FrameSource] = field(default_factory=PageTable[FrameSource])
+    page_sizes: set[int] = field(default_factory=set)
+    previous_hash: bytes | None = None
+    tip: Tip | None = None
+    least_pages: int = PAGE_COUNT_MAX
 
 
 class Logs:
@@ -158,31 +193,53 @@ class Logs:
         """
         with self._lock:
             step: tuple[LogId, RemoteLsn] | None = (log_id, lsn)
-            view, missing = self._views.get((log_id, lsn)), []
+            view, missing = self._views.get((log_id, lsn)), list[_Plan]()
             # Forks of forks may be nested deeper than the call stack.
             while view is None and step is not None:
-                if step in missing:
+                if any((each.log_id, each.lsn) == step for each in missing):
                     raise _damaged(f"in the catalog, log {log_id} is a fork of itself")
-                missing.append(step)
                 view = self._base(*step)
-                step = None if view else self._parent(step[0])
+                missing.append(self._plan(*step, view))
+                step = None if missing[-1].is_complete else self.parent(step[0])
                 view = self._views.get(step) if step else view
-            for step in reversed(missing):
-                view = self._views[step] = self._build(*step, base=view)
+            for plan in reversed(missing):
+                view = self._views[plan.log_id, plan.lsn] = self._build(plan, base=view)
             assert view is not None
             return view
 
     def _base(self, log_id: LogId, lsn: RemoteLsn) -> LogView | None:
-        """Return the view that the view at `lsn` can extend."""
+        """Return the view that the view at `lsn` can extend by commits that are known."""
         older = (view for view in living(self._views) if view.log_id == log_id and view.lsn < lsn)
-        return max(older, key=lambda view: view.lsn, default=None)
+        newest = max(older, key=lambda view: view.lsn, default=None)
+        if newest is None or self.catalog.lacks_commits(log_id, RemoteLsn(newest.lsn + 1), lsn):
+            return None
+        return newest
+
+    def _plan(self, log_id: LogId, lsn: RemoteLsn, base: LogView | None) -> _Plan:
+        if base is not None:
+            return _Plan(log_id, lsn, [Headers(RemoteLsn(base.lsn + 1), lsn)], is_complete=True)
+        pieces = tiling(self.catalog.tables.all(log_id), lsn)
+        return _Plan(log_id, lsn, pieces, is_complete=isinstance(pieces[0], TableRow))
+
+    def can_view(self, log_id: LogId, lsn: RemoteLsn) -> bool:
+        """Return True if the catalog has all that the view at `lsn` is built from. No request."""
+        step: tuple[LogId, RemoteLsn] | None = (log_id, lsn)
+        seen = set()
+        while step is not None and step not in seen:
+            seen.add(step)
+            plan = self._plan(*step, None)
+            headers = (piece for piece in plan.pieces if isinstance(piece, Headers))
+            if any(self.catalog.lacks_commits(step[0], each.first, each.last) for each in headers):
+                return False
+            step = None if plan.is_complete else self.parent(step[0])
+        return True
 
     def lineage(self, log_id: LogId) -> set[LogId]:
         """Return a known log and all its ancestors. No request."""
-        found, parent = {log_id}, self._parent(log_id)
+        found, parent = {log_id}, self.parent(log_id)
         while parent is not None and parent[0] not in found:
             found.add(parent[0])
-            parent = self._parent(parent[0])
+            parent = self.parent(parent[0])
         return found
 
     def forget(self, log_id: LogId) -> None:
@@ -196,6 +253,7 @@ class Logs:
             for each in sorted(forks, key=lambda found: found == log_id):
                 self.catalog.forget_commits(each)
                 self.catalog.absences.forget(each)
+                self.catalog.tables.forget(each)
             for key in [key for key in list(self._views) if key[0] in forks]:
                 del self._views[key]
             self.forget_proofs()
@@ -209,60 +267,109 @@ class Logs:
             self._proved = {proof for proof in self._proved if proof[1] not in found}
         return found
 
-    def _parent(self, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
-        """Return the parent of a forked log."""
+    def parent(self, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
+        """Return the (log, LSN) that a known log was forked from, or None. No request."""
+        known = self.catalog.tables.parent(log_id)
+        if known is not None:
+            return known
         first = self.header(log_id, RemoteLsn(1))
         if first is None or first.parent_log is None:
             return None
         return first.parent_log, first.parent_lsn
 
-    def _build(self, log_id: LogId, lsn: RemoteLsn, *, base: LogView | None) -> LogView:
-        """Build a view from an older view of the log, or from its parent's view."""
-        first = RemoteLsn(base.lsn + 1 if base is not None and base.log_id == log_id else 1)
-        table = PageTable[FrameSource]()
-        page_sizes, previous_hash = set(), NO_HASH
-        if base is not None:
-            page_sizes, previous_hash = {base.page_size}, base.hash
-            table = base.table
-        newest: CommitHeader | None = None
-        # In steps, so that the memory for headers does not grow with the log.
-        while first <= lsn:
-            near = RemoteLsn(min(lsn, first + _BUILD_STEP_COMMITS - 1))
-            last = self.catalog.last_within(log_id, first, near, _BUILD_STEP_BYTES)
-            commits = self._commits(log_id, first, last, previous_hash)
-            page_sizes.update(header.page_size for header, _ in commits)
-            remote = self.log(log_id)
-            sources = ((self._source(remote, *each), each[0].pages) for each in commits)
-            table = table.advance(sources)
-            newest = commits[-1][0]
-            previous_hash = newest.hash
-            first = RemoteLsn(last + 1)
-        if len(page_sizes) > 1:
+    def _build(self, plan: _Plan, *, base: LogView | None) -> LogView:
+        """Build a view from an older view of the log, from its parent's view, or from nothing."""
+        so_far = self.assembled(plan.log_id, plan.pieces, base)
+        if len(so_far.page_sizes) > 1:
             raise CorruptObjectError(
-                f"log {log_id} changes its page size before LSN {lsn}",
+                f"log {plan.log_id} changes its page size before LSN {plan.lsn}",
                 next_step="open an older LSN, or restore the log from a replica",
             )
-        assert newest is not None
-        tip = Tip(
-            newest.lsn,
-            newest.hash,
-            newest.page_size,
-            newest.page_count,
-            newest.change_counter,
-            newest.time_ms,
+        assert so_far.tip is not None
+        return LogView(
+            plan.log_id,
+            so_far.tip,
+            so_far.table,
+            self.space,
+            self._executor,
+            foreground=self.foreground,
         )
-        return LogView(log_id, tip, table, self.space, self._executor, foreground=self.foreground)
+
+    def assembled(self, log_id: LogId, pieces: Iterable[Piece], base: LogView | None) -> Assembled:
+        """Return what some pieces of a log add to a view, or to nothing. No request.
+
+        Raises CorruptCatalogError if commits are missing or belong to another log.
+        """
+        so_far = Assembled()
+        if base is not None:
+            so_far = Assembled(base.table, {base.page_size}, base.hash)
+        for piece in pieces:
+            if isinstance(piece, TableRow):
+                self._add_table(so_far, piece)
+            else:
+                self._add_commits(so_far, log_id, piece)
+        return so_far
+
+    def _add_table(self, so_far: Assembled, row: TableRow) -> None:
+        layer = self.layer(row)
+        facts = layer.head.facts
+        least, count = facts.least_pages, facts.page_count
+        if row.is_whole and row.length <= _DECODED_BYTES_MAX:
+            so_far.table = so_far.table.overlaid(layer.runs(), least=least, page_count=count)
+        else:
+            so_far.table = so_far.table.above(layer, least=least, page_count=count)
+        so_far.page_sizes.add(facts.page_size)
+        so_far.previous_hash = facts.hash
+        so_far.least_pages = min(so_far.least_pages, least)
+        so_far.tip = Tip(
+            facts.lsn,
+            facts.hash,
+            facts.page_size,
+            facts.page_count,
+            facts.change_counter,
+            facts.time_ms,
+        )
+
+    def _add_commits(self, so_far: Assembled, log_id: LogId, piece: Headers) -> None:
+        # In steps, so that the memory for headers does not grow with the log.
+        first = piece.first
+        while first <= piece.last:
+            near = RemoteLsn(min(piece.last, first + _BUILD_STEP_COMMITS - 1))
+            last = self.catalog.last_within(log_id, first, near, _BUILD_STEP_BYTES)
+            commits = self._commits(log_id, first, last, so_far.previous_hash)
+            so_far.page_sizes.update(header.page_size for header, _ in commits)
+            so_far.table = so_far.table.advance(
+                (self._source(*each), each[0].pages, each[0].page_count) for each in commits
+            )
+            counts = (header.page_count for header, _ in commits)
+            so_far.least_pages = min(so_far.least_pages, *counts)
+            newest = commits[-1][0]
+            so_far.previous_hash = newest.hash
+            so_far.tip = Tip(
+                newest.lsn,
+                newest.hash,
+                newest.page_size,
+                newest.page_count,
+                newest.change_counter,
+                newest.time_ms,
+            )
+            first = RemoteLsn(last + 1)
 
     def _commits(
-        self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes
+        self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, previous_hash: bytes | None
     ) -> list[tuple[CommitHeader, int]]:
-        """Return (header, its length) of commits first..last (inclusive), with a verified chain."""
+        """Return (header, its length) of commits first..last (inclusive), with a verified chain.
+
+        `previous_hash` is that of the commit before them, None if that is not known.
+        """
         rows = self.catalog.commits(log_id, first, last)
         if [row.lsn for row in rows] != list(range(first, last + 1)):
             raise _damaged(
                 f"the catalog lacks commits of log {log_id} between LSN {first} and {last}"
             )
         commits = [_decoded(log_id, row) for row in rows]
+        if previous_hash is None:
+            previous_hash = NO_HASH if first == 1 else commits[0][0].previous_hash
         hashes = [previous_hash, *(row.hash for row in rows)]
         if any(header.previous_hash != hashes[at] for at, (header, _) in enumerate(commits)):
             raise _damaged(
@@ -270,15 +377,61 @@ class Logs:
             )
         return commits
 
-    def _source(self, remote: RemoteLog, header: CommitHeader, header_length: int) -> FrameSource:
+    def _source(self, header: CommitHeader, header_length: int) -> FrameSource:
+        origin = origin_of(header, header_length)
+        return self._source_of(origin, header.frames, page_size=header.page_size)
+
+    def _source_of(self, origin: Source, frames: Frames, *, page_size: int) -> FrameSource:
         return FrameSource(
-            header.log_id,
-            commit_source(header.lsn, header.hash),
-            remote.body(header, header_length),
+            origin,
+            body_of(origin, frames, page_size=page_size),
             # Where the log lives when pages are read, which may be elsewhere by then.
-            functools.partial(self.remotes.last_of, header.log_id),
-            self.cache(header.log_id),
+            functools.partial(self.remotes.last_of, origin.log_id),
+            self.cache(origin.log_id),
         )
+
+    # Tables -----------------------------------------------------------------------------------
+
+    def layer(self, row: TableRow) -> TableLayer:
+        """Return a known table; its blocks are read when pages need them. No request.
+
+        Raises CorruptCatalogError if the catalog lacks its beginning.
+        """
+        key = table_key(row.log_id, row.lsn, row.after, row.suffix)
+        head = self._head(row, key)
+        name = hash_of(head.facts.hash + key.encode())[:ID_BYTES]
+        page_size = head.facts.page_size
+        return TableLayer(
+            head,
+            key=key,
+            read=lambda block: self._block(row, key, FrameKey(name, block.offset), block),
+            is_near=lambda block: (
+                row.is_whole or self.cache(row.log_id).has(FrameKey(name, block.offset))
+            ),
+            source_of=lambda origin, frames: self._source_of(origin, frames, page_size=page_size),
+        )
+
+    def _head(self, row: TableRow, key: str) -> TableHead:
+        head = decode_head(self.catalog.tables.beginning(row), key=key)
+        if (head.facts.log_id, head.facts.lsn, head.facts.hash) != (row.log_id, row.lsn, row.hash):
+            raise _damaged(f"the catalog has another table for LSN {row.lsn} of log {row.log_id}")
+        return head
+
+    def _block(self, row: TableRow, key: str, name: FrameKey, block: Block) -> bytes:
+        """Return the bytes of a block: of the catalog, of the page cache, or of the remote."""
+        kept = self.catalog.tables.read(row, block.offset, block.length)
+        if kept is not None:
+            return kept
+        with occupied():
+            cache = self.cache(row.log_id)
+            place = cache.find(name, block.length)
+            if place is not None:
+                return bytes(place.view[place.offset : place.offset + block.length])
+            data = self.remotes.last_of(row.log_id).get_range(key, block.offset, block.length)
+            # A damaged one must not be found there again.
+            if checksum_of(data) == block.checksum:
+                cache.add(name, data)
+            return data
 
     def commit(self, log_id: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
         """Return a known commit, and its source of frames, or None. No request."""
@@ -286,7 +439,7 @@ class Logs:
         if not rows:
             return None
         header, length = _decoded(log_id, rows[0])
-        return header, self._source(self.log(log_id), header, length)
+        return header, self._source(header, length)
 
     def header(self, log_id: LogId, lsn: RemoteLsn) -> CommitHeader | None:
         """Return a known commit's header, or None."""

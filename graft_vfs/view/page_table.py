@@ -8,6 +8,12 @@ order, the memory does not depend on their number.
 A location is one integer: source number << 32 | slot. From time to time, when most sources have no
 live pages, these are dropped, so that the memory does not grow with the log. The remaining sources
 then get new numbers.
+
+Below these may be *layers*, such as a table of the remote that is too large for memory. A page that
+is in none of the runs is looked for in the layers, newest first.
+
+A page beyond the end of the database has no image, and none appears if the database grows again:
+what was there before it shrank is dropped.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pyroaring import BitMap
 
@@ -27,14 +33,41 @@ _RECENT_MAX = 16_384
 _SOURCES_MIN = 64
 
 Source = TypeVar("Source")
+Found_co = TypeVar("Found_co", covariant=True)
 Run = tuple[int, int, int]
 """(first page, page after the last, location of the first page)."""
+_ALL_PAGES = 1 << 32
+
+
+class Layer(Protocol[Found_co]):
+    """Images of pages that are older than those of the table above it. Thread rule: any thread."""
+
+    def find(self, page: int) -> tuple[Found_co, int] | None:
+        """Return (source, slot) of a page's image, or None. May send a request."""
+        ...
+
+    def is_near(self, page: int) -> bool:
+        """Return True if `find` would send no request for this page."""
+        ...
+
+    def runs(self) -> Iterator[tuple[int, int, Found_co, int]]:
+        """Yield what `PageTable.runs` yields. May send requests."""
+        ...
 
 
 class PageTable(Generic[Source]):
     """The table as of one commit. Immutable, so any thread may read it."""
 
-    __slots__ = ("_ends", "_firsts", "_locations", "_recent", "_sources", "_sources_max")
+    __slots__ = (
+        "_ends",
+        "_firsts",
+        "_layers",
+        "_locations",
+        "_page_count",
+        "_recent",
+        "_sources",
+        "_sources_max",
+    )
 
     def __init__(self) -> None:
         """Return the table of an empty log."""
@@ -44,35 +77,59 @@ class PageTable(Generic[Source]):
         self._recent: dict[int, int] = {}
         self._sources: list[Source] = []
         self._sources_max = _SOURCES_MIN
+        self._page_count = 0
+        # Newest first, each with the last page of it that is still there.
+        self._layers: tuple[tuple[Layer[Source], int], ...] = ()
 
     def find(self, page: int) -> tuple[Source, int] | None:
-        """Return (source, slot) of the newest image of `page`, or None if it has none."""
+        """Return (source, slot) of the newest image of `page`, or None if it has none.
+
+        May send a request if there are layers; see `is_near`.
+        """
+        location = self._location(page)
+        if location is not None:
+            return self._sources[location >> SLOT_BITS], location & _SLOT_MASK
+        for layer, last in self._layers:
+            found = layer.find(page) if page <= last else None
+            if found is not None:
+                return found
+        return None
+
+    def is_near(self, page: int) -> bool:
+        """Return True if `find` sends no request for this page."""
+        if not self._layers or self._location(page) is not None:
+            return True
+        return all(page > last or layer.is_near(page) for layer, last in self._layers)
+
+    def _location(self, page: int) -> int | None:
         location = self._recent.get(page)
         if location is None:
             number = bisect_right(self._firsts, page) - 1
             if number < 0 or page >= self._ends[number]:
                 return None
             location = self._locations[number] + page - self._firsts[number]
-        return self._sources[location >> SLOT_BITS], location & _SLOT_MASK
+        return location
 
-    def advance(self, commits: Iterable[tuple[Source, BitMap]]) -> PageTable[Source]:
-        """Return the table after further commits, given as (source, its pages), oldest first.
+    def advance(self, commits: Iterable[tuple[Source, BitMap, int]]) -> PageTable[Source]:
+        """Return the table after further commits: (source, its pages, page count), oldest first.
 
         They are processed from newest to oldest, each only for pages that no newer commit has. So
         each page is processed once, regardless of how many commits changed it.
         """
-        table: PageTable[Source] = PageTable()
-        table._firsts, table._ends, table._locations = self._firsts, self._ends, self._locations
-        table._recent = dict(self._recent)
-        table._sources = list(self._sources)
-        table._sources_max = self._sources_max
+        commits = list(commits)
         newer = BitMap()
         live: list[tuple[Source, BitMap, BitMap]] = []
-        for source, pages in reversed(list(commits)):
+        least = _ALL_PAGES
+        for source, pages, page_count in reversed(commits):
             fresh = pages - newer
+            if fresh and fresh.max() > least:
+                fresh.remove_range(least + 1, fresh.max() + 1)
             if fresh:
                 live.append((source, pages, fresh))
                 newer |= fresh
+            least = min(least, page_count)
+        table: PageTable[Source] = self._cut(least)
+        table._page_count = commits[-1][2] if commits else self._page_count
         runs = []
         for source, pages, fresh in reversed(live):
             runs.append(_runs_of_pages(fresh, pages, len(table._sources) << SLOT_BITS))
@@ -81,6 +138,53 @@ class PageTable(Generic[Source]):
         table._add(runs[0] if len(runs) == 1 else heapq.merge(*runs), len(newer))
         if len(table._sources) > table._sources_max:
             table._forget_superseded()
+        return table
+
+    def above(self, layer: Layer[Source], *, least: int, page_count: int) -> PageTable[Source]:
+        """Return a table with a newer layer on top of this one, which is cut to `least` pages.
+
+        That is the smallest page count of the commits in the layer; `page_count` is the newest.
+        """
+        older: PageTable[Source] = self._cut(least)
+        table: PageTable[Source] = PageTable()
+        table._page_count = page_count
+        if older._recent or older._firsts:
+            table._layers = ((layer, _ALL_PAGES), (older, least))
+        else:
+            table._layers = ((layer, _ALL_PAGES), *older._layers)
+        return table
+
+    def overlaid(
+        self, runs: Iterable[tuple[int, int, Source, int]], *, least: int, page_count: int
+    ) -> PageTable[Source]:
+        """Return the table with newer runs, as of `above`, but in memory."""
+        table: PageTable[Source] = self._cut(least)
+        table._page_count = page_count
+        numbers: dict[Source, int] = {}
+        found = list(_numbered(runs, _ALL_PAGES, table._sources, numbers))
+        table._add(found, sum(end - first for first, end, _ in found))
+        if len(table._sources) > table._sources_max:
+            table._forget_superseded()
+        return table
+
+    def _cut(self, least: int) -> PageTable[Source]:
+        """Return a copy without pages beyond `least`; it shares the arrays."""
+        table: PageTable[Source] = PageTable()
+        table._firsts, table._ends, table._locations = self._firsts, self._ends, self._locations
+        table._recent = dict(self._recent)
+        table._sources = list(self._sources)
+        table._sources_max = self._sources_max
+        table._page_count = min(self._page_count, least)
+        table._layers = tuple((layer, min(last, least)) for layer, last in self._layers)
+        if least >= self._page_count:
+            return table
+        if table._ends and table._ends[-1] > least + 1:
+            kept = bisect_right(table._firsts, least)
+            table._firsts, table._locations = table._firsts[:kept], table._locations[:kept]
+            table._ends = table._ends[:kept]
+            if kept:
+                table._ends[-1] = min(table._ends[-1], least + 1)
+        table._recent = {page: at for page, at in table._recent.items() if page <= least}
         return table
 
     def _add(self, runs: Iterable[Run], pages: int) -> None:
@@ -120,11 +224,36 @@ class PageTable(Generic[Source]):
         self._firsts, self._ends, self._locations = firsts, ends, locations
 
     def runs(self) -> Iterator[tuple[int, int, Source, int]]:
-        """Yield (first page, page after the last, source, slot of the first), ascending."""
+        """Yield (first page, page after the last, source, slot of the first), ascending.
+
+        May send requests if there are layers.
+        """
         recent = _runs_of_locations(sorted(self._recent.items()))
         older = zip(self._firsts, self._ends, self._locations, strict=True)
-        for first, end, location in _overlaid(older, recent):
-            yield first, end, self._sources[location >> SLOT_BITS], location & _SLOT_MASK
+        merged = _overlaid(older, recent)
+        sources = list(self._sources)
+        numbers: dict[Source, int] = {}
+        for layer, last in self._layers:
+            merged = _overlaid(_numbered(layer.runs(), last, sources, numbers), merged)
+        for first, end, location in merged:
+            yield first, end, sources[location >> SLOT_BITS], location & _SLOT_MASK
+
+
+def _numbered(
+    runs: Iterable[tuple[int, int, Source, int]],
+    last: int,
+    sources: list[Source],
+    numbers: dict[Source, int],
+) -> Iterator[Run]:
+    """Yield runs up to page `last` with locations; new sources get the next numbers."""
+    for first, end, source, slot in runs:
+        if first > last:
+            return
+        number = numbers.get(source)
+        if number is None:
+            number = numbers[source] = len(sources)
+            sources.append(source)
+        yield first, min(end, last + 1), number << SLOT_BITS | slot
 
 
 def _runs_of_pages(fresh: BitMap, pages: BitMap, location: int) -> Iterator[Run]:

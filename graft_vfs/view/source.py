@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graft_vfs.format.frame import checksum_of, encode_frame
+from graft_vfs.format.table import Source
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey
 from graft_vfs.local.cache.page_cache import PageCache, Place
@@ -18,16 +19,24 @@ from graft_vfs.store.base import ObjectStore
 class FrameSource:
     """The frames of one object with pages of a log.
 
-    `id` is their key in the page cache of the log; equal ids in one log mean equal images. The page
-    table maps pages to slots of the body. `store` returns where the object is now. Thread rule: any
-    thread.
+    `origin` says which object that is, and of which log. The page table maps pages to slots of the
+    body. `store` returns where the object is now. Thread rule: any thread.
     """
 
-    log_id: LogId
-    id: bytes
+    origin: Source
     body: Body
     store: Callable[[], ObjectStore]
     cache: PageCache
+
+    @property
+    def log_id(self) -> LogId:
+        """The log whose page cache has the frames."""
+        return self.origin.log_id
+
+    @property
+    def id(self) -> bytes:
+        """The key of the frames in the page cache; equal ids in one log mean equal images."""
+        return self.origin.id
 
     def cached(self, frame: int) -> bytes | None:
         """Return the images of a frame if they are cached. No request."""

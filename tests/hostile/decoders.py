@@ -187,7 +187,7 @@ def check_header(header: CommitHeader, data: bytes) -> None:
     if header.frames:
         assert header.pages_in_frame(len(header.frames) - 1) > 0
         assert header.frames.body_bytes >= len(header.frames)
-    table = PageTable[str]().advance([("commit", header.pages)])
+    table = PageTable[str]().advance([("commit", header.pages, header.page_count)])
     for page in header.pages[:3]:
         found = table.find(page)
         assert found is not None

@@ -459,6 +459,7 @@ def test_a_view_is_built_in_steps_of_bounded_bytes(replicas, monkeypatch) -> Non
     (log,) = put_line(replica, [30], [])
     logs = replica.engine.logs
     fetch_log(logs, log)
+    logs.catalog.tables.forget(log)
     size = len(logs.catalog.commits(log, 1, 1)[0].header)
     steps: list[int] = []
     commits = Logs._commits

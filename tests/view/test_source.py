@@ -11,9 +11,11 @@ import pytest
 
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, segment_header
 from graft_vfs.format.sparse_frames import SparseFrames
+from graft_vfs.format.table import Source
 from graft_vfs.ids import SegmentId
 from graft_vfs.local.cache.page_cache import PageCache
 from graft_vfs.local.cache.space import CacheSpace
+from graft_vfs.pages import NO_LSN
 from graft_vfs.remote.body import Body
 from graft_vfs.remote.log import RemoteLog, segment_key
 from graft_vfs.store.memory import MemoryStore
@@ -36,9 +38,10 @@ def view(tmp_path: Path) -> Iterator[LogView]:
     space = CacheSpace(tmp_path)
     where = Body("a base", segment_key(segment), SEGMENT_HEADER_BYTES, table, len(pages), 512)
     cache = PageCache(tmp_path / str(LOG), space)
-    source = FrameSource(LOG, segment.raw, where, lambda: store, cache)
+    origin = Source(LOG, segment.raw, NO_LSN, segment, SEGMENT_HEADER_BYTES, 16, len(pages))
+    source = FrameSource(origin, where, lambda: store, cache)
     tip = Tip(9, bytes(32), 512, len(PAGES), 1, 0)
-    runs = PageTable[FrameSource]().advance([(source, pages)])
+    runs = PageTable[FrameSource]().advance([(source, pages, len(PAGES))])
     with ThreadPoolExecutor(1) as executor:
         yield LogView(LOG, tip, runs, space, lambda: executor)
     space.close()
@@ -71,7 +74,8 @@ def test_frames_that_a_table_does_not_record_are_read_through(tmp_path: Path) ->
     )
     where = Body("a base", segment_key(segment), SEGMENT_HEADER_BYTES, known, len(pages), 512)
     cache = PageCache(tmp_path / str(LOG), CacheSpace(tmp_path))
-    source = FrameSource(LOG, segment.raw, where, lambda: store, cache)
+    origin = Source(LOG, segment.raw, NO_LSN, segment, SEGMENT_HEADER_BYTES, 16, len(pages))
+    source = FrameSource(origin, where, lambda: store, cache)
     expected = [b"".join(image(16 * frame + n) for n in range(1, 17)) for frame in live]
     assert where.read(store, live) == expected
     before = store.counters.snapshot()

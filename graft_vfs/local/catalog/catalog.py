@@ -28,6 +28,7 @@ from graft_vfs.local.catalog.absences import Absences
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.file import CatalogFile
 from graft_vfs.local.catalog.known_names import KnownNames
+from graft_vfs.local.catalog.known_tables import KnownTables
 from graft_vfs.local.catalog.remotes import RemoteRows
 from graft_vfs.local.catalog.rows import (
     HASH_BYTES,
@@ -67,6 +68,7 @@ class Catalog:
         self.path = path
         self._file = CatalogFile(path, writable=writable, maps=maps)
         self.names = KnownNames(self._file)
+        self.tables = KnownTables(self._file)
         self.remotes = RemoteRows(self._file)
         self.absences = Absences(self._file)
 
@@ -460,6 +462,12 @@ class Catalog:
             for lsn, digest, header in rows
         ]
 
+    def lacks_commits(self, log_id: LogId, first: RemoteLsn, last: RemoteLsn) -> bool:
+        """Return True if a commit with LSN first..last, both inclusive, is not known."""
+        sql = "SELECT count(*) FROM commits WHERE log = ? AND lsn BETWEEN ? AND ?"
+        rows = self._file.rows(sql, log_id.raw, min(first, INTEGER_MAX), min(last, INTEGER_MAX))
+        return number_of(rows[0][0]) < last - first + 1
+
     def commit_beginnings(
         self, log_id: LogId, first: RemoteLsn, last: RemoteLsn, length: int
     ) -> list[tuple[RemoteLsn, bytes]]:
@@ -473,15 +481,6 @@ class Catalog:
             min(last, INTEGER_MAX),
         )
         return [(remote_lsn_of(lsn, first), bytes_of(head, length)) for lsn, head in rows]
-
-    def commit_count(self, log_id: LogId, last: RemoteLsn) -> int:
-        """Return the number of known commits with LSN 1..last."""
-        rows = self._file.rows(
-            "SELECT count(*) FROM commits WHERE log = ? AND lsn BETWEEN 1 AND ?",
-            log_id.raw,
-            min(last, INTEGER_MAX),
-        )
-        return number_of(rows[0][0])
 
     def known_after(self, log_id: LogId, lsn: RemoteLsn) -> RemoteLsn:
         """Return the LSN of the oldest known commit after `lsn`; 0 for none."""
@@ -670,7 +669,10 @@ _OF_LOGS = {
     "commits": "length(header) + 64",
     "known_names": "length(object) + 64",
     "known_refs": "64",
+    "log_absences": "64",
     "log_remotes": "64",
+    "page_tables": "length",
+    "parents": "64",
 }
 """The tables of what is known of logs, and about how many bytes a row takes."""
 

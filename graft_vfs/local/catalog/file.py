@@ -84,6 +84,20 @@ _VERSION_4 = """
 CREATE TABLE log_absences(
     log BLOB, store TEXT, proved_ms INTEGER NOT NULL, PRIMARY KEY(log, store)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE page_tables(
+    id INTEGER PRIMARY KEY, log BLOB NOT NULL, lsn INTEGER NOT NULL, after INTEGER NOT NULL,
+    suffix TEXT NOT NULL, hash BLOB NOT NULL, length INTEGER NOT NULL, is_remote INTEGER NOT NULL,
+    UNIQUE(log, lsn, after)
+) STRICT;
+CREATE TABLE page_table_chunks(
+    page_table INTEGER, number INTEGER, data BLOB NOT NULL, PRIMARY KEY(page_table, number)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER page_table_is_gone AFTER DELETE ON page_tables BEGIN
+    DELETE FROM page_table_chunks WHERE page_table = old.id;
+END;
+CREATE TABLE parents(
+    log BLOB PRIMARY KEY, parent BLOB, lsn INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 SCHEMA += _VERSION_3 + _VERSION_4
 

@@ -135,7 +135,7 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         catalog.add_pending_push(push, branch=branch.id)
         catalog.keep_ref("s3://bucket", "main", row.remote)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        tables = ["log_absences"]
+        tables = ["log_absences", "page_tables", "page_table_chunks", "parents"]
         tables += ["remotes", "log_remotes", "known_names"] if version < 3 else []
         for table in tables:
             connection.execute(f"DROP TABLE {table}")
@@ -154,6 +154,10 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         assert catalog.absences.proved_ms(row.remote, "s3://bucket") is None
         catalog.absences.note(row.remote, "s3://bucket", 7, keeps_ms=0)
         assert catalog.absences.proved_ms(row.remote, "s3://bucket") == 7
+        assert catalog.tables.all(row.remote) == []
+        assert catalog.tables.parent(row.remote) is None
+        catalog.tables.keep_parent(row.remote, None, 0)
+        assert catalog.tables.knows_parent(row.remote) is writable
         catalog.keep_ref("s3://bucket", "main", row.remote)
         catalog.names.keep(row.remote, {"v1": b"object"})
         catalog.names.forget(row.remote, "v2")
