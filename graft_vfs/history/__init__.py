@@ -7,6 +7,7 @@
     patch        the same as SQL
     tables       the tables of both, and how their rows are compared
     key_ranges   the key ranges of a table that changed pages can hold
+    changed_leaves   the same, found from few changed pages alone
 
 Reads volumes and remote logs, and changes neither.
 """

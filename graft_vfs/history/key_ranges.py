@@ -2,7 +2,7 @@
 
 A leaf that has the same image in both snapshots contains the same rows in both. So only the key
 ranges of other leaves need a comparison. Interior pages name their leaves and are less than 1 % of
-a table; leaves are not read.
+a table; leaves are not read. If few pages changed, not even these are: see `changed_leaves`.
 
 Invariants:
  1. A row outside the ranges is the same in both snapshots.
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from pyroaring import BitMap
 
+from graft_vfs.history.changed_leaves import ChangedLeaves, ChangedPages
 from graft_vfs.ids import LogId
 from graft_vfs.pages import lock_page
 from graft_vfs.sqlite_format import btree, header
@@ -30,6 +31,9 @@ from graft_vfs.volume.snapshot import Snapshot
 
 KeyRange = tuple[int, int]
 """First and last rowid, both inclusive."""
+
+PAGES_PER_CHANGE = 256
+"""With fewer changed pages than one of so many, they are looked up one by one."""
 
 _Run = tuple[int, int, FrameSource]
 """First page, page after the last, and the commit that has their images."""
@@ -53,53 +57,95 @@ class _Tree:
             first = last + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The roots of all b-trees of a snapshot, and those of its tables, with the schema's."""
+
+    all: Collection[int]
+    tables: Collection[int]
+
+
 class ChangedKeys:
     """The possible differences between the rows of two snapshots, found from their pages.
 
-    Owner: the comparison. Creating it reads the interior pages of all trees, and fetches those that
-    are not cached. Raises the errors of reading a page.
+    Owner: the comparison. Creating it reads the changed pages of tables and the way to them if
+    these are few, or the interior pages of all trees, and fetches what is not cached. Raises the
+    errors of reading a page.
     """
 
     def __init__(
-        self,
-        older: Snapshot,
-        newer: Snapshot,
-        older_roots: Collection[int],
-        newer_roots: Collection[int],
+        self, older: Snapshot, newer: Snapshot, older_roots: Roots, newer_roots: Roots
     ) -> None:
         self.pages = changed_pages(older, newer)
+        self._snapshots = older, newer
         self._older: dict[int, _Tree] = {}
         self._newer: dict[int, _Tree] = {}
         self.is_known = older.page_size == newer.page_size
+        self._leaves: ChangedLeaves | None = None
         try:
             if self.is_known:
-                self._older, self._newer = _trees(older, older_roots), _trees(newer, newer_roots)
+                self._leaves = self._found_leaves(older_roots, newer_roots)
+            if self.is_known and self._leaves is None:
+                self._older = _trees(older, older_roots.all)
+                self._newer = _trees(newer, newer_roots.all)
                 self.is_known = not self._may_have_overflow(older, newer)
         except NoTreeError:
             self.is_known = False
+
+    def _found_leaves(self, *roots: Roots) -> ChangedLeaves | None:
+        """Find changed leaves without a walk; None if a walk costs less, or shows more."""
+        pages_min = min(snapshot.page_count for snapshot in self._snapshots)
+        if len(self.pages) * PAGES_PER_CHANGE > pages_min:
+            return None
+        sides = [
+            ChangedPages(snapshot, _within(self.pages, snapshot), side.tables)
+            for snapshot, side in zip(self._snapshots, roots, strict=True)
+        ]
+        try:
+            found = ChangedLeaves(*sides)
+        except NoTreeError:
+            return None
+        return None if _without_free(found.others, self._snapshots) else found
 
     def _may_have_overflow(self, older: Snapshot, newer: Snapshot) -> bool:
         common = BitMap(range(1, min(older.page_count, newer.page_count) + 1))
         left = self.pages & common
         for trees in (self._older, self._newer):
             left -= BitMap.union(BitMap(), *(tree.pages for tree in trees.values()))
-        for snapshot in (older, newer):
-            if left:
-                left -= _freelist(snapshot) | _pointer_maps(snapshot)
-        return bool(left)
+        return bool(_without_free(left, (older, newer)))
 
-    def ranges(self, older_root: int, newer_root: int) -> list[KeyRange] | None:
+    def ranges(
+        self, older_root: int, newer_root: int, *, has_rowid: bool = True
+    ) -> list[KeyRange] | None:
         """Return the key ranges of a rowid table that can differ, ascending and disjoint.
 
-        None if they are unknown: every row must be compared.
+        None if they are unknown: every row must be compared. A table WITHOUT ROWID has no ranges:
+        none if it is unchanged.
         """
         if not self.is_known:
             return None
+        if self._leaves is not None:
+            if older_root == newer_root and has_rowid:
+                return _merged(self._leaves.ranges(older_root))
+            if older_root == newer_root and not self._leaves.has_index_pages:
+                return []
+            try:
+                self._walk_pair(older_root, newer_root)
+            except NoTreeError:
+                return None
         older, newer = self._older[older_root], self._newer[newer_root]
         if not (older.is_table and newer.is_table):
             return None if self._differ(older, newer) else []
         shared = (BitMap(older.leaves) & BitMap(newer.leaves)) - self.pages
         return _merged([*older.ranges(shared), *newer.ranges(shared)])
+
+    def _walk_pair(self, older_root: int, newer_root: int) -> None:
+        """Walk one tree of both snapshots."""
+        older, newer = self._snapshots
+        if older_root not in self._older:
+            self._older |= _trees(older, [older_root])
+        if newer_root not in self._newer:
+            self._newer |= _trees(newer, [newer_root])
 
     def _differ(self, older: _Tree, newer: _Tree) -> bool:
         return older.pages != newer.pages or bool(older.pages & self.pages)
@@ -189,6 +235,19 @@ def _walk(snapshot: Snapshot, root: int, seen: BitMap) -> _Tree:
                 below.append(child)
                 below_keys.append(last if key is None else key)
         pages, last_keys = below, below_keys
+
+
+def _within(pages: BitMap, snapshot: Snapshot) -> BitMap:
+    """Return pages that a snapshot has, without its pointer maps."""
+    return (pages & BitMap(range(1, snapshot.page_count + 1))) - _pointer_maps(snapshot)
+
+
+def _without_free(pages: BitMap, snapshots: Iterable[Snapshot]) -> BitMap:
+    """Return pages without those that are free or pointer maps in one of the snapshots."""
+    for snapshot in snapshots:
+        if pages:
+            pages = pages - _freelist(snapshot) - _pointer_maps(snapshot)
+    return pages
 
 
 def _freelist(snapshot: Snapshot) -> BitMap:

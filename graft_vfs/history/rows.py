@@ -77,7 +77,12 @@ def is_same_row(older: Row | None, newer: Row | None) -> bool:
 def _is_same(older: Row, newer: Row, name: str) -> bool:
     if not (name in older and name in newer):
         return False
-    return type(older[name]) is type(newer[name]) and older[name] == newer[name]
+    return is_same_value(older[name], newer[name])
+
+
+def is_same_value(one: Value, other: Value) -> bool:
+    """Return True if two values are equal and of one storage class."""
+    return type(one) is type(other) and one == other
 
 
 def changes(volume: Volume, pair: CommitPair) -> Iterator[SchemaDiff | RowChange | NotCompared]:
@@ -169,22 +174,23 @@ class RowReader:
 
     def _row(self, side: Columns, found: Sequence[object]) -> tuple[Row, Row]:
         """Return the key of a row as it was selected, and the row."""
-        values = [self._value(value) for value in found]
+        values = [decoded(value, self._encoding) for value in found]
         names = (side.alias,) if side.alias is not None else side.key
         key = dict(zip(names, values, strict=False))
         return key, dict(zip(side.stored, values[len(side.key) :], strict=True))
 
-    def _value(self, found: object) -> Value:
-        """Return a value; `_read` says how it was selected."""
-        if isinstance(found, bytes):
-            try:
-                return found.decode(self._encoding)
-            except UnicodeDecodeError:
-                return RawText(found)
-        if isinstance(found, str):
-            return bytes.fromhex(found[2:-1])
-        assert found is None or isinstance(found, int | float)
-        return found
+
+def decoded(found: object, encoding: str) -> Value:
+    """Return a value that was selected with `read_sql`."""
+    if isinstance(found, bytes):
+        try:
+            return found.decode(encoding)
+        except UnicodeDecodeError:
+            return RawText(found)
+    if isinstance(found, str):
+        return bytes.fromhex(found[2:-1])
+    assert found is None or isinstance(found, int | float)
+    return found
 
 
 def encoding_of(connection: apsw.Connection) -> str:
@@ -200,10 +206,10 @@ def _rowid(change: RowChange) -> int:
 
 
 def _selected(alias: str, side: Columns) -> str:
-    return ", ".join(_read(f"{alias}.{quoted(name)}") for name in (*side.key, *side.stored))
+    return ", ".join(read_sql(f"{alias}.{quoted(name)}") for name in (*side.key, *side.stored))
 
 
-def _read(column: str) -> str:
+def read_sql(column: str) -> str:
     """Return SQL for a value that tells its class: text as its bytes, bytes as text in hex."""
     return (
         f"CASE typeof({column}) WHEN 'text' THEN CAST({column} AS BLOB) "

@@ -7,12 +7,12 @@ of all when the pages do not tell, for every row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import apsw
 
-from graft_vfs.history.key_ranges import ChangedKeys, KeyRange
+from graft_vfs.history.key_ranges import ChangedKeys, KeyRange, Roots
 from graft_vfs.reports import Change, SchemaDiff
 from graft_vfs.sqlite_format.btree import KEY_MAX, KEY_MIN
 from graft_vfs.volume.snapshot import Snapshot
@@ -45,24 +45,31 @@ class Object:
 class Columns:
     """How the rows of a table are told apart, and what is stored of them.
 
-    `key` is a name of the rowid, or the primary key of a table WITHOUT ROWID. `alias` is the column
-    that is the rowid, if there is one.
+    `key` is a name of the rowid, or the primary key of a table WITHOUT ROWID. `declared` is the
+    declared primary key, and `alias` the column that is the rowid, if there is one.
     """
 
     key: tuple[str, ...]
     has_rowid: bool
     stored: tuple[str, ...]
     alias: str | None
+    declared: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table on both sides, None where there is none of that name, and SQL about its rows."""
+    """One table on both sides, None where there is none of that name, and SQL about its rows.
+
+    `defaults` has, for columns that only the newer side has, SQL of the value in rows that were not
+    written since: a row with another value differs. None means that all rows differ. A column that
+    is not in it is ignored.
+    """
 
     name: str
     older: Columns | None
     newer: Columns | None
     ranges: Sequence[KeyRange]
+    defaults: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def has_key(self) -> bool:
@@ -116,6 +123,12 @@ class Table:
                 newer = ", ".join(side.format(f"n.{name}") for name in names)
                 older = ", ".join(side.format(f"o.{name}") for name in names)
                 parts.append(f"({newer}) IS NOT ({older})")
+        for name, value in self.defaults.items():
+            if value is None:
+                return "1"
+            for side in ("{0} COLLATE BINARY", "typeof({0})"):
+                newer, default = side.format(f"n.{quoted(name)}"), side.format(f"({value})")
+                parts.append(f"({newer}) IS NOT ({default})")
         return f"({' OR '.join(parts) or '0'})"
 
     def both(self, bounds: KeyRange) -> str:
@@ -127,7 +140,7 @@ class Table:
 class Tables:
     """What a connection on two snapshots has. Owner and thread: its caller.
 
-    Making it reads the interior pages of all b-trees.
+    Making it costs what `ChangedKeys` costs.
     """
 
     def __init__(self, connection: apsw.Connection, older: Snapshot, newer: Snapshot) -> None:
@@ -150,17 +163,24 @@ class Tables:
             for item in {**self.older, **self.newer}.values()
             if item.kind == "table" and item.root and not item.name.startswith("sqlite_")
         )
-        return [
-            Table(name, self._columns(OLDER, name), self._columns(NEWER, name), self._ranges(name))
-            for name in names
-        ]
+        return [self._table(name) for name in names]
 
-    def _ranges(self, name: str) -> list[KeyRange]:
+    def named(self, name: str) -> list[Table]:
+        """Return the table of a name, if a side has one with rows of its own."""
+        found = (self.older.get(("table", name)), self.newer.get(("table", name)))
+        return [self._table(name)] if any(item and item.root for item in found) else []
+
+    def _table(self, name: str) -> Table:
+        older, newer = self._columns(OLDER, name), self._columns(NEWER, name)
+        has_rowid = all(side.has_rowid for side in (older, newer) if side is not None)
+        return Table(name, older, newer, self._ranges(name, has_rowid=has_rowid))
+
+    def _ranges(self, name: str, *, has_rowid: bool) -> list[KeyRange]:
         """Return the key ranges of a table to compare; all keys if the pages do not show them."""
         older, newer = self.older.get(("table", name)), self.newer.get(("table", name))
         if older is None or newer is None or not (older.root and newer.root):
             return ALL_KEYS
-        ranges = self.keys.ranges(older.root, newer.root)
+        ranges = self.keys.ranges(older.root, newer.root, has_rowid=has_rowid)
         # Unchanged rows may be read differently, for example if two columns swapped names.
         if ranges is None or older.sql != newer.sql:
             return ALL_KEYS
@@ -171,27 +191,36 @@ class Tables:
         found = (self.newer if schema == NEWER else self.older).get(("table", name))
         if found is None or not found.root:
             return None
-        rows = self.connection.execute(
-            "SELECT name, pk, hidden FROM pragma_table_xinfo(?, ?)", (name, schema)
-        ).fetchall()
-        without_rowid = self.connection.execute(
-            "SELECT wr FROM pragma_table_list WHERE schema = ? AND name = ?", (schema, name)
-        ).get
-        stored = tuple(str(column) for column, _, hidden in rows if not hidden)
-        by_place = sorted((int(place), str(column)) for column, place, _ in rows if place)
-        if without_rowid:
-            return Columns(tuple(column for _, column in by_place), False, stored, None)
-        taken = {str(column).lower() for column, _, _ in rows}
-        key = tuple(n for n in _ROWID_NAMES if n not in taken)[:1]
-        return Columns(key, True, stored, self._alias(schema, name, by_place))
+        return columns_of(self.connection, schema, name)
 
-    def _alias(self, schema: str, name: str, by_place: list[tuple[int, str]]) -> str | None:
-        """Return the column that is the rowid: the one primary key that has no index."""
-        if len(by_place) != 1:
-            return None
-        index = "SELECT 1 FROM pragma_index_list(?, ?) WHERE origin = 'pk'"
-        has_index = self.connection.execute(index, (name, schema)).fetchall()
-        return None if has_index else by_place[0][1]
+
+def columns_of(connection: apsw.Connection, schema: str, name: str) -> Columns:
+    """Describe a table that has rows of its own."""
+    rows = connection.execute(
+        "SELECT name, pk, hidden FROM pragma_table_xinfo(?, ?)", (name, schema)
+    ).fetchall()
+    without_rowid = connection.execute(
+        "SELECT wr FROM pragma_table_list WHERE schema = ? AND name = ?", (schema, name)
+    ).get
+    stored = tuple(str(column) for column, _, hidden in rows if not hidden)
+    by_place = sorted((int(place), str(column)) for column, place, _ in rows if place)
+    declared = tuple(column for _, column in by_place)
+    if without_rowid:
+        return Columns(declared, False, stored, None, declared)
+    taken = {str(column).lower() for column, _, _ in rows}
+    key = tuple(n for n in _ROWID_NAMES if n not in taken)[:1]
+    return Columns(key, True, stored, _alias(connection, schema, name, declared), declared)
+
+
+def _alias(
+    connection: apsw.Connection, schema: str, name: str, declared: tuple[str, ...]
+) -> str | None:
+    """Return the column that is the rowid: the one primary key that has no index."""
+    if len(declared) != 1:
+        return None
+    index = "SELECT 1 FROM pragma_index_list(?, ?) WHERE origin = 'pk'"
+    has_index = connection.execute(index, (name, schema)).fetchall()
+    return None if has_index else declared[0]
 
 
 def objects_of(connection: apsw.Connection, schema: str) -> dict[tuple[str, str], Object]:
@@ -202,8 +231,10 @@ def objects_of(connection: apsw.Connection, schema: str) -> dict[tuple[str, str]
     return {(item.kind, item.name): item for item in found}
 
 
-def _roots(objects: dict[tuple[str, str], Object]) -> set[int]:
-    return {_SCHEMA_ROOT, *(item.root for item in objects.values() if item.root)}
+def _roots(objects: dict[tuple[str, str], Object]) -> Roots:
+    roots = [item for item in objects.values() if item.root]
+    tables = {item.root for item in roots if item.kind == "table"}
+    return Roots({_SCHEMA_ROOT, *(item.root for item in roots)}, {_SCHEMA_ROOT, *tables})
 
 
 def _change(older: Object | None, newer: Object | None) -> Change | None:

@@ -15,8 +15,10 @@ KEY_MAX = (1 << 63) - 1
 
 LEAF_INDEX, LEAF_TABLE = 10, 13
 LEAVES = (LEAF_INDEX, LEAF_TABLE)
-_INTERIOR_INDEX, _INTERIOR_TABLE = 2, 5
-_INTERIOR_HEAD_BYTES = 12
+_INTERIOR_INDEX, INTERIOR_TABLE = 2, 5
+INDEX_PAGES = (LEAF_INDEX, _INTERIOR_INDEX)
+TABLE_PAGES = (LEAF_TABLE, INTERIOR_TABLE)
+_LEAF_HEAD_BYTES, _INTERIOR_HEAD_BYTES = 8, 12
 FIRST_PAGE_HEAD = slice(HEADER_BYTES, HEADER_BYTES + 8)
 """The head of a leaf in page 1."""
 
@@ -36,17 +38,36 @@ def children(image: bytes, page: int, kind: int) -> Iterator[tuple[int, int | No
     In an index, all keys are None. Raises NoTreeError if the page is not of that kind.
     """
     start = _start(page)
-    if kind not in (_INTERIOR_TABLE, _INTERIOR_INDEX) or image[start] != kind:
+    if kind not in (INTERIOR_TABLE, _INTERIOR_INDEX) or image[start] != kind:
         raise NoTreeError
     try:
         count, right = struct.unpack_from(">3xH3xI", image, start)
         pointers = struct.unpack_from(f">{count}H", image, start + _INTERIOR_HEAD_BYTES)
         for cell in pointers:
             (child,) = struct.unpack_from(">I", image, cell)
-            yield child, _varint(image, cell + 4) if kind == _INTERIOR_TABLE else None
+            yield child, _varint(image, cell + 4) if kind == INTERIOR_TABLE else None
     except (struct.error, IndexError) as error:
         raise NoTreeError from error
     yield right, None
+
+
+def first_key(image: bytes, page: int, kind: int) -> int:
+    """Return the key of the first cell of a page of a table; raises NoTreeError without one."""
+    start = _start(page)
+    is_leaf = kind == LEAF_TABLE
+    try:
+        if not int.from_bytes(image[start + 3 : start + 5], "big"):
+            raise NoTreeError
+        head = start + (_LEAF_HEAD_BYTES if is_leaf else _INTERIOR_HEAD_BYTES)
+        (cell,) = struct.unpack_from(">H", image, head)
+        if not is_leaf:
+            return _varint(image, cell + 4)
+        # The size of the payload comes first.
+        while image[cell] >= 0x80:
+            cell += 1
+        return _varint(image, cell + 1)
+    except (struct.error, IndexError) as error:
+        raise NoTreeError from error
 
 
 def empty_table(page_size: int) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 import graft_vfs
 from graft_vfs import Config, Graft, RemoteConfig
 from graft_vfs.errors import CorruptObjectError, NotFoundError, UsageError
+from graft_vfs.history import key_ranges
 from graft_vfs.reports import Change, Diff
 
 
@@ -89,9 +90,13 @@ def statement(draw: random.Random, table: str) -> str:
     )
 
 
+@pytest.mark.parametrize("is_walked", [True, False])
 @pytest.mark.parametrize("auto_vacuum", ["none", "full"])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_counts_equal_those_of_comparing_all_rows(database, seed, auto_vacuum):
+def test_the_counts_equal_those_of_comparing_all_rows(
+    database, seed, auto_vacuum, is_walked, monkeypatch
+):
+    monkeypatch.setattr(key_ranges, "PAGES_PER_CHANGE", 1 << 30 if is_walked else 0)
     draw = random.Random(f"{seed} {auto_vacuum}")
     database.run("PRAGMA page_size=512", f"PRAGMA auto_vacuum={auto_vacuum}", *CREATE)
     with_pages = 0
