@@ -19,7 +19,8 @@ from graft_vfs.remote.log import RemoteLog
 from graft_vfs.remote.request_threads import request_threads
 from graft_vfs.remote.tables import ReadTable, TableName, list_tables, read_table, write_table
 from graft_vfs.view.logs import Logs
-from graft_vfs.view.new_table import STEP, next_table
+from graft_vfs.view.new_table import next_table
+from graft_vfs.view.table_policy import STEP
 from graft_vfs.view.tiling import tiling
 
 _logger = logging.getLogger(__name__)

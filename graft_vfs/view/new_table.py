@@ -1,11 +1,12 @@
 """Making the next table of a log from those that are known, and from the commits after them.
 
-A table is due every 24 commits. It takes in the tables before it while each is not much longer than
-what it has already, so a log has few tables, and each page is written into few of them.
+Which tables it takes in is the matter of `table_policy`. It drops superseded images, and those of
+pages past the smallest page count that came after them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 
 from graft_vfs.format.frame import Frames
@@ -18,34 +19,36 @@ from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.view.logs import Logs
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.source import FrameSource
+from graft_vfs.view.table_policy import due, taken_in
 from graft_vfs.view.tiling import Headers, Piece, tiling
-
-STEP = 24
-RATIO = 4
 
 
 def next_table(logs: Logs, log_id: LogId) -> tuple[TableRow, bytes] | None:
     """Return the table that is due, with its bytes, or None. No request."""
     newest, _ = logs.catalog.newest_commit(log_id)
-    lsn = RemoteLsn(newest - newest % STEP)
-    if not lsn:
+    lsn = due(newest)
+    if lsn == NO_LSN:
         return None
     pieces = tiling(logs.catalog.tables.all(log_id), lsn)
     if isinstance(pieces[-1], TableRow) or not logs.can_view(log_id, lsn):
         return None
-    taken: list[Piece] = []
-    table, length = b"", 0
-    while pieces:
-        piece = pieces[-1]
-        if isinstance(piece, TableRow):
-            if not piece.is_whole or piece.length > RATIO * length:
-                break
-            length += piece.length
-        taken.insert(0, pieces.pop())
-        if isinstance(piece, Headers):
-            table = _made(logs, log_id, taken, pieces)[1]
-            length += len(table)
-    return _made(logs, log_id, taken, pieces)
+    own = pieces.pop()
+    made = _made(logs, log_id, [own], pieces)
+    taken = taken_in([_length(piece) for piece in pieces], len(made[1]))
+    if not taken:
+        return made
+    kept = len(pieces) - taken
+    return _made(logs, log_id, [*pieces[kept:], own], pieces[:kept])
+
+
+def _length(piece: Piece) -> int:
+    """Return the length of a piece in bytes, as the policy compares it.
+
+    Commits that no table has are always taken in, and a table that is not whole here is never.
+    """
+    if isinstance(piece, Headers):
+        return 0
+    return piece.length if piece.is_whole else sys.maxsize
 
 
 def _made(
@@ -74,8 +77,10 @@ def _made(
         least_pages=found.least_pages,
         beneath=tuple(_beneath(below)),
     )
-    frames: dict[Source, Frames] = {}
-    data = b"".join(encode_table(facts, _runs(found.table, frames), frames.__getitem__))
+    parts: dict[Source, list[Frames]] = {}
+    data = b"".join(
+        encode_table(facts, _runs(found.table, parts), lambda source: _joined(parts[source]))
+    )
     row = TableRow(log_id, facts.after, facts.lsn, "", facts.hash, len(data), is_remote=False)
     return row, data
 
@@ -88,12 +93,18 @@ def _beneath(below: Iterable[Piece]) -> Iterator[Beneath]:
         yield Beneath(piece.after, piece.lsn, piece.suffix)
 
 
-def _runs(table: PageTable[FrameSource], frames: dict[Source, Frames]) -> Iterator[Run]:
+def _runs(table: PageTable[FrameSource], parts: dict[Source, list[Frames]]) -> Iterator[Run]:
     """Yield the runs of a table, and note where the frames of their sources are."""
     for first, end, source, slot in table.runs():
-        known = frames.setdefault(source.origin, source.body.frames)
-        if known is not source.body.frames and isinstance(source.body.frames, SparseFrames):
-            assert isinstance(known, SparseFrames)
-            if known.numbers != source.body.frames.numbers:
-                frames[source.origin] = SparseFrames.joined((known, source.body.frames))
+        known = parts.setdefault(source.origin, [])
+        if not any(each is source.body.frames for each in known):
+            known.append(source.body.frames)
         yield first, end, source.origin, slot
+
+
+def _joined(parts: list[Frames]) -> Frames:
+    """Return the frames of one object; two tables that overlap may each have some of them."""
+    sparse = [each for each in parts if isinstance(each, SparseFrames)]
+    if len(sparse) < len(parts):
+        return next(each for each in parts if not isinstance(each, SparseFrames))
+    return sparse[0] if len(sparse) == 1 else SparseFrames.joined(sparse)

@@ -20,7 +20,7 @@ from graft_vfs.remote.tables import TableName, list_tables
 from graft_vfs.sync import tables as tables_module
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.tables import write_tables
-from graft_vfs.view.new_table import STEP
+from graft_vfs.view.table_policy import STEP
 from tests.format.commit_samples import LOG, commit
 from tests.support.replicas import Replica, rows
 
