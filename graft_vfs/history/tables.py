@@ -25,6 +25,7 @@ HIDDEN_ROWID = "its columns hide every name of the rowid"
 _ALIASES = {OLDER: "o", NEWER: "n"}
 ALL_KEYS: list[KeyRange] = [(KEY_MIN, KEY_MAX)]
 _SCHEMA_ROOT = 1
+_PROBE = "graft_schema_probe"
 _ROWID_NAMES = ("rowid", "oid", "_rowid_")
 _COLUMNS_COMPARED_MAX = 200
 """SQLite limits how deep an expression is, and how long a row value; tables have 2000 columns."""
@@ -243,6 +244,20 @@ def _change(older: Object | None, newer: Object | None) -> Change | None:
     if newer is None:
         return Change.DROPPED
     return Change.CHANGED if older.sql != newer.sql else None
+
+
+def schema_error(connection: apsw.Connection) -> str | None:
+    """Return what SQLite finds wrong in views and triggers of `main`, which is writable."""
+    connection.execute("SAVEPOINT probe")
+    try:
+        connection.execute(f"CREATE TABLE {_PROBE}(x)")
+        # A rename reads all of them, because they may name the table.
+        connection.execute(f"ALTER TABLE {_PROBE} RENAME TO {_PROBE}2")
+    except apsw.SQLError as error:
+        return str(error)
+    finally:
+        connection.execute("ROLLBACK TO probe; RELEASE probe")
+    return None
 
 
 def quoted(name: str) -> str:

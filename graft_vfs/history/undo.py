@@ -33,6 +33,7 @@ from graft_vfs.history.tables import (
     Tables,
     objects_of,
     quoted,
+    schema_error,
 )
 from graft_vfs.pager.scratch import Scratch
 from graft_vfs.pager.snapshots import connected, scratch_over, unreadable
@@ -41,7 +42,6 @@ from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 _CONFLICTS_KEPT = 1000
-_PROBE = "graft_revert_probe"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -281,15 +281,8 @@ class _Undo(Patch):
         """Return what SQLite finds wrong in views and triggers, as when a table is renamed."""
         if not self.schema:
             return []
-        self._head.execute("SAVEPOINT probe")
-        try:
-            self._head.execute(f"CREATE TABLE {_PROBE}(x)")
-            self._head.execute(f"ALTER TABLE {_PROBE} RENAME TO {_PROBE}2")
-        except apsw.SQLError as error:
-            return [("the schema", None, str(error))]
-        finally:
-            self._head.execute("ROLLBACK TO probe; RELEASE probe")
-        return []
+        error = schema_error(self._head)
+        return [] if error is None else [("the schema", None, error)]
 
     def _broken_keys(self, touched: set[str]) -> list[tuple[str, str | None, str]]:
         """Return rows whose foreign keys find nothing, of tables that the patch has to do with."""

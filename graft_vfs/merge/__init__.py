@@ -1,0 +1,1 @@
+"""Row-level three-way merge of three snapshots of a database."""
