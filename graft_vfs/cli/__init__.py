@@ -36,6 +36,7 @@ _MODULES = {
     "daemon": "sync",
     "transfer": "import export restore",
     "revert": "revert",
+    "maintain": "maintain",
     "shell": "shell completion",
     "settings": "config",
     "doctor": "doctor",

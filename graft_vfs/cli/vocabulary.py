@@ -7,7 +7,7 @@ GROUPS = {
     "Use it and look at it": "shell status tags volumes info show log diff",
     "Synchronise it with a remote": "push pull fetch hydrate audit sync remote",
     "Take out its content or a past state": "export restore revert checkout switch tag",
-    "Set up, check and repair": "config doctor fsck adopt gc rm completion",
+    "Set up, check and repair": "config doctor fsck adopt maintain gc rm completion",
 }
 """The groups of the help, in their order. A command that is in none is listed last."""
 
@@ -21,6 +21,7 @@ ALIASES = {
     "ls": "tags",
     "remotes": "remote",
     "remove": "rm",
+    "compact": "maintain",
     "undo": "revert",
     "st": "status",
 }

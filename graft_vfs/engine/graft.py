@@ -13,16 +13,19 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine import moving, syncing
 from graft_vfs.engine.reading import ReadingEngine
+from graft_vfs.errors import NotFoundError
 from graft_vfs.history import commit_names, names
 from graft_vfs.history.commit_names import NameReport
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.files import importing
 from graft_vfs.maintenance import adopt as adopting
 from graft_vfs.maintenance import collect as collecting
-from graft_vfs.maintenance import leftovers
+from graft_vfs.maintenance import compaction, leftovers
 from graft_vfs.maintenance.collect import CollectedVolume
+from graft_vfs.maintenance.compaction import Compacted
 from graft_vfs.maintenance.leftovers import Reclaimed
 from graft_vfs.reports import (
     Adopted,
@@ -312,6 +315,25 @@ class Graft(ReadingEngine):
         with syncing.syncing(self.context, volume), volume.pinned() as snapshot:
             view = snapshot.remote
             return view.hydrate(progress) if isinstance(view, LogView) else 0
+
+    def maintain(
+        self, tag: str | Opened, *, dry_run: bool = False, progress: Progress | None = None
+    ) -> Compacted:
+        """Write the live pages of a log's small objects together, so that few hold the database.
+
+        Nothing is deleted, and readers need not stop. With `dry_run`, only report what would be
+        done. Requests: those of a fetch, of reading the pages that are not cached, one for each new
+        object of up to 8 MiB, and one for the table that names them, which is durable on return.
+        `progress` counts pages. Raises NotFoundError if the log has no commit.
+        """
+        opened = self._opened(tag)
+        with syncing.syncing(self.context, opened.volume):
+            done = compaction.maintain(self.context, opened, dry_run=dry_run, progress=progress)
+        if done is None:
+            raise NotFoundError(
+                f"{opened.tag} has no remote commit yet", next_step=Hint("run ", Advice.PUSH)
+            )
+        return done
 
     # Files ------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import head, layout
+from graft_vfs.maintenance import compaction
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
 from graft_vfs.store.base import Sent
@@ -28,6 +29,7 @@ from graft_vfs.sync import push as pushing
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.sync.settle import settle_pending
+from graft_vfs.view.table_policy import STEP
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.volume import Volume
 
@@ -165,13 +167,23 @@ def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome
         return Outcome.DIVERGED if is_open else Outcome.CLOSED
     if needs_push(status):
         # A push by another process is equivalent, except for commits that follow it.
-        push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
+        pushed = push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
+        if pushed.claimed and not is_last and pushed.lsn % STEP == 0:
+            _compact_if_due(context, opened)
     elif is_open and not is_last:
         if _may_have_news(context, status.remote):
             pull(context, opened)
         else:
             _note_checked(context, volume_id)
     return Outcome.SYNCED if is_open else Outcome.CLOSED
+
+
+def _compact_if_due(context: Context, opened: Opened) -> None:
+    """Compact a log that was just pushed to; the push has succeeded whatever becomes of it."""
+    try:
+        compaction.maintain(context, opened, only_if_due=True)
+    except GraftError as error:
+        _logger.warning("the log of %s was not compacted: %s", opened.tag, error)
 
 
 def has_news(context: Context, volume_id: VolumeId) -> bool:

@@ -85,6 +85,7 @@ class LogView:
         foreground: Foreground | None = None,
     ) -> None:
         self.log_id = log_id
+        self.tip = tip
         self.lsn = tip.lsn
         self.hash = tip.hash
         self.page_size = tip.page_size

@@ -258,6 +258,12 @@ class Logs:
                 del self._views[key]
             self.forget_proofs()
 
+    def forget_views(self, log_id: LogId) -> None:
+        """Build the next views of a log from its tables, not from views that are in use."""
+        with self._lock:
+            for key in [key for key in list(self._views) if key[0] == log_id]:
+                del self._views[key]
+
     def forget_logs(self, chosen: Callable[[], dict[LogId, int]]) -> dict[LogId, int]:
         """Forget logs that no volume needs; see the catalog."""
         with self._lock:
@@ -379,9 +385,10 @@ class Logs:
 
     def _source(self, header: CommitHeader, header_length: int) -> FrameSource:
         origin = origin_of(header, header_length)
-        return self._source_of(origin, header.frames, page_size=header.page_size)
+        return self.source_of(origin, header.frames, page_size=header.page_size)
 
-    def _source_of(self, origin: Source, frames: Frames, *, page_size: int) -> FrameSource:
+    def source_of(self, origin: Source, frames: Frames, *, page_size: int) -> FrameSource:
+        """Return a source of frames of a log, with its page cache. No request."""
         return FrameSource(
             origin,
             body_of(origin, frames, page_size=page_size),
@@ -408,7 +415,7 @@ class Logs:
             is_near=lambda block: (
                 row.is_whole or self.cache(row.log_id).has(FrameKey(name, block.offset))
             ),
-            source_of=lambda origin, frames: self._source_of(origin, frames, page_size=page_size),
+            source_of=lambda origin, frames: self.source_of(origin, frames, page_size=page_size),
         )
 
     def _head(self, row: TableRow, key: str) -> TableHead:

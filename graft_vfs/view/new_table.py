@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from graft_vfs.format.frame import Frames
 from graft_vfs.format.sparse_frames import SparseFrames
@@ -16,6 +17,7 @@ from graft_vfs.format.table_facts import Beneath, TableFacts
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.known_tables import TableRow
 from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.view.log_view import LogView, Tip
 from graft_vfs.view.logs import Logs
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.source import FrameSource
@@ -61,11 +63,31 @@ def _made(
     if not after and isinstance(oldest, Headers) and parent is not None:
         base = logs.log_view(*parent)
     found = logs.assembled(log_id, taken, base)
-    tip = found.tip
-    assert tip is not None
-    facts = TableFacts(
+    assert found.tip is not None
+    facts = _facts(logs, log_id, found.tip)
+    facts = replace(
+        facts, after=after, least_pages=found.least_pages, beneath=tuple(_beneath(below))
+    )
+    return _encoded(facts, found.table)
+
+
+def complete_table(
+    logs: Logs, view: LogView, table: PageTable[FrameSource], *, suffix: str
+) -> tuple[TableRow, bytes]:
+    """Return a complete table of the same pages as a view, but with other places of them.
+
+    `suffix` is that of its key. May send requests if the view has layers.
+    """
+    row, data = _encoded(_facts(logs, view.log_id, view.tip), table)
+    return replace(row, suffix=suffix), data
+
+
+def _facts(logs: Logs, log_id: LogId, tip: Tip) -> TableFacts:
+    """Return the facts of a complete table."""
+    parent = logs.parent(log_id)
+    return TableFacts(
         log_id=log_id,
-        after=after,
+        after=NO_LSN,
         lsn=tip.lsn,
         hash=tip.hash,
         parent_log=parent[0] if parent else None,
@@ -74,14 +96,15 @@ def _made(
         page_count=tip.page_count,
         change_counter=tip.change_counter,
         time_ms=tip.time_ms,
-        least_pages=found.least_pages,
-        beneath=tuple(_beneath(below)),
+        least_pages=tip.page_count,
+        beneath=(),
     )
+
+
+def _encoded(facts: TableFacts, table: PageTable[FrameSource]) -> tuple[TableRow, bytes]:
     parts: dict[Source, list[Frames]] = {}
-    data = b"".join(
-        encode_table(facts, _runs(found.table, parts), lambda source: _joined(parts[source]))
-    )
-    row = TableRow(log_id, facts.after, facts.lsn, "", facts.hash, len(data), is_remote=False)
+    data = b"".join(encode_table(facts, _runs(table, parts), lambda source: _joined(parts[source])))
+    row = TableRow(facts.log_id, facts.after, facts.lsn, "", facts.hash, len(data), is_remote=False)
     return row, data
 
 
