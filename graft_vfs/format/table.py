@@ -1,9 +1,9 @@
 """Tables: where the newest image is of each page that a range of commits changed.
 
-This docstring is the normative text of format version 1. A table is made of commits, so it can be
-made again; it is never changed. Its head is followed by blocks: the leaves, then the nodes above
-them, level by level. The root is in the head, so one request reads a small table, and the path to
-a page of a large one. Little-endian throughout.
+This docstring is the normative text of format version 1. A table is made from commits and never
+changed. Its head is followed by blocks: the leaves, then the nodes above them, level by level. The
+root is in the head, so one request reads the whole of a small table, and a page of a large one
+takes one more for each level. Little-endian throughout.
 
       0   8  magic `GRAFTTAB`
       8   2  format version, 1

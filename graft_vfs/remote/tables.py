@@ -4,11 +4,13 @@
     logs/<log>/tables/<descending N>-<A>-<id>
 
 `<descending N>` is that of commits, `<A>` an LSN less than N in 16 hexadecimal digits, and 0 for a
-complete table. `<id>` is random, in 16 hexadecimal digits: what compaction writes is no function of
-the commits. Tables are made of commits, so each may be missing, and be made again.
+complete table. `<id>` is random, in 16 hexadecimal digits; it is only in keys of tables that
+compaction writes, whose content depends on more than the commits. All other tables can be made
+again from the commits, so a table may be missing.
 
 Listings skip foreign objects among tables with one warning. A reader verifies that a table is the
-one of its key; which history it is of, the commits around N prove.
+one of its key. Commit N has the hash that the table names, and commit N+1 names it as the previous
+one: either proves that the table belongs to this history.
 """
 
 from __future__ import annotations
