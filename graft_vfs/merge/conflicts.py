@@ -202,10 +202,8 @@ class Merged(Report):
     rebuilt: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = (
-            f"Merged: {self.inserted} rows inserted, {self.updated} updated, {self.deleted} "
-            f"deleted; {self.combined} of them were changed by both sides"
-        )
+        rows = f"{self.inserted} inserted, {self.updated} updated, {self.deleted} deleted"
+        text = f"Merged rows of ours: {rows}; {self.combined} of them with changes of both sides"
         for count, what in (
             (self.resolved_count, "conflicts resolved"),
             (self.coincident_count, "equal changes"),
@@ -213,7 +211,7 @@ class Merged(Report):
             (len(self.rebuilt), "indexes rebuilt"),
         ):
             if count:
-                text += f", {count} {what}"
+                text += f"; {what}: {count}"
         return f"{text}."
 
 

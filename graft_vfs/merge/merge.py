@@ -122,10 +122,11 @@ def _tried(sides: Sides, findings: Findings) -> Scratch | None:
 def _has_one_encoding(snapshots: Snapshots, findings: Findings) -> bool:
     """Return True if SQLite can read the snapshots together; the encoding is fixed once."""
     found = [
-        None if not each.page_count else int.from_bytes(each.first_page().image[TEXT_ENCODING])
+        int.from_bytes(each.first_page().image[TEXT_ENCODING]) if each.page_count else None
         for each in (snapshots.base, snapshots.ours, snapshots.theirs)
     ]
-    if len({encoding for encoding in found if encoding}) <= 1:
+    # What is merged into an empty database is in the default encoding.
+    if len({encoding for encoding in found if encoding} | {found[2] or 1}) <= 1:
         return True
     base, ours, theirs = (
         f"PRAGMA encoding={_ENCODINGS.get(each)}" if each else None for each in found

@@ -176,7 +176,8 @@ class TableMerge:
         apart = differing(mover.row, target.row)
         if not apart:
             columns = tuple(name for name in mover.row if name not in change.key)
-            self._coincide(change, columns, target)
+            cells = self._coincide(change, columns, target)
+            self._replace(change, target, cells or {}, is_combined=True)
             return
         choice = self._choose(self._conflict(Kind.INSERT_INSERT, change, apart, target))
         if choice is not None:

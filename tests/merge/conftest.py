@@ -7,9 +7,14 @@ from tests.support.merging import Merging, Result
 
 
 @pytest.fixture
-def merge(tmp_path):
-    merging = Merging(tmp_path)
+def merging(tmp_path):
+    made = Merging(tmp_path)
+    yield made
+    made.close()
 
+
+@pytest.fixture
+def merge(merging):
     def run(
         base: str,
         ours: str,
@@ -24,5 +29,4 @@ def merge(tmp_path):
         ) as merge:
             return Result(merge, prepare)
 
-    yield run
-    merging.close()
+    return run

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from graft_vfs.errors import UsageError
+from graft_vfs.history.names import remote_snapshot
 from graft_vfs.history.rows import RawText
-from graft_vfs.merge.conflicts import Granularity, Kind, Resolution
+from graft_vfs.merge.conflicts import Choices, Granularity, Kind, Resolution
+from graft_vfs.merge.merge import merged
+from graft_vfs.merge.sides import Snapshots
+from graft_vfs.volume.snapshot import Snapshot
+from tests.support.merging import Result
 
 OURS, THEIRS, RENUMBER = Resolution.OURS, Resolution.THEIRS, Resolution.RENUMBER
 TABLE = "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); INSERT INTO t VALUES(1, 1, 1), (2, 2, 2);"
@@ -78,6 +85,15 @@ def test_equal_changes_are_listed_and_may_be_a_conflict(merge):
     assert merge(TABLE, withdrawal, withdrawal, coincident_conflicts=True).conflicts() == [
         "coincident of t(id=1) in a"
     ]
+
+
+def test_a_function_may_add_up_what_both_sides_took(merge):
+    def policy(conflict):
+        return {"a": 2 * conflict.ours["a"] - (conflict.base or {"a": 0})["a"]}
+
+    both = "UPDATE t SET a = a - 1 WHERE id = 1; INSERT INTO t VALUES(3, 5, 'same')"
+    result = merge(TABLE, both, both, policy=policy, coincident_conflicts=True)
+    assert result.rows("SELECT a FROM t") == [(-1,), (2,), (10,)]
 
 
 def test_a_function_decides_each_conflict(merge):
@@ -219,6 +235,29 @@ def test_other_encodings(merge, encoding):
         ("ü", "ours"),
         ("€", "theirs"),
     ]
+
+
+def test_both_sides_may_begin_with_nothing(merging):
+    engine, made = merging.machine.engine, {}
+    for tag, encoding in (("one", "UTF-8"), ("two", "UTF-8"), ("other", "UTF-16le")):
+        with contextlib.closing(merging.machine.connect(tag)) as connection:
+            connection.execute(f"PRAGMA encoding='{encoding}'; CREATE TABLE t(a)")
+            connection.execute("INSERT INTO t VALUES(?)", (tag,))
+        log = engine.push(tag).log
+        made[tag] = remote_snapshot(engine.open(tag), engine.logs, log, 1)
+    nothing = remote_snapshot(engine.open("other"), engine.logs, log, 0)
+
+    def run(ours: Snapshot, theirs: Snapshot) -> Result:
+        snapshots = Snapshots(nothing, ours, theirs)
+        with merged(engine.open("other"), snapshots, Choices()) as merge:
+            return Result(merge)
+
+    for ours, theirs in ((made["one"], made["two"]), (made["one"], nothing)):
+        assert ("one",) in run(ours, theirs).rows("SELECT a FROM t")
+    for theirs in (made["two"], nothing):
+        (found,) = run(made["other"], theirs).report.conflicts
+        assert (found.object, found.detail) == ("database", "the text encodings differ")
+        assert found.ours == "PRAGMA encoding='UTF-16le'"
 
 
 def test_triggers_do_not_fire_again(merge):

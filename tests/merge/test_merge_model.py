@@ -25,13 +25,6 @@ TABLES = 12
 """Tables of one story; each is a case."""
 
 
-@pytest.fixture
-def merging(tmp_path):
-    made = Merging(tmp_path)
-    yield made
-    made.close()
-
-
 class Story:
     """One database with a table of each kind, changed on both sides."""
 
@@ -191,12 +184,12 @@ def _is_dangling(story: Story, tables: dict[str, Counter[tuple[str, ...]]], chil
     return any(row[1] not in keys for row in tables[child])
 
 
-@pytest.mark.parametrize(("first", "is_walked"), [(0, True), (40, False)])
+@pytest.mark.parametrize(("first", "is_walked"), [(30, True), (60, False)])
 def test_random_tables_merge_as_dictionaries_do(merging, first, is_walked, monkeypatch):
     if not is_walked:
         monkeypatch.setattr(key_ranges, "PAGES_PER_CHANGE", 0)
     happened = Counter[str]()
-    for seed in range(first, first + 40):
+    for seed in range(first, first + 30):
         happened += check(merging, seed)
     for event in (
         "conflicting",
