@@ -12,7 +12,7 @@
     progress     a progress line for long work
     session      the engine of one command; the arguments that commands share
     volumes, history, names, sync, daemon, transfer, revert, shell, settings, doctor, recovery,
-    demo, manual the commands
+    demo, manual, usage      the commands
 
 Results go to standard output; errors, warnings and progress go to standard error.
 """
@@ -43,6 +43,7 @@ _MODULES = {
     "recovery": "adopt fsck",
     "demo": "demo",
     "manual": "help version",
+    "usage": "du",
 }
 """The module of each command. Only the requested command's module is imported, and all of them for
 the help: for example, only the shell needs APSW's shell."""

@@ -52,6 +52,8 @@ from graft_vfs.volume.volume import Volume
 if TYPE_CHECKING:
     from graft_vfs.history.graph import LogLine
     from graft_vfs.history.rows import NotCompared, RowChange
+    from graft_vfs.maintenance.disk_usage import DiskUsage
+    from graft_vfs.maintenance.remote_usage import RemoteUsage
 
 
 class ReadingEngine(OpenEngine):
@@ -124,6 +126,30 @@ class ReadingEngine(OpenEngine):
     def info(self, tag: str | Opened) -> Info:
         """Describe a volume and its newest snapshot. No request."""
         return info_of(self.context, self._opened(tag))
+
+    def disk_usage(self, tag: str | Opened | None = None) -> DiskUsage:
+        """Return what each volume takes on disk, or one of them, and the rest. No request."""
+        volume = None if tag is None else self._opened(tag).volume.id
+        with importing():
+            from graft_vfs.maintenance import disk_usage  # noqa: PLC0415 - for start-up
+
+        return disk_usage.disk_usage(self.context, volume)
+
+    def remote_usage(
+        self, tag: str | Opened | None = None, *, everything: bool = False, limit: int | None = None
+    ) -> list[RemoteUsage]:
+        """Return what the volumes' logs, or one of them, take on each of their remotes.
+
+        With `everything`, all logs there, and those of the configured remote. Of each log, the
+        `limit` largest commits are listed. Requests: one listing a log, or one of all logs, and one
+        of all segments of a remote, each with a request per 1000 objects. Raises StoreError for a
+        remote without listings.
+        """
+        volume = None if tag is None else self._opened(tag).volume.id
+        with importing():
+            from graft_vfs.maintenance import remote_usage  # noqa: PLC0415 - for start-up
+
+        return remote_usage.remote_usages(self.context, volume, everything=everything, limit=limit)
 
     def log(
         self, tag: str | Opened, ref: str | None = None, *, limit: int | None = None
