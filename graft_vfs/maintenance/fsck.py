@@ -10,23 +10,27 @@ Nothing is written without `repair` (see `mending`); with it, the findings repor
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from graft_vfs.advice import Advice, Audience, Hint, Worded
 from graft_vfs.errors import (
+    ConfigError,
     CorruptObjectError,
     DamageError,
     GraftError,
     NotFoundError,
     ObjectMissingError,
+    StoreError,
 )
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.format.segment import SEGMENT_HEADER_BYTES, check_segment_header
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.descriptor import MOVE_AWAY
+from graft_vfs.local.catalog.remotes import DEFAULT
 from graft_vfs.maintenance.adopt import lost_volumes
 from graft_vfs.maintenance.findings import OTHER_MACHINE, Fault, FaultKind, Finding, Link
 from graft_vfs.maintenance.mending import Mender
@@ -41,6 +45,7 @@ from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
 from graft_vfs.suggestions import did_you_mean
 from graft_vfs.sync.headers import lineage
+from graft_vfs.sync.remotes import find_remote
 from graft_vfs.sync.sources import log_beginning
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
@@ -311,23 +316,49 @@ def check_all(
     repair: bool,
     progress: Progress | None,
 ) -> Fsck:
-    """Verify the data directory, and the log that `name` names or all logs and refs."""
+    """Verify the data directory, and the log that `name` names or all logs and refs.
+
+    Without a name, a remote that cannot be asked is a finding, unless no other one was.
+    """
     local, volumes = check_data(context)
     catalog, logs = context.catalog, context.logs
-    checked = tuple(
-        check_log(
-            logs,
-            log_id,
-            deep=deep,
-            repair=repair,
-            scratch=context.volumes.directory,
-            progress=progress,
-        )
+    wanted = [
+        log_id
         for log_id in (logs_of(catalog, logs) if name is None else [log_named(logs, name)])
         if _has_remote(logs, log_id) or (name is not None and catalog.tag_volume(name) is None)
+    ]
+    scratch = context.volumes.directory
+    check = functools.partial(
+        check_log, logs, deep=deep, repair=repair, scratch=scratch, progress=progress
     )
-    refs = tuple(check_refs(logs)) if name is None else ()
-    return Fsck(volumes, tuple(local), checked, refs)
+    if name is not None:
+        return Fsck(volumes, tuple(local), tuple(map(check, wanted)), ())
+    checked: list[LogCheck] = []
+    refs: list[Finding] = []
+    silent: list[tuple[str, GraftError]] = []
+    remotes = dict.fromkeys([DEFAULT] if not isinstance(logs.remotes.default, NoStore) else [])
+    remotes |= dict(catalog.remotes.all())
+    for remote in remotes:
+        on_it = [log_id for log_id in wanted if _remote_of(catalog, log_id) == remote]
+        try:
+            store = find_remote(logs, remote)
+            checked += map(check, on_it)
+            refs += _check_refs_of(logs, store)
+        except (StoreError, ConfigError) as error:
+            silent.append((remote, error))
+    if silent and len(silent) == len(remotes):
+        raise silent[0][1]
+    refs += [
+        Finding(f"remote {remote}", f"not verified: {error.message}", next_step=error.hint)
+        for remote, error in silent
+    ]
+    return Fsck(volumes, tuple(local), tuple(checked), tuple(refs))
+
+
+def _remote_of(catalog: Catalog, log_id: LogId) -> str:
+    """Return the name of the remote that a log lives on."""
+    row = catalog.remotes.of_log(log_id)
+    return DEFAULT if row is None else row[0]
 
 
 # The data directory -----------------------------------------------------------------------------
@@ -402,22 +433,12 @@ def _has_remote(logs: Logs, log_id: LogId) -> bool:
     return not isinstance(logs.log(log_id).store, NoStore)
 
 
-def check_refs(logs: Logs) -> list[Finding]:
-    """Return the refs of all remotes that are damaged or gone, or name a log without commits.
+def _check_refs_of(logs: Logs, store: ObjectStore) -> list[Finding]:
+    """Return the refs of a remote that are damaged or gone, or name a log without commits.
 
     Two requests a ref. Gone are those that this machine cloned by. Of a remote without listings,
     only these are verified. Raises StoreError.
     """
-    stores = [logs.remotes.default, *(store for _, store in logs.remotes.all())]
-    return [
-        finding
-        for store in stores
-        if not isinstance(store, NoStore)
-        for finding in _check_refs_of(logs, store)
-    ]
-
-
-def _check_refs_of(logs: Logs, store: ObjectStore) -> list[Finding]:
     damaged: list[CorruptObjectError] = []
     found: list[Finding] = []
     there = dict(_refs_of(logs, store, damaged))

@@ -11,7 +11,13 @@ import pytest
 
 from graft_vfs.advice import Audience, words
 from graft_vfs.engine.config import RemoteConfig
-from graft_vfs.errors import HistoryMismatchError, NoRemoteError, NotFoundError, StoreDeniedError
+from graft_vfs.errors import (
+    HistoryMismatchError,
+    NoRemoteError,
+    NotFoundError,
+    StoreDeniedError,
+    StoreError,
+)
 from graft_vfs.format import frame
 from graft_vfs.format.name import decode_name
 from graft_vfs.ids import LogId, VolumeId
@@ -472,3 +478,27 @@ def test_damaged_or_missing_refs_are_found(replica, tmp_path, remote, damage) ->
     path.with_name("copy").unlink(missing_ok=True)
     replica.engine.name_log("main", log_of(replica))
     assert replica.engine.fsck().is_sound
+
+
+def test_a_remote_that_cannot_be_asked_is_a_finding_beside_the_others(
+    replica, tmp_path, remote
+) -> None:
+    other = tmp_path / "second"
+    with Replica(tmp_path / "b", RemoteConfig(type="fs", root=str(other))) as theirs:
+        theirs.connect("theirs").execute("CREATE TABLE t(v)")
+        theirs.engine.push("theirs")
+    replica.engine.clone(f"file://{other}/theirs", "theirs")
+    logs = {log_of(replica), replica.engine.status("theirs").remote}
+    assert {each.log for each in replica.engine.fsck().logs} == logs
+    moved = other.rename(tmp_path / "moved")
+    found = replica.engine.fsck()
+    assert [each.log for each in found.logs] == [log_of(replica)]
+    (problem,) = problems(found)
+    assert problem.startswith("problem  remote second: not verified: ")
+    with pytest.raises(StoreError):
+        replica.engine.fsck("theirs")
+    remote.rename(tmp_path / "moved too")
+    with pytest.raises(StoreError):
+        replica.engine.fsck()
+    moved.rename(other)
+    assert len(problems(replica.engine.fsck())) == 1
