@@ -33,9 +33,10 @@ class Messages:
 
         Raises LocalStorageError.
         """
-        kept = {at: text for at, text in self._read() if at >= first} | {lsn: message}
-        lines = "".join(json.dumps({"lsn": at, "message": kept[at]}) + "\n" for at in sorted(kept))
         with storage_errors(self._path):
+            kept = {at: text for at, text in self._parsed() if at >= first} | {lsn: message}
+            parts = ({"lsn": at, "message": kept[at]} for at in sorted(kept))
+            lines = "".join(json.dumps(part) + "\n" for part in parts)
             descriptor = create(self._new, os.O_WRONLY | os.O_TRUNC)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(lines)
@@ -62,13 +63,18 @@ class Messages:
         return "\n".join(reversed(found))
 
     def _read(self) -> list[tuple[LocalLsn, str]]:
-        """Read the file; what is no message in it is left out, as it describes no data."""
+        """Read the file; without it, or if it cannot be read, there are no messages."""
+        try:
+            return self._parsed()
+        except OSError as error:
+            _logger.warning("%s: messages of local commits cannot be read: %s", self._path, error)
+            return []
+
+    def _parsed(self) -> list[tuple[LocalLsn, str]]:
+        """Read the file; what is no message in it is left out. Raises OSError."""
         try:
             lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
-            return []
-        except OSError as error:
-            _logger.warning("%s: messages of local commits cannot be read: %s", self._path, error)
             return []
         found = []
         for line in lines:

@@ -48,6 +48,7 @@ from graft_vfs.sync.tables import write_tables
 from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
 
@@ -143,8 +144,7 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     grace_seconds = asked.grace_seconds
     if snapshot.lsn < branch.first_lsn and not forked and not (grace_seconds and branch.base):
         return Pushed(remote, branch.base, False, 0, 0, 0)
-    messages = Messages(volume.directory)
-    message = asked.message or messages.joined(branch.first_lsn, snapshot.lsn, MESSAGE_BYTES_MAX)
+    message = asked.message or _local_messages(snapshot, volume)
     target = replace(_plan(context, snapshot, remote), message=message)
     if grace_seconds:
         target = replace(target, grace_seconds=grace_seconds)
@@ -157,6 +157,9 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     # Ordering: the log before the record. The next branch begins where the pushed commits end. If a
     # power cut lost them, new commits would be written before that offset and never be read.
     snapshot.branch.branch_log.sync(snapshot.end.offset)
+    if not asked.message and _local_messages(snapshot, volume) != message:
+        # Another process has added one since: its commit is durable before its message is.
+        return None
     pending = _record(built, snapshot)
     try:
         if not catalog.add_pending_push(pending, branch=branch.id):
@@ -182,6 +185,12 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     )
     _logger.info("volume %s: %s", volume.id, pushed)
     return pushed
+
+
+def _local_messages(snapshot: Snapshot, volume: Volume) -> str:
+    """Return the messages of a snapshot's local commits as one text."""
+    first = snapshot.branch.row.first_lsn
+    return Messages(volume.directory).joined(first, snapshot.lsn, MESSAGE_BYTES_MAX)
 
 
 def ensure_safe_store(context: Context, log_id: LogId) -> None:

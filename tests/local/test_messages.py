@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from graft_vfs.errors import LocalStorageError
@@ -58,6 +61,21 @@ def test_what_is_no_message_is_left_out(tmp_path, spoilt) -> None:
     assert messages.within(ONE, THREE) == [(1, "first")]
     messages.add(TWO, "second", first=ONE)
     assert messages.within(ONE, THREE) == [(1, "first"), (2, "second")]
+
+
+def test_no_message_is_lost_if_the_others_cannot_be_read(tmp_path, monkeypatch) -> None:
+    messages = Messages(tmp_path)
+    messages.add(ONE, "first", first=ONE)
+
+    def unreadable(_: Path) -> bytes:
+        raise OSError(errno.EIO, "the disk is ill")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", unreadable)
+        assert messages.within(ONE, THREE) == []
+        with pytest.raises(LocalStorageError):
+            messages.add(TWO, "second", first=ONE)
+    assert messages.within(ONE, THREE) == [(1, "first")]
 
 
 def test_a_message_that_cannot_be_written_is_an_error_and_the_others_stay(tmp_path) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from graft_vfs.errors import CommitOutcomeUnknownError, UsageError
+from graft_vfs.local.messages import Messages
+from graft_vfs.pages import LocalLsn
 from graft_vfs.store.memory import MemoryStore
+from graft_vfs.sync import push
 from tests.support.faults import Fault, FaultyStore
 from tests.support.replicas import Replica, machines_on, rows
 
@@ -91,3 +94,21 @@ def test_what_no_reader_takes_is_refused_before_anything_is_sent(replicas, messa
     assert ours.counts() == before
     ours.engine.push("main", message="x" * 4096)
     assert messages(ours) == ["x" * 4096]
+
+
+def test_a_message_that_another_process_adds_during_a_push_is_published(
+    replicas, monkeypatch
+) -> None:
+    ours = replicas("ours")
+    write(ours, 1)
+    volume = ours.engine.open("main")
+    build = push.build
+
+    def build_beside_an_import(*arguments, **keywords):
+        # Its commit was durable before its message.
+        Messages(volume.directory).add(volume.snapshot.lsn, "late", first=LocalLsn(1))
+        return build(*arguments, **keywords)
+
+    monkeypatch.setattr(push, "build", build_beside_an_import)
+    assert ours.engine.push("main").lsn == 1
+    assert messages(ours) == ["late"]
