@@ -22,6 +22,7 @@ _BYTES_MAX = 2048
 _SCHEMES = ("s3", "https", "http", "file")
 _OPTIONS = ("endpoint", "region", "unsigned")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://", re.ASCII)
+_MISSPELT = re.compile(r"(?:s3|https?|file)(?::(?!//)|//)", re.ASCII | re.IGNORECASE)
 _BLANK = re.compile(r"[\x00-\x20\x7f]")
 _STEP = (
     "write s3://BUCKET/PREFIX/REF, https://HOST/PATH/REF, file:///DIRECTORY/REF, or the path of a "
@@ -74,6 +75,16 @@ class RemoteUrl:
 def is_url(text: str) -> bool:
     """Return True if a text begins as a URL does; the name of a ref may be a path."""
     return _SCHEME.match(text) is not None
+
+
+def misspelt(text: str) -> UsageError | None:
+    """Return the error for what begins like a URL and is none, such as `s3:/bucket/ref`.
+
+    It may be the name of a ref.
+    """
+    if not _MISSPELT.match(text):
+        return None
+    return UsageError(f"{text[:200]!r} is no URL", next_step=_STEP)
 
 
 def is_path(text: str) -> bool:
@@ -137,9 +148,15 @@ def _checked(
         raise UsageError(
             f"{shown!r} has an empty part, '.' or '..' in its path", next_step="write it plainly"
         )
+    try:
+        decoded = unquote(bare, errors="strict")
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{shown!r} is not UTF-8 when it is decoded", next_step="encode its path as UTF-8"
+        ) from None
     if scheme == "file":
         host = ""
-        if "\0" in unquote(bare):
+        if "\0" in decoded:
             raise UsageError(f"{shown!r} is not a path", next_step=_STEP)
     elif scheme != "s3":
         host = host.lower()

@@ -15,6 +15,7 @@ from pathlib import Path
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     AlreadyExistsError,
+    GraftError,
     LocalStorageError,
     NotFoundError,
 )
@@ -34,7 +35,7 @@ from graft_vfs.reports import Progress
 from graft_vfs.sync.fetch import require_commits
 from graft_vfs.sync.headers import know_descent
 from graft_vfs.sync.proof import LogMismatchError, Standing, forget_history
-from graft_vfs.sync.sources import Source, look_up, place
+from graft_vfs.sync.sources import Source, is_in_use, look_up, place
 from graft_vfs.tags import check_tag
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context
@@ -158,9 +159,23 @@ def clone_base(
     log that lacks locally known commits, because this machine may have the only copy of them.
     """
     log_id = look_up(logs, source, suggests=True)
+    former = logs.catalog.remotes.of_log(log_id)
     # An id without a URL means the log wherever it lives; a ref was read on one remote.
     if source.url is not None or not str(log_id).startswith(source.name):
         place(logs, log_id, source.url)
+    try:
+        return _newest(logs, source, log_id, progress)
+    except GraftError:
+        # What nothing is known of may be cloned from elsewhere, and lives where it did before.
+        if not logs.catalog.newest_commit(log_id)[0] and not is_in_use(logs, log_id):
+            logs.catalog.remotes.place([log_id], None if former is None else former[0])
+        raise
+
+
+def _newest(
+    logs: Logs, source: Source, log_id: LogId, progress: Progress | None
+) -> tuple[LogId, RemoteLsn]:
+    """Return (log, newest LSN), with what a clone needs of it known; see `clone_base`."""
     while True:
         try:
             return log_id, require_commits(logs, log_id, None, progress=progress)

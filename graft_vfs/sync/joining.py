@@ -20,7 +20,7 @@ from graft_vfs.local.catalog import descriptor
 from graft_vfs.sync import naming
 from graft_vfs.sync.clone import clone_base
 from graft_vfs.sync.pull import move
-from graft_vfs.sync.sources import find_source, known_log, look_up
+from graft_vfs.sync.sources import find_source, known_log, look_up, place, remote_url
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -72,6 +72,9 @@ def join(context: Context, opened: Opened, *, name: str) -> None:
             f"means log {known}",
             next_step="open it without remote=, or choose another tag for that log",
         )
+    url = remote_url(logs, name)
+    if known is not None and url is not None:
+        place(logs, remote, url)  # It lives there, or this says that it lives elsewhere.
 
 
 def _is_empty(context: Context, snapshot: Snapshot) -> bool:

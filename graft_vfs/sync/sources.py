@@ -156,11 +156,21 @@ def known_log(logs: Logs, text: str) -> LogId | None:
     """Return the log of a ref that this machine has read before, None otherwise. No request."""
     name, store = text, logs.remotes.default
     if urls.is_url(text):
-        parts = logs.remotes.opener.completed(urls.parse(text)[0]).split()
+        parts = _remote_and_ref(logs, text)
         if parts is None:
             return None
         name, store = parts[1], logs.remotes.at(str(parts[0]))
     return logs.catalog.known_ref(store.describe(), name)
+
+
+def remote_url(logs: Logs, text: str) -> str | None:
+    """Return the URL of the remote in the URL of a ref; None for another text. No request."""
+    parts = _remote_and_ref(logs, text) if urls.is_url(text) else None
+    return None if parts is None else str(parts[0])
+
+
+def _remote_and_ref(logs: Logs, url: str) -> tuple[RemoteUrl, str] | None:
+    return logs.remotes.opener.completed(urls.parse(url)[0]).split()
 
 
 def log_beginning(logs: Logs, text: str) -> LogId | None:
@@ -183,11 +193,17 @@ def look_up(logs: Logs, source: Source, *, suggests: bool = False) -> LogId:
     if log_id is None and LogId.looks_like(source.name):
         log_id = LogId.parse(source.name)
     if log_id is None:
-        log_id = read_ref(store, source.name)
+        try:
+            log_id = read_ref(store, source.name)
+        except NoRemoteError as error:
+            raise urls.misspelt(source.name) or error from None
         if log_id is None:
             begun = log_beginning(logs, source.name)
             if begun is not None:
                 return begun
+            misspelt = urls.misspelt(source.name)
+            if misspelt is not None:
+                raise misspelt
             known = _names_to_suggest(store) if suggests else ()
             raise no_ref(store, source.name, source.url, known)
     if not LogId.looks_like(source.name):

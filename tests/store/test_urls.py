@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graft_vfs.errors import UsageError
-from graft_vfs.store.urls import RemoteUrl, is_path, is_url, parse
+from graft_vfs.store.urls import RemoteUrl, is_path, is_url, misspelt, parse
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,8 @@ def test_a_slash_at_the_end_means_the_remote_itself(text, remote) -> None:
         ("s3://bucket/main?unsigned=maybe", "unsigned=maybe"),
         ("s3://bucket/main#part", "after its path"),
         ("file:///a%00b/main", "is not a path"),
+        ("file:///a%ffb/main", "is not UTF-8"),
+        ("s3://bucket/a%ff", "is not UTF-8"),
         ("/a\0b/main", "is not a path"),
         ("/a\udc80b/main", "is not a path"),
         ("https://host/" + "x" * 4000, "is no URL"),
@@ -108,6 +110,20 @@ def test_a_secret_in_a_url_is_not_repeated(text) -> None:
     with pytest.raises(UsageError) as caught:
         parse(text)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["s3:/bucket/main", "s3:bucket/main", "https:/host/main", "s3//b/m"]
+)
+def test_a_misspelt_url_gets_the_forms_of_urls(text) -> None:
+    error = misspelt(text)
+    assert "is no URL" in str(error)
+    assert "s3://BUCKET/PREFIX/REF" in str(error)
+
+
+@pytest.mark.parametrize("text", ["main", "s3", "s3/main", "https-notes", "file/main", "s3://b/m"])
+def test_other_names_and_urls_are_not_misspelt(text) -> None:
+    assert misspelt(text) is None
 
 
 def test_names_of_refs_are_no_urls() -> None:

@@ -148,6 +148,41 @@ def test_open_with_a_url_makes_a_clone_once(machines, tmp_path) -> None:
     assert rows(ours.connect("empty", remote=f"file://{root}/other")) == [("other on remote",)]
 
 
+def test_open_with_the_url_of_another_place_is_refused(machines, tmp_path) -> None:
+    root = published(tmp_path, "main")
+    mirror = tmp_path / "mirror"
+    shutil.copytree(root, mirror)
+    ours = machines()
+    assert rows(ours.connect("copy", remote=f"file://{root}/main")) == [("main on remote",)]
+    for _ in range(2):  # The second time, the ref is known.
+        with pytest.raises(AlreadyExistsError, match=rf"from file://{root}, and not from"):
+            ours.engine.open("copy", remote=f"file://{mirror}/main")
+    assert rows(ours.connect("copy", remote=f"file://{root}/main")) == [("main on remote",)]
+
+
+def test_a_failed_clone_leaves_the_log_where_it_was(machines, tmp_path) -> None:
+    root = published(tmp_path, "main")
+    log_id = machines().engine.source(f"{root}/main").log_id
+    commits = root / "logs" / str(log_id) / "commits"
+    commits.rename(root / "gone")
+    ours = machines()
+    for form in ("{}/main", "{}/" + str(log_id)):
+        with pytest.raises(NotFoundError, match=r"no commit yet|has no log"):
+            ours.engine.clone(form.format(root), "copy")
+        assert ours.engine.catalog.remotes.of_log(log_id) is None
+    (root / "gone").rename(commits)
+    ours.engine.clone(f"{root}/main", "copy")
+    assert rows(ours.connect("copy")) == [("main on remote",)]
+
+
+def test_a_misspelt_url_lists_the_forms_of_urls(machines, tmp_path) -> None:
+    configured = RemoteConfig(type="fs", root=str(published(tmp_path, "s3:main")))
+    for ours in (machines(), machines("configured", configured)):
+        with pytest.raises(UsageError, match=r"s3://BUCKET/PREFIX/REF"):
+            ours.engine.clone("s3:/bucket/main", "main")
+    ours.engine.clone("s3:main", "main")  # It is a ref.
+
+
 def test_a_ref_of_the_configured_remote_clones_nothing_of_another(machines, tmp_path) -> None:
     root = published(tmp_path, "main")
     configured = RemoteConfig(type="fs", root=str(root))
