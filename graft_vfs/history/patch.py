@@ -45,6 +45,7 @@ from graft_vfs.volume.volume import Volume
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a terminal, or a reader of lines, would not take as it is."""
 
+_CHECK = re.compile(r"\bCHECK\b", re.IGNORECASE)
 _STEP_BITS = 60
 PRAGMAS = ("user_version", "application_id")
 
@@ -82,6 +83,9 @@ class Patch:
             yield "-- It may write to shadow tables; if the sqlite3 shell refuses that, run first:"
             yield "-- .dbconfig defensive off"
         yield "PRAGMA foreign_keys=OFF;"
+        if any(_CHECK.search(item.sql or "") for item in self._tables.newer.values()):
+            # Rows may violate it: written while it was not enforced, or before it was added.
+            yield "PRAGMA ignore_check_constraints=ON;"
         yield "BEGIN IMMEDIATE;"
         yield from self.changes()
         yield from self._sequence()

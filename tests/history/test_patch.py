@@ -459,3 +459,23 @@ def test_a_literal_reads_back(value, literal):
         classes = {str: "text", RawText: "text", bytes: "blob", float: "real", int: "integer"}
         found = connection.execute(f"SELECT typeof({literal}), CAST({literal} AS BLOB)").fetchall()
         assert found[0][0] == classes.get(type(value), "null")
+
+
+def test_rows_that_violate_a_check_are_patched(database) -> None:
+    database.start("CREATE TABLE t(x CHECK(x > 0)); INSERT INTO t VALUES(1)")
+    database.push()
+    connection = graft_vfs.connect(database.tag)
+    connection.execute("PRAGMA ignore_check_constraints=ON; INSERT INTO t VALUES(-1)")
+    connection.close()
+    lines = database.patch()
+    assert "PRAGMA ignore_check_constraints=ON;" in lines
+    with contextlib.closing(sqlite3.connect(database.file("older"))) as patched:
+        patched.executescript("\n".join(lines))
+        assert patched.execute("SELECT x FROM t").fetchall() == [(1,), (-1,)]
+
+
+def test_without_a_check_none_is_switched_off(database) -> None:
+    database.start("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    database.push()
+    database.run("INSERT INTO t VALUES(2)")
+    assert not any("check_constraints" in line for line in database.check())
