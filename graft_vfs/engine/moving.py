@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from graft_vfs.errors import UsageError
+from graft_vfs.errors import GraftError, UsageError
 from graft_vfs.format.commit import MESSAGE_BYTES_MAX
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog import descriptor
@@ -45,6 +45,12 @@ def point(context: Context, tag: str, volume: VolumeId) -> None:
     """Point a tag at an existing volume."""
     set_tag = functools.partial(context.catalog.set_tag, tag, volume)
     change_tag(context, tag, set_tag, to=volume)
+    note_tags = functools.partial(descriptor.note_tags, context.directory_of(volume))
+    try:
+        context.catalog.describe(volume, note_tags)
+    except GraftError as error:
+        # The file has the tags only for the case that the catalog is lost.
+        _logger.info("tag %r is not in the file of volume %s: %s", tag, volume, error)
 
 
 def replace(context: Context, tag: str, new: NewVolume) -> VolumeId:

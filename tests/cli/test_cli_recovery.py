@@ -44,10 +44,10 @@ def test_the_list_of_lost_volumes_ends_with_the_next_command(cli):
     step = cli.ok("adopt").splitlines()[-1]
     assert step == f"  (use `graft adopt {volume}` to adopt the first)"
     cli.ok(*step.split("`")[1].split()[1:])
-    fork = cli.json("fork", "main", "fork")["volume"]  # Its own files remember no tag.
+    fork = cli.json("fork", "main", "fork")["volume"]
     lose_catalog(cli)
     cli.ok("adopt", volume)
-    assert f"  (use `graft adopt {fork} TAG` to adopt the first)" in cli.ok("adopt")
+    assert f"  (use `graft adopt {fork}` to adopt the first)" in cli.ok("adopt")
 
 
 def test_an_adopted_volume_reports_no_sync(pushed):

@@ -19,6 +19,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import VolumeId
 from graft_vfs.local import layout
+from graft_vfs.local.catalog import descriptor
 from graft_vfs.maintenance import adopt as adopt_module
 from tests.support.replicas import Replica, rows
 
@@ -318,3 +319,19 @@ def test_a_concurrently_adopted_volume_is_left_unchanged(tmp_path, remote, monke
         with pytest.raises(AlreadyExistsError, match=rf"engine\.switch\(tag, '{volume}'"):
             engine.adopt(volume, "ours")
         assert engine.catalog.volume_tags(volume) == ["theirs"]
+
+
+def test_the_file_of_a_fork_has_its_tag(tmp_path) -> None:
+    with Replica(tmp_path / "data", RemoteConfig(type="memory", root=str(tmp_path))) as machine:
+        machine.connect("main").execute("CREATE TABLE t(x)")
+        machine.engine.push("main")
+        machine.engine.fork("main", new_tag="side")
+        directory = machine.engine.open("side").directory
+        found = descriptor.read(directory)
+        assert found is not None
+        assert found.tags == ("side",)
+        former = machine.engine.status("main").volume
+        machine.engine.switch("again", str(former))
+        again = descriptor.read(machine.engine.config.data_dir / "volumes" / str(former))
+        assert again is not None
+        assert again.tags == ("again", "main")

@@ -219,6 +219,16 @@ def keep(directory: Path, wanted: Descriptor) -> None:
         write(directory, wanted)
 
 
+def note_tags(directory: Path, wanted: Descriptor) -> None:
+    """Write the tags of a volume, which have changed, to a file that describes its branch.
+
+    The caller holds the catalog's write lock. Raises what `read` and `write` raise.
+    """
+    found = read(directory)
+    if found is not None and found.branch.id == wanted.branch.id and found.tags != wanted.tags:
+        write(directory, wanted)
+
+
 def older_catalog(found: Descriptor, known: BranchRow) -> CorruptCatalogError:
     """Return the error for a catalog that is older than its volume."""
     return CorruptCatalogError(
