@@ -370,8 +370,8 @@ class Status(Report, Worded):
     def _position(self) -> tuple[str, *tuple[Hint, ...]]:
         """Return the volume's position, and the next step."""
         if self.diverged:
-            each = f"{commits_text(self.ahead)} and {commits_text(self.behind)} each"
-            text = f"The Volume and the remote have diverged,\nand have {each}."
+            counts = f"{self.ahead} and {self.behind} different commits each, respectively"
+            text = f"The Volume and the remote have diverged,\nand have {counts}."
             export, fork = self._use(Advice.EXPORT), self._use(Advice.FORK_AS)
             follow = Advice.CLONE_OVER(TAG=self.tag, LOG=self.remote)
             return (

@@ -49,6 +49,10 @@ _MODULES = {
 the help: for example, only the shell needs APSW's shell."""
 
 
+_SUMMARY_MAX = 200
+"""A longer first sentence is cut in the help; others take two lines if they must."""
+
+
 class _Commands(GraftGroup):
     """The group of all commands, imported on demand."""
 
@@ -81,7 +85,7 @@ class _Commands(GraftGroup):
         groups.append(("More", [name for name in left if name not in grouped]))
         for title, names in groups:
             found = [(name, left[name]) for name in names if name in left]
-            rows = [(name, each.get_short_help_str(66)) for name, each in found if each]
+            rows = [(name, each.get_short_help_str(_SUMMARY_MAX)) for name, each in found if each]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)

@@ -206,7 +206,7 @@ def _how_to_go_on(directory: Path, *, kept: bool) -> str:
 )
 @json_option
 def demo(keep: bool, directory: Path | None, as_json: bool) -> None:
-    """Show import, push, clone and a query, with a directory as the remote.
+    """Show import, push, clone and a query, with a directory as remote.
 
     Needs no account, no network and no configuration.
     """

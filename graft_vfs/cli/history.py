@@ -44,7 +44,7 @@ def log(
     stat: bool,
     as_json: bool,
 ) -> None:
-    """List commits, newest first: local ones, then those of the remote log.
+    """List commits, newest first: local ones, then those of the remote.
 
     HEAD is the newest commit of the volume, BASE the remote one that its local commits stand on;
     names that were given to a commit follow them. With COMMIT the list begins there; with A..B it
@@ -110,7 +110,7 @@ def show(tag: str, commit: str | None, as_json: bool) -> None:
 def diff(
     tag: str, older: str | None, newer: str | None, *, rows: bool, sql: bool, as_json: bool
 ) -> None:
-    """Show the changes from commit A to commit B: tables, and the rows of each.
+    """Show the changes from commit A to B: tables, and rows of each.
 
     A and B are commits as for `graft show`, and may be given as A..B. B defaults to HEAD, the
     volume with its local commits. Without both, show what a push would publish.

@@ -72,7 +72,7 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 @json_option
 @click.pass_context
 def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:
-    """Verify remote logs and this machine's volumes, and list what could be repaired.
+    """Verify remote logs and local volumes, and list possible repairs.
 
     NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on and all
     refs are verified: the chain of commits, gaps, segments, forks, refs, and with --deep every

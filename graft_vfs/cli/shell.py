@@ -168,7 +168,7 @@ def _next_step(message: str, connection: apsw.Connection) -> str:
 @command("completion", "graft completion bash >> ~/.bashrc", "graft completion fish | source")
 @click.argument("shell_name", metavar="SHELL", type=click.Choice(_SHELLS))
 def completion(shell_name: str) -> None:
-    """Print the script that completes commands, options and tags with Tab.
+    """Print a script that completes commands and tags with Tab.
 
     SHELL is bash, zsh or fish. Read the script from your shell's start-up file.
     """

@@ -70,10 +70,11 @@ class _Ready:
 @force_option
 @json_option
 def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
-    """Make a volume from a remote log, given as a ref, a log id, or a URL of either.
+    """Make a volume from a remote log, given as a ref, an id or a URL.
 
-    TAG names it; without one, REF does. Pages come when they are read. With a URL, no remote need
-    be configured, and the volume syncs with the one of the URL from then on.
+    A URL is that of a ref or of a log id. TAG names the volume; without one, REF does. Pages come
+    when they are read. With a URL, no remote need be configured, and the volume syncs with the one
+    of the URL from then on.
     """
     with opened() as engine:
         source = engine.source(ref)
@@ -193,7 +194,10 @@ def hydrate(tag: str, as_json: bool) -> None:
 @tag_argument
 @json_option
 def audit(tag: str, as_json: bool) -> None:
-    """Count the cached remote pages; if all are cached, verify and checksum the content."""
+    """Count the cached pages; if all are cached, checksum the content.
+
+    The pages are those of the remote; the content is verified, too.
+    """
     with opened() as engine:
         with progress("Checking pages") as show:
             found = engine.audit(tag, progress=show)

@@ -45,10 +45,10 @@ _message_option = click.option(
 @_message_option
 @json_option
 def import_(file: Path, tag: str, update: bool, message: str, as_json: bool) -> None:
-    """Copy a plain SQLite FILE into a new volume named TAG; the file does not change.
+    """Copy a plain SQLite FILE into a new volume named TAG.
 
-    The content of its WAL is included. A failed import leaves no volume or, with --update, the
-    volume unchanged. With - as FILE, the file is read from standard input.
+    The file does not change. The content of its WAL is included. A failed import leaves no volume
+    or, with --update, the volume unchanged. With - as FILE, the file is read from standard input.
 
     With --update, FILE is a new version of TAG's database: the pages that differ become one commit,
     so that a push sends only these and readers keep their caches. Page size, reserved space and
@@ -143,7 +143,7 @@ def _target(file: Path, *, force: bool) -> Path | BinaryIO:
 def restore(
     tag: str, *, at: str | None, file: Path | None, force: bool, message: str, as_json: bool
 ) -> None:
-    """Restore TAG to an earlier commit, or write that commit to a file with -o.
+    """Restore TAG to an earlier commit, or write it to a file with -o.
 
     In place, the pages that differ become one new commit; nothing is lost, and the report names the
     commit to go back to. `graft push` then publishes it. Unpushed commits are refused, because a

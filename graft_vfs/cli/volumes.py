@@ -80,9 +80,9 @@ def _new(tag: str, *, force: bool, as_json: bool) -> None:
 @click.argument("spec", metavar="VOLUME[:LOCAL[:REMOTE]]")
 @json_option
 def switch(tag: str, spec: str, as_json: bool) -> None:
-    """Point TAG at a volume by its id; if it does not exist, it is created.
+    """Point TAG at a volume by its id.
 
-    TAG's previous volume stays.
+    If the volume does not exist, it is created. TAG's previous volume stays.
     """
     with opened() as engine:
         emit(engine.switch(tag, spec), as_json=as_json)
@@ -108,7 +108,7 @@ def fork(tag: str, new_tag: str | None, force: bool, as_json: bool) -> None:
 @tag_argument
 @json_option
 def rm(tag: str, as_json: bool) -> None:
-    """Remove TAG; the volume stays, and `graft switch` gives it a tag again."""
+    """Remove TAG; the volume stays, and `graft switch` tags it again."""
     with opened() as engine:
         volume = engine.catalog.tag_volume(tag)
         if volume is None:
@@ -137,7 +137,9 @@ def volumes(as_json: bool) -> None:
 @click.argument("tag", type=TAG, shell_complete=complete_tags, required=False)
 @json_option
 def status(tag: str | None, as_json: bool) -> None:
-    """Report how a volume relates to its remote log; without TAG, all volumes as a table.
+    """Report how a volume, or all of them, relate to their remote logs.
+
+    Without TAG, the volumes with a tag are a table; others are counted below it.
 
     CHECKED is when the remote last answered a sync, MOVED when a sync last changed the volume's
     base. No request is sent: the number of commits behind is as of CHECKED.
@@ -155,7 +157,10 @@ def status(tag: str | None, as_json: bool) -> None:
             _show_statuses(found)
 
 
-def _show_statuses(found: list[VolumeStatus]) -> None:
+def _show_statuses(statuses: list[VolumeStatus]) -> None:
+    found = [each for each in statuses if each.tags]
+    # Nothing syncs these, so whether they have diverged is of no concern.
+    untagged = [each for each in statuses if not each.tags]
     rows = [
         (
             _name(each),
@@ -167,6 +172,12 @@ def _show_statuses(found: list[VolumeStatus]) -> None:
     ]
     for line in table(("TAG", "STATE", "CHECKED", "MOVED"), rows, screen_width()):
         echo(line)
+    if untagged:
+        ahead = sum(1 for each in untagged if each.ahead or each.problem is not None)
+        echo(
+            f"{len(untagged)} without a tag, of which {ahead} may have unpushed commits; "
+            "`graft volumes` lists all, `graft gc --local` removes those that were pushed"
+        )
     for each in found:
         if each.problem is not None:
             echo(f"{_name(each)}: {each.problem}")

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Collection, Iterator
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import BusyError
+from graft_vfs.errors import BusyError, HistoryMismatchError
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.remotes import DEFAULT, check_name, no_remote
@@ -106,6 +106,11 @@ def _require_history(logs: Logs, moved: Collection[LogId], store: ObjectStore) -
     _require_answer(store)
     for log_id in sorted(moved):
         state = examine(logs, log_id, store)
+        if state.standing is Standing.ABSENT:
+            raise HistoryMismatchError(
+                f"{state.store.describe()} has nothing of log {log_id}, and this copies nothing",
+                next_step="first copy all objects of the present remote there, then run this again",
+            )
         if state.standing is not Standing.SAME:
             raise mismatch(state)
 

@@ -429,3 +429,27 @@ def test_an_id_that_is_shown_is_short_and_can_be_typed(pushed):
     shown = dict(line.split() for line in pushed.ok("tags").splitlines())
     pushed.ok("rm", "side")
     assert pushed.ok("gc", "--local", "--force", shown["side"]).startswith("Removed volume")
+
+
+def test_no_summary_in_the_help_is_cut(cli):
+    assert "..." not in cli.ok("--help").partition("Options:")[2]
+
+
+def test_status_counts_volumes_without_a_tag_below_the_others(pushed):
+    pushed.ok("fork", "main", "side")
+    pushed.sql("side", "INSERT INTO t VALUES(-1, 'unpushed')")
+    pushed.ok("rm", "side")
+    pushed.ok("clone", "main", "copy")
+    pushed.ok("rm", "copy")
+    lines = pushed.ok("status").splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["TAG", "main"]
+    assert lines[2].startswith("2 without a tag, of which 1 may have unpushed commits; ")
+    assert len(lines) == 3
+    assert len(pushed.json("status")) == 3
+    pushed.ok("gc", "--local")
+    assert pushed.ok("status").splitlines()[2].startswith("1 without a tag, of which 1 may")
+
+
+def test_a_machine_without_tags_is_told_how_to_get_one(cli):
+    for words in (("log", "main"), ("restore", "main", "--at", "HEAD"), ("status", "main")):
+        assert "`graft clone main main`" in cli.fails(2, *words)

@@ -185,7 +185,10 @@ def test_a_real_process_exits_with_the_code_and_two_lines(cli):
     )
     assert process.returncode == 2
     assert process.stdout == ""
-    assert process.stderr == "error: there is no tag 'absent'\nhint: see `graft tags`\n"
+    assert process.stderr == (
+        "error: there is no tag 'absent'\nhint: this machine has no tag yet; if a "
+        "remote has that ref, run `graft clone absent absent`\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "absent/file.db", "new\nline/file.db"], ids=ascii)

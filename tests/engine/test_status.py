@@ -373,3 +373,18 @@ def test_a_push_by_another_process_never_looks_like_a_divergence(
         assert not look()
         monkeypatch.setattr(catalog, read, original)
         commit(ours)
+
+
+def test_a_diverged_volume_says_how_many_commits_each_side_has(machines) -> None:
+    ours, theirs = machines("ours"), machines("theirs")
+    ours.connect("main").execute("CREATE TABLE t(x)")
+    ours.engine.push("main")
+    theirs.connect("main", remote="main").execute(
+        "INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)"
+    )
+    theirs.engine.push("main")
+    for number in range(2):
+        ours.connect("main").execute("INSERT INTO t VALUES(?)", (number,))
+    ours.engine.fetch("main")
+    text = str(ours.engine.status("main"))
+    assert "have diverged,\nand have 2 and 1 different commits each, respectively." in text

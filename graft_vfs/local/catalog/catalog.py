@@ -106,10 +106,12 @@ class Catalog:
 
     def no_tag(self, tag: str) -> NotFoundError:
         """Return the error for a tag that names nothing."""
-        meant = did_you_mean(tag, (each for each, _ in self.tags()))
-        return NotFoundError(
-            f"there is no tag {tag!r}", next_step=Hint(meant, "see ", Advice.LIST_TAGS)
-        )
+        known = [each for each, _ in self.tags()]
+        step = Hint(did_you_mean(tag, known), "see ", Advice.LIST_TAGS)
+        if not known:
+            clone = Advice.CLONE(LOG=tag, TAG=tag)
+            step = Hint("this machine has no tag yet; if a remote has that ref, run ", clone)
+        return NotFoundError(f"there is no tag {tag!r}", next_step=step)
 
     def set_tag(self, tag: str, volume: VolumeId, announce: Announce) -> None:
         """Point a new or existing tag at a volume; raises NotFoundError."""
