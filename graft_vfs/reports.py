@@ -417,6 +417,8 @@ class Info(Report):
     snapshot: str
     pages: int
     page_size: int
+    remote_url: str | None = None
+    """Where other machines can clone the log from."""
 
     @property
     def size_bytes(self) -> int:
@@ -440,6 +442,7 @@ class Info(Report):
             ("Volume", self.volume),
             ("Local", self.branch),
             ("Remote", self.remote),
+            ("Remote URL", self.remote_url or "none"),
             ("Last sync", synced),
             ("Snapshot", self.snapshot),
             ("Snapshot pages", self.pages),

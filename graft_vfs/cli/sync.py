@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -156,6 +158,11 @@ def push(tag: str, message: str, name: str | None, as_json: bool) -> None:
             show, sent = (None, None) if line is None else (line.show, line.show_sent)
             pushed = engine.push(tag, name=name, message=message, progress=show, sent=sent)
         emit(pushed, as_json=as_json)
+        if pushed.lsn == 1 and pushed.url is not None and sys.stderr.isatty() and not as_json:
+            echo(
+                f"hint: other machines get it with `graft clone {shlex.quote(pushed.url)}`",
+                err=True,
+            )
         if message and not pushed.claimed:
             echo("hint: there was no commit for the message", err=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.local.files import importing
@@ -26,6 +27,17 @@ class Opener:
         if url.scheme == "s3" and url.endpoint is None and self.configured.type == "s3_compatible":
             return replace(url, endpoint=self.configured.endpoint)
         return url
+
+    def configured_url(self) -> RemoteUrl | None:
+        """Return the URL of the configured remote, None if it has none or there is no remote."""
+        found = self.configured
+        if found.type == "fs" and found.root is not None:
+            return parse(str(Path(found.root).expanduser().absolute()))[0]
+        if found.type == "s3_compatible" and found.bucket is not None:
+            prefix = found.prefix.strip("/")
+            path = f"/{prefix}" if prefix else ""
+            return RemoteUrl("s3", found.bucket, path, found.endpoint, found.region, found.unsigned)
+        return None
 
     def open(self, url: RemoteUrl, *, create: bool = False) -> ObjectStore:
         """Open a remote; with `create` a directory is made one. No request.

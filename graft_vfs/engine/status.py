@@ -227,6 +227,7 @@ def info_of(context: Context, opened: Opened) -> Info:
         snapshot=_snapshot_text(snapshot),
         pages=snapshot.page_count,
         page_size=snapshot.page_size,
+        remote_url=context.remotes.url_of_ref(row.remote),
     )
 
 

@@ -25,6 +25,10 @@ class Opener(Protocol):
         """Return a URL with what the configuration says of all remotes of its kind."""
         ...
 
+    def configured_url(self) -> RemoteUrl | None:
+        """Return the URL of the configured remote, None if it has none."""
+        ...
+
     def open(self, url: RemoteUrl) -> ObjectStore:
         """Open a remote, which is not made; no request. Raises ConfigError, StoreError."""
         ...
@@ -65,6 +69,22 @@ class Remotes:
         store = self.default if row is None else self.at(row[1])
         self._found[log_id] = store
         return store
+
+    def url_of(self, log_id: LogId) -> RemoteUrl | None:
+        """Return the URL of the remote that a log lives on, None if it has none. No request."""
+        row = self._catalog.remotes.of_log(log_id)
+        return self.opener.configured_url() if row is None else parse(row[1])[0]
+
+    def url_of_ref(self, log_id: LogId) -> str | None:
+        """Return a URL that other machines can clone a log by, None if it has none. No request.
+
+        It has a ref that is known here, else the log id.
+        """
+        url, store = self.url_of(log_id), self.of(log_id)
+        if url is None:
+            return None
+        refs = [name for name, log in self._catalog.known_refs(store.describe()) if log == log_id]
+        return url.with_ref(min(refs, default=str(log_id)))
 
     def has(self, log_id: LogId) -> bool:
         """Return True if a log lives on a remote. No request, and nothing is opened."""

@@ -65,9 +65,10 @@ def reserve(context: Context, opened: Opened, log_id: LogId) -> str | None:
     return None
 
 
-def note_first_commit(volume: Volume) -> None:
+def note_first_commit(context: Context, volume: Volume, log_id: LogId, name: str) -> None:
     """Note that the log whose ref `reserve` created has its first commit."""
     _forget(_mark(volume))
+    context.catalog.keep_ref(context.logs.log(log_id).store.describe(), name, log_id)
 
 
 def _taken(context: Context, opened: Opened, log_id: LogId, winner: LogId) -> AlreadyExistsError:

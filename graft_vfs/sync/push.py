@@ -69,6 +69,8 @@ class Pushed(Report):
     bytes_sent: int
     warning: str | None = None
     """A warning that did not stop the push: the log has no ref."""
+    url: str | None = None
+    """What other machines can clone the log by."""
 
     def __str__(self) -> str:
         if not self.claimed:
@@ -171,7 +173,7 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
         raise diverged(pending.log_id, RemoteLsn(pending.lsn - 1), newest)
     header = built.header
     if target.lsn == 1 and unnamed is None:
-        note_first_commit(volume)
+        note_first_commit(context, volume, header.log_id, opened.tag)
     finish(context, volume, pending, header, snapshot)
     write_tables(context.logs, remote)
     pushed = Pushed(
@@ -182,6 +184,7 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
         len(header.pages),
         built.stored_bytes,
         unnamed,
+        context.remotes.url_of_ref(header.log_id),
     )
     _logger.info("volume %s: %s", volume.id, pushed)
     return pushed

@@ -11,6 +11,7 @@ import pytest
 
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
+from graft_vfs.engine.remotes import Opener
 from graft_vfs.errors import (
     AlreadyExistsError,
     HistoryMismatchError,
@@ -21,6 +22,7 @@ from graft_vfs.errors import (
     UsageError,
 )
 from graft_vfs.local.catalog import descriptor
+from graft_vfs.store.urls import parse
 from graft_vfs.sync import sources
 from tests.support.replicas import Replica, rows
 
@@ -146,6 +148,38 @@ def test_open_with_a_url_makes_a_clone_once(machines, tmp_path) -> None:
         ours.engine.open("copy", remote=f"file://{root}/other")
     ours.engine.new("empty")
     assert rows(ours.connect("empty", remote=f"file://{root}/other")) == [("other on remote",)]
+
+
+def test_a_push_says_the_url_that_others_clone_by(machines, tmp_path) -> None:
+    configured = RemoteConfig(type="fs", root=str(tmp_path / "two words"))
+    ours = machines("ours", configured)
+    assert ours.engine.open("a/b", create=True)
+    assert ours.engine.info("a/b").remote_url.startswith(f"file://{tmp_path}/two%20words/")
+    ours.connect("a/b").execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    pushed = ours.engine.push("a/b")
+    assert pushed.url == f"file://{tmp_path}/two%20words/a%2Fb"
+    assert ours.engine.info("a/b").remote_url == pushed.url
+    theirs = machines("theirs")
+    theirs.engine.clone(pushed.url, "copy")
+    theirs.connect("copy").execute("INSERT INTO t VALUES(2)")
+    again = theirs.engine.push("copy")
+    assert (again.url, again.lsn) == (pushed.url, 2)
+    ours.engine.fork("a/b", new_tag="side")
+    log_id = ours.engine.status("side").remote
+    assert ours.engine.info("side").remote_url == f"file://{tmp_path}/two%20words/{log_id}"
+    local = machines("local")
+    local.connect("main").execute("CREATE TABLE t(x)")
+    assert local.engine.info("main").remote_url is None
+
+
+def test_the_url_of_a_bucket_has_its_endpoint_and_prefix() -> None:
+    bucket = RemoteConfig(
+        type="s3", bucket="b", prefix="some/where", endpoint="http://localhost:1", region="eu"
+    )
+    url = str(Opener(bucket, ()).configured_url())
+    assert url == "s3://b/some/where?endpoint=http://localhost:1&region=eu"
+    assert str(parse(url)[0]) == url
+    assert str(Opener(RemoteConfig(type="s3", bucket="b"), ()).configured_url()) == "s3://b"
 
 
 def test_open_with_the_url_of_another_place_is_refused(machines, tmp_path) -> None:
