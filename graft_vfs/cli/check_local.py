@@ -243,7 +243,7 @@ def _volumes(engine: Graft) -> Iterator[Check]:
     for row, found in engine.examined():
         if isinstance(found, GraftError):
             failed += 1
-            yield problem(f"volume {row.id}", found)
+            yield problem(engine.catalog.title(row.id), found)
         else:
             opened += 1
     if opened and not failed:
@@ -254,7 +254,7 @@ def _syncs(catalog: Catalog, volumes: list[VolumeId]) -> Iterator[Check]:
     """Report pushes of unknown outcome, and failed syncs."""
     step = "push or pull it again when the cause is gone"
     for volume in volumes:
-        name = f"volume {volume}"
+        name = catalog.title(volume)
         if catalog.pending_push(volume) is not None:
             yield Check(name, Level.WARNING, "a push has not been settled", step)
         last_error = catalog.volume(volume).last_error

@@ -168,8 +168,12 @@ class Autosync:
         clock: Clock | None = None,
         threads: int = 1,
         warns: bool = True,
+        title: Callable[[VolumeId], str] = "volume {}".format,
     ) -> None:
-        """Sync by `sync`, in so many threads; `warns` unless `sync` itself says how it ended."""
+        """Sync by `sync`, in so many threads; `warns` unless `sync` itself says how it ended.
+
+        `title` is what warnings call a volume.
+        """
         self._sync = sync
         self._interval = interval_seconds
         self._counters = counters
@@ -180,6 +184,7 @@ class Autosync:
         self._process = os.getpid()
         self._workers = _Workers(threads)
         self._warns = warns
+        self._title = title
         self._running: set[VolumeId] = set()
         self._is_closing = False
         self._closing_at = 0.0
@@ -263,9 +268,9 @@ class Autosync:
             unpushed = {**dict.fromkeys(late, "the time limit was reached"), **self._unpushed}
         for volume, reason in unpushed.items():
             _logger.warning(
-                "volume %s may have unpushed commits (%s); they stay "
+                "%s may have unpushed commits (%s); they stay "
                 "on this machine, and the next push sends them",
-                volume,
+                self._title(volume),
                 reason,
             )
 
@@ -327,16 +332,16 @@ class Autosync:
             return
         if task.has_diverged and not had_diverged:
             _logger.warning(
-                "volume %s has diverged from its log; autosync skips it until that is resolved "
+                "%s has diverged from its log; autosync skips it until that is resolved "
                 "(the manual's page two-writers says how)",
-                task.volume,
+                self._title(task.volume),
             )
         if is_failure:
             level = logging.WARNING if task.failures == 1 else logging.DEBUG
             _logger.log(
                 level,
-                "autosync of volume %s failed, next run in %.0f s: %s",
-                task.volume,
+                "autosync of %s failed, next run in %.0f s: %s",
+                self._title(task.volume),
                 pause,
                 error,
             )
@@ -359,7 +364,7 @@ class Autosync:
             # A bug must not end the thread, or data would silently stay stale forever. The status
             # shows the error too.
             self._counters.add("autosync_failures")
-            _logger.exception("autosync of volume %s", task.volume)
+            _logger.exception("autosync of %s", self._title(task.volume))
             return Outcome.SYNCED, error
         finally:
             with self._lock:

@@ -61,7 +61,13 @@ class OpenEngine:
         if self.config.autosync and self.writable and self._autosync is None:
             sync = functools.partial(syncing.sync_one, self.context)
             interval = self.config.autosync
-            self._autosync = Autosync(sync, interval, self.logs.counters, clock=self._clock)
+            self._autosync = Autosync(
+                sync,
+                interval,
+                self.logs.counters,
+                clock=self._clock,
+                title=self.catalog.title,
+            )
             signals.push_before_end()
 
     def __repr__(self) -> str:

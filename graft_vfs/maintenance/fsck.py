@@ -382,7 +382,7 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
                 for page in snapshot.local_pages():
                     snapshot.branch.offset_of(page, snapshot.end.offset)
         except GraftError as error:
-            where = f"volume {row.id}"
+            where = catalog.title(row.id)
             found.append(Finding(where, error.message, next_step=error.hint))
     return found, len(rows)
 

@@ -194,9 +194,7 @@ def _unneeded(
 
 def _dead_images(context: Context, *, dry_run: bool) -> Iterator[Reclaimed]:
     for row in context.catalog.volumes():
-        tags = context.catalog.volume_tags(row.id)
-        name = repr(tags[0]) if tags else f"volume {row.id}"
-        what = f"dead images in the branch file of {name}"
+        what = f"dead images in the branch file of {context.catalog.title(row.id)}"
         with contextlib.suppress(GraftError):  # The doctor, and its own next use, say why.
             volume = context.volumes.look(row.id)
             dead = volume.spare_bytes()

@@ -445,8 +445,8 @@ class VolumeFile(TaggedFile):
                 self.volume.branch_log.sync(self._end)
             except LocalStorageError:
                 _logger.exception(
-                    "volume %s: LSN %d is committed, but a power cut may lose it",
-                    self.volume.id,
+                    "%s: LSN %d is committed, but a power cut may lose it",
+                    self.volume.catalog.title(self.volume.id),
                     self.snapshot.lsn,
                 )
 

@@ -126,7 +126,8 @@ def _settled(context: Context, moved: Collection[LogId]) -> Iterator[None]:
             pushes.enter_context(alone(context, context.volumes.look(row.id), 0.0))
             if context.catalog.pending_push(row.id) is not None:
                 raise BusyError(
-                    f"a push of volume {row.id} has not been settled, so that its log cannot move",
+                    f"a push of {context.catalog.title(row.id)} has not been settled, so that its "
+                    "log cannot move",
                     next_step=Hint("run ", Advice.PUSH, " first"),
                 )
         yield

@@ -52,7 +52,8 @@ def alone(context: Context, volume: Volume, wait_seconds: float) -> Iterator[Non
     try:
         if not lock.acquire_within(wait_seconds):
             raise BusyError(
-                f"another push of volume {volume.id} has not ended within {wait_seconds:.0f} s",
+                f"another push of {context.catalog.title(volume.id)} has not ended within "
+                f"{wait_seconds:.0f} s",
                 next_step="try again when it has ended, or end its process; its commits land only "
                 "once",
             )

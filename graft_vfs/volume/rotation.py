@@ -88,7 +88,8 @@ def compact(volume: CurrentBranch, *, on_request: bool = False) -> int:
         if _replace(volume, snapshot, pages):
             return due
     except GraftError as error:
-        _logger.warning("volume %s: the branch file cannot be compacted: %s", volume.id, error)
+        title = volume.catalog.title(volume.id)
+        _logger.warning("%s: the branch file cannot be compacted: %s", title, error)
     return end + COMPACT_BYTES
 
 

@@ -246,7 +246,8 @@ class Volume(CurrentBranch):
             finally:
                 lock.close()
         except GraftError as error:
-            _logger.warning("volume %s: no space could be released: %s", self.id, error)
+            title = self.catalog.title(self.id)
+            _logger.warning("%s: no space could be released: %s", title, error)
 
     def _is_compaction_due(self) -> bool:
         return self._end > self._compact_at

@@ -101,7 +101,7 @@ def test_a_descriptor_that_cannot_be_read_is_one_bad_line_at_most(pushed, text):
         path.write_bytes(text)
     found = checks(pushed, code=0 if text == b"damaged" else 1)
     is_bad = text != b"damaged"  # That one is written again from the catalog.
-    assert (f"volume {volume}" in found) == is_bad
+    assert (f"volume 'main' ({volume})" in found) == is_bad
     assert found["catalog"]["level"] == "ok"
     assert "leftovers" in found
     rows = {row["volume"]: row["problem"] for row in pushed.json("volumes")}
@@ -123,7 +123,7 @@ def test_doctor_names_a_damaged_volume(pushed):
     for path in (pushed.root / "a" / "volumes" / volume).glob("*.log"):
         path.write_bytes(b"damaged" * 1000)
     found = checks(pushed, code=1)
-    assert found[f"volume {volume}"]["level"] == "problem"
+    assert found[f"volume 'main' ({volume})"]["level"] == "problem"
     assert found["catalog"]["level"] == "ok"
 
 
@@ -260,7 +260,7 @@ def test_doctor_reports_failed_and_unsettled_syncs(pushed):
     with closing(Catalog(pushed.root / "a" / "catalog.db")) as catalog:
         catalog.note_sync_error(VolumeId.parse(volume), UsageError("at http://u:secret@host/"))
     text = pushed.ok("doctor")
-    assert f"warning  volume {volume}: its last sync failed: at http://***@host/" in text
+    assert f"warning  volume 'main' ({volume}): its last sync failed: at http://***@host/" in text
 
 
 # The remote -------------------------------------------------------------------------------------
@@ -289,14 +289,14 @@ def test_doctor_on_a_healthy_s3_remote(on_s3):
     [(-7200, "problem", "behind"), (300, "warning", "ahead of"), (20, "ok", "as")],
 )
 def test_doctor_compares_the_clock_with_the_servers(on_s3, monkeypatch, seconds, level, where):
-    note = s3.S3Store._note_date
+    note = s3.S3Store._note_answer
 
     def note_later(store: s3.S3Store, parsed: dict[str, Any], **named: object) -> None:
         note(store, parsed, **named)
         assert store._answered is not None
         store._answered = store._answered[0] + seconds, store._answered[1]
 
-    monkeypatch.setattr(s3.S3Store, "_note_date", note_later)
+    monkeypatch.setattr(s3.S3Store, "_note_answer", note_later)
     found = checks(on_s3, code=int(level == "problem"))
     assert found["clock"]["level"] == level
     assert where in found["clock"]["text"]

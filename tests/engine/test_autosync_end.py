@@ -54,7 +54,7 @@ def test_closing_reports_diverged_volumes(synced, other, caplog):
     caplog.clear()
     ours.close()
     (record,) = caplog.records
-    assert f"volume {volume} may have unpushed commits" in record.getMessage()
+    assert f"volume 'main' ({volume}) may have unpushed commits" in record.getMessage()
     assert "it has diverged" in record.getMessage()
 
 

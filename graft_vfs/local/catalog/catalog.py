@@ -99,6 +99,14 @@ class Catalog:
         rows = self._file.rows("SELECT tag FROM tags WHERE volume = ? ORDER BY tag", volume.raw)
         return [text_of(tag) for (tag,) in rows]
 
+    def title(self, volume: VolumeId) -> str:
+        """Return what users call a volume, such as `volume 'main' (5rMK…)`; without errors."""
+        try:
+            tags = self.volume_tags(volume)
+        except GraftError:
+            tags = []
+        return f"volume {tags[0]!r} ({volume})" if tags else f"volume {volume}"
+
     def tag_volume(self, tag: str) -> VolumeId | None:
         """Return the tag's current volume."""
         rows = self._file.rows("SELECT volume FROM tags WHERE tag = ?", tag)
