@@ -26,14 +26,18 @@ import re
 import socket
 import ssl
 import threading
+from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn, TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn, TypeVar
+from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.backoff import backoff
 from graft_vfs.errors import (
+    ConfigError,
     GraftError,
     ObjectMissingError,
     ReadOnlyError,
@@ -423,8 +427,43 @@ class _WatchedTlsSocket(WatchedSocket, ssl.SSLSocket):
     """A watched socket over TLS; made by an SSLContext whose `sslsocket_class` it is."""
 
 
+class _Proxy(NamedTuple):
+    """A forward proxy: its host and port, and the headers that it wants."""
+
+    place: str
+    headers: dict[str, str]
+
+
+def _proxy_of(scheme: str, host: str) -> _Proxy | None:
+    """Return the proxy for a server, from the variables that hold for S3, too.
+
+    Raises ConfigError if it is none of HTTP.
+    """
+    text = getproxies_environment().get(scheme)
+    if not text or proxy_bypass(host):
+        return None
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        place, kind = f"{parts.hostname}:{parts.port or 80}", parts.scheme
+    except ValueError:
+        place, kind = "", "unknown"
+    if kind != "http":
+        raise ConfigError(
+            f"{scheme.upper()}_PROXY is not the URL of an HTTP proxy",
+            next_step="write http://HOST:PORT, or list the server in NO_PROXY",
+        )
+    if parts.username is None:
+        return _Proxy(place, {})
+    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    return _Proxy(place, {"Proxy-Authorization": f"Basic {b64encode(secret).decode()}"})
+
+
 class _PlainConnection(http.client.HTTPConnection):
     """A connection whose socket keeps to the time of the exchange of its thread."""
+
+    origin = ""
+    """What stands before the path of a request: a proxy is told the server."""
+    proxy_headers: Mapping[str, str] = MappingProxyType({})
 
     def connect(self) -> None:
         """Connect, within the time of the exchange."""
@@ -486,7 +525,11 @@ class _Connections:
                 exchange = current()
                 if exchange is not None:
                     exchange.stage = Stage.SENT
-                connection.request("GET", target, headers=headers)
+                if isinstance(connection, _PlainConnection):
+                    proxied = {**headers, **connection.proxy_headers}
+                    connection.request("GET", connection.origin + target, headers=proxied)
+                else:
+                    connection.request("GET", target, headers=headers)
                 return connection, connection.getresponse()
             except (ConnectionError, http.client.BadStatusLine):
                 connection.close()
@@ -504,13 +547,22 @@ class _Connections:
 
     def _made(self, place: tuple[str, str]) -> http.client.HTTPConnection:
         scheme, host = place
+        proxy = _proxy_of(scheme, host)
+        where = host if proxy is None else proxy.place
         if scheme == "http":
-            return _PlainConnection(host)
+            plain = _PlainConnection(where)
+            if proxy is not None:
+                plain.origin, plain.proxy_headers = f"http://{host}", proxy.headers
+            return plain
         with occupied(), self._lock:
             if self._tls is None:
                 self._tls = ssl.create_default_context()
                 self._tls.sslsocket_class = _WatchedTlsSocket
-        return _TlsConnection(host, context=self._tls)
+        connection = _TlsConnection(where, context=self._tls)
+        if proxy is not None:
+            name = urlsplit(f"https://{host}")
+            connection.set_tunnel(name.hostname or "", name.port or 443, headers=proxy.headers)
+        return connection
 
     def _give_back(self, place: tuple[str, str], connection: http.client.HTTPConnection) -> None:
         with occupied(), self._lock:

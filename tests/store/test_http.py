@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from graft_vfs.errors import (
+    ConfigError,
     CorruptObjectError,
     ObjectMissingError,
     ReadOnlyError,
@@ -19,6 +20,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.store.http import HttpStore
 from tests.support.clocks import SkippingClock
+from tests.support.proxy import Tunnel
 from tests.support.static_files import StaticFiles, serving
 
 DATA = bytes(range(256)) * 16
@@ -261,3 +263,58 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
             store.get("k")
     with pytest.raises(UsageError, match="was closed"):
         store.get("k")
+
+
+# Forward proxies ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return monkeypatch
+
+
+def test_a_proxy_is_asked_for_the_whole_url(server, tmp_path, variables) -> None:
+    (tmp_path / "http:" / "data.example" / "set").mkdir(parents=True)
+    (tmp_path / "http:" / "data.example" / "set" / "main").write_bytes(DATA)
+    secrets = []
+    server.change = lambda handler, _: secrets.append(handler.headers["Proxy-Authorization"])
+    for url in (server.url, server.url.replace("//", "//me:a%40b@"), server.url.partition("//")[2]):
+        variables.setenv("http_proxy", url)
+        with HttpStore("http://data.example/set", clock=SkippingClock()) as store:
+            assert store.get("main") == DATA
+            assert store.get_range("main", 0, 7) == DATA[:7]
+    assert {path for _, path, _ in server.requests} == {"http://data.example/set/main"}
+    assert secrets == [None, None, "Basic bWU6YUBi", "Basic bWU6YUBi", None, None]
+    assert server.connections == 3
+
+
+def test_a_server_in_no_proxy_is_asked_itself(server, store, variables) -> None:
+    variables.setenv("http_proxy", "http://127.0.0.1:1")
+    variables.setenv("no_proxy", "localhost,127.0.0.1")
+    assert store.get("refs/a%2Fb") == DATA
+
+
+def test_tls_goes_through_a_tunnel(server, variables) -> None:
+    place = server.url.partition("//")[2]
+    with Tunnel() as tunnel:
+        variables.setenv("https_proxy", tunnel.url)
+        with (
+            HttpStore(f"https://{place}/", clock=SkippingClock()) as store,
+            pytest.raises(StoreError),
+        ):
+            store.get("empty")  # The server does not speak TLS.
+        assert set(tunnel.asked) == {place}
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://[::1", "http://host:port"])
+def test_a_proxy_that_is_none_of_http_is_an_error(variables, proxy) -> None:
+    variables.setenv("http_proxy", proxy)
+    with (
+        HttpStore("http://data.example/", clock=SkippingClock()) as store,
+        pytest.raises(ConfigError, match=r"HTTP_PROXY is not .*NO_PROXY"),
+    ):
+        store.get("main")
