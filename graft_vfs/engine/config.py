@@ -130,9 +130,9 @@ class Config:
     """
     hydrate: str = "lazy"
     """`"lazy"` (default) fetches pages when they are read; `"background"` also fetches all pages of
-    each volume that a Python program opens or pulls, and in `graft sync --every` of each volume
-    that it syncs. This never evicts pages for more of the same database: if that is larger than
-    half of `cache_max_bytes`, what fits is fetched. No request begins while a query waits for one.
+    each volume that a Python program opens or pulls, or that the sync daemon syncs. This never
+    evicts pages for more of the same database: if that is larger than half of `cache_max_bytes`,
+    what fits is fetched. No request begins while a query waits for one.
     """
     mmap: str = "auto"
     """`"auto"` (default) reads local files through mappings, once a call has read or written the
