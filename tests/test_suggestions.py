@@ -29,3 +29,8 @@ def test_the_text_is_the_beginning_of_a_next_step():
     assert did_you_mean("table", ["tables", "cable"]) == "did you mean 'tables'? "
     assert did_you_mean("tablee", ["tables", "tabler"]) == "did you mean 'tables' or 'tabler'? "
     assert did_you_mean("nothing", ["main"]) == ""
+
+
+def test_another_spelling_of_the_same_letter_is_meant():
+    for one, other in (("é", "e\u0301"), ("e\u0301", "é"), ("CAFE\u0301", "café")):
+        assert alike(one, ["x", other]) == [other]
