@@ -87,8 +87,8 @@ def _show_remote(usage: RemoteUsage) -> None:
         echo("")
     if usage.unnamed.objects:
         echo(
-            f"{usage.unnamed} on {usage.remote}, of no commit that is known here: of commits or "
-            "logs that were not fetched, or of pushes that run or have failed."
+            f"{usage.unnamed} on {usage.remote}, which no commit or table has that is known here: "
+            "of what was not fetched or was compacted, or of pushes that run or have failed."
         )
 
 

@@ -100,10 +100,10 @@ class LogUsage(Report):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RemoteUsage(Report):
-    """Logs on a remote, and `unnamed` segments: no commit that is known here has them.
+    """Logs on a remote, and `unnamed` segments: no commit or table in use has them, as known here.
 
-    These belong to commits or logs that this machine does not know, or to pushes that are running
-    or failed.
+    These belong to commits or logs that this machine does not know, to tables that a later one
+    replaced, or to pushes that are running or failed.
     """
 
     remote: str
