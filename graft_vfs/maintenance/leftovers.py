@@ -27,6 +27,7 @@ from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.descriptor import holds_volume
 from graft_vfs.local.files import disk_bytes
 from graft_vfs.local.locks import alone_in
+from graft_vfs.maintenance.adopt import lost_volumes
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.reports import Report, size_text
 from graft_vfs.view.logs import Logs
@@ -104,7 +105,9 @@ def remove(
         context.catalog.require_writable()
     directory = context.volumes.directory.parent
     found = [*_interrupted(directory, context.catalog, dry_run=dry_run)]
-    found += _unneeded(context.logs, directory / layout.CACHE, besides, dry_run=dry_run)
+    # A volume that the catalog lacks, or has in an older state, may need any log.
+    if not lost_volumes(context.catalog, context.volumes.directory):
+        found += _unneeded(context.logs, directory / layout.CACHE, besides, dry_run=dry_run)
     found += _dead_images(context, dry_run=dry_run) if compacts else ()
     spare = context.catalog.spare_bytes()
     if spare > _CATALOG_SPARE_BYTES:

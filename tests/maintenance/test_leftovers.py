@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 
 import pytest
@@ -66,6 +67,18 @@ def test_a_log_that_no_volume_needs_goes_with_its_cache_commits_names_and_refs(m
     machine.engine.clone("gone", "back")
     assert rows(machine.connect("back")) == [(1,)]
     assert [each.name for each in machine.engine.names("back")] == ["v1"]
+
+
+def test_what_a_lost_volume_may_need_stays(machine) -> None:
+    log = pushed(machine, "gone")
+    volume = machine.engine.status("gone").volume
+    directory = data_dir(machine) / "volumes" / str(volume)
+    shutil.copytree(directory, directory.with_name(str(VolumeId.new())))
+    machine.engine.remove_tag("gone")
+    machine.engine.collect_local()
+    assert machine.engine.reclaim() == []
+    assert (data_dir(machine) / layout.CACHE / str(log)).exists()
+    assert machine.engine.catalog.known_logs() == [log]
 
 
 def test_the_parents_of_a_fork_are_needed(machine) -> None:
