@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, object] = {
     "FILE": "a 'file'.db",
     "LOG": str(LogId.new()),
     "NAME": "v1.0",
+    "QUERY": "SELECT 'it''s'",
     "REF": "it's",
     "REMOTE": "backup",
     "TAG": "a tag's",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GROUPS = {
     "Start a database": "demo new import clone fork",
-    "Use it and look at it": "shell status tags volumes info show log diff du",
+    "Use it and look at it": "shell status tags volumes info show log diff bisect du",
     "Synchronise it with a remote": "push pull fetch hydrate audit sync remote",
     "Take out its content or a past state": "export restore revert checkout switch tag",
     "Set up, check and repair": "config doctor fsck adopt maintain gc rm completion",

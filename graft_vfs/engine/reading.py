@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from graft_vfs.engine.opened import OpenEngine
@@ -50,6 +50,7 @@ from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
 
 if TYPE_CHECKING:
+    from graft_vfs.history.bisect import Bisected, BisectStep
     from graft_vfs.history.graph import LogLine
     from graft_vfs.history.rows import NotCompared, RowChange
     from graft_vfs.maintenance.disk_usage import DiskUsage
@@ -189,6 +190,30 @@ class ReadingEngine(OpenEngine):
         Requests and errors are those of `resolve`.
         """
         return history.show(self._opened(tag).volume, self.logs, ref or "HEAD")
+
+    def bisect(
+        self,
+        tag: str | Opened,
+        sql: str,
+        *,
+        good: str | None = None,
+        bad: str | None = None,
+        step: Callable[[BisectStep], None] | None = None,
+    ) -> Bisected:
+        """Find the first commit of a volume for which a query is false, by binary search.
+
+        `sql` is one SELECT. It is false if the first column of its first row is 0 or NULL, if there
+        is no row, and if it fails. `good` and `bad` are refs as for `resolve`: it is true for the
+        one and false for the other, later one, by default HEAD. Without `good`, commits before
+        `bad` are tried in distances that double. `step` is called with each commit that was looked
+        at: about log2 of their number, or twice as many without `good`. Requests: those of
+        `resolve`, and for pages and headers of these commits that are not known here. Raises
+        UsageError for what is no query, and if it is true for `bad` or false for `good`.
+        """
+        with importing():
+            from graft_vfs.history import bisect  # noqa: PLC0415 - for start-up
+
+        return bisect.bisect(self._opened(tag), self.logs, sql, good=good, bad=bad, step=step)
 
     def diff(
         self,

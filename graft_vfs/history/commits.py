@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from graft_vfs.format.commit import MESSAGE_BYTES_MAX
 from graft_vfs.history import names
+from graft_vfs.history.line import Line
 from graft_vfs.history.refs import HEAD, Span, parse, parse_span
 from graft_vfs.ids import LogId, short_texts
 from graft_vfs.local.chunk import Chunk
@@ -54,7 +55,7 @@ def walk(
         # Those before it in the list count, too.
         found = _walk(refs, snapshot, logs, bound + snapshot.local_commits, end)
         found = itertools.dropwhile(lambda each: each[0] != newest, found)
-    elif names.place(logs, snapshot, newest):
+    elif Line(logs, snapshot).place_of(newest) is not None:
         found = _remote_walk(refs, logs, newest, bound, end)
     else:
         found = iter(())
@@ -156,10 +157,14 @@ def _names_by_lsn(logs: Logs, log_id: LogId) -> dict[RemoteLsn, tuple[str, ...]]
 
 def show(volume: Volume, logs: Logs, ref: str) -> CommitReport:
     """Describe the commit that a ref names; requests and errors of `names.resolve`."""
-    found = names.resolve(logs, ref, volume)
-    if isinstance(found, names.LocalCommit):
-        return _local_commit(volume, found.lsn)
-    return _remote_commit(logs, found.log, found.lsn)
+    return describe(volume, logs, names.resolve(logs, ref, volume))
+
+
+def describe(volume: Volume, logs: Logs, commit: names.Commit) -> CommitReport:
+    """Describe a commit; requests of `require_header`."""
+    if isinstance(commit, names.LocalCommit):
+        return _local_commit(volume, commit.lsn)
+    return _remote_commit(logs, commit.log, commit.lsn)
 
 
 def _local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:

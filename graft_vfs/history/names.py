@@ -115,24 +115,6 @@ def parent(logs: Logs, volume: Volume, commit: Commit) -> Commit | None:
         return None
 
 
-def place(logs: Logs, snapshot: Snapshot, commit: Commit) -> tuple[int, int] | None:
-    """Return where a commit is in the history of a snapshot, in the order of the history's list.
-
-    None if it is not there. Requests of `parent_of` for each log before that of the commit.
-    """
-    branch = snapshot.branch.row
-    if isinstance(commit, LocalCommit):
-        is_here = commit.branch == branch.id and branch.first_lsn <= commit.lsn <= snapshot.lsn
-        return (0, -commit.lsn) if is_here else None
-    depth, at = 1, (branch.log_id, branch.base)
-    while at[0] != commit.log:
-        further = parent_of(logs, at[0])
-        if further is None:
-            return None
-        depth, at = depth + 1, further
-    return (depth, -commit.lsn) if commit.lsn <= at[1] else None
-
-
 def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
     """Yield the transactions of a local branch, each with the number of commits it stands for."""
     branch = snapshot.branch

@@ -20,6 +20,7 @@ from graft_vfs.errors import RevertConflictError, UsageError
 from graft_vfs.format.commit import check_message
 from graft_vfs.history import names
 from graft_vfs.history.diff import compare
+from graft_vfs.history.line import Line
 from graft_vfs.history.refs import parse, parse_span
 from graft_vfs.history.restore import put_on_top, require_way_back
 from graft_vfs.history.undo import Conflict, Undone, undone_over
@@ -163,11 +164,13 @@ def _require_history(  # noqa: PLR0917 - the parts of one error
     newer: names.Commit,
 ) -> None:
     """Raise UsageError unless both are commits of the volume, in this order."""
-    places = [names.place(logs, snapshot, each) for each in (older, newer) if each is not None]
+    line = Line(logs, snapshot)
+    places = [len(line) if each is None else line.place_of(each) for each in (older, newer)]
     step = Hint("see ", Advice.LIST_COMMITS(TAG=tag), " for its commits")
-    if None in places:
+    first, last = places
+    if first is None or last is None:
         raise UsageError(f"{ref} is not in the history of {tag}", next_step=step)
-    if older is not None and not (places[0] or ()) > (places[1] or ()):
+    if first <= last:
         raise UsageError(f"{ref} names no commit: write the older one first", next_step=step)
 
 

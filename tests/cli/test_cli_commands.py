@@ -39,7 +39,18 @@ def test_help_of_every_command_has_an_example(cli, path):
 
 def test_the_commands_are_those_of_the_design():
     assert {" ".join(path) for path in all_commands()} == {
-        *("adopt", "audit", "checkout", "clone", "completion", "config", "demo", "diff", "doctor"),
+        *(
+            "adopt",
+            "audit",
+            "bisect",
+            "checkout",
+            "clone",
+            "completion",
+            "config",
+            "demo",
+            "diff",
+            "doctor",
+        ),
         *(
             "dump-commit",
             "dump-header",
