@@ -331,18 +331,26 @@ def updates(life: Life) -> None:
     before = sql.content(life.replica.connect("main", lsn="HEAD~2"))
     with ledger.step("main", before):
         engine.restore("main", "HEAD~2")
-    with ledger.step("main", connection), connection:
-        connection.execute("INSERT INTO t VALUES(-5, 'undone')")
-    life.commit("main")
-    without = sql.content(connection)
-    without["t"] = [row for row in without["t"] if row[0] != -5]
-    with ledger.step("main", without):
-        engine.revert("main", "HEAD~1", force=True)
+    reverts(life)
     connection.execute("VACUUM; VACUUM")
     with ledger.step("main", connection), connection:
         connection.execute("UPDATE t SET k = k; UPDATE counter SET n = n + 1")
     life.commit("main", "normal")
     life.push("main")
+
+
+def reverts(life: Life) -> None:
+    """A commit that is undone below a later one."""
+    if not life.ledger.states:
+        life.create("main")
+    connection = life.connection("main")
+    with life.ledger.step("main", connection), connection:
+        connection.execute("INSERT INTO t VALUES(-5, zeroblob(?))", (LARGE,))
+    life.commit("main")
+    without = sql.content(connection)
+    without["t"] = [row for row in without["t"] if row[0] != -5]
+    with life.ledger.step("main", without):
+        life.replica.engine.revert("main", "HEAD~1", force=True)
 
 
 def compactions(life: Life) -> None:

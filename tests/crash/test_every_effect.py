@@ -38,6 +38,7 @@ from tests.crash.scenarios import (
     one_replacement,
     recovery,
     replacements,
+    reverts,
 )
 from tests.support.power_cut import SECTOR_BYTES, Disk, all_but, cuts, everything, write_image
 from tests.support.recording import Recorder, recorded
@@ -189,6 +190,18 @@ def test_the_remote_alone_has_everything_pushed_at_each_instant(record, place) -
             seen[keys] = remote_contents(machines, record.ledger.logs)
         for tag, content in seen[keys].items():
             assert content in record.ledger.allowed_on_remote(tag, time)
+
+
+def test_a_revert_is_whole_or_not_at_all_after_a_crash_at_each_of_its_effects(place) -> None:
+    record = run(reverts, place, "memory", {})
+    state = record.ledger.states["main"][-1]
+    during = set(range(state.begun + 1, state.acknowledged + 1))
+    assert during
+    for crash in record.kills(during):
+        recover(crash, record.ledger, place.with_name("killed"))
+    for crashes in record.power_cuts(1, during):
+        for crash in crashes:
+            recover(crash, record.ledger, place.with_name("cut"))
 
 
 def recovered(crash: Crash, root: Path, scenario: Scenario = recovery) -> Record:
