@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from graft_vfs.errors import ExpiredError
 from graft_vfs.format.commit import TIME_END, TIME_MS_MAX, time_ms_of
 from graft_vfs.ids import LogId
 from graft_vfs.pages import NO_LSN, RemoteLsn
@@ -56,13 +57,19 @@ class _Times:
     def newest(self, low: int, high: int, high_ms: int) -> int:
         """Return the newest LSN from `low` to below `high` that is dated no later.
 
-        `low` is taken to be, and `high`, of time `high_ms`, is not.
+        `low` is taken to be, and `high`, of time `high_ms`, is not. Raises ExpiredError if it is
+        one that the log's retention has deleted.
         """
+        expired: ExpiredError | None = None
         while high - low > 1:
             middle = (low + high) // 2
-            found_ms = require_header(self.logs, self.log_id, RemoteLsn(middle)).time_ms
+            try:
+                found_ms = require_header(self.logs, self.log_id, RemoteLsn(middle)).time_ms
+            except ExpiredError as error:
+                low, expired = middle, error
+                continue
             if found_ms <= self.time_ms:
-                low = middle
+                low, expired = middle, None
                 continue
             if found_ms > high_ms:
                 # It is from the future, so that it says nothing about those after it.
@@ -70,4 +77,6 @@ class _Times:
                 if found > middle:
                     return found
             high, high_ms = middle, min(found_ms, high_ms)
+        if expired is not None:
+            raise expired
         return low

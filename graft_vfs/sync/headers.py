@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import NoRemoteError, StoreError
+from graft_vfs.errors import CorruptObjectError, ExpiredError, NoRemoteError, StoreError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import CommitRow
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
-from graft_vfs.remote.log import check_chain, commit_key
+from graft_vfs.remote.floor import read_floor
+from graft_vfs.remote.log import RemoteLog, check_chain, commit_key
 from graft_vfs.sync.proof import prove, told_from_damage
 from graft_vfs.view.logs import Logs
 
@@ -38,7 +39,7 @@ def require_headers(
     engine's first call for the log. They are in the catalog afterwards, unless that is read-only,
     and all in memory: ask for some hundred at most. Raises CorruptObjectError if the remote lacks
     one or has another one, HistoryMismatchError, and StoreError or NoRemoteError with the LSN up to
-    which the history is unknown here.
+    which the history is unknown here. One that the log's retention has deleted is ExpiredError.
     """
     found = {each.header.lsn: each for each in logs.records(log_id, first, last)}
     # Ordering: the newest first, so that each is verified by the one after it.
@@ -57,13 +58,20 @@ def headers_down(
 ) -> Iterator[CommitRecord]:
     """Yield the commits of a log from `newest` to LSN 1, at most `limit`.
 
-    They are required when their turn comes, in steps that grow from 32 to 512.
+    They are required when their turn comes, in steps that grow from 32 to 512. What the log's
+    retention has deleted, and what is before that, is left out.
     """
     step, last = _PAGE_COMMITS_MIN, int(newest)
     end = max(NO_LSN, newest - limit)
     while last > end:
         first = max(end + 1, last - step + 1)
-        yield from reversed(require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last)))
+        try:
+            found = require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last))
+        except ExpiredError:
+            log = logs.log(log_id)
+            first, end = read_floor(log.store, log_id).lsn + 1, last
+            found = require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last))
+        yield from reversed(found)
         step, last = min(_PAGE_COMMITS_MAX, 2 * step), first - 1
 
 
@@ -121,14 +129,29 @@ def _fetched(logs: Logs, log_id: LogId, first: int, last: int) -> list[CommitRec
             RemoteLsn(last),
             previous_hash=None if before is None else before.hash,
         )
-        # Without the frames that came with them, which nobody has asked for.
-        found = [replace(each, behind=b"") for each in read]
+        try:
+            # Without the frames that came with them, which nobody has asked for.
+            found = [replace(each, behind=b"") for each in read]
+        except CorruptObjectError:
+            _require_open(log, first)
+            raise
         if after is not None:
             check_chain(after, found[-1].header.hash, key=commit_key(log_id, after.lsn))
     if logs.catalog.writable:
         rows = [CommitRow(each.header.lsn, each.header.hash, each.encoded) for each in found]
         logs.catalog.add_commits(log_id, rows)
     return found
+
+
+def _require_open(log: RemoteLog, lsn: int) -> None:
+    """Raise ExpiredError if the retention of a log may have deleted a commit. One request."""
+    floor = read_floor(log.store, log.log_id)
+    if lsn <= floor.lsn:
+        raise ExpiredError(
+            f"log {log.log_id} does not keep LSN {lsn}: its retention may have deleted each commit "
+            f"up to LSN {floor.lsn}",
+            next_step=Hint("name a later commit; see ", Advice.LIST_COMMITS),
+        )
 
 
 @contextlib.contextmanager

@@ -15,14 +15,18 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import (
     CorruptObjectError,
+    ExpiredError,
     HistoryMismatchError,
     NoRemoteError,
     NotFoundError,
     ReadOnlyError,
     StoreUnavailableError,
 )
+from graft_vfs.format.commit import GRACE_SECONDS_MIN
 from graft_vfs.history import commits, names
 from graft_vfs.ids import LogId
+from graft_vfs.pages import RemoteLsn
+from graft_vfs.remote.floor import Floor, raise_floor
 from graft_vfs.remote.log import commit_key
 from graft_vfs.store.directory import DirectoryStore
 from graft_vfs.sync.headers import require_header, require_headers
@@ -242,6 +246,23 @@ def test_old_states_can_be_read_restored_and_checked_out(bare) -> None:
     assert rows(bare.connect("side"))[-1] == (20,)
 
 
+def test_a_new_clone_finds_and_undoes_a_commit_with_few_headers(pushed, tmp_path) -> None:
+    remote = RemoteConfig(type="fs", root=str(pushed / "remote"))
+    with Replica(tmp_path / "new", remote) as replica:
+        replica.engine.clone("main", "main")
+        log = log_of(replica)
+        assert len(known_lsns(replica.engine, log)) < 24
+        before = replica.counts().requests
+        found = replica.engine.bisect("main", "SELECT count(*) < 11 FROM t", good="1")
+        assert found.commit == "11"
+        # A table, and the headers after it.
+        assert replica.counts().requests - before <= len(found.steps) * (24 + 4)
+        replica.engine.revert("main", "11")
+        assert rows(replica.connect(), "SELECT count(*) FROM t WHERE k = 11") == [(0,)]
+        with requests(replica, COMMITS, least=0):
+            assert len(replica.engine.log("main")) == COMMITS + 1
+
+
 def test_a_name_can_be_given_to_an_old_commit(bare, whole) -> None:
     given = bare.engine.name("main", "eleven", "11")
     assert whole.engine.resolve("main", "eleven").lsn == 11
@@ -442,6 +463,32 @@ def test_a_shorter_log_is_compared_with_what_is_known(
             (two_histories[root] / commit_key(log, lsn)).unlink()
         state = examine(one.engine.logs, log, DirectoryStore(two_histories[root]))
         assert (state.standing, state.newest) == (standing, 4)
+
+
+def test_what_retention_has_deleted_is_said_to_be_and_left_out_of_lists(pushed, tmp_path) -> None:
+    shutil.copytree(pushed / "remote", tmp_path / "copy")
+    remote = RemoteConfig(type="fs", root=str(tmp_path / "copy"))
+    with Replica(tmp_path / "ours", remote) as ours:
+        ours.engine.clone("main", "main")
+        log = log_of(ours)
+        with ours.engine.open("main").pinned():
+            forget_headers(ours.engine, log, *range(1, COMMITS))
+            floor = Floor(log, RemoteLsn(30), GRACE_SECONDS_MIN)
+            raise_floor(ours.engine.store, Floor(log), floor)
+            for lsn in range(1, 31):
+                (tmp_path / "copy" / commit_key(log, lsn)).unlink()
+            for _ in range(2):
+                assert [each.lsn for each in ours.engine.log("main")] == [*range(COMMITS, 30, -1)]
+                forget_headers(ours.engine, log, *range(1, COMMITS))
+            assert ours.engine.resolve("main", hour(45.5)).lsn == 45
+            for act in (
+                lambda: ours.engine.show("main", "7"),
+                lambda: ours.engine.log("main", "30", limit=3) or ours.engine.show("main", "30"),
+                lambda: ours.engine.resolve("main", hour(12)),
+                lambda: ours.engine.resolve("main", hour(30.5)),
+            ):
+                with pytest.raises(ExpiredError, match=r"does not keep LSN .* up to LSN 30"):
+                    act()
 
 
 def test_the_steps_of_a_long_walk_grow(bare) -> None:
