@@ -19,7 +19,7 @@ from graft_vfs.errors import CorruptObjectError, ExpiredError, NoRemoteError, St
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import CommitRow
-from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.floor import read_floor
 from graft_vfs.remote.log import RemoteLog, check_chain, commit_key
@@ -58,21 +58,26 @@ def headers_down(
 ) -> Iterator[CommitRecord]:
     """Yield the commits of a log from `newest` to LSN 1, at most `limit`.
 
-    They are required when their turn comes, in steps that grow from 32 to 512. What the log's
-    retention has deleted, and what is before that, is left out.
+    They are required when their turn comes: those that are known, then others in steps that grow
+    from 32 to 512. What the log's retention has deleted, and what is before that, is left out.
     """
-    step, last = _PAGE_COMMITS_MIN, int(newest)
-    end = max(NO_LSN, newest - limit)
+    step, last, end = _PAGE_COMMITS_MIN, int(newest), max(0, newest - limit)
     while last > end:
         first = max(end + 1, last - step + 1)
-        try:
-            found = require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last))
-        except ExpiredError:
-            log = logs.log(log_id)
-            first, end = read_floor(log.store, log_id).lsn + 1, last
-            found = require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last))
-        yield from reversed(found)
-        step, last = min(_PAGE_COMMITS_MAX, 2 * step), first - 1
+        known = reversed(logs.records(log_id, RemoteLsn(first), RemoteLsn(last)))
+        # What is known comes first: without the remote, it is all that can be shown.
+        lsns = range(last, 0, -1)
+        found = [each for lsn, each in zip(lsns, known, strict=False) if each.header.lsn == lsn]
+        if not found:
+            step = min(_PAGE_COMMITS_MAX, 2 * step)
+            try:
+                found = require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last))[::-1]
+            except ExpiredError:
+                log = logs.log(log_id)
+                end = read_floor(log.store, log_id).lsn
+                found = require_headers(logs, log_id, RemoteLsn(end + 1), RemoteLsn(last))[::-1]
+        yield from found
+        last -= len(found)
 
 
 def parent_of(logs: Logs, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
