@@ -65,6 +65,7 @@ def test_the_commands_are_those_of_the_design():
         *(
             "init",
             "log",
+            "maintain",
             "new",
             "pull",
             "push",
