@@ -46,6 +46,7 @@ from graft_vfs.sync.settle import (
 )
 from graft_vfs.sync.tables import write_tables
 from graft_vfs.view.log_view import LogView
+from graft_vfs.view.table_policy import due
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -175,7 +176,8 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     if target.lsn == 1 and unnamed is None:
         note_first_commit(context, volume, header.log_id, opened.tag)
     finish(context, volume, pending, header, snapshot)
-    write_tables(context.logs, remote)
+    if due(header.lsn) == header.lsn:
+        write_tables(context.logs, remote)
     pushed = Pushed(
         header.log_id,
         header.lsn,

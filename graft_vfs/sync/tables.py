@@ -125,7 +125,8 @@ def make_table(logs: Logs, log_id: LogId) -> None:
 def write_tables(logs: Logs, log_id: LogId) -> None:
     """Make the table that is due, and write to the remote those that it lacks, oldest first.
 
-    Best effort, after a push: what fails is written by a later push. One request for each.
+    Best effort, after a push: what fails is written when the next one is due. One request for
+    each.
     """
     make_table(logs, log_id)
     newest, _ = logs.catalog.newest_commit(log_id)
