@@ -92,6 +92,9 @@ def fetch_log(
         _logger.info("log %s: %d new commits, now at LSN %d", log_id, newest - before, newest)
     elif before:
         prove(logs, log_id)
+    if newest and not logs.can_view(log_id, newest):
+        # A table that it needs is gone.
+        require_view(logs, log_id, newest)
     logs.note_asked(log_id)
     return Fetched(log_id, before, newest)
 

@@ -12,14 +12,14 @@ import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.counters import Counters
-from graft_vfs.errors import CorruptCatalogError, CorruptObjectError
+from graft_vfs.errors import CorruptCatalogError, CorruptObjectError, ObjectMissingError
 from graft_vfs.format.commit import (
     GRACE_END,
     GRACE_SECONDS_MIN,
@@ -67,6 +67,22 @@ class _Plan:
     lsn: RemoteLsn
     pieces: list[Piece]
     is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _TablePlace:
+    """Where a table is: in the catalog, on the remote, and, by its name, in the page cache.
+
+    Holding the cache keeps it open, although no source of frames may use it yet.
+    """
+
+    row: TableRow
+    key: str
+    name: bytes
+    cache: PageCache
+
+    def name_of(self, block: Block) -> FrameKey:
+        return FrameKey(self.name, block.offset)
 
 
 @dataclass(slots=True)
@@ -408,13 +424,13 @@ class Logs:
         head = self._head(row, key)
         name = hash_of(head.facts.hash + key.encode())[:ID_BYTES]
         page_size = head.facts.page_size
+        place = _TablePlace(row, key, name, self.cache(row.log_id))
         return TableLayer(
             head,
             key=key,
-            read=lambda block: self._block(row, key, FrameKey(name, block.offset), block),
-            is_near=lambda block: (
-                row.is_whole or self.cache(row.log_id).has(FrameKey(name, block.offset))
-            ),
+            read=lambda block: self._block(place, block),
+            is_near=lambda block: row.is_whole or place.cache.has(place.name_of(block)),
+            bring=lambda blocks: self._bring(place, blocks),
             source_of=lambda origin, frames: self.source_of(origin, frames, page_size=page_size),
         )
 
@@ -424,21 +440,46 @@ class Logs:
             raise _damaged(f"the catalog has another table for LSN {row.lsn} of log {row.log_id}")
         return head
 
-    def _block(self, row: TableRow, key: str, name: FrameKey, block: Block) -> bytes:
+    def _block(self, place: _TablePlace, block: Block) -> bytes:
         """Return the bytes of a block: of the catalog, of the page cache, or of the remote."""
-        kept = self.catalog.tables.read(row, block.offset, block.length)
+        kept = self.catalog.tables.read(place.row, block.offset, block.length)
         if kept is not None:
             return kept
         with occupied():
-            cache = self.cache(row.log_id)
-            place = cache.find(name, block.length)
-            if place is not None:
-                return bytes(place.view[place.offset : place.offset + block.length])
-            data = self.remotes.last_of(row.log_id).get_range(key, block.offset, block.length)
+            found = place.cache.find(place.name_of(block), block.length)
+            if found is not None:
+                return bytes(found.view[found.offset : found.offset + block.length])
+            return self._fetched(place, [block])
+
+    def _bring(self, place: _TablePlace, blocks: Sequence[Block]) -> None:
+        if not place.row.is_whole:
+            with occupied():
+                self._fetched(place, blocks)
+
+    def _fetched(self, place: _TablePlace, blocks: Sequence[Block]) -> bytes:
+        """Fetch adjacent blocks into the page cache with one request, and return their bytes."""
+        first, last = blocks[0], blocks[-1]
+        length = last.offset + last.length - first.offset
+        data = self._read_table(place, first.offset, length)
+        for block in blocks:
+            at = block.offset - first.offset
+            found = data[at : at + block.length]
             # A damaged one must not be found there again.
-            if checksum_of(data) == block.checksum:
-                cache.add(name, data)
-            return data
+            if checksum_of(found) == block.checksum:
+                place.cache.add(place.name_of(block), found)
+        return data
+
+    def _read_table(self, place: _TablePlace, offset: int, length: int) -> bytes:
+        try:
+            return self.remotes.last_of(place.row.log_id).get_range(place.key, offset, length)
+        except ObjectMissingError as error:
+            # The next fetch learns where pages are from another table, or from all commits.
+            self.catalog.tables.forget_one(place.row)
+            self.forget_views(place.row.log_id)
+            raise CorruptObjectError(
+                f"{place.key} is gone, which says where pages of this database are",
+                next_step=Hint("run ", Advice.FETCH, ", then open the volume again"),
+            ) from error
 
     def commit(self, log_id: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
         """Return a known commit, and its source of frames, or None. No request."""

@@ -8,7 +8,7 @@ of the database.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from graft_vfs.format.frame import Frames
@@ -16,6 +16,7 @@ from graft_vfs.format.sparse_frames import SparseFrames
 from graft_vfs.format.table import Block, Leaf, Source, TableHead, decode_block
 from graft_vfs.view.source import FrameSource
 
+_RANGE_BYTES_MAX = 8 << 20
 _BLOCKS_MAX = 512
 """The most decoded blocks in memory, 4096 pages each."""
 
@@ -29,8 +30,9 @@ class _LoadedLeaf:
 class TableLayer:
     """One table. Owner: the views that use it. Thread rule: any thread, and no lock.
 
-    `read` returns the bytes of a block, `is_near` tells if that takes no request, and `source_of`
-    makes a source of frames. `key` names the object.
+    `read` returns the bytes of a block, `is_near` tells if that takes no request, `bring` makes
+    adjacent blocks near with one request, and `source_of` makes a source of frames. `key` names the
+    object.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class TableLayer:
         key: str,
         read: Callable[[Block], bytes],
         is_near: Callable[[Block], bool],
+        bring: Callable[[Sequence[Block]], None],
         source_of: Callable[[Source, Frames], FrameSource],
     ) -> None:
         self.head = head
         self._key = key
         self._read = read
         self._is_near = is_near
+        self._bring = bring
         self._source_of = source_of
         self._nodes: dict[int, tuple[Block, ...]] = {}
         self._leaves: dict[int, _LoadedLeaf] = {}
@@ -74,8 +78,11 @@ class TableLayer:
         return True
 
     def runs(self) -> Iterator[tuple[int, int, FrameSource, int]]:
-        """Yield all runs, ascending; reads all blocks. Each source appears as one object."""
-        leaves = [self._decoded(block) for block in self._leaf_blocks(self.head.root)]
+        """Yield all runs, ascending. Each source appears as one object.
+
+        Reads all blocks; requests: one for 8 MiB of those that are not near.
+        """
+        leaves = [self._decoded(block) for block in self._brought(self.head.root)]
         frames: dict[Source, list[SparseFrames]] = {}
         for leaf in leaves:
             for source in leaf.sources:
@@ -88,12 +95,16 @@ class TableLayer:
             for first, end, source, slot in leaf.runs():
                 yield first, end, sources[source], slot
 
-    def _leaf_blocks(self, entries: tuple[Block, ...]) -> Iterator[Block]:
-        for block in entries:
-            if block.level == 0:
-                yield block
-            else:
-                yield from self._leaf_blocks(self._node(block))
+    def _brought(self, entries: tuple[Block, ...]) -> Iterator[Block]:
+        """Yield the leaves below some blocks."""
+        for batch in _batches(entries):
+            if not all(map(self._is_near, batch)):
+                self._bring(batch)
+            for block in batch:
+                if block.level == 0:
+                    yield block
+                else:
+                    yield from self._brought(self._node(block))
 
     def _node(self, block: Block) -> tuple[Block, ...]:
         node = self._nodes.get(block.offset)
@@ -120,6 +131,18 @@ class TableLayer:
         leaf = decode_block(self._read(block), block, key=self._key)
         assert isinstance(leaf, Leaf)
         return leaf
+
+
+def _batches(blocks: tuple[Block, ...]) -> Iterator[list[Block]]:
+    """Yield adjacent blocks together, up to 8 MiB of them."""
+    batch: list[Block] = []
+    for block in blocks:
+        if batch and block.offset + block.length - batch[0].offset > _RANGE_BYTES_MAX:
+            yield batch
+            batch = []
+        batch.append(block)
+    if batch:
+        yield batch
 
 
 def _child(entries: tuple[Block, ...], page: int) -> Block | None:

@@ -304,5 +304,31 @@ def test_a_block_that_cannot_be_read_is_an_error_and_read_again(scattered, repli
     assert view.locate(50) is not None
 
 
+def test_a_table_that_the_remote_lost_is_learnt_in_another_way(scattered, replicas) -> None:
+    writer, log_id = scattered
+    reader = replicas("reader")
+    fetch_log(reader.engine.logs, log_id)
+    view = reader.engine.logs.log_view(log_id, STEP)
+    [name] = tables_of(writer, log_id)
+    writer.engine.store.delete(name.key)
+    with pytest.raises(CorruptObjectError, match=r"is gone.*fetch"):
+        view.locate(9000)
+    fetch_log(reader.engine.logs, log_id)
+    assert known_lsns(reader, log_id) == list(range(1, STEP + 1))
+    again, expected = (each.engine.logs.log_view(log_id, STEP) for each in (reader, writer))
+    for page in (1, 9000, PAGES):
+        (one, at), (other, there) = again.locate(page), expected.locate(page)
+        assert bytes(one[at : at + 512]) == bytes(other[there : there + 512])
+
+
+def test_all_blocks_of_a_large_table_are_fetched_together(scattered, replicas) -> None:
+    _, log_id = scattered
+    reader = replicas("reader")
+    fetch_log(reader.engine.logs, log_id)
+    view = reader.engine.logs.log_view(log_id, STEP)
+    assert requests(reader, view.frames) == 1
+    assert requests(reader, view.frames) == 0
+
+
 def refused(key: str, start: int, length: int) -> bytes:
     raise StoreError(f"not now: {key} at {start}, {length} bytes")

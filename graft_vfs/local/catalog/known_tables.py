@@ -26,8 +26,6 @@ from graft_vfs.local.catalog.rows import (
 from graft_vfs.pages import RemoteLsn
 
 CHUNK_BYTES = 64 << 10
-WHOLE_BYTES_MAX = 16 << 20
-"""Of a longer table only the beginning is kept in the catalog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +142,12 @@ class KnownTables:
             row.lsn,
             row.after,
         )
+
+    def forget_one(self, row: TableRow) -> None:
+        """Forget a table, which the remote has lost."""
+        if self._file.writable:
+            sql = "DELETE FROM page_tables WHERE log = ? AND lsn = ? AND after = ?"
+            self._file.write(sql, row.log_id.raw, row.lsn, row.after)
 
     def forget(self, log_id: LogId) -> None:
         """Forget all tables of a log."""
