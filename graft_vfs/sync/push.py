@@ -69,7 +69,7 @@ class Pushed(Report):
     pages: int
     bytes_sent: int
     warning: str | None = None
-    """A warning that did not stop the push: the log has no ref."""
+    """A warning that did not stop the push: the log has no ref, or a message came too late."""
     url: str | None = None
     """What other machines can clone the log by."""
 
@@ -175,6 +175,12 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     header = built.header
     if target.lsn == 1 and unnamed is None:
         note_first_commit(context, volume, header.log_id, opened.tag)
+    warning = unnamed
+    if not asked.message and _local_messages(snapshot, volume) != message:
+        # One that is added after this is found to be late by its process; see `keep_message`.
+        late = "a message of a local commit came during the push, too late for it"
+        _logger.warning("%s: %s", catalog.title(volume.id), late)
+        warning = unnamed or late
     finish(context, volume, pending, header, snapshot)
     if due(header.lsn) == header.lsn:
         write_tables(context.logs, remote)
@@ -185,7 +191,7 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
         header.local_commits,
         len(header.pages),
         built.stored_bytes,
-        unnamed,
+        warning,
         context.remotes.url_of_ref(header.log_id),
     )
     _logger.info("volume %s: %s", volume.id, pushed)

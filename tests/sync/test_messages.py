@@ -112,3 +112,23 @@ def test_a_message_that_another_process_adds_during_a_push_is_published(
     monkeypatch.setattr(push, "build", build_beside_an_import)
     assert ours.engine.push("main").lsn == 1
     assert messages(ours) == ["late"]
+
+
+def test_a_message_that_comes_during_a_claim_is_missed_with_a_warning(
+    replicas, monkeypatch
+) -> None:
+    ours = replicas("ours")
+    write(ours, 1)
+    volume = ours.engine.open("main")
+    claim = push.claim_recorded
+
+    def claim_beside_an_import(*arguments):
+        Messages(volume.directory).add(volume.snapshot.lsn, "late", first=LocalLsn(1))
+        return claim(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(push, "claim_recorded", claim_beside_an_import)
+        assert "came during the push" in ours.engine.push("main").warning
+    write(ours, 2)
+    assert ours.engine.push("main").warning is None
+    assert messages(ours) == ["", ""]
