@@ -21,12 +21,11 @@ from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pages import LocalLsn
 from graft_vfs.plain.transfer import (
-    CommitPages,
-    Pages,
     export_pages,
     require_same_format,
     require_written,
 )
+from graft_vfs.plain.writing import CommitPages, Pages
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.none import NoStore
 from graft_vfs.sync.clone import clone_base
@@ -161,6 +160,9 @@ def _images(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield pages of a snapshot with their images; a batch is fetched at once."""
     pages = list(pages)
+    if isinstance(then.remote, LogView):
+        # All at once, as far as the cache can hold them: each batch for itself asks every object.
+        then.remote.prefetch(pages)
     for first in range(0, len(pages), _BATCH_PAGES):
         batch = pages[first : first + _BATCH_PAGES]
         if isinstance(then.remote, LogView):
@@ -211,7 +213,7 @@ def _restore_file(
 
     def check(written: Path, checksum: str) -> None:
         nonlocal checked
-        require_written(written, checksum)
+        require_written(written, checksum, pages.page_size)
         checked = _is_checked(written, commit)
 
     done = export_pages(pages, path, force=force, check=check, progress=progress)

@@ -8,14 +8,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from xxhash import xxh3_128
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import (
     AlreadyExistsError,
-    CorruptObjectError,
     LocalStorageError,
     UsageError,
 )
@@ -25,6 +24,7 @@ from graft_vfs.local.ownership import create
 from graft_vfs.pages import LocalLsn, lock_page
 from graft_vfs.plain.publish import publish
 from graft_vfs.plain.source import PlainSource, reading
+from graft_vfs.plain.writing import Pages, file_sum, write_file, write_stream
 from graft_vfs.reports import Progress, Report, pages_text, size_text
 from graft_vfs.sqlite_format.header import (
     CHANGE_COUNTER,
@@ -36,7 +36,6 @@ from graft_vfs.sqlite_format.header import (
     VERSION_VALID_FOR,
     with_counter,
 )
-from graft_vfs.view.log_view import LogView
 from graft_vfs.volume.replacement import Replaced, keep_message, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -87,52 +86,6 @@ class Imported(Transferred):
         )
 
 
-class Pages(Protocol):
-    """What an export reads: the pages of a database in one state. A snapshot is it, for one."""
-
-    @property
-    def page_size(self) -> int:
-        """Size of a page in bytes."""
-        ...
-
-    @property
-    def page_count(self) -> int:
-        """How many pages there are."""
-        ...
-
-    def read(self, page: int) -> bytes:
-        """Return a page as SQLite is to see it, fetched if need be."""
-        ...
-
-    def forget_resident(self) -> None:
-        """Release mapped pages that were read."""
-        ...
-
-
-class CommitPages:
-    """A remote commit as pages, on a machine that has no volume of its log."""
-
-    def __init__(self, view: LogView) -> None:
-        self._view = view
-        self.page_size = view.page_size
-        self.page_count = view.page_count
-        self.forget_resident = view.forget_resident
-
-    def read(self, page: int) -> bytes:
-        """Return a page; raises what fetching it raises, CorruptObjectError if there is none."""
-        located = self._view.locate(page)
-        if located is None:
-            if page == lock_page(self.page_size):
-                return bytes(self.page_size)
-            raise CorruptObjectError(
-                f"no commit holds page {page} of {self.page_count}",
-                next_step="open an older LSN, or restore the log from a replica",
-            )
-        view, offset = located
-        image = bytes(view[offset : offset + self.page_size])
-        return with_counter(image, self._view.change_counter) if page == 1 else image
-
-
 Check = Callable[[Path, str], None]
 """What looks at a written file before it gets its name; receives its path and its checksum."""
 
@@ -147,10 +100,10 @@ def export_pages(
 ) -> Transferred:
     """Write a database as a plain SQLite file, which appears whole and durable or not at all.
 
-    Pages that are not here are fetched. With `force` a file that exists is replaced in one step,
-    and keeps its owner and mode. Raises AlreadyExistsError if the file exists, or a WAL or a
-    journal of one of that name, which SQLite would take for changes of the new file; and what
-    `check` raises, with no file left.
+    Pages that are not cached are fetched, each once; see `writing`. With `force` a file that exists
+    is replaced in one step, and keeps its owner and mode. Raises AlreadyExistsError if the file
+    exists, or a WAL or a journal of one of that name, which SQLite would take for changes of the
+    new file; and what `check` raises, with no file left.
     """
     path = path.absolute()
     with storage_errors(path):
@@ -166,7 +119,7 @@ def export_pages(
             file = os.fdopen(create(temporary, os.O_RDWR | os.O_EXCL, replaces=replaced), "wb")
     try:
         with storage_errors(path), file:
-            checksum = _write(pages, file, progress)
+            checksum = write_file(pages, path, file, progress)
             file.flush()
             os.fsync(file.fileno())
         if check is not None:
@@ -190,35 +143,19 @@ def export_stream(
     pages: Pages, stream: BinaryIO, *, progress: Progress | None = None
 ) -> Transferred:
     """Write a database to a stream, page by page; a failure leaves it incomplete."""
-    _write(pages, stream, progress)
-    stream.flush()
+    write_stream(pages, stream, progress)
     return Transferred("-", pages.page_count, pages.page_size, "Exported to")
 
 
-def _write(pages: Pages, file: BinaryIO, progress: Progress | None) -> str:
-    """Write all pages, and return the checksum of the bytes."""
-    digest = xxh3_128()
-    for page in range(1, pages.page_count + 1):
-        image = pages.read(page)
-        digest.update(image)
-        file.write(image)
-        if page % _PAGES_RESIDENT_MAX == 0:
-            pages.forget_resident()
-        if progress is not None and page % _REPORT_PAGES == 0:
-            progress(page, pages.page_count)
-    return digest.hexdigest()
-
-
-def require_written(path: Path, checksum: str) -> None:
+def require_written(path: Path, checksum: str, page_size: int) -> None:
     """Read a file back; raises LocalStorageError if it has another checksum than was written."""
-    digest = xxh3_128()
-    with storage_errors(path), path.open("rb") as file:
+    with storage_errors(path):
         if hasattr(os, "posix_fadvise"):
             # Else the system answers from memory.
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        while data := file.read(1 << 20):
-            digest.update(data)
-    if digest.hexdigest() != checksum:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        found = file_sum(path, page_size)
+    if found != checksum:
         raise LocalStorageError(
             f"{path.parent} does not return the bytes that were written",
             next_step="check the disk, or write to another one",

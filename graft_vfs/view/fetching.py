@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor, Future
 from queue import SimpleQueue
+from typing import TypeAlias
 
 from graft_vfs.errors import UsageError
 from graft_vfs.view.ranges import FrameRange
@@ -19,16 +20,26 @@ BACKGROUND_RANGES = 2
 _CLOSED = "the engine was closed while pages were fetched"
 
 
+Fetch: TypeAlias = Callable[[FrameRange, Callable[[int], None]], None]
+
+
+def keep(found: FrameRange, note: Callable[[int], None]) -> None:
+    """Fetch a range into the page cache; raises LocalStorageError if the disk refuses a frame."""
+    found.source.keep(found.frames, note)
+
+
 def fetch_ranges(
     ranges: Iterable[FrameRange],
     executor: Callable[[], Executor],
     *,
+    fetch: Fetch = keep,
     at_once: int = VERB_RANGES,
     arrived: Callable[[int], None] | None = None,
 ) -> None:
-    """Fetch ranges into the page cache, at most `at_once` of them at a time.
+    """Fetch ranges, by default into the page cache, at most `at_once` of them at a time.
 
-    A range is taken from `ranges` when its request is about to be sent. `arrived` is called in this
+    A range is taken from `ranges` when its request is about to be sent. `fetch` receives it, and
+    what to call with the stored bytes of each frame that has arrived. `arrived` is called in this
     thread with the stored bytes of each frame that has arrived. Raises the first error, such as
     LocalStorageError if the disk refuses a frame; the other requests end with their next piece, and
     what has arrived stays cached.
@@ -46,7 +57,7 @@ def fetch_ranges(
 
     def begin() -> None:
         for found in itertools.islice(waiting, at_once - len(under_way)):
-            future = _submitted(executor, found, note)
+            future = _submitted(executor, fetch, found, note)
             under_way.add(future)
             future.add_done_callback(events.put)
 
@@ -71,10 +82,13 @@ def fetch_ranges(
 
 
 def _submitted(
-    executor: Callable[[], Executor], found: FrameRange, note: Callable[[int], None]
+    executor: Callable[[], Executor],
+    fetch: Fetch,
+    found: FrameRange,
+    note: Callable[[int], None],
 ) -> Future[None]:
     try:
-        return executor().submit(found.source.keep, found.frames, note)
+        return executor().submit(fetch, found, note)
     except RuntimeError as error:  # It was closed between two ranges.
         raise UsageError(_CLOSED) from error
 

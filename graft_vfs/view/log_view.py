@@ -13,12 +13,13 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from time import monotonic
 
 from graft_vfs.errors import CorruptObjectError
+from graft_vfs.format.table import Source
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import Arena, FrameKey
 from graft_vfs.local.cache.page_cache import PageCache, Place
@@ -56,6 +57,8 @@ class Tip:
 
 
 _SourceFrame = tuple[FrameSource, int]
+_ObjectFrame = tuple[Source, int]
+"""Parts of a large table have a source of their own for the same object."""
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ class LogView:
         self._arenas: tuple[Arena, ...] = ()
         self._lock = threading.Lock()
         # Requested frames: the future of their range, and the place in it.
-        self._in_flight: dict[_SourceFrame, tuple[Future[list[bytes]], int]] = {}
+        self._in_flight: dict[_ObjectFrame, tuple[Future[list[bytes]], int]] = {}
         self._streams: list[_Stream] = []
         space.add_reader(self)
 
@@ -198,7 +201,7 @@ class LogView:
         be remembered.
         """
         with self._foreground:
-            key = source, frame
+            key = source.origin, frame
             with self._lock:
                 requested = self._in_flight.get(key)
                 if requested is None or requested[0].done():
@@ -272,7 +275,7 @@ class LogView:
 
     def _is_missing(self, source: FrameSource, frame: int) -> bool:
         """Return True if a frame is neither cached nor in flight; the caller holds the lock."""
-        requested = self._in_flight.get((source, frame))
+        requested = self._in_flight.get((source.origin, frame))
         # A request that is done but still listed has failed, or its frame is in the cache.
         is_on_its_way = requested is not None and not requested[0].done()
         # The current miss has just checked the files.
@@ -281,13 +284,13 @@ class LogView:
     def _request(self, ranges: Iterable[FrameRange]) -> None:
         """Start fetching ranges of frames; the caller holds the lock."""
         for source, frames in ranges:
-            keys = [(source, frame) for frame in frames]
+            keys = [(source.origin, frame) for frame in frames]
             future = self._executor().submit(source.fetch, frames)
             for number, key in enumerate(keys):
                 self._in_flight[key] = future, number
             future.add_done_callback(functools.partial(self._landed, keys))
 
-    def _landed(self, keys: list[_SourceFrame], future: Future[list[bytes]]) -> None:
+    def _landed(self, keys: list[_ObjectFrame], future: Future[list[bytes]]) -> None:
         for key in keys:
             requested = self._in_flight.get(key)
             if requested is not None and requested[0] is future:
@@ -344,32 +347,79 @@ class LogView:
 
         arrived(0)
         at_once = VERB_RANGES if goes_on is None else BACKGROUND_RANGES
-        image_bytes = sum(source.frame_bytes(frame) for source, frame in counts)
-        is_bounded = not self._space.holds(image_bytes)
+        fits = self.fits_cache(counts)
         for _ in range(_PASSES_MAX):
-            ranges: Iterable[FrameRange] = whole_ranges(missing)
-            if is_bounded:
-                ranges, _ = fitting(ranges, self._space.free_bytes())
+            ranges: Iterable[FrameRange] = self._divided(missing, fits=fits)[0]
             if goes_on is not None:
                 ranges = itertools.takewhile(lambda _: goes_on(), ranges)
             with occupied():
                 fetch_ranges(ranges, self._executor, at_once=at_once, arrived=arrived)
             # What was fetched may have evicted frames that were cached before.
             missing = self.absent(counts)
-            if not missing or is_bounded or (goes_on is not None and not goes_on()):
+            if not missing or not fits or (goes_on is not None and not goes_on()):
                 break
         left = set(missing)
         return sum(counts[key] for key in first_missing if key not in left)
 
+    def fits_cache(self, frames: Iterable[_SourceFrame] | None = None) -> bool:
+        """Return True if the page cache can hold some frames, by default all."""
+        chosen = self.frames() if frames is None else frames
+        return self._space.holds(sum(source.frame_bytes(frame) for source, frame in chosen))
+
+    def _divided(
+        self, frames: Iterable[_SourceFrame], *, fits: bool
+    ) -> tuple[list[FrameRange], list[FrameRange]]:
+        """Return the ranges of some frames that the cache may keep, and the others."""
+        ranges = whole_ranges(frames)
+        return (ranges, []) if fits else fitting(ranges, self._space.free_bytes())
+
+    def stream(
+        self,
+        frames: Collection[_SourceFrame],
+        take: Callable[[FrameSource, int, bytes], None],
+        arrived: Callable[[int], None],
+    ) -> None:
+        """Fetch frames and give each to `take`, in any order and in other threads.
+
+        Those for which the cache has room without an eviction are cached. Requests, `arrived` and
+        errors as `fetch_ranges`, and what `take` raises.
+        """
+
+        def fetch(keeps: bool, found: FrameRange, note: Callable[[int], None]) -> None:
+            source = found.source
+
+            def give(frame: int, images: bytes) -> None:
+                take(source, frame, images)
+                note(source.stored_bytes(frame))
+
+            source.stream(found.frames, give, keeps=keeps)
+
+        kept, others = self._divided(frames, fits=self.fits_cache())
+        with occupied(), self._foreground:
+            for ranges, keeps in (kept, True), (others, False):
+                fetched = functools.partial(fetch, keeps)
+                fetch_ranges(ranges, self._executor, fetch=fetched, arrived=arrived)
+
+    def prefetch(self, pages: Iterable[int]) -> None:
+        """Fetch the frames of some pages that are not cached, as far as the cache can keep them."""
+        frames = self._frames_of(pages)
+        ranges, _ = self._divided(self.absent(frames), fits=self.fits_cache(frames))
+        with occupied(), self._foreground:
+            fetch_ranges(ranges, self._executor)
+
     def fetch_pages(self, pages: Iterable[int]) -> None:
         """Fetch the frames of some pages that are not here, as `fetch` does."""
+        frames = self._frames_of(pages)
+        self.fetch([(source, frame) for source, frame in frames if source.find(frame) is None])
+
+    def _frames_of(self, pages: Iterable[int]) -> dict[_SourceFrame, None]:
         frames: dict[_SourceFrame, None] = {}
         for page in pages:
             found = self.table.find(page)
             if found is not None:
                 source, slot = found
                 frames.setdefault((source, source.body.frames.frame_of(slot)))
-        self.fetch([(source, frame) for source, frame in frames if source.find(frame) is None])
+        return frames
 
     def fetch(
         self, frames: Iterable[_SourceFrame], arrived: Callable[[int], None] | None = None

@@ -16,7 +16,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from graft_vfs.view.source import FrameSource
+from graft_vfs.format.table import Source
+from graft_vfs.view.source import FrameSource, joined
 
 WINDOW_RANGE_FRAMES_MAX = 16
 RANGE_BYTES_MAX = 8 << 20
@@ -67,13 +68,14 @@ def whole_ranges(frames: Iterable[tuple[FrameSource, int]]) -> list[FrameRange]:
 
 
 def _by_source(frames: Iterable[tuple[FrameSource, int]]) -> dict[FrameSource, list[_Extent]]:
-    by_source: dict[FrameSource, list[_Extent]] = {}
+    """Return where the frames of each object are; parts of a large table know it separately."""
+    known: dict[Source, dict[FrameSource, None]] = {}
+    found: dict[Source, set[_Extent]] = {}
     for source, frame in frames:
         start, length = source.body.frames.byte_range(frame, frame + 1)
-        by_source.setdefault(source, []).append(_Extent(frame, start, start + length))
-    for extents in by_source.values():
-        extents.sort()
-    return by_source
+        known.setdefault(source.origin, {}).setdefault(source)
+        found.setdefault(source.origin, set()).add(_Extent(frame, start, start + length))
+    return {joined([*known[origin]]): sorted(extents) for origin, extents in found.items()}
 
 
 def _cut(

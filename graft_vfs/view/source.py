@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graft_vfs.format.frame import checksum_of, encode_frame
+from graft_vfs.format.sparse_frames import SparseFrames
 from graft_vfs.format.table import Source
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey
-from graft_vfs.local.cache.page_cache import PageCache, Place
+from graft_vfs.local.cache.page_cache import Filling, PageCache, Place
 from graft_vfs.reentry import occupied
 from graft_vfs.remote.body import Body
 from graft_vfs.store.base import ObjectStore
@@ -92,20 +93,53 @@ class FrameSource:
         `arrived` is called with the stored bytes of each; what it raises ends the read. Raises
         LocalStorageError if the disk refuses a frame.
         """
+        filling: Filling
+
+        def take(frame: int, _: bytes) -> None:
+            if filling.failure is not None:
+                raise filling.failure
+            arrived(self.stored_bytes(frame))
+
         with occupied(), self.cache.filling() as filling:
-
-            def take(frame: int, images: bytes) -> None:
-                filling.add(self.key(frame), images)
-                self._count([images])
-                if filling.failure is not None:
-                    raise filling.failure
-                arrived(self.stored_bytes(frame))
-
-            self.body.stream(self.store(), frames, take)
+            self._stream(frames, take, filling)
         if filling.failure is not None:
             raise filling.failure
+
+    def stream(
+        self, frames: Sequence[int], take: Callable[[int, bytes], None], *, keeps: bool
+    ) -> None:
+        """Fetch frames, ascending, and give each to `take` as it arrives. One range read.
+
+        With `keeps` they are cached too, unless the disk refuses that. What `take` raises ends the
+        read.
+        """
+        with occupied(), self.cache.filling() as filling:
+            self._stream(frames, take, filling if keeps else None)
+
+    def _stream(
+        self, frames: Sequence[int], take: Callable[[int, bytes], None], filling: Filling | None
+    ) -> None:
+        def arrived(frame: int, images: bytes) -> None:
+            if filling is not None:
+                filling.add(self.key(frame), images)
+            self._count([images])
+            take(frame, images)
+
+        self.body.stream(self.store(), frames, arrived)
 
     def _count(self, frames: list[bytes]) -> None:
         counters = self.cache.counters
         counters.add("frames_fetched", len(frames))
         counters.add("pages_fetched", sum(map(len, frames)) // self.body.page_size)
+
+
+def joined(sources: Sequence[FrameSource]) -> FrameSource:
+    """Return one source with the frames that several of one object know."""
+    for source in sources:
+        if not isinstance(source.body.frames, SparseFrames):
+            return source  # Which knows all.
+    if len(sources) == 1:
+        return sources[0]
+    parts = (each.body.frames for each in sources if isinstance(each.body.frames, SparseFrames))
+    body = replace(sources[0].body, frames=SparseFrames.joined(parts))
+    return replace(sources[0], body=body)

@@ -103,6 +103,10 @@ class Snapshot:
             return self.view, offset
         return self.remote.locate(page)
 
+    def is_local(self, page: int) -> bool:
+        """Return True if the newest image of a page is in the local branch."""
+        return self.branch.offset_of(page, self.end.offset) is not None
+
     def stored(self, page: int) -> bytes:
         """Return the page's image as it was written.
 

@@ -319,15 +319,15 @@ def test_a_schema_that_needs_an_extension_is_restored_unchecked(ours, tmp_path) 
 
 def test_a_disk_that_returns_other_bytes_is_detected(ours, tmp_path, monkeypatch) -> None:
     history(ours)
-    written = transfer._write
+    written = transfer.write_file
 
-    def spoil(pages, file, progress):
-        checksum = written(pages, file, progress)
+    def spoil(pages, path, file, progress):
+        checksum = written(pages, path, file, progress)
         file.seek(5000)
         file.write(b"flipped")
         return checksum
 
-    monkeypatch.setattr(transfer, "_write", spoil)
+    monkeypatch.setattr(transfer, "write_file", spoil)
     with pytest.raises(LocalStorageError, match="does not return the bytes that were written"):
         ours.engine.restore_file("main", tmp_path / "restored.db")
     assert not (tmp_path / "restored.db").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from array import array
@@ -25,8 +26,10 @@ from graft_vfs.errors import (
 )
 from graft_vfs.format.commit import FrameTable
 from graft_vfs.format.frame import FRAME_PAGES, checksum_of
+from graft_vfs.format.table import encode_table
 from graft_vfs.remote.log import commit_key
 from graft_vfs.store.memory import MemoryObjects
+from graft_vfs.view import logs, new_table
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.ranges import FrameRange
 from graft_vfs.view.source import FrameSource
@@ -197,20 +200,40 @@ def test_hydrate_fetches_the_rest_in_one_range_and_once(reading) -> None:
     assert len(reading.ranges) == 2
 
 
-def test_hydrate_after_many_scattered_commits_sends_two_requests_for_each_object(remote) -> None:
-    ours, theirs = remote.machine("ours"), remote.machine("theirs")
-    a, chance = ours.connect(), random.Random(1)
-    a.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
-    for commit_number in range(20):
-        changed = range(6000) if not commit_number else chance.sample(range(6000), 400)
-        with a:
-            a.executemany(
+def push_scattered(machine: Replica, commits: int, rows_count: int) -> apsw.Connection:
+    """Push a table of 6000 rows, and commits that change some rows everywhere in it."""
+    connection, chance = machine.connect(), random.Random(1)
+    connection.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+    for number in range(commits):
+        changed = range(6000) if not number else chance.sample(range(6000), rows_count)
+        with connection:
+            connection.executemany(
                 "REPLACE INTO t VALUES(?, ?)", ((key, chance.randbytes(900)) for key in changed)
             )
-        ours.engine.push("main")
+        machine.engine.push("main")
+    return connection
+
+
+@pytest.fixture(params=[False, True], ids=["in memory", "in layers"])
+def layered(request, monkeypatch) -> bool:
+    """Have tables of many parts, of which each knows the sources of its pages by itself."""
+    if request.param:
+        small = functools.partial(encode_table, leaf_pages=256)
+        monkeypatch.setattr(new_table, "encode_table", small)
+        monkeypatch.setattr(logs, "_DECODED_BYTES_MAX", 0)
+    return request.param
+
+
+def test_hydrate_after_many_scattered_commits_sends_two_requests_for_each_object(
+    remote, layered
+) -> None:
+    ours, theirs = remote.machine("ours"), remote.machine("theirs")
+    a = push_scattered(ours, 26, 400)
     b = theirs.connect(remote="main")
-    frames = theirs.engine.open("main").begin().remote.frames()
-    objects = len({source for source, _ in frames})
+    view = theirs.engine.open("main").begin().remote
+    assert bool(view.table._layers) == layered
+    frames = view.frames()
+    objects = len({source.origin for source, _ in frames})
     live = sum(source.stored_bytes(frame) for source, frame in frames)
     before = theirs.counts()
     theirs.engine.hydrate("main")

@@ -27,6 +27,7 @@ class Source:
     def __init__(
         self, sizes: list[int], *, page_size: int = 4096, frame_pages: int = FRAME_PAGES
     ) -> None:
+        self.origin = self
         self.offsets = [0, *accumulate(sizes)]
         frames = SimpleNamespace(frame_pages=frame_pages, byte_range=self.byte_range)
         self.body = SimpleNamespace(page_size=page_size, frames=frames)
