@@ -28,6 +28,7 @@ from graft_vfs.pages import RemoteLsn, lock_page
 from graft_vfs.reentry import occupied, refuse_reentry, thread
 from graft_vfs.view.fetching import BACKGROUND_RANGES, VERB_RANGES, fetch_ranges, fitting
 from graft_vfs.view.foreground import Foreground
+from graft_vfs.view.horizon import HORIZON_PAGES, Horizon
 from graft_vfs.view.page_table import PageTable
 from graft_vfs.view.ranges import FrameRange, whole_ranges, window_ranges
 from graft_vfs.view.remote_view import Located
@@ -40,6 +41,9 @@ _STREAMS_MAX = 4
 _SLACK_PAGES = 16
 """A miss this far past a stream's end still continues it: interior pages lie between leaves."""
 _GUESS_FRAMES = 2
+_NEAR_FRAMES_MAX = 384
+_LONG_FRAMES = 32
+"""A scan that has read as many frames goes on, so it takes others of their objects with them."""
 _LOCATED_MAX = 262_144
 _PASSES_MAX = 3
 
@@ -68,6 +72,7 @@ class _Stream:
     ahead: int
     trigger: int
     window_frames: int
+    horizon: Horizon
 
 
 class LogView:
@@ -237,14 +242,15 @@ class LogView:
             if stream.ahead <= page <= stream.ahead + _SLACK_PAGES:
                 stream.ahead = page
                 return self._extend(stream)
-        stream = _Stream(ahead=page, trigger=page, window_frames=0)
+        horizon = Horizon(self.table, self.page_count)
+        stream = _Stream(ahead=page, trigger=page, window_frames=0, horizon=horizon)
         self._streams = [stream, *self._streams[: _STREAMS_MAX - 1]]
         return self._extend(stream)
 
     def _extend(self, stream: _Stream) -> Iterator[FrameRange]:
         stream.window_frames = min(WINDOW_FRAMES_MAX, max(1, stream.window_frames * 2))
         first = stream.ahead
-        frames: dict[tuple[FrameSource, int], None] = {}
+        frames: dict[_SourceFrame, None] = {}
         page = first
         while page <= self.page_count and len(frames) < stream.window_frames:
             if not self.table.is_near(page):
@@ -271,7 +277,23 @@ class LogView:
             frames = _joined(frames)
         stream.ahead = page
         stream.trigger = first + (page - first) // 2
+        frames |= self._near(stream, first, frames)
         return window_ranges(key for key in frames if self._is_missing(*key))
+
+    def _near(
+        self, stream: _Stream, first: int, frames: Iterable[_SourceFrame]
+    ) -> dict[_SourceFrame, None]:
+        """Return what a long scan reads soon after a window, and one request fetches with that."""
+        near: dict[_SourceFrame, None] = {}
+        # A smaller cache would evict them before they are read.
+        if stream.window_frames >= _LONG_FRAMES and self._space.holds(
+            HORIZON_PAGES * self.page_size
+        ):
+            stream.horizon.look(first)
+            for source, frame in frames:
+                if len(near) < _NEAR_FRAMES_MAX:
+                    near.update(dict.fromkeys(stream.horizon.after(source, frame)))
+        return near
 
     def _is_missing(self, source: FrameSource, frame: int) -> bool:
         """Return True if a frame is neither cached nor in flight; the caller holds the lock."""

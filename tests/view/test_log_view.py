@@ -246,6 +246,25 @@ def test_hydrate_after_many_scattered_commits_sends_two_requests_for_each_object
     assert (theirs.counts() - before).requests == used.requests
 
 
+def test_a_scan_after_many_scattered_commits_reads_several_frames_of_an_object_at_once(
+    remote, layered
+) -> None:
+    ours, theirs = remote.machine("ours"), remote.machine("theirs")
+    a = push_scattered(ours, 60, 100)
+    b = theirs.connect(remote="main")
+    view = theirs.engine.open("main").begin().remote
+    assert bool(view.table._layers) == layered
+    frames = view.frames()
+    objects = len({source.origin for source, _ in frames})
+    live = sum(source.stored_bytes(frame) for source, frame in frames)
+    before = theirs.counts()
+    assert rows(b) == rows(a)
+    used = theirs.counts() - before
+    assert len(frames) > 5 * objects
+    assert used.requests <= 2 * objects
+    assert used.bytes_received <= 1.2 * live
+
+
 def test_frames_that_arrived_before_a_damaged_one_stay_cached(remote, monkeypatch) -> None:
     header, data = commit(range(1, PAGES + 1))
     start, length = header.frames.byte_range(25, 26)
