@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import click
 
 import graft_vfs
+from graft_vfs.advice import Audience
 from graft_vfs.cli.completion import complete_commits, complete_refs
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import (
@@ -26,10 +27,11 @@ from graft_vfs.cli.remotes import SUBCOMMANDS
 from graft_vfs.cli.session import TAG, force_option, opened, refuse_existing, tag_argument
 from graft_vfs.engine.config import Config
 from graft_vfs.engine.remotes import open_url
-from graft_vfs.errors import GraftError, StoreError
+from graft_vfs.errors import GraftError, StoreError, StoreUnavailableError
 from graft_vfs.ids import LogId
 from graft_vfs.reports import Hydrated
 from graft_vfs.tags import check_tag
+from graft_vfs.view.log_view import LogView
 
 _logger = logging.getLogger(__name__)
 
@@ -66,17 +68,20 @@ class _Ready:
     "graft clone s3://bucket/prefix/prices",
     "graft clone https://example.org/data/prices",
     "graft clone /mnt/share/prices copy",
+    "graft clone --hydrate main",
 )
 @click.argument("ref", shell_complete=complete_refs)
 @click.argument("tag", type=TAG, required=False)
+@click.option("--hydrate", "hydrates", is_flag=True, help="Then fetch all pages.")
 @force_option
 @json_option
-def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
+def clone(ref: str, tag: str | None, *, hydrates: bool, force: bool, as_json: bool) -> None:
     """Make a volume from a remote log, given as a ref, an id or a URL.
 
     A URL is that of a ref or of a log id. TAG names the volume; without one, REF does. Pages come
-    when they are read. With a URL, no remote need be configured, and the volume syncs with the one
-    of the URL from then on.
+    when they are read, or at once with --hydrate. With a URL, no remote need be configured, and the
+    volume syncs with the one of the URL from then on. What was read before an interrupt is not read
+    again.
     """
     with opened() as engine:
         source = engine.source(ref)
@@ -85,6 +90,8 @@ def clone(ref: str, tag: str | None, force: bool, as_json: bool) -> None:
         with progress("Reading commits", engine) as show:
             done = engine.clone(source, tag, progress=show)
         _learn_names(engine, tag)
+        if hydrates:
+            _hydrate(engine, tag)
         emit(done, as_json=as_json)
 
 
@@ -190,11 +197,33 @@ def _telling_of_push(engine: graft_vfs.Graft, tag: str) -> Iterator[None]:
 @tag_argument
 @json_option
 def hydrate(tag: str, as_json: bool) -> None:
-    """Fetch all pages that are not cached locally."""
+    """Fetch all pages that are not cached locally.
+
+    What arrives is cached at once: after an interrupt or an outage, the same command fetches the
+    rest.
+    """
     with opened() as engine:
+        emit(Hydrated(_hydrate(engine, tag)), as_json=as_json)
+
+
+def _hydrate(engine: graft_vfs.Graft, tag: str) -> int:
+    """Fetch all pages; returns their number, or fails with how many are cached."""
+    try:
         with progress_line("Fetching") as line:
-            pages = engine.hydrate(tag, progress=None if line is None else line.show_received)
-        emit(Hydrated(pages), as_json=as_json)
+            return engine.hydrate(tag, progress=None if line is None else line.show_received)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_cached(engine, tag)) from None
+    except StoreUnavailableError as error:
+        error.hint = f"{error.next_step_for(Audience.CLI)}; {_cached(engine, tag)}"
+        raise
+
+
+def _cached(engine: graft_vfs.Graft, tag: str) -> str:
+    """Return how many pages are cached, and how to fetch the others."""
+    view = engine.open(tag).snapshot.remote
+    present, total = view.pages_present() if isinstance(view, LogView) else (0, 0)
+    again = f"graft hydrate {shlex.quote(tag)}"
+    return f"{present} of {total} pages are cached; `{again}` fetches the rest"
 
 
 @command("audit", "graft audit main")

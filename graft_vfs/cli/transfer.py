@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -105,9 +106,21 @@ def export(tag: str, file: Path, at: str | None, force: bool, as_json: bool) -> 
     """
     target = _target(file, force=force)
     with opened() as engine:
-        with progress("Exporting pages", engine) as show:
+        with _telling_what_is_cached(engine), progress("Exporting pages", engine) as show:
             done = engine.export(tag, target, at=at, force=force, progress=show)
         emit(done, as_json=as_json, err=target is not file)
+
+
+@contextlib.contextmanager
+def _telling_what_is_cached(engine: graft_vfs.Graft) -> Iterator[None]:
+    """Make Ctrl-C say that pages which have arrived are not fetched again, if there are some."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not engine.logs.counters.snapshot().frames_fetched:
+            raise
+        what = "the same command fetches only pages that have not arrived"
+        raise KeyboardInterrupt(what) from None
 
 
 def _target(file: Path, *, force: bool) -> Path | BinaryIO:
@@ -161,7 +174,7 @@ def restore(
         )
     with opened() as engine:
         result: Restored | RestoredFile
-        with progress("Restoring pages", engine) as show:
+        with _telling_what_is_cached(engine), progress("Restoring pages", engine) as show:
             if file is not None:
                 result = engine.restore_file(tag, file, at or "HEAD", force=force, progress=show)
             else:

@@ -380,8 +380,13 @@ class LogView:
             missing = self.absent(counts)
             if not missing or not fits or (goes_on is not None and not goes_on()):
                 break
-        left = set(missing)
-        return sum(counts[key] for key in first_missing if key not in left)
+        pages, left = sum(counts.values()), sum(counts[key] for key in missing)
+        if left and not fits:
+            level = logging.WARNING if goes_on is None else logging.INFO
+            room = "log %s: cache_max_bytes has room for %d of %d pages"
+            step = "; the others are fetched when they are read"
+            _logger.log(level, room + step, self.log_id, pages - left, pages)
+        return sum(counts[key] for key in set(first_missing).difference(missing))
 
     def fits_cache(self, frames: Iterable[_SourceFrame] | None = None) -> bool:
         """Return True if the page cache can hold some frames, by default all."""

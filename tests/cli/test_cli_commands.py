@@ -12,7 +12,10 @@ import pytest
 
 import graft_vfs
 from graft_vfs.cli import main
+from graft_vfs.errors import StoreUnavailableError
 from graft_vfs.ids import LogId, VolumeId
+from graft_vfs.plain import writing
+from graft_vfs.store.directory import DirectoryStore
 
 
 def count_rows(path: Path) -> int:
@@ -366,6 +369,62 @@ def test_hydrate_and_audit(pushed):
     checksum = pushed.json("audit", "main")["checksum"]
     pushed.machine("a")
     assert pushed.json("audit", "main")["checksum"] == checksum
+
+
+def test_a_clone_with_hydrate_has_all_pages(pushed):
+    pushed.machine("b")
+    assert pushed.json("clone", "main", "copy", "--hydrate")["tag"] == "copy"
+    assert "(100.00%)" in pushed.ok("audit", "copy")
+
+
+def test_hydrate_says_that_a_small_cache_has_no_room_for_all(pushed, monkeypatch):
+    pushed.sql("main", "CREATE TABLE big AS SELECT randomblob(900) FROM t")
+    pushed.ok("push", "main")
+    pushed.machine("b")
+    pushed.ok("clone", "main")
+    monkeypatch.setenv("GRAFT_CACHE_MAX_BYTES", "1000000")
+    for _ in range(2):
+        done = pushed.run("hydrate", "main")
+        assert done.exit_code == 0
+        assert re.fullmatch(
+            r"warning: log \S+: cache_max_bytes has room for \d+ of \d+ pages; the others are "
+            r"fetched when they are read\n",
+            done.stderr,
+        )
+    assert done.stdout == "Fetched 0 pages.\n"
+
+
+def test_a_hydrate_without_its_remote_says_what_is_cached(pushed, monkeypatch):
+    pushed.machine("b")
+    pushed.ok("clone", "main")
+
+    def cut(*_):
+        raise StoreUnavailableError("a test cut the line", next_step="mend it")
+
+    monkeypatch.setattr(DirectoryStore, "get_range", cut)
+    errors = pushed.fails(7, "hydrate", "main")
+    assert re.search(
+        r"hint: mend it; 0 of \d+ pages are cached; `graft hydrate main` fetches the rest", errors
+    )
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "command", [("export", "main", "copy.db"), ("restore", "main", "-o", "copy.db")], ids=" ".join
+)
+def test_an_interrupted_export_says_that_it_goes_on(pushed, monkeypatch, command):
+    pushed.machine("b")
+    pushed.ok("clone", "main")
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing._Target, "report", interrupt)
+    done = pushed.run(*command)
+    assert done.exit_code == 130
+    assert "hint: the same command fetches only pages that have not arrived\n" in done.stderr
+    assert not list(Path.cwd().iterdir())
+    monkeypatch.undo()
 
 
 def test_fork_moves_the_tag_or_makes_another(pushed):
