@@ -17,7 +17,9 @@ import pytest
 
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
+from graft_vfs.store.http import HttpStore
 from graft_vfs.view.log_view import LogView
+from tests.support.clocks import SkippingClock
 from tests.support.replicas import Replica
 from tests.support.static_files import StaticFiles, serving
 
@@ -146,3 +148,40 @@ def test_a_killed_process_leaves_what_arrived_and_the_next_one_fetches_the_rest(
     assert cached(data_dir) == (total, total)
     if verb == "export":
         assert copy.read_bytes()[100:] == (published / "whole.db").read_bytes()[100:]
+
+
+def test_a_hydrate_over_a_connection_that_keeps_breaking_receives_each_byte_once(
+    server, tmp_path
+) -> None:
+    sent_bytes = 900_000
+
+    def breaking(handler, data: bytes | None) -> bool:
+        """Answer a long range, and end the connection in the middle."""
+        asked = handler.headers.get("Range")
+        start, end = map(int, (asked or "bytes=0-0").removeprefix("bytes=").split("-"))
+        if data is None or end - start < sent_bytes:
+            return False
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(end + 1 - start))
+        handler.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+        handler.end_headers()
+        handler.wfile.write(data[start : start + sent_bytes])
+        handler.close_connection = True
+        return True
+
+    store = HttpStore(server.url, clock=SkippingClock())
+    engine = Graft(Config(data_dir=tmp_path / "theirs"), store=store)
+    try:
+        engine.clone("main", "main")
+        server.change = breaking
+        before = store.counters.snapshot()
+        progress: list[int] = []
+        engine.hydrate("main", progress=lambda done, _: progress.append(done))
+        used = store.counters.snapshot() - before
+        assert progress == sorted(progress)
+        assert used.bytes_received == progress[-1] > MEGABYTES << 20
+        assert used.requests >= progress[-1] // sent_bytes
+        audit = engine.audit("main")
+        assert audit.present == audit.total
+    finally:
+        engine.close()
