@@ -290,6 +290,8 @@ class PageCache:
                 with contextlib.suppress(OSError):
                     (self.directory / name).unlink()
         number = 1 + max(map(layout.number_of, self._names), default=0)
+        # The files of a former one were deleted just now; its places are not those of the new one.
+        self.forget_arena(number)
         with contextlib.suppress(FileExistsError):
             # Otherwise another process was first, and the next lookup finds its arena.
             self._arenas[number] = Arena.create(self.directory, number, maps=self.space.maps)

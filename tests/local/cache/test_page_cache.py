@@ -522,3 +522,25 @@ def test_a_frame_larger_than_the_limit_is_kept_in_memory(caches) -> None:
     assert "raise cache_max_bytes" in str(failure)
     assert content(cache, key(0)) == image(0)
     assert files(cache.directory) <= 1000
+
+
+def test_files_that_are_deleted_while_they_are_looked_at_give_no_wrong_frame(
+    caches, monkeypatch
+) -> None:
+    """The new files get the numbers of the deleted ones, of which some places are still known."""
+    cache = caches()
+    for frame in range(3):
+        cache.add(key(frame), image(frame))
+    is_deleted = arena_module.Arena.is_deleted
+
+    def deleted_just_after(arena: arena_module.Arena) -> bool:
+        monkeypatch.undo()
+        assert not is_deleted(arena)
+        shutil.rmtree(cache.directory)
+        return False
+
+    monkeypatch.setattr(arena_module.Arena, "is_deleted", deleted_just_after)
+    cache.add(key(7), image(7))
+    for frame in (0, 1, 2, 7):
+        assert content(cache, key(frame)) in (None, image(frame))
+    assert content(cache, key(7)) == image(7)
