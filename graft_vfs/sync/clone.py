@@ -6,9 +6,12 @@ uses cached pages of its previous volume.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +46,7 @@ from graft_vfs.volume.context import Context
 _logger = logging.getLogger(__name__)
 
 _FIRST_FILE = layout.branch_file(1)
+_ATTEMPTS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,36 @@ def make_volume(
         check_tag(tag)
     volume = new.volume or VolumeId.new()
     directory = context.directory_of(volume)
+    with _new_directory(volume, directory):
+        named = _make(context, new, tag, volume, directory, replacing)
+    if new.base is not None:
+        # They were known a moment ago, but no volume needed them, so they may be forgotten again.
+        require_commits(context.logs, *new.base)
+    return named
+
+
+@contextlib.contextmanager
+def _new_directory(volume: VolumeId, directory: Path) -> Iterator[None]:
+    """Create the directory of a volume, and keep others from removing it inside the block.
+
+    A collector removes one that it finds empty and not yet locked; it is then created again.
+    """
+    with contextlib.ExitStack() as stack:
+        for attempt in itertools.count(1):
+            try:
+                _create_empty(volume, directory)
+                with contextlib.ExitStack() as held:
+                    held.enter_context(using(directory))
+                    if directory.exists():
+                        stack.push(held.pop_all())
+                        break
+            except LocalStorageError:
+                if directory.exists() or attempt == _ATTEMPTS_MAX:
+                    raise
+        yield
+
+
+def _create_empty(volume: VolumeId, directory: Path) -> None:
     with storage_errors(directory):
         make_directories(directory)
         if any(directory.iterdir()):
@@ -82,12 +116,6 @@ def make_volume(
         # Ordering: the names of the directories, then their content, then the catalog's row.
         fsync_directory(directory.parent.parent)
         fsync_directory(directory.parent)
-    with using(directory):
-        named = _make(context, new, tag, volume, directory, replacing)
-    if new.base is not None:
-        # They were known a moment ago, but no volume needed them, so they may be forgotten again.
-        require_commits(context.logs, *new.base)
-    return named
 
 
 def _make(  # noqa: PLR0917 - see `make_volume`

@@ -13,6 +13,7 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import layout
 from graft_vfs.local.catalog import catalog
 from graft_vfs.maintenance import leftovers
+from graft_vfs.sync import clone
 from tests.support.children import child
 from tests.support.replicas import Replica, rows
 
@@ -208,3 +209,26 @@ def test_each_table_with_a_log_is_one_of_what_is_known_or_of_what_needs_it(machi
         "WHERE t.type = 'table' AND c.name = 'log'"
     )
     assert {name for (name,) in found} == needs | set(catalog._OF_LOGS)
+
+
+@pytest.mark.parametrize("step", ["make_directories", "using"])
+def test_a_volume_is_made_although_its_empty_directory_was_just_removed(
+    machine, monkeypatch, step
+) -> None:
+    """A collector took it for what an interrupted process has left: it was not locked yet."""
+    original = getattr(clone, step)
+    removed = []
+
+    def remove_once(path):
+        if step == "make_directories":
+            original(path)
+        if not removed:
+            removed.append(path)
+            path.rmdir()
+        return None if step == "make_directories" else original(path)
+
+    monkeypatch.setattr(clone, step, remove_once)
+    connection = machine.connect("new")
+    connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(1)")
+    assert rows(connection) == [(1,)]
+    assert [path.name for path in removed] == [str(machine.engine.status("new").volume)]
