@@ -60,6 +60,7 @@ class Advice(enum.Enum):
     FSCK = None, "fsck LOG", "fsck(LOG)"
     IMPORT_ELSEWHERE = None, "import FILE TAG", None
     HYDRATE = "graft_hydrate", "hydrate TAG", "hydrate(TAG)"
+    LIST_BRANCHES = "graft_branches", "branches TAG", "branches(TAG)"
     LIST_COMMITS = "graft_log", "log TAG", "log(TAG)"
     LIST_LOGS = None, "remote ls --logs", "remote_logs()"
     LIST_LOST = None, "adopt", "lost_volumes()"
@@ -77,6 +78,7 @@ class Advice(enum.Enum):
     PULL = "graft_pull", "pull TAG", "pull(TAG)"
     PUSH = "graft_push", "push TAG", "push(TAG)"
     PUSH_AS = "graft_push_as = NAME", "push TAG --as NAME", "push(TAG, name=NAME)"
+    REMOVE_BRANCH = None, "branch rm TAG BRANCH", "remove_branch(TAG, BRANCH)"
     REMOVE_NAME = None, "tag TAG NAME --delete", "remove_name(TAG, NAME)"
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"
     REPAIR = None, "fsck LOG --repair", "fsck(LOG, repair=True)"
@@ -86,6 +88,7 @@ class Advice(enum.Enum):
     RESTORE_FILE = None, "restore TAG --at COMMIT -o FILE", "restore_file(TAG, FILE, COMMIT)"
     SET_URL = None, "remote set-url REMOTE URL", "set_remote_url(REMOTE, URL)"
     SWITCH = "graft_switch = VOLUME", "switch TAG VOLUME", "switch(TAG, VOLUME)"
+    SWITCH_BRANCH = "graft_switch = BRANCH", "switch TAG BRANCH", "switch(TAG, BRANCH)"
     UPDATE = None, "import --update FILE TAG", "import_(FILE, TAG, update=True)"
 
     def __call__(self, **arguments: object) -> Step:

@@ -287,7 +287,7 @@ class Status(Report, Worded):
     process does not sync the volume automatically. `warning` says why the log has no ref, and
     `advice` what to do about it. `unpublished_fork` is true until a fork is pushed, even without
     local commits. The remote last answered a sync at `last_checked_ms`, and a sync
-    last moved the volume at `last_moved_ms`.
+    last moved the volume at `last_moved_ms`. `kept_branches` counts the branches that it keeps.
     """
 
     tag: str
@@ -309,6 +309,7 @@ class Status(Report, Worded):
     unpublished_fork: bool = False
     advice: Hint | None = None
     has_remote: bool = True
+    kept_branches: int = 0
 
     @property
     def state(self) -> Standing:
@@ -355,6 +356,10 @@ class Status(Report, Worded):
             lines.append("A push has not been settled; the next sync settles it first.")
         if self.last_error:
             lines.append(f"The last sync failed: {self.last_error}")
+        if self.kept_branches:
+            many = "es" * (self.kept_branches > 1)
+            listed = self._use(Advice.LIST_BRANCHES).words(audience)
+            lines.append(f"{self.kept_branches} branch{many} with unpushed commits kept: {listed}.")
         if self.warning:
             lines.append(f"Warning: {self.warning}.")
         if self.advice is not None:

@@ -21,6 +21,7 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.vfs.pragmas import NAMES
 
 ARGUMENTS: dict[str, object] = {
+    "BRANCH": str(LogId.new()),
     "COMMIT": f"{LogId.new()}:7",
     "COPY": "another",
     "FILE": "a 'file'.db",

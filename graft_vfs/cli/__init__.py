@@ -4,6 +4,7 @@
     group        how commands are declared, and how a failure becomes two lines and an exit code
     output       text and JSON
     table        text tables
+    branches     the branches of a volume, the current one and kept ones
     rows         changed rows as text and as JSON
     log          commits as paragraphs, lines and graphs
     vocabulary   groups of commands, aliases, and words of other programs
@@ -32,6 +33,7 @@ _MODULES = {
     "volumes": "new init switch fork rm tags volumes status info snapshot dump-header gc",
     "history": "log show diff",
     "names": "tag",
+    "branches": "branches branch",
     "sync": "clone checkout fetch pull push hydrate audit dump-commit remote",
     "daemon": "sync",
     "transfer": "import export restore",

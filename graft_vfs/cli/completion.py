@@ -57,6 +57,11 @@ def _commits(catalog: Catalog, context: click.Context) -> Iterator[str]:
         yield from map(str, range(newest, max(0, newest - _COMMITS_MAX), -1))
 
 
+def _branches(catalog: Catalog, context: click.Context) -> Iterator[str]:
+    volume = catalog.tag_volume(str(context.params.get("tag")))
+    return (str(kept.id) for kept in (() if volume is None else catalog.kept.all(volume)))
+
+
 complete_tags = _completing(_tags)
 """The tags of this machine."""
 
@@ -65,3 +70,6 @@ complete_refs = _completing(_refs)
 
 complete_commits = _completing(_commits)
 """HEAD, BASE, and the names and newest LSNs known of the log of the tag that was typed."""
+
+complete_branches = _completing(_branches)
+"""The kept branches of the tag that was typed."""

@@ -149,7 +149,7 @@ def _target(file: Path, *, force: bool) -> Path | BinaryIO:
 @click.option(
     "--force",
     is_flag=True,
-    help="Replace FILE if it exists; without -o, restore although TAG has unpushed commits.",
+    help="Replace FILE if it exists; without -o, keep no branch of unpushed commits.",
 )
 @_message_option
 @json_option
@@ -159,8 +159,8 @@ def restore(
     """Restore TAG to an earlier commit, or write it to a file with -o.
 
     In place, the pages that differ become one new commit; nothing is lost, and the report names the
-    commit to go back to. `graft push` then publishes it. Unpushed commits are refused, because a
-    push would combine them with the restore: push them first, or use --force.
+    commit to go back to. `graft push` then publishes it. As a push combines unpushed commits with
+    the restore, these are kept as a branch, which `graft branches` lists.
 
     With -o, TAG may also be a ref or log of the remote that is unknown locally. FILE is read back,
     and checked by SQLite, before it gets its name. Without --at, the newest commit is written.

@@ -6,14 +6,13 @@ GROUPS = {
     "Start a database": "demo new import clone fork",
     "Use it and look at it": "shell status tags volumes info show log diff bisect du",
     "Synchronise it with a remote": "push pull fetch hydrate audit sync remote",
-    "Take out its content or a past state": "export restore revert checkout switch tag",
+    "Take out its content or a past state": "export restore revert checkout tag",
+    "Go back to commits that it left": "branches switch branch",
     "Set up, check and repair": "config doctor fsck adopt maintain gc rm completion",
 }
 """The groups of the help, in their order. A command that is in none is listed last."""
 
 ALIASES = {
-    "branch": "tags",
-    "branches": "tags",
     "create": "new",
     "databases": "status",
     "delete": "rm",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from graft_vfs.cli.completion import complete_tags
+from graft_vfs.cli.completion import complete_branches, complete_tags
 from graft_vfs.cli.group import command
 from graft_vfs.cli.output import echo, emit, emit_list, json_option, without_credentials
 from graft_vfs.cli.session import (
@@ -75,14 +75,20 @@ def _new(tag: str, *, force: bool, as_json: bool) -> None:
         emit(engine.new(tag), as_json=as_json)
 
 
-@command("switch", "graft switch main 5rMJkf2zHE-2xMqqKcN8RLZh")
+@command(
+    "switch",
+    "graft switch main 74ggc1B6R4-2kkvcy9fi4CHJ",
+    "graft switch main 5rMJkf2zHE-2xMqqKcN8RLZh",
+)
 @tag_argument
-@click.argument("spec", metavar="VOLUME[:LOCAL[:REMOTE]]")
+@click.argument("spec", metavar="BRANCH|VOLUME", shell_complete=complete_branches)
 @json_option
 def switch(tag: str, spec: str, as_json: bool) -> None:
-    """Point TAG at a volume by its id.
+    """Go back to a kept branch of TAG, or point TAG at a volume by its id.
 
-    If the volume does not exist, it is created. TAG's previous volume stays.
+    BRANCH is an id from `graft branches`, or its beginning. What TAG has is kept as a branch in
+    turn, if it has unpushed commits. A VOLUME, which may be VOLUME[:LOCAL[:REMOTE]], is created if
+    it does not exist; TAG's previous volume stays.
     """
     with opened() as engine:
         emit(engine.switch(tag, spec), as_json=as_json)
@@ -239,10 +245,10 @@ def dump_header(tag: str, as_json: bool) -> None:
 def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) -> None:
     """Remove the volumes that no tag names, and what no volume needs.
 
-    A volume that a process has open, that has unpushed commits, or that cannot be read, is kept,
-    and the reason is given. Then go the remains of interrupted work, cached pages and known commits
-    of logs that no volume needs, and dead space in branch files and in the catalog. Nothing on the
-    remote is removed, and no commit is lost.
+    A volume that a process has open, that has unpushed commits or kept branches, or that cannot be
+    read, is kept, and the reason is given. Then go the remains of interrupted work, cached pages
+    and known commits of logs that no volume needs, and dead space in branch files and in the
+    catalog. Nothing on the remote is removed, and no commit is lost.
     """
     if not is_local:
         raise UsageError(

@@ -17,7 +17,9 @@ from graft_vfs.advice import Advice, Hint
 from graft_vfs.engine import moving, syncing
 from graft_vfs.engine.reading import ReadingEngine
 from graft_vfs.errors import NotFoundError
+from graft_vfs.history import branches as branching
 from graft_vfs.history import commit_names, names
+from graft_vfs.history.branches import RemovedBranch, SwitchedBranch
 from graft_vfs.history.commit_names import NameReport
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.files import importing
@@ -166,12 +168,17 @@ class Graft(ReadingEngine):
         made = moving.replace(self.context, tag, NewVolume())
         return moving.moved(self.context, tag, made, "Created volume")
 
-    def switch(self, tag: str, spec: str) -> Moved:
-        """Point the tag at `volume[:local[:remote]]`; an absent volume is created with these ids.
+    def switch(self, tag: str | Opened, spec: str) -> Moved | SwitchedBranch:
+        """Point the tag at `volume[:local[:remote]]`, or make a kept branch of its volume current.
 
-        No request, or those of a fetch if it is created on a remote log. Raises InvalidIdError,
-        UsageError.
+        An absent volume is created with these ids: no request, or those of a fetch if it is created
+        on a remote log. A branch is named by its id, or the beginning of that; the current one, if
+        it has unpushed commits, is kept in turn, and no request is sent, unless an earlier push has
+        to be settled. Raises InvalidIdError, UsageError, WriterBusyError.
         """
+        if moving.is_branch(self.context, tag, spec):
+            return branching.switch_to(self.context, self._opened(tag), spec)
+        tag = tag.tag if isinstance(tag, Opened) else tag
         volume = moving.switch(self.context, tag, spec)
         return moving.moved(self.context, tag, volume, "Switched to volume")
 
@@ -224,10 +231,17 @@ class Graft(ReadingEngine):
         moving.change_tag(self.context, tag, delete)
         _logger.info("tag %r: removed", tag)
 
+    def remove_branch(self, tag: str | Opened, branch: str) -> RemovedBranch:
+        """Remove a kept branch with its commits, for good. No request.
+
+        `branch` is its id, or the beginning of that. Raises NotFoundError.
+        """
+        return branching.remove(self._opened(tag), branch)
+
     def collect_local(
         self, *, dry_run: bool = False, force: Collection[VolumeId] = ()
     ) -> list[CollectedVolume]:
-        """Remove volumes without a tag and without unpushed commits. No request.
+        """Remove volumes without a tag, unpushed commits and kept branches. No request.
 
         Volumes in `force` are removed in any case, unless a process has them open. With `dry_run`,
         nothing is removed. Raises UsageError if a tag names a volume in `force`.
@@ -374,9 +388,9 @@ class Graft(ReadingEngine):
         """Put an earlier state of a volume on top, as a local commit of the pages that differ.
 
         `at` is a ref as for `resolve`. Nothing is lost: the report names the commit to go back to.
-        So commits that are not pushed are refused with UsageError, unless `force`, if there is a
-        remote: a push rolls them into one. `message` as for `import_`; without one the commit says
-        what was restored. Requests: those of `resolve`, and for pages that changed since and are
+        So commits that are not pushed are kept as a branch, unless `force`, if there is a remote: a
+        push rolls them into one. `message` as for `import_`; without one the commit says what was
+        restored. Requests: those of `resolve`, and for pages that changed since and are
         not cached. `progress` counts pages. Raises WriterBusyError.
         """
         with importing():

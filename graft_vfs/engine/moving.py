@@ -92,6 +92,16 @@ def switch(context: Context, tag: str, spec: str) -> VolumeId:
     return volume
 
 
+def is_branch(context: Context, tag: str | Opened, spec: str) -> bool:
+    """Return True if `spec` is an id of a log, or begins that of a branch that the volume keeps."""
+    if isinstance(tag, Opened):
+        volume: VolumeId | None = tag.volume.id
+    else:
+        volume = context.catalog.tag_volume(check_tag(tag))
+    kept = () if volume is None else context.catalog.kept.all(volume)
+    return LogId.looks_like(spec) or any(str(each.id).startswith(spec) for each in kept if spec)
+
+
 def fork(context: Context, source: Opened) -> VolumeId:
     """Create a volume with the same content and a new log; it has no tag yet."""
     with source.volume.pinned() as snapshot:

@@ -16,8 +16,10 @@ from graft_vfs.engine.status import (
     volume_reports,
 )
 from graft_vfs.errors import GraftError
+from graft_vfs.history import branches as branching
 from graft_vfs.history import commit_names, names
 from graft_vfs.history import commits as history
+from graft_vfs.history.branches import BranchReport
 from graft_vfs.history.commit_names import NameReport
 from graft_vfs.history.refs import parse
 from graft_vfs.ids import LogId
@@ -105,6 +107,13 @@ class ReadingEngine(OpenEngine):
         No request. A volume stays open only as long as its snapshot.
         """
         return examined(self.context)
+
+    def branches(self, tag: str | Opened) -> list[BranchReport]:
+        """Return the current branch of a volume, then those that are kept, the last kept first.
+
+        No request.
+        """
+        return branching.branches(self._opened(tag).volume)
 
     def status(self, tag: str | Opened) -> Status:
         """Compare a volume with its remote, as of the last fetch. No request."""

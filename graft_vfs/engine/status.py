@@ -76,6 +76,7 @@ def status_of(context: Context, opened: Opened, autosync: Autosync | None = None
         advice=advice,
         unpublished_fork=sides.is_fork,
         has_remote=context.remotes.has(row.remote),
+        kept_branches=len(context.catalog.kept.all(volume.id)),
     )
 
 

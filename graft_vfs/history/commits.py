@@ -52,6 +52,8 @@ def walk(
     newest = names.resolve(logs, span.newer, volume)
     end = names.resolve(logs, span.older, volume) if is_span else None
     if isinstance(newest, names.LocalCommit):
+        if newest.branch != snapshot.branch.row.id:
+            snapshot = names.branch_snapshot(volume, logs, newest)
         # Those before it in the list count, too.
         found = _walk(refs, snapshot, logs, bound + snapshot.local_commits, end)
         found = itertools.dropwhile(lambda each: each[0] != newest, found)
@@ -163,12 +165,11 @@ def show(volume: Volume, logs: Logs, ref: str) -> CommitReport:
 def describe(volume: Volume, logs: Logs, commit: names.Commit) -> CommitReport:
     """Describe a commit; requests of `require_header`."""
     if isinstance(commit, names.LocalCommit):
-        return _local_commit(volume, commit.lsn)
+        return _local_commit(names.branch_snapshot(volume, logs, commit), commit.lsn)
     return _remote_commit(logs, commit.log, commit.lsn)
 
 
-def _local_commit(volume: Volume, lsn: LocalLsn) -> CommitReport:
-    snapshot = volume.begin()
+def _local_commit(snapshot: Snapshot, lsn: LocalLsn) -> CommitReport:
     branch = snapshot.branch.row
     chunks, commits = names.local_transaction(snapshot, lsn)
     last = chunks[-1]

@@ -8,13 +8,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import DamageError, NoRemoteError, NotFoundError, StoreError, UsageError
+from graft_vfs.errors import (
+    DamageError,
+    InvalidIdError,
+    NoRemoteError,
+    NotFoundError,
+    StoreError,
+    UsageError,
+)
 from graft_vfs.format.name import CommitName, decode_name
 from graft_vfs.history.dates import newest_no_later
 from graft_vfs.history.refs import (
     FORMS,
     Base,
     Head,
+    Kept,
     Local,
     Moment,
     Named,
@@ -25,7 +33,7 @@ from graft_vfs.history.refs import (
     shown,
 )
 from graft_vfs.ids import LogId
-from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.catalog.rows import BranchRow, KeptBranch
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.remote.names import read_name
@@ -35,6 +43,7 @@ from graft_vfs.sync.fetch import fetch_log, require_commits, require_view
 from graft_vfs.sync.headers import parent_of, require_header
 from graft_vfs.times import parse_time
 from graft_vfs.view.logs import Logs
+from graft_vfs.volume.kept import kept_snapshot
 from graft_vfs.volume.page_index import PageIndex
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -42,7 +51,7 @@ from graft_vfs.volume.volume import Volume
 
 @dataclass(frozen=True, slots=True)
 class LocalCommit:
-    """A commit of a local branch, which no other machine knows."""
+    """A commit of a local branch, the current one or a kept one, which no other machine knows."""
 
     branch: LogId
     lsn: LocalLsn
@@ -75,7 +84,7 @@ def resolve(
     `newest_no_later`. Raises NotFoundError if there is no such commit, UsageError, InvalidIdError.
     """
     ref = parse(ref) if isinstance(ref, str) else ref
-    ground = _ground(logs, volume) if volume is not None else _Ground(logs, log_id, None)
+    ground = _ground(logs, volume) if volume is not None else _Ground(logs, log_id, None, None)
     return ground.back(ground.state(ref.state), ref)
 
 
@@ -120,6 +129,8 @@ def local_commits(snapshot: Snapshot) -> Iterator[tuple[list[Chunk], int]]:
     branch = snapshot.branch
     before = branch.row.first_lsn - 1
     for chunks in branch.branch_log.transactions(branch.row.start, branch.row.first_lsn):
+        if chunks[-1].lsn > snapshot.lsn:
+            return  # A later commit, or one of the branch after a kept one.
         yield chunks, chunks[-1].lsn - before
         before = chunks[-1].lsn
 
@@ -148,6 +159,7 @@ class _Ground:
 
     logs: Logs
     log_id: LogId | None
+    volume: Volume | None
     snapshot: Snapshot | None
 
     def state(self, state: State) -> Commit:
@@ -158,6 +170,8 @@ class _Ground:
                 return found or self._base(state)
             case Local(lsn):
                 return self._local(lsn)
+            case Kept(branch):
+                return self._kept(branch)
             case Moment(text):
                 return self._as_of(state, parse_time(text))
             case Named(name):
@@ -201,6 +215,10 @@ class _Ground:
         branch, newest = self.snapshot.branch.row, self.snapshot.lsn
         if branch.first_lsn <= lsn <= newest:
             return LocalCommit(branch.id, lsn)
+        # Local LSNs are never used twice, so a kept branch may have it.
+        for kept in reversed(self._kept_branches()):
+            if kept.branch.first_lsn <= lsn <= kept.last_lsn:
+                return LocalCommit(kept.id, lsn)
         raise NotFoundError(
             f"the local branch {branch.id} has no commit {lsn}, "
             + (
@@ -210,6 +228,15 @@ class _Ground:
             ),
             next_step=Hint("name one of these, or a remote commit; see ", Advice.LIST_COMMITS),
         )
+
+    def _kept(self, text: str) -> LocalCommit:
+        if self.volume is None:
+            raise UsageError(f"branch:{text} names no volume", next_step="write LOG:LSN")
+        kept = find_kept(self.volume, text)
+        return LocalCommit(kept.id, kept.last_lsn)
+
+    def _kept_branches(self) -> tuple[KeptBranch, ...]:
+        return () if self.volume is None else self.logs.catalog.kept.all(self.volume.id)
 
     # Names ------------------------------------------------------------------------------------
 
@@ -305,11 +332,12 @@ class _Ground:
         """Return the commit `ref.back` before `start`."""
         left, at = ref.back, start
         if left and isinstance(at, LocalCommit):
-            assert self.snapshot is not None
-            lsns = [c[-1].lsn for c, _ in local_commits(self.snapshot) if c[-1].lsn < at.lsn]
+            assert self.volume is not None
+            branch = branch_snapshot(self.volume, self.logs, at)
+            lsns = [c[-1].lsn for c, _ in local_commits(branch) if c[-1].lsn < at.lsn]
             if left <= len(lsns):
                 return LocalCommit(at.branch, lsns[-left])
-            row = self.snapshot.branch.row
+            row = branch.branch.row
             left -= len(lsns) + 1
             parent = RemoteCommit(row.log_id, row.base) if row.base else None
             if parent is None:
@@ -332,7 +360,7 @@ class _Ground:
 
 
 def _ground(logs: Logs, volume: Volume) -> _Ground:
-    return _Ground(logs, logs.catalog.volume(volume.id).remote, volume.begin())
+    return _Ground(logs, logs.catalog.volume(volume.id).remote, volume, volume.begin())
 
 
 def _too_far(ref: Ref, before: int) -> NotFoundError:
@@ -371,7 +399,7 @@ def snapshot_of(volume: Volume, logs: Logs, commit: Commit) -> Snapshot:
     by a push, or that was rolled into a later one.
     """
     if isinstance(commit, LocalCommit):
-        return _local_snapshot(volume, commit)
+        return _local_snapshot(volume, logs, commit)
     return remote_snapshot(volume, logs, commit.log, commit.lsn)
 
 
@@ -401,13 +429,40 @@ def remote_snapshot(volume: Volume, logs: Logs, log_id: LogId, lsn: RemoteLsn) -
     )
 
 
-def _local_snapshot(volume: Volume, commit: LocalCommit) -> Snapshot:
+def branch_snapshot(volume: Volume, logs: Logs, commit: LocalCommit) -> Snapshot:
+    """Return the newest snapshot of the branch of a local commit, the current one or a kept one.
+
+    No request, unless commits that a kept one is based on are not known. Raises NotFoundError.
+    """
     newest = volume.begin()
-    if commit.branch != newest.branch.row.id:
+    if commit.branch == newest.branch.row.id:
+        return newest
+    for kept in logs.catalog.kept.all(volume.id):
+        if kept.id == commit.branch:
+            require_view(logs, kept.branch.log_id, kept.branch.base)
+            return kept_snapshot(volume, kept, logs.view)
+    raise NotFoundError(
+        f"the local commit {commit.lsn} was pushed meanwhile",
+        next_step=Hint("see ", Advice.LIST_COMMITS),
+    )
+
+
+def find_kept(volume: Volume, text: str) -> KeptBranch:
+    """Return the kept branch of a volume whose id begins so; raises NotFoundError."""
+    found = {each.id: each for each in volume.catalog.kept.all(volume.id)}
+    try:
+        return found[LogId.find(text, found)]
+    except (InvalidIdError, KeyError) as error:
+        if isinstance(error, InvalidIdError) and len(found) > 1:
+            raise
         raise NotFoundError(
-            f"the local commit {commit.lsn} was pushed meanwhile",
-            next_step=Hint("see ", Advice.LIST_COMMITS),
-        )
+            f"the volume keeps no branch {shown(text)}",
+            next_step=Hint("see ", Advice.LIST_BRANCHES),
+        ) from error
+
+
+def _local_snapshot(volume: Volume, logs: Logs, commit: LocalCommit) -> Snapshot:
+    newest = branch_snapshot(volume, logs, commit)
     last = local_transaction(newest, commit.lsn)[0][-1]
     index = PageIndex(newest.branch.row, newest.branch.branch_log)
     for chunks, _ in local_commits(newest):

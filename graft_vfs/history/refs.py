@@ -4,7 +4,8 @@
                   that the volume stands on
     BASE          that remote commit, whatever was committed locally since
     7             LSN 7 of the remote log that the volume pushes to
-    local:3       LSN 3 of the local branch, which is not pushed yet
+    local:3       LSN 3 of the local branch, which is not pushed yet, or of a kept branch
+    branch:74gg   the newest commit of a kept branch, whose id may be cut
     2 hours ago   the newest remote commit no later than a time; also an ISO time, in UTC if it
                   names no zone
     LOG:7         LSN 7 of another log, whose id may be cut to characters that no other begins with
@@ -32,10 +33,11 @@ from graft_vfs.times import parse_time
 _STEPS = re.compile(r"(?:~[0-9]{0,18}|\^)+\Z")
 _STEP = re.compile(r"~([0-9]*)|\^")
 _LOG = re.compile(r"(?=[^A-Za-z]*[A-Za-z])[0-9A-Za-z-]+")
-_RESERVED = frozenset({"head", "base", "local", "now", "today", "yesterday", "tomorrow"})
+_RESERVED = frozenset({"head", "base", "local", "branch", "now", "today", "yesterday", "tomorrow"})
 _SHOWN_CHARACTERS_MAX = 64
 FORMS = Hint(
-    "write an LSN such as 7, HEAD~1, local:3, LOG:7, a name, or a time such as `2 hours ago`; see ",
+    "write an LSN such as 7, HEAD~1, local:3, branch:ID, LOG:7, a name, or a time such as `2 hours "
+    "ago`; see ",
     Advice.LIST_COMMITS,
 )
 """The next step for a text that names no commit."""
@@ -65,6 +67,16 @@ class Local:
 
     def __str__(self) -> str:
         return f"local:{self.lsn}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The newest commit of the kept branch whose id begins with `branch`."""
+
+    branch: str
+
+    def __str__(self) -> str:
+        return f"branch:{self.branch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,7 @@ class Named:
         return self.name
 
 
-State = Head | Base | Local | Remote | Moment | Named
+State = Head | Base | Local | Kept | Remote | Moment | Named
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +189,9 @@ def _parse_state(text: str, whole: str) -> State:
     if is_lsn_text(text):
         return Remote(RemoteLsn(int(text)))
     where, _, lsn = text.rpartition(":")
-    if where == "local" and is_lsn_text(lsn):
-        return Local(LocalLsn(int(lsn)))
+    branch = _parse_branch(where, lsn)
+    if branch is not None:
+        return branch
     if _is_time(text):
         return Moment(text)
     if _LOG.fullmatch(where) and is_lsn_text(lsn):
@@ -186,6 +199,12 @@ def _parse_state(text: str, whole: str) -> State:
     if is_commit_name(text):
         return Named(text)
     raise UsageError(f"{shown(whole)} names no commit", next_step=FORMS)
+
+
+def _parse_branch(where: str, text: str) -> Local | Kept | None:
+    if where == "local" and is_lsn_text(text):
+        return Local(LocalLsn(int(text)))
+    return Kept(text) if where == "branch" and _LOG.fullmatch(text) else None
 
 
 def _is_time(text: str) -> bool:

@@ -17,6 +17,7 @@ from graft_vfs.errors import CorruptObjectError, UsageError
 from graft_vfs.format.commit import check_message
 from graft_vfs.history import names
 from graft_vfs.history.key_ranges import changed_pages
+from graft_vfs.ids import LogId
 from graft_vfs.pager.interrupts import end_on_interrupt
 from graft_vfs.pager.scratch import BUILTIN_VFS
 from graft_vfs.pages import LocalLsn
@@ -34,6 +35,7 @@ from graft_vfs.sync.sources import find_source
 from graft_vfs.view.log_view import LogView
 from graft_vfs.view.logs import Logs
 from graft_vfs.volume.context import Context, Opened
+from graft_vfs.volume.kept import keep_copy, remove_kept
 from graft_vfs.volume.replacement import Replaced, keep_message, replace_content
 from graft_vfs.volume.snapshot import Snapshot
 from graft_vfs.volume.volume import Volume
@@ -49,7 +51,9 @@ class Restored(Report, Worded):
     """A restore of `tag` to `commit`, in place: `differ` of `pages` became the commit local `lsn`.
 
     Pages have `page_size` bytes. `before` is the commit to go back to. With `lsn` None the volume
-    has the content of `commit` already, and nothing was committed.
+    has the content of `commit` already, and nothing was committed. `kept` is the kept branch with
+    the commits that were not pushed, as the next push rolls them into one with the restore; None if
+    there were none, or if that cannot happen.
     """
 
     tag: str
@@ -59,16 +63,18 @@ class Restored(Report, Worded):
     page_size: int
     differ: int
     lsn: LocalLsn | None
+    kept: LogId | None = None
 
     def words(self, audience: Audience) -> str:
         """Return the report for one audience."""
         if self.lsn is None:
             return f"Nothing to restore: {self.tag} has the content of {self.commit} already."
         back = Advice.RESTORE(TAG=self.tag, COMMIT=self.before).words(audience)
+        kept = f"\nWhat was not pushed is kept as branch {self.kept}." if self.kept else ""
         return (
             f"Restored {self.tag} to {self.commit} as local:{self.lsn}: {self.differ} of "
-            f"{pages_text(self.pages)} differ, {size_text(self.differ * self.page_size)}.\n"
-            f"  (use {back} to go back to what it had)"
+            f"{pages_text(self.pages)} differ, {size_text(self.differ * self.page_size)}."
+            f"{kept}\n  (use {back} to go back to what it had)"
         )
 
 
@@ -110,8 +116,9 @@ def restore_in_place(
 ) -> Restored:
     """Commit the pages in which a commit differs from a volume, as its newest state.
 
-    Without a message, the commit gets one that names what was restored. Raises UsageError if
-    commits that are not pushed would lose their way back, unless `force`.
+    Without a message, the commit gets one that names what was restored. Commits that are not pushed
+    are kept as a branch, unless `force`: a push rolls local commits into one, so that none of them
+    could be named any more.
     """
     tag, volume = opened
     message = check_message(message)
@@ -120,16 +127,30 @@ def restore_in_place(
     with volume.writing() as snapshot:
         head = names.resolve(logs, "HEAD", volume)
         before = names.short(head, volume)
-        if commit != head and not force:
-            require_way_back(tag, before, snapshot, logs, "restore")
         then = names.snapshot_of(volume, logs, commit)
         as_file = Hint("write it to a file: ", Advice.RESTORE_FILE(TAG=tag, COMMIT=ref))
         require_same_format(str(commit), then.read(1), snapshot, as_file)
-        done = put_on_top(volume, snapshot, then, progress)
+        # Ordering: before the commit, since a push may roll it up at once.
+        kept = None if force or commit == head else _keep_unpushed(volume, snapshot, logs)
+        is_commit = False
+        try:
+            done = put_on_top(volume, snapshot, then, progress)
+            is_commit = done.is_commit
+        finally:
+            if kept is not None and not is_commit:
+                remove_kept(volume, kept)
+                kept = None
         keep_message(volume, done, message or f"restore {names.short(commit, volume)}")
     lsn = done.after.lsn if done.is_commit else None
     report = Restored(
-        tag, names.short(commit, volume), before, then.page_count, then.page_size, done.pages, lsn
+        tag,
+        names.short(commit, volume),
+        before,
+        then.page_count,
+        then.page_size,
+        done.pages,
+        lsn,
+        kept,
     )
     _logger.info("volume %s: %s", volume.id, report)
     return report
@@ -153,6 +174,13 @@ def require_way_back(tag: str, before: str, snapshot: Snapshot, logs: Logs, verb
             f"would roll into one with the {verb}: nothing could go back to {before} then",
             next_step=Hint("run ", Advice.PUSH(TAG=tag), f" first, or {verb} with --force"),
         )
+
+
+def _keep_unpushed(volume: Volume, snapshot: Snapshot, logs: Logs) -> LogId | None:
+    """Keep the commits that a push would roll into one with the restore; None if there are none."""
+    if isinstance(logs.log(snapshot.branch.row.log_id).store, NoStore):
+        return None
+    return keep_copy(volume, snapshot, "restore")
 
 
 def _images(

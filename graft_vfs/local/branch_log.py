@@ -94,6 +94,7 @@ _ZERO_STEP_MAX_BYTES = 1 << 20
 _ZERO_SKIP_BYTES = 256 << 10
 _ZEROS = memoryview(bytes(_ZERO_STEP_MAX_BYTES + _ZERO_SKIP_BYTES + 4096))
 _READ_BYTES = 4096
+_COUNTER_MAX = 0xFFFF_FFFF
 _READ_STEP_BYTES = 1 << 20
 SYNC_INTERVAL_BYTES = 64 << 20
 """The maximum of images that recovery must read, because NORMAL syncs at this interval too."""
@@ -387,21 +388,35 @@ class BranchLog:
         # The named tuple's constructor costs three times as much, at each commit.
         return first_image, tuple.__new__(Position, (after, checksum))
 
-    def copy_from(self, other: BranchLog, position: Position, lsn: LocalLsn) -> Position:
+    def copy_from(
+        self,
+        other: BranchLog,
+        position: Position,
+        lsn: LocalLsn,
+        *,
+        until: Position | None = None,
+        later: tuple[int, int] = (0, 0),
+    ) -> Position:
         """Append the transactions after `position` in another log; they are durable on return.
 
-        Copying ends with the last transaction, or before the first with damaged images. Returns the
-        position in the other log after the copied part. The copies get the current time.
+        Copying ends with the last transaction, the one that ends at `until`, or before the first
+        with damaged images. Returns the position in the other log after the copied part. The copies
+        get the current time, and LSNs and change counters that are `later` by so much.
         """
         end = self.start
+        lsns, counters = later
         for chunks in other.transactions(position, lsn):
             if not all(other.images_are_sound(chunk) for chunk in chunks):
                 break
             for chunk in chunks:
                 images = other.images_of(chunk)
-                commit = (chunk.page_count, chunk.change_counter) if chunk.commits else None
-                _, end = self.append(end, chunk.lsn, chunk.pages, images, chunk.page_size, commit)
+                counter = (chunk.change_counter + counters) & _COUNTER_MAX
+                commit = (chunk.page_count, counter) if chunk.commits else None
+                at = LocalLsn(chunk.lsn + lsns)
+                _, end = self.append(end, at, chunk.pages, images, chunk.page_size, commit)
             position = chunks[-1].after
+            if position == until:
+                break
         self.sync(end.offset)
         return position
 

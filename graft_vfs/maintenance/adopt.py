@@ -36,7 +36,7 @@ from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog.catalog import Announce, Catalog
 from graft_vfs.local.catalog.descriptor import Descriptor
-from graft_vfs.local.catalog.rows import BranchRow, VolumeRow
+from graft_vfs.local.catalog.rows import BranchRow, KeptBranch, VolumeRow
 from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.tag_moves import move_tag
 from graft_vfs.maintenance.collect import put_back
@@ -198,6 +198,7 @@ def adopt(
         found = descriptor.read(directory)
         if found is not None and base is not None:
             raise UsageError(f"volume {volume} records its own base", next_step="omit the base")
+        kept = () if found is None else found.kept
         if found is not None:
             # A fork whose remote is the configured one may stand on a log that was moved since.
             place(logs, found.remote, found.url)
@@ -207,7 +208,7 @@ def adopt(
         else:
             remote, branch, commits = _from_log(logs, directory, volume, base)
         tags = _tags(catalog, volume, tag, found)
-        _insert(catalog, directory, remote, branch, tags)
+        _insert(catalog, directory, remote, branch, kept, tags)
     lsn = branch.base if branch.log_id == remote else NO_LSN
     return Adopted(volume, tuple(tags), remote, lsn, commits)
 
@@ -231,8 +232,13 @@ def _tags(
     return [each for each in remembered if catalog.tag_volume(each) in {None, volume}]
 
 
-def _insert(
-    catalog: Catalog, directory: Path, remote: LogId, branch: BranchRow, tags: Sequence[str]
+def _insert(  # noqa: PLR0917 - what a volume consists of
+    catalog: Catalog,
+    directory: Path,
+    remote: LogId,
+    branch: BranchRow,
+    kept: Sequence[KeptBranch],
+    tags: Sequence[str],
 ) -> None:
     epoch = head.new_epoch()
     row = VolumeRow(
@@ -255,7 +261,7 @@ def _insert(
     first = tags[0] if tags else None
 
     def insert(replacing: Announce) -> None:
-        catalog.adopt_volume(row, branch, tag=first, replacing=replacing)
+        catalog.adopt_volume(row, branch, kept, tag=first, replacing=replacing)
 
     if first is None:
         insert(lambda *_: None)

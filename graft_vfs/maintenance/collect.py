@@ -1,8 +1,9 @@
 """Removes local volumes that no tag names, and nothing else.
 
-A volume is kept if a process has it open, if it has unpushed commits, or if it cannot be read, so
-that its content is unknown. In the last two cases it is removed if named explicitly, and never by
-itself: `collect_idle`, which the daemon calls, removes less than `collect`.
+A volume is kept if a process has it open, if it has unpushed commits or kept branches, or if it
+cannot be read, so that its content is unknown. Unless it is open, it is removed if it is named
+explicitly, and never by itself: `collect_idle`, which the daemon calls, removes less than
+`collect`.
 
 Ordering: first the volume is examined. Then its directory is locked exclusively, which is
 impossible while a process has it open, and the volume must be unchanged. Then the catalog removes
@@ -183,6 +184,9 @@ def _look(context: Context, volume: VolumeId, *, proves: bool) -> tuple[str | No
         snapshot = opened.begin()
         if snapshot.local_commits:
             return f"it has {commits_text(snapshot.local_commits)} never pushed", seen
+        kept = context.catalog.kept.all(volume)
+        if kept:
+            return f"it keeps {len(kept)} branch{'es' * (len(kept) > 1)}", seen
         if context.catalog.pending_push(volume) is not None:
             return "its last push has not been settled", seen
         branch = snapshot.branch.row

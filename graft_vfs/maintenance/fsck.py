@@ -48,7 +48,11 @@ from graft_vfs.sync.headers import lineage
 from graft_vfs.sync.remotes import find_remote
 from graft_vfs.sync.sources import log_beginning
 from graft_vfs.view.logs import Logs
+from graft_vfs.view.remote_view import EmptyRemoteView
 from graft_vfs.volume.context import Context
+from graft_vfs.volume.kept import kept_snapshot
+from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.volume import Volume
 
 _DEEP_FRAMES = 16
 _GAP_COMMITS_MAX = 10_000
@@ -367,7 +371,7 @@ def _remote_of(catalog: Catalog, log_id: LogId) -> str:
 def check_data(context: Context) -> tuple[list[Finding], int]:
     """Return the faults of the data directory, and its number of volumes. No request.
 
-    Every page of local commits is read and verified.
+    Every page of local commits, those of kept branches too, is read and verified.
     """
     catalog, volumes = context.catalog, context.volumes
     step = Hint(f"{MOVE_AWAY}, then see ", Advice.LIST_LOST)
@@ -379,12 +383,29 @@ def check_data(context: Context) -> tuple[list[Finding], int]:
     for row in rows:
         try:
             with volumes.look(row.id).pinned() as snapshot:
-                for page in snapshot.local_pages():
-                    snapshot.branch.offset_of(page, snapshot.end.offset)
+                _read_local(snapshot)
         except GraftError as error:
             where = catalog.title(row.id)
             found.append(Finding(where, error.message, next_step=error.hint))
+            continue
+        found += _check_kept(context, volumes.look(row.id))
     return found, len(rows)
+
+
+def _read_local(snapshot: Snapshot) -> None:
+    """Verify the images of all local pages."""
+    for page in snapshot.local_pages():
+        snapshot.branch.offset_of(page, snapshot.end.offset)
+
+
+def _check_kept(context: Context, volume: Volume) -> Iterator[Finding]:
+    """Yield the faults of the branches that a volume keeps."""
+    for kept in context.catalog.kept.all(volume.id):
+        try:
+            _read_local(kept_snapshot(volume, kept, lambda *_: EmptyRemoteView()))
+        except GraftError as error:
+            where = f"branch {kept.id} of volume {volume.id}"
+            yield Finding(where, error.message, next_step=error.hint)
 
 
 def log_named(logs: Logs, name: str) -> LogId:

@@ -1,8 +1,8 @@
-"""Page 1 as shown to a connection that was moved to another volume.
+"""Page 1 as shown to a connection that was moved to another volume, or to another branch.
 
 SQLite drops its schema when the schema cookie in page 1 differs from the last one that it read. Two
-volumes may have equal cookies and different schemas. So a connection that a pragma moved sees every
-cookie shifted by a random number, and its writes are shifted back.
+volumes, and two branches of one, may have equal cookies and different schemas. So a connection that
+was moved sees every cookie shifted by a random number, and its writes are shifted back.
 
 A volume without pages has no page 1, and so no cookie. Such a connection sees an empty database of
 one page instead, as SQLite itself would write it first.

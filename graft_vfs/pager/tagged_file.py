@@ -1,8 +1,8 @@
 """A read-only file that shows the newest snapshot of its tag's volume.
 
 Each transaction begins with the newest snapshot. If the connection has not seen its branch, the tag
-may have moved; see `tagged`. A file that a pragma moved shows page 1 with another change counter,
-so that SQLite drops its cache; see `moved`.
+may have moved; see `tagged`. A file that a pragma moved, or whose branch lacks commits that it has
+shown, shows page 1 with another schema cookie, so that SQLite drops its schema; see `moved`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TaggedFile(SnapshotFile):
     its volume.
     """
 
-    __slots__ = ("_shift", "_tagged")
+    __slots__ = ("_lineage", "_shift", "_tagged")
 
     def __init__(
         self,
@@ -39,8 +39,10 @@ class TaggedFile(SnapshotFile):
     ) -> None:
         super().__init__(tag, volume, volume.snapshot, on_pragma=on_pragma, on_close=on_close)
         self._tagged = Tagged(tag, find)
-        # Nonzero once a pragma has moved the connection.
+        # Nonzero once a pragma, or a switch of branches, has moved the connection.
         self._shift = 0
+        # The lineage of the branches that SQLite may have parsed the schema of; None for none.
+        self._lineage: int | None = None
         self._set_up()
         self._adopt(self._newest())
 
@@ -54,10 +56,23 @@ class TaggedFile(SnapshotFile):
         assert not self.in_transaction
         self._use(volume)
         self._tagged.branch = None
+        self._lineage = None
+        self._show_other_content()
+        self._take(self._newest())
+
+    def _show_other_content(self) -> None:
+        """Show all schema cookies shifted, so that SQLite drops its schema."""
         self._shift = moved.new_shift()
         self._is_plain = False
         self._empty_page_size = self._page_size or moved.DEFAULT_PAGE_SIZE
-        self._take(self._newest())
+
+    def _follow_lineage(self, snapshot: Snapshot) -> None:
+        """Show other content if commits that were shown are not in the branch any more."""
+        lineage = snapshot.branch.row.lineage
+        if lineage != self._lineage:
+            if self._lineage is not None:
+                self._show_other_content()
+            self._lineage = lineage
 
     def follow_tag(self) -> None:
         """Show the tag's current volume; does nothing inside a transaction."""
@@ -77,6 +92,7 @@ class TaggedFile(SnapshotFile):
         """
         while True:
             snapshot = self._begin_somewhere()
+            self._follow_lineage(snapshot)
             if self._tagged.names(self.volume, snapshot):
                 return snapshot
             if not self._leave_if_moved():

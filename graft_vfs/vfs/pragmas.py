@@ -28,9 +28,12 @@ Each pragma with its effect, its result and its requests:
         The names of commits, those of the newest first. Requests: a listing, and one a name.
     graft_new
         Point the tag at a new, empty volume; the old one stays. Requests: 0.
-    graft_switch = "volume[:local[:remote]]"
-        Point the tag at a volume by its id; if it does not exist, it is created with these ids.
-        Requests: 0; with `remote`, those of a fetch.
+    graft_branches
+        The branches of the volume, the current one and those that are kept. Requests: 0.
+    graft_switch = "branch" or "volume[:local[:remote]]"
+        Make a kept branch current by its id; the current one, with unpushed commits, is kept in
+        turn. Or point the tag at a volume by its id; if it does not exist, it is created with these
+        ids. Requests: 0; with `remote`, those of a fetch.
     graft_clone = "ref, log id or URL"
         Point the tag at a new volume on the newest commit of a log; without a value, of its own
         log. Requests: those of a clone.
@@ -83,6 +86,7 @@ from pathlib import Path
 from graft_vfs.advice import Audience, words
 from graft_vfs.engine.graft import Graft
 from graft_vfs.errors import UsageError
+from graft_vfs.history.branches import SwitchedBranch
 from graft_vfs.pager.snapshot_file import SnapshotFile
 from graft_vfs.reports import Hydrated, Moved
 from graft_vfs.suggestions import did_you_mean
@@ -148,8 +152,10 @@ def _journal_mode(file: SnapshotFile, value: str) -> str | None:
     return None
 
 
-def _moves(verb: Callable[[Graft, SnapshotFile, str | None], Moved]) -> _Handler:
-    """Make a handler of a verb after which the connection shows another volume."""
+def _moves(
+    verb: Callable[[Graft, SnapshotFile, str | None], Moved | SwitchedBranch],
+) -> _Handler:
+    """Make a handler of a verb after which the connection shows another volume, or branch."""
 
     def handler(engine: Graft, file: SnapshotFile, value: str | None) -> str:
         if file.in_transaction:
@@ -159,7 +165,7 @@ def _moves(verb: Callable[[Graft, SnapshotFile, str | None], Moved]) -> _Handler
         _refuse_read_only(file)
         moved = verb(engine, file, value)
         file.move_to(engine.volume(moved.volume))
-        return str(moved)
+        return _text(moved)
 
     return handler
 
@@ -233,9 +239,10 @@ _HANDLERS: dict[str, _Handler] = {
     "graft_name": _name,
     "graft_names": lambda engine, file, _: _lines([*engine.names(file.opened)]),
     "graft_new": _moves(lambda engine, file, _: engine.new(file.tag)),
+    "graft_branches": lambda engine, file, _: _lines([*engine.branches(file.opened)]),
     "graft_switch": _moves(
         lambda engine, file, value: engine.switch(
-            file.tag, _needed(value, "volume[:local[:remote]]")
+            file.opened, _needed(value, "a branch, or volume[:local[:remote]]")
         )
     ),
     "graft_clone": _moves(_clone),

@@ -38,7 +38,7 @@ from graft_vfs.local.branch_file import (
 )
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog.catalog import Catalog
-from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.catalog.rows import BranchRow, Departure
 from graft_vfs.local.chunk import Chunk, Position
 from graft_vfs.local.head import BOOT, END, EPOCH, WRITING, HeadFile, new_epoch
 from graft_vfs.pages import LocalLsn, RemoteLsn
@@ -447,11 +447,12 @@ class CurrentBranch:
         synced: tuple[int, int] | None,
         settled_push: bool = False,
         folded: LocalLsn | None = None,
+        departure: Departure | None = None,
     ) -> bool:
         """Make `row` the current branch if `expected` still is; durable on return.
 
-        For `folded` see the catalog. The caller holds the writer lock if content or file change.
-        Ordering: see the head file.
+        For `folded` and `departure` see the catalog. The caller holds the writer lock if content or
+        file change. Ordering: see the head file.
         """
         epoch = new_epoch()
         reserved: dict[WriterLock, OpenFile] = {}
@@ -472,6 +473,7 @@ class CurrentBranch:
                 synced=synced,
                 settled_push=settled_push,
                 folded=folded,
+                departure=departure,
                 announce=announce,
             ):
                 self.refresh()
@@ -480,11 +482,15 @@ class CurrentBranch:
             self._switch(row, epoch, reserved)
             if self.branch_log.path != old_file:
                 self._publish_words(self._end)
-                # Readers of the old file have it open. All its commits are on the remote or in the
-                # new file, but while the descriptor names the old file, it is kept.
-                if self.description.is_current:
+                # Readers of the old file have it open. All its commits are on the remote, in the
+                # new file, or on kept branches. While the descriptor names the old file, it stays.
+                if self.description.is_current and old_file.name not in self.named_files():
                     old_file.unlink(missing_ok=True)
             return True
+
+    def named_files(self) -> set[str]:
+        """Return the names of the files that the current branch and kept ones are in."""
+        return {branch.file for branch in self.catalog.branches(self.id)}
 
     def _switch(
         self, row: BranchRow, epoch: int, reserved: dict[WriterLock, OpenFile] | None = None

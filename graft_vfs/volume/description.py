@@ -1,4 +1,4 @@
-"""Keeps `volume.json` up to date with the current branch; see `descriptor`.
+"""Keeps `volume.json` up to date with the current branch and kept ones; see `descriptor`.
 
 No commit is written on a branch that the file does not describe.
 """
@@ -35,7 +35,7 @@ class Description:
             raise descriptor.older_catalog(found, branch)
 
     def follow(self) -> None:
-        """Describe the current branch. If the disk refuses, the next writer tries again.
+        """Describe the branches. If the disk refuses, the next writer tries again.
 
         The common case reads one small file; otherwise the catalog's write lock is taken. Raises
         CorruptCatalogError if the catalog is older than the volume.
@@ -45,7 +45,9 @@ class Description:
         except CorruptLogError:
             found = None
         branch = self._catalog.current(self._volume)[1]
-        self.is_current = found is not None and found.branch.id == branch.id
+        self.is_current = found is not None and found.describes(
+            branch.id, self._catalog.kept.all(self._volume)
+        )
         try:
             self.require()
         except (LocalStorageError, BusyError) as error:

@@ -77,7 +77,9 @@ def keep_message(volume: Volume, done: Replaced, message: str) -> None:
     waits for no writer.
     """
     if message and done.is_commit:
-        lsn, first = done.after.lsn, done.after.branch.row.first_lsn
+        lsn = done.after.lsn
+        # Those of kept branches stay.
+        first = min(branch.first_lsn for branch in volume.catalog.branches(volume.id))
         try:
             Messages(volume.directory).add(lsn, message, first=first)
         except LocalStorageError as error:

@@ -4,6 +4,9 @@
     write     its commits, into a new log file, before another process can see them
     switch    make it current, if the branch that it was prepared to replace still is
 
+All commits of the branch that is replaced are on the remote or on the new branch; else the switch
+is a departure, and the old branch is kept until it is removed by name; see `kept`.
+
 The caller holds the writer lock if content or file change. A branch that is only rebased on what
 was pushed has the same content, and begins in the previous branch's file.
 
@@ -21,7 +24,7 @@ from collections.abc import Iterator
 from graft_vfs.ids import LogId
 from graft_vfs.local import layout
 from graft_vfs.local.branch_log import BranchLog
-from graft_vfs.local.catalog.rows import BranchRow
+from graft_vfs.local.catalog.rows import BranchRow, Departure
 from graft_vfs.local.chunk import Position
 from graft_vfs.local.files import storage_errors
 from graft_vfs.pages import LocalLsn, RemoteLsn
@@ -49,11 +52,14 @@ def prepare(
     counter: int,
     through: LocalLsn,
     end: Position,
+    departs: bool = False,
 ) -> Candidate:
     """Return a branch on `log` 1..`base` with the local commits after `through`; writes nothing.
 
     `end` is the end of the commit `through` in the previous branch's file. `counter` is the change
-    counter of the view without those commits.
+    counter of the view without those commits. `departs` if it lacks commits of the former branch: a
+    connection may have parsed their schema, and the new content may have another under the same
+    schema cookie.
     """
     row = BranchRow(
         id=LogId.new(),
@@ -65,6 +71,7 @@ def prepare(
         file=former.file,
         start=end,
         created_ms=time.time_ns() // 1_000_000,
+        lineage=former.lineage + departs,
     )
     return Candidate(row, former)
 
@@ -94,13 +101,16 @@ def switch(
     synced: bool = False,
     settled_push: bool = False,
     folded: LocalLsn | None = None,
+    departure: Departure | None = None,
 ) -> bool:
     """Make a candidate current if the branch that it replaces still is; durable on return.
 
     Otherwise, returns False and removes the candidate's log file. `folded` is the LSN of the run
     that the new file begins with; see the catalog, which may refuse it. `synced` means that a sync
     is the cause: the base, and everything before the first commit, are recorded as synced. With
-    `settled_push`, the pending push is removed in the same transaction.
+    `settled_push`, the pending push is removed in the same transaction. `departure` says where the
+    local commits of the former branch are, if they are neither on the remote nor on the new one; it
+    is refused while a push is not settled.
     """
     row, former = candidate.row, candidate.former
     # Ordering: after this, an error does not show which file the catalog names.
@@ -110,6 +120,7 @@ def switch(
         synced=(row.first_lsn - 1, row.base) if synced else None,
         settled_push=settled_push,
         folded=folded,
+        departure=departure,
     )
     if not is_current and row.file != former.file:
         (volume.directory / row.file).unlink(missing_ok=True)
@@ -121,8 +132,10 @@ def remove_unused_files(volume: CurrentBranch) -> None:
 
     The caller holds the writer lock, which creating such files also requires.
     """
+    # Again, as another process may have removed a kept branch without being able to say so.
+    volume.description.follow()
     volume.description.require()
-    named = {branch.file for branch in volume.catalog.branches(volume.id)}
+    named = volume.named_files()
     with storage_errors(volume.directory):
         for path in layout.branch_files(volume.directory):
             if path.name not in named:

@@ -258,8 +258,8 @@ class Volume(CurrentBranch):
             return True
         with storage_errors(self.directory):
             names = os.listdir(self.directory)  # noqa: PTH208 - a Path costs four times as much
-        current = self.branch_log.path.name
-        return any(layout.is_branch_file(name) and name != current for name in names)
+        files = set(filter(layout.is_branch_file, names)) - {self.branch_log.path.name}
+        return bool(files) and not files <= self.named_files()
 
     def _publish(self, snapshot: Snapshot) -> None:
         if self._compact_at < 0 or snapshot.branch is not self.snapshot.branch:
@@ -284,6 +284,9 @@ class Volume(CurrentBranch):
 
     def spare_bytes(self) -> int:
         """Return how much `compact` would release; 0 if that is not worth it."""
+        file = self.branch_log.path.name
+        if [branch.file for branch in self.catalog.branches(self.id)].count(file) > 1:
+            return 0  # A kept branch is in the file, which stays.
         with self.pinned() as snapshot:
             return rotation.spare_bytes(snapshot)
 

@@ -53,7 +53,7 @@ def test_an_alias_is_a_command_and_no_command_is_hidden_by_one(alias):
 
 def test_an_alias_does_what_its_command_does(cli):
     cli.ok("create", "main")
-    assert cli.ok("ls") == cli.ok("branch") == cli.ok("tags")
+    assert cli.ok("ls") == cli.ok("list") == cli.ok("tags")
     assert cli.ok("databases") == cli.ok("status")
     assert "List the tags" in cli.ok("help", "ls")
     assert "Removed tag main" in cli.ok("delete", "main")

@@ -53,10 +53,15 @@ def test_restore_refuses_what_it_cannot_do(pushed):
     assert "graft restore main --at HEAD~1" in pushed.fails(2, "restore", "main")
     assert "there is no tag 'none'" in pushed.fails(2, "restore", "none", "--at", "1")
     assert "has no commit 9" in pushed.fails(2, "restore", "main", "--at", "9")
+
+
+def test_restore_keeps_unpushed_commits_as_a_branch(pushed):
     pushed.sql("main", "INSERT INTO t VALUES(3)")
-    refused = pushed.fails(2, "restore", "main", "--at", "1")
-    assert "hint: run `graft push main` first, or restore with --force" in refused
-    assert pushed.ok("restore", "main", "--at", "1", "--force").count("local:") == 2
+    text = pushed.ok("restore", "main", "--at", "1")
+    (kept,) = pushed.json("branches", "main")[1:]
+    assert f"What was not pushed is kept as branch {kept['branch'][:8]}" in text
+    assert (kept["reason"], kept["commits"]) == ("restore", 1)
+    assert "kept as branch" not in pushed.ok("restore", "main", "--at", "2", "--force")
 
 
 def test_messages_of_imports_and_restores_are_in_the_log(pushed):

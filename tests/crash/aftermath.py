@@ -73,6 +73,8 @@ def recover(crash: Crash, ledger: Ledger, directory: Path) -> None:
             for tag in ledger.states:
                 allowed = ledger.allowed(tag, crash.time, power_cut=crash.power_cut)
                 assert shown_by(replica, tag) in allowed
+                kept = kept_by(replica, tag)
+                assert all(each in kept for each in ledger.kept_at(tag, crash.time))
             cached_frames_are_those_of_the_remote(replica)
             expected = {tag: _goes_on(replica, tag, crash, ledger) for tag in ledger.states}
         with machines.open(DATA) as replica, machines.open("new") as new:
@@ -90,6 +92,17 @@ def shown_by(replica: Replica, tag: str) -> Content:
     with replica.connect(tag) as connection:
         assert sql.is_sound(connection)
         return sql.content(connection)
+
+
+def kept_by(replica: Replica, tag: str) -> list[Content]:
+    """Return what the kept branches of a tag have; fails if SQLite finds one damaged."""
+    contents = []
+    is_there = replica.engine.catalog.tag_volume(tag) is not None
+    for branch in replica.engine.branches(tag)[1:] if is_there else ():
+        with replica.connect(tag, lsn=f"branch:{branch.branch}") as connection:
+            assert sql.is_sound(connection)
+            contents.append(sql.content(connection))
+    return contents
 
 
 def _goes_on(replica: Replica, tag: str, crash: Crash, ledger: Ledger) -> Content:

@@ -42,6 +42,15 @@ class Push:
     is_ours: bool
 
 
+@dataclass(slots=True)
+class Kept:
+    """Content that a kept branch has behind one instant, until another begins to change that."""
+
+    content: Content
+    since: int
+    until: int | None = None
+
+
 class Ledger:
     """The states and pushes of every tag. `clock` gives the number of effects so far.
 
@@ -51,6 +60,7 @@ class Ledger:
     def __init__(self, clock: Callable[[], int]) -> None:
         self.states: dict[str, list[State]] = {}
         self.pushes: dict[str, list[Push]] = {}
+        self.kept: dict[str, list[Kept]] = {}
         self.followers: set[str] = set()
         self.logs: dict[str, LogId] = {}
         self._clock = clock
@@ -59,6 +69,24 @@ class Ledger:
         """Say what a tag shows before the scenario."""
         self.states[tag] = [State(content, -1, 0, True)]
         self.pushes[tag] = []
+        self.kept[tag] = []
+
+    def keep(self, tag: str, content: Content) -> None:
+        """Note that a kept branch has this content now, durably."""
+        self.kept[tag].append(Kept(content, self._clock()))
+
+    def keeps_no_longer(self, tag: str, content: Content) -> None:
+        """Note that the branch with this content will be gone back to, or removed."""
+        (kept,) = [each for each in self.kept[tag] if each.content == content]
+        kept.until = self._clock()
+
+    def kept_at(self, tag: str, time: int) -> list[Content]:
+        """Return what kept branches of a tag must have after a crash at `time`."""
+        return [
+            each.content
+            for each in self.kept[tag]
+            if each.since <= time and (each.until is None or time <= each.until)
+        ]
 
     @contextlib.contextmanager
     def step(

@@ -3,7 +3,8 @@
 Together they make every change that a data directory knows: transactions at each `synchronous`
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
 rotation, compaction, also beside a push of unknown outcome, clone, cache fill, eviction, pull,
-hydrate, fork, import and its update, and the removal of what no volume needs.
+hydrate, fork, import and its update, the removal of what no volume needs, and branches that are
+kept, gone back to and removed.
 """
 
 from __future__ import annotations
@@ -414,6 +415,42 @@ def reclaiming(life: Life) -> None:
     life.push("main")
 
 
+def branches(life: Life) -> None:
+    """Branches that a restore leaves and a switch leaves, gone back to, rotated and removed."""
+    life.create("main")
+    life.commit("main", "full", size=LARGE)
+    life.push("main")
+    connection = life.connection("main")
+    pushed = sql.content(connection)
+    life.commit("main", "normal")
+    life.commit("main", "off")
+    first = sql.content(connection)
+    with life.ledger.step("main", pushed):
+        kept = life.replica.engine.restore("main", "BASE").kept
+    life.ledger.keep("main", first)
+    life.commit("main", "normal", size=LARGE)
+    second = sql.content(connection)
+    life.ledger.keeps_no_longer("main", first)
+    with life.ledger.step("main", first):
+        left = life.replica.engine.switch("main", str(kept)).kept
+    life.ledger.keep("main", second)
+    life.commit("main", "normal")
+    life.reopen()
+    former = life.branch_file("main")
+    while life.branch_file("main") == former:
+        life.replace("main", "normal", size=12_000)
+    third = sql.content(life.connection("main"))
+    life.ledger.keeps_no_longer("main", second)
+    with life.ledger.step("main", second):
+        last = life.replica.engine.switch("main", str(left)).kept
+    life.ledger.keep("main", third)
+    life.commit("main", "off")
+    life.push("main")
+    life.ledger.keeps_no_longer("main", third)
+    life.replica.engine.remove_branch("main", str(last))
+    life.commit("main", "full")
+
+
 def recovery(life: Life) -> None:
     """What a machine does first after a crash: for a second crash while it does."""
     life.find("main")
@@ -452,5 +489,6 @@ SCENARIOS: dict[str, Scenario] = {
         compactions,
         unsettled,
         reclaiming,
+        branches,
     )
 }

@@ -139,24 +139,37 @@ def test_connections_see_the_restored_schema_and_readers_keep_theirs(ours) -> No
     assert is_sound(reader)
 
 
-def test_unpushed_commits_are_not_rolled_into_one_with_a_restore(ours) -> None:
+def test_unpushed_commits_are_kept_when_a_push_rolls_them_into_one_with_a_restore(ours) -> None:
     contents = history(ours)
     connection = ours.connect()
     connection.execute("INSERT INTO other VALUES('local')")
     local = content(connection)
-    with pytest.raises(UsageError, match=r"1 commit not pushed .* local:11 then") as caught:
-        ours.engine.restore("main", "4")
-    assert "engine.push('main')" in str(caught.value.next_step)
-    assert content(connection) == local
+    done = ours.engine.restore("main", "4")
+    assert (done.before, content(connection)) == ("local:11", contents["4"])
+    assert f"kept as branch {done.kept}" in str(done)
     ours.engine.push("main")
-    assert ours.engine.restore("main", "4").before == "6"
-    assert content(connection) == contents["4"]
-    with pytest.raises(UsageError, match="not pushed"):
-        ours.engine.restore("main", "5")
+    # The way back leads back even now.
+    back = ours.engine.restore("main", done.before)
+    assert (back.kept, content(connection)) == (None, local)
     forced = ours.engine.restore("main", "5", force=True)
-    assert (forced.before, content(connection)) == ("local:12", contents["5"])
-    assert ours.engine.restore("main", "local:12", force=True).before == "local:13"
-    assert content(connection) == contents["4"]
+    assert (forced.kept, content(connection)) == (None, contents["5"])
+    assert [each.branch for each in ours.engine.branches("main")[1:]] == [done.kept]
+
+
+def test_a_restore_that_changes_nothing_or_fails_keeps_no_branch(ours, monkeypatch) -> None:
+    history(ours)
+    connection = ours.connect()
+    connection.execute("INSERT INTO other VALUES('local')")
+    assert ours.engine.restore("main", "HEAD").kept is None
+    connection.execute("DELETE FROM other WHERE y = 'local'")
+
+    def fail(*_: object, **__: object) -> None:
+        raise LocalStorageError("the disk is full")
+
+    monkeypatch.setattr(restore, "replace_content", fail)
+    with pytest.raises(LocalStorageError, match="full"):
+        ours.engine.restore("main", "4")
+    assert len(ours.engine.branches("main")) == 1
 
 
 def test_a_volume_without_a_remote_goes_back_to_its_local_commits(tmp_path) -> None:

@@ -342,6 +342,19 @@ def test_graft_dump_header(main):
     )
 
 
+def test_graft_branches(pushed, engine):
+    pushed.execute("CREATE TABLE local(x)")
+    kept = engine.restore("main", "BASE").kept
+    current, left = ask(pushed, "graft_branches").splitlines()
+    assert current.startswith("* ")
+    assert left.startswith(f"  {kept}  1 commit on LSN 1 of log ")
+    text = ask(pushed, f"graft_switch = '{kept}'")
+    assert text.startswith("Switched main to branch ")
+    assert "(use `PRAGMA graft_switch = '" in text
+    assert ask(pushed, "graft_branches").count("kept by switch") == 1
+    assert pushed.execute("SELECT count(*) FROM local").get == 0
+
+
 def test_graft_name_and_graft_names(pushed, engine):
     assert ask(pushed, "graft_names") == ""
     assert ask(pushed, "graft_name = 'v1'").split()[:3] == ["v1", "LSN", "1"]

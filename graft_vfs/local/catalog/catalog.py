@@ -27,6 +27,7 @@ from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.absences import Absences
 from graft_vfs.local.catalog.descriptor import Descriptor
 from graft_vfs.local.catalog.file import CatalogFile
+from graft_vfs.local.catalog.kept import KeptBranches
 from graft_vfs.local.catalog.known_names import KnownNames
 from graft_vfs.local.catalog.known_tables import KnownTables
 from graft_vfs.local.catalog.remotes import RemoteRows
@@ -36,6 +37,8 @@ from graft_vfs.local.catalog.rows import (
     U32_MAX,
     BranchRow,
     CommitRow,
+    Departure,
+    KeptBranch,
     PendingPush,
     VolumeRow,
     branch_row,
@@ -67,6 +70,7 @@ class Catalog:
         """Open, creating it if absent; raises CorruptCatalogError, FutureVersionError."""
         self.path = path
         self._file = CatalogFile(path, writable=writable, maps=maps)
+        self.kept = KeptBranches(self._file)
         self.names = KnownNames(self._file)
         self.tables = KnownTables(self._file)
         self.remotes = RemoteRows(self._file)
@@ -216,7 +220,7 @@ class Catalog:
         return row.id
 
     def branches(self, volume: VolumeId) -> list[BranchRow]:
-        """Return the branches of a volume, oldest first."""
+        """Return the branches of a volume, the current one and kept ones, oldest first."""
         rows = self._file.rows(
             "SELECT * FROM branches WHERE volume = ? ORDER BY created_ms, id", volume.raw
         )
@@ -250,6 +254,7 @@ class Catalog:
                 return False
             for table, column in (
                 ("pending_pushes", "volume"),
+                ("kept_branches", "volume"),
                 ("branches", "volume"),
                 ("volumes", "id"),
             ):
@@ -284,6 +289,7 @@ class Catalog:
             base[0].hash if base else None,
             tuple(self.volume_tags(volume)),
             None if lives is None else lives[1],
+            self.kept.all(volume),
         )
 
     def describe(self, volume: VolumeId, use: Callable[[Descriptor], None]) -> None:
@@ -292,7 +298,13 @@ class Catalog:
             use(self.descriptor(volume))
 
     def adopt_volume(
-        self, row: VolumeRow, branch: BranchRow, *, tag: str | None, replacing: Announce
+        self,
+        row: VolumeRow,
+        branch: BranchRow,
+        kept: Sequence[KeptBranch],
+        *,
+        tag: str | None,
+        replacing: Announce,
     ) -> None:
         """Adopt a volume as its files describe it, replacing what the catalog has; durable.
 
@@ -300,10 +312,14 @@ class Catalog:
         """
         with self._file.transaction() as connection:
             connection.execute("DELETE FROM volumes WHERE id = ?", (row.id.raw,))
-            connection.execute("DELETE FROM branches WHERE volume = ?", (row.id.raw,))
-            connection.execute("DELETE FROM pending_pushes WHERE volume = ?", (row.id.raw,))
+            for table in ("branches", "kept_branches", "pending_pushes"):
+                sql = f"DELETE FROM {table} WHERE volume = ?"  # noqa: S608 - names of ours
+                connection.execute(sql, (row.id.raw,))
             _insert_volume(connection, row)
             _insert_branch(connection, branch)
+            for each in kept:
+                _insert_branch(connection, each.branch)
+                self.kept.add(connection, each)
             if tag is not None:
                 self._leave(connection, tag, row.id, replacing)
                 connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag, row.id.raw))
@@ -323,6 +339,7 @@ class Catalog:
         synced: tuple[int, int] | None,
         settled_push: bool = False,
         folded: LocalLsn | None = None,
+        departure: Departure | None = None,
         announce: Callable[[], None] = lambda: None,
     ) -> bool:
         """Replace the current branch `expected` by `branch`, if still current; atomic, durable.
@@ -330,7 +347,9 @@ class Catalog:
         `synced` is (local LSN, remote LSN) of the sync that caused it. With `settled_push`, the
         pending push is removed in the same transaction. `folded` is the LSN of the run that
         replaces all commits at the start of a new file: a pending push of some of them is based on
-        its start from then on, and nothing is done if it is a push of all of them.
+        its start from then on, and nothing is done if it is a push of all of them. All local
+        commits of the former branch are on the remote or on the new one, unless there is a
+        `departure`; nothing is done then if there is a pending push, of which they may be.
         `announce` is called just before the commit, under SQLite's write lock, so that calls have
         the same order as the switches.
         """
@@ -349,8 +368,10 @@ class Catalog:
                     "UPDATE pending_pushes SET offset = ?, checksum = ? WHERE volume = ?",
                     (branch.start.offset, str(branch.start.checksum), volume.raw),
                 )
-            # All commits of the previous branch are on the remote or on the new branch.
-            connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
+            if departure is not None and not self._depart(connection, volume, departure):
+                return False
+            if departure is None or departure.kept is None:
+                connection.execute("DELETE FROM branches WHERE id = ?", (expected.raw,))
             _insert_branch(connection, branch)
             connection.execute(
                 "UPDATE volumes SET branch = ?, epoch = ?, attached = 1 WHERE id = ?",
@@ -366,6 +387,28 @@ class Catalog:
                 connection.execute("DELETE FROM pending_pushes WHERE volume = ?", (volume.raw,))
             announce()
         return True
+
+    def _depart(self, connection: apsw.Connection, volume: VolumeId, departure: Departure) -> bool:
+        """Do what a departure says, inside a transaction; False if it is not possible now."""
+        released, kept = departure.released, departure.kept
+        if self.pending_push(volume) is not None:
+            return False
+        if released is not None and not self.kept.remove(connection, volume, released):
+            return False
+        if kept is not None:
+            self.kept.add(connection, kept)
+        return True
+
+    def keep_branch(self, kept: KeptBranch) -> None:
+        """Keep what the current branch has now, with an id of its own; no branch is switched."""
+        with self._file.transaction() as connection:
+            _insert_branch(connection, kept.branch)
+            self.kept.add(connection, kept)
+
+    def remove_kept(self, volume: VolumeId, branch: LogId) -> bool:
+        """Remove a kept branch; False if the volume keeps none of that id. Its file stays."""
+        with self._file.transaction() as connection:
+            return self.kept.remove(connection, volume, branch)
 
     def note_sync_error(self, volume: VolumeId, error: GraftError | None) -> None:
         """Store the text of the last sync error for `graft_status`; None clears it."""
@@ -441,10 +484,8 @@ class Catalog:
         return {id_of(LogId, raw) for (raw,) in rows}
 
     def bases(self) -> list[tuple[VolumeId, LogId]]:
-        """Return the log of each volume's base; volumes with base 0 are left out."""
-        rows = self._file.rows(
-            "SELECT v.id, b.log FROM volumes v JOIN branches b ON b.id = v.branch WHERE b.base > 0"
-        )
+        """Return (volume, log) of the base of each branch, kept ones too; base 0 is left out."""
+        rows = self._file.rows("SELECT DISTINCT volume, log FROM branches WHERE base > 0")
         return [(id_of(VolumeId, volume), id_of(LogId, log)) for volume, log in rows]
 
     def newest_commit(self, log_id: LogId) -> tuple[RemoteLsn, bytes]:
@@ -623,6 +664,10 @@ class Catalog:
             for row in known.values()
             if row.branch not in {branch.id for branch in self.branches(row.id)}
         ]
+        found += [
+            f"the kept branch {branch} of volume {volume} does not exist"
+            for volume, branch in self.kept.lost()
+        ]
         return found
 
     def knows_log(self, log_id: LogId) -> bool:
@@ -707,7 +752,7 @@ def _insert_volume(connection: apsw.Connection, row: VolumeRow) -> None:
 
 def _insert_branch(connection: apsw.Connection, branch: BranchRow) -> None:
     connection.execute(
-        f"INSERT INTO branches VALUES({_marks(10)})",
+        f"INSERT INTO branches VALUES({_marks(11)})",
         (
             branch.id.raw,
             branch.volume.raw,
@@ -719,6 +764,7 @@ def _insert_branch(connection: apsw.Connection, branch: BranchRow) -> None:
             branch.start.offset,
             str(branch.start.checksum),
             branch.created_ms,
+            branch.lineage,
         ),
     )
 

@@ -7,12 +7,17 @@ this is detected before anything is read through it.
 
     {"format": 1, "volume": id, "remote": log id, "branch": id, "log": log id, "base": LSN,
      "base_hash": hex or null, "counter": n, "first_lsn": LSN, "file": "0001.log", "offset": bytes,
-     "checksum": n, "created_ms": n, "tags": [text, …], "remote_url": text, "check": hex}
+     "checksum": n, "created_ms": n, "tags": [text, …], "remote_url": text, "kept": [kept, …],
+     "check": hex}
 
 `remote_url` says where the log `remote` lives, and is left out for the configured remote.
 `base_hash` is the hash of commit `base` of `log`, null for a base of 0. `tags` are the tags that
 named the volume when the file was written; later changes are not recorded. `check` is the XXH3-64
 of the other fields as JSON with sorted keys.
+
+`kept` are the kept branches, each with the fields from `branch` to `created_ms`, and `last_lsn`,
+`end_offset`, `end_checksum`, `reason` and `kept_ms`. A file that has some has format 2, so that no
+earlier version adopts the volume and removes their files.
 
 Invariant: the file is written from the catalog's committed rows while the catalog's write lock is
 held, and no transaction commits on a branch that the file does not describe. So the file is never
@@ -44,23 +49,31 @@ from graft_vfs.errors import (
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import layout, ownership
 from graft_vfs.local.branch_log import LOG_HEADER_BYTES
-from graft_vfs.local.catalog.rows import HASH_BYTES, BranchRow, branch_row, text_of
+from graft_vfs.local.catalog.rows import (
+    HASH_BYTES,
+    BranchRow,
+    KeptBranch,
+    branch_row,
+    kept_row,
+    text_of,
+)
 from graft_vfs.local.files import fsync_directory, storage_errors, write_fully
 from graft_vfs.pages import RemoteLsn
 
 PUT_BACK = f"put back {layout.CATALOG} together with its {layout.CATALOG_WAL}"
 MOVE_AWAY = f"move {layout.CATALOG} and {layout.CATALOG_WAL} away"
-_FORMAT = 1
-_BYTES_MAX = 1 << 20
+_FORMAT = 2
+_WITHOUT_KEPT = 1
+_BYTES_MAX = 16 << 20
 _CHUNK_MAGIC = b"GCHK"
 _HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """A volume's current branch, the hash of its base commit, and the volume's tags.
+    """A volume's current branch, the hash of its base commit, the volume's tags, kept branches.
 
-        `remote` is the log that the volume pushes to. `base_hash` is None without a base, or if its
+    `remote` is the log that the volume pushes to. `base_hash` is None without a base, or if its
     commit is not known. `url` is where that log lives, None for the configured remote.
     """
 
@@ -69,6 +82,13 @@ class Descriptor:
     base_hash: bytes | None
     tags: tuple[str, ...]
     url: str | None = None
+    kept: tuple[KeptBranch, ...] = ()
+
+    def describes(self, branch: LogId, kept: tuple[KeptBranch, ...]) -> bool:
+        """Return True if these are the current branch and the kept ones."""
+        # A lineage is not recorded: it matters only while connections are open.
+        ids = [(each.id, each.end) for each in self.kept]
+        return self.branch.id == branch and ids == [(each.id, each.end) for each in kept]
 
     def is_newer(self, other: BranchRow) -> bool:
         """Return True if this branch is newer than `other` of the same volume.
@@ -128,15 +148,22 @@ def _check(values: dict[str, Any]) -> str:
 
 
 def _decoded(values: dict[str, Any]) -> Descriptor:
-    digest = values["base_hash"]
-    if digest is not None and (
-        len(text_of(digest)) != 2 * HASH_BYTES or not _HEX.fullmatch(digest)
-    ):
-        raise ValueError("base_hash is not a hash")
-    branch = branch_row(
+    volume = VolumeId.parse(text_of(values["volume"]))
+    return Descriptor(
+        remote=LogId.parse(text_of(values["remote"])),
+        branch=_decoded_branch(volume, values),
+        base_hash=_decoded_hash(values),
+        tags=tuple(text_of(tag) for tag in values["tags"]),
+        url=None if values.get("remote_url") is None else text_of(values["remote_url"]),
+        kept=tuple(_decoded_kept(volume, each) for each in values.get("kept", ())),
+    )
+
+
+def _decoded_branch(volume: VolumeId, values: dict[str, Any]) -> BranchRow:
+    return branch_row(
         (
             LogId.parse(text_of(values["branch"])).raw,
-            VolumeId.parse(text_of(values["volume"])).raw,
+            volume.raw,
             LogId.parse(text_of(values["log"])).raw,
             values["base"],
             values["counter"],
@@ -147,21 +174,47 @@ def _decoded(values: dict[str, Any]) -> Descriptor:
             values["created_ms"],
         )
     )
-    return Descriptor(
-        remote=LogId.parse(text_of(values["remote"])),
-        branch=branch,
-        base_hash=None if digest is None else bytes.fromhex(digest),
-        tags=tuple(text_of(tag) for tag in values["tags"]),
-        url=None if values.get("remote_url") is None else text_of(values["remote_url"]),
+
+
+def _decoded_hash(values: dict[str, Any]) -> bytes | None:
+    digest = values["base_hash"]
+    if digest is None:
+        return None
+    if len(text_of(digest)) != 2 * HASH_BYTES or not _HEX.fullmatch(digest):
+        raise ValueError("base_hash is not a hash")
+    return bytes.fromhex(digest)
+
+
+def _decoded_kept(volume: VolumeId, values: dict[str, Any]) -> KeptBranch:
+    row = (
+        values["last_lsn"],
+        values["end_offset"],
+        str(values["end_checksum"]),
+        _decoded_hash(values),
+        values["reason"],
+        values["kept_ms"],
     )
+    return kept_row(_decoded_branch(volume, values), row)
 
 
 def _encoded(descriptor: Descriptor) -> bytes:
-    branch, digest = descriptor.branch, descriptor.base_hash
+    branch = descriptor.branch
     values: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": _FORMAT if descriptor.kept else _WITHOUT_KEPT,
         "volume": str(branch.volume),
         "remote": str(descriptor.remote),
+        **_encoded_branch(branch, descriptor.base_hash),
+        "tags": list(descriptor.tags),
+    }
+    if descriptor.url is not None:
+        values["remote_url"] = descriptor.url
+    if descriptor.kept:
+        values["kept"] = [_encoded_kept(each) for each in descriptor.kept]
+    return json.dumps(values | {"check": _check(values)}, indent=1).encode() + b"\n"
+
+
+def _encoded_branch(branch: BranchRow, digest: bytes | None) -> dict[str, Any]:
+    return {
         "branch": str(branch.id),
         "log": str(branch.log_id),
         "base": branch.base,
@@ -172,11 +225,18 @@ def _encoded(descriptor: Descriptor) -> bytes:
         "offset": branch.start.offset,
         "checksum": branch.start.checksum,
         "created_ms": branch.created_ms,
-        "tags": list(descriptor.tags),
     }
-    if descriptor.url is not None:
-        values["remote_url"] = descriptor.url
-    return json.dumps(values | {"check": _check(values)}, indent=1).encode() + b"\n"
+
+
+def _encoded_kept(kept: KeptBranch) -> dict[str, Any]:
+    return {
+        **_encoded_branch(kept.branch, kept.base_hash),
+        "last_lsn": kept.last_lsn,
+        "end_offset": kept.end.offset,
+        "end_checksum": kept.end.checksum,
+        "reason": kept.reason,
+        "kept_ms": kept.kept_ms,
+    }
 
 
 def write(directory: Path, descriptor: Descriptor) -> None:
@@ -215,7 +275,7 @@ def keep(directory: Path, wanted: Descriptor) -> None:
         found = None  # The catalog is authoritative, and the file is written from it.
     if found is not None and found.branch.id != wanted.branch.id and found.is_newer(wanted.branch):
         raise older_catalog(found, wanted.branch)
-    if found is None or found.branch.id != wanted.branch.id:
+    if found is None or not found.describes(wanted.branch.id, wanted.kept):
         write(directory, wanted)
 
 

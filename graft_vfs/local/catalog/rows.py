@@ -47,6 +47,52 @@ class BranchRow:
     file: str
     start: Position
     created_ms: int
+    lineage: int = 0
+    """Differs from the previous branch's if this one lacks commits that were shown before."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBranch:
+    """A branch that its volume was switched away from, with its local commits up to `last_lsn`.
+
+    They end at `end` of its file, which may go on with those of other branches. `base_hash` is that
+    of the commit that it is based on, None without one. `reason` is the verb that left it, at
+    `kept_ms`, in milliseconds since 1970.
+    """
+
+    branch: BranchRow
+    last_lsn: LocalLsn
+    end: Position
+    base_hash: bytes | None
+    reason: str
+    kept_ms: int
+
+    @property
+    def id(self) -> LogId:
+        """The id that names it."""
+        return self.branch.id
+
+    @property
+    def commits(self) -> int:
+        """How many local commits it has."""
+        return self.last_lsn - self.branch.first_lsn + 1
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes of its file its commits take."""
+        return self.end.offset - self.branch.start.offset
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A switch to a branch that lacks local commits of the former one, which is `kept`.
+
+    With `kept` None it had none. `released` is the kept branch whose commits the new one has: it is
+    removed.
+    """
+
+    kept: KeptBranch | None
+    released: LogId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +157,8 @@ def volume_row(row: Sequence[Any]) -> VolumeRow:
 
 
 def branch_row(row: Sequence[Any]) -> BranchRow:
-    """Return a row of `branches`, all columns in order."""
-    branch, volume, log_id, base, counter, first, file, offset, checksum, created = row
+    """Return a row of `branches`, all columns in order; before version 4 the last is absent."""
+    branch, volume, log_id, base, counter, first, file, offset, checksum, created, *rest = row
     return BranchRow(
         id=id_of(LogId, branch),
         volume=id_of(VolumeId, volume),
@@ -123,6 +169,20 @@ def branch_row(row: Sequence[Any]) -> BranchRow:
         file=_log_file(file),
         start=position_of(offset, checksum),
         created_ms=number_of(created, last=_TIME_MS_MAX),
+        lineage=number_of(rest[0]) if rest else 0,
+    )
+
+
+def kept_row(branch: BranchRow, row: Sequence[Any]) -> KeptBranch:
+    """Return a row of `kept_branches` without its ids, with the row of its branch."""
+    last, offset, checksum, base_hash, reason, kept_ms = row
+    return KeptBranch(
+        branch=branch,
+        last_lsn=local_lsn_of(last, branch.first_lsn),
+        end=position_of(offset, checksum),
+        base_hash=None if base_hash is None else bytes_of(base_hash, HASH_BYTES),
+        reason=text_of(reason),
+        kept_ms=number_of(kept_ms, last=_TIME_MS_MAX),
     )
 
 

@@ -135,7 +135,8 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         catalog.add_pending_push(push, branch=branch.id)
         catalog.keep_ref("s3://bucket", "main", row.remote)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        tables = ["log_absences", "page_tables", "page_table_chunks", "parents"]
+        connection.execute("ALTER TABLE branches DROP COLUMN lineage")
+        tables = ["log_absences", "page_tables", "page_table_chunks", "parents", "kept_branches"]
         tables += ["remotes", "log_remotes", "known_names"] if version < 3 else []
         for table in tables:
             connection.execute(f"DROP TABLE {table}")
@@ -146,6 +147,8 @@ def test_a_catalog_of_an_earlier_version_goes_on(
         connection.execute(f"PRAGMA user_version = {version}")
     with contextlib.closing(Catalog(path, writable=writable)) as catalog:
         assert catalog.pending_push(row.id) == push
+        assert catalog.current(row.id) == (row, branch)
+        assert catalog.kept.all(row.id) == ()
         assert catalog.remotes.all() == catalog.remotes.logs_on("backup") == []
         assert catalog.remotes.of_log(row.remote) is None
         assert catalog.names.all(row.remote) == catalog.names.texts(row.remote) == []
