@@ -76,6 +76,8 @@ class Advice(enum.Enum):
     NAME_LOG = None, "remote name REF LOG", "name_log(REF, LOG)"
     NEW = "graft_new", "new TAG --force", "new(TAG)"
     PULL = "graft_pull", "pull TAG", "pull(TAG)"
+    PULL_FORK = "graft_pull = 'fork'", "pull TAG --strategy fork", "pull(TAG, strategy='fork')"
+    PULL_RESET = "graft_pull = 'reset'", "pull TAG --strategy reset", "pull(TAG, strategy='reset')"
     PUSH = "graft_push", "push TAG", "push(TAG)"
     PUSH_AS = "graft_push_as = NAME", "push TAG --as NAME", "push(TAG, name=NAME)"
     REMOVE_BRANCH = None, "branch rm TAG BRANCH", "remove_branch(TAG, BRANCH)"

@@ -377,12 +377,11 @@ class Status(Report, Worded):
         if self.diverged:
             counts = f"{self.ahead} and {self.behind} different commits each, respectively"
             text = f"The Volume and the remote have diverged,\nand have {counts}."
-            export, fork = self._use(Advice.EXPORT), self._use(Advice.FORK_AS)
-            follow = Advice.CLONE_OVER(TAG=self.tag, LOG=self.remote)
+            reset, fork = self._use(Advice.PULL_RESET), self._use(Advice.PULL_FORK)
             return (
                 text,
-                Hint("use ", fork, " or ", export, " to keep the local commits"),
-                Hint("use ", follow, " to follow the remote after that"),
+                Hint("use ", reset, " to follow the remote and keep the local commits as a branch"),
+                Hint("use ", fork, " to follow it and make them a new volume"),
             )
         if self.ahead:
             text = f"The Volume is ahead of the remote by {commits_text(self.ahead)}."

@@ -16,8 +16,9 @@ from graft_vfs.cli.session import opened, tag_argument
 def branches(tag: str, as_json: bool) -> None:
     """List the branches of TAG: the current one, then those that are kept.
 
-    A branch is kept when TAG leaves unpushed commits: by `graft restore` or `graft switch`. Read
-    one with `branch:ID` as a commit, as in `graft diff TAG branch:ID..HEAD`.
+    A branch is kept when TAG leaves unpushed commits: by `graft pull --strategy reset`, `graft
+    restore` or `graft switch`. Read one with `branch:ID` as a commit, as in `graft diff TAG
+    branch:ID..HEAD`.
     """
     with opened() as engine:
         emit_list(engine.branches(tag), as_json=as_json, if_empty="")

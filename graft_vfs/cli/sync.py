@@ -129,17 +129,25 @@ def fetch(tag: str, as_json: bool) -> None:
         emit(done, as_json=as_json)
 
 
-@command("pull", "graft pull main")
+@command("pull", "graft pull main", "graft pull main --strategy reset")
 @tag_argument
+@click.option(
+    "--strategy",
+    metavar="reset|fork",
+    help="Follow the remote, and keep unpushed commits as a branch, or make them a new volume.",
+)
 @json_option
-def pull(tag: str, as_json: bool) -> None:
+def pull(tag: str, strategy: str | None, as_json: bool) -> None:
     """Fetch, and move the volume to the newest remote commit.
 
-    A volume with unpushed commits does not move if the log has new ones.
+    A volume with unpushed commits has diverged if the log has new ones. It does not move without a
+    strategy. With reset, `graft branches` lists what it had, and `graft switch` goes back to that.
+    With fork, that gets a tag of its own, such as TAG-fork-4CHJ2x, and the next push of that tag
+    publishes it on a log of its own.
     """
     with opened() as engine:
         with progress("Reading commits", engine) as show:
-            done = engine.pull(tag, progress=show)
+            done = engine.pull(tag, strategy=strategy, progress=show)
         emit(done, as_json=as_json)
 
 

@@ -32,6 +32,6 @@ ELSEWHERE = {
     "merge": "`graft pull TAG` follows the remote; `graft help two-writers` explains divergence",
     "rebase": "`graft pull TAG` follows the remote; `graft help two-writers` explains divergence",
     "replicate": "`graft push TAG` publishes commits; `graft help operations` explains autosync",
-    "reset": "`graft checkout TAG COMMIT` shows an earlier commit; see `graft help history`",
+    "reset": "`graft pull TAG --strategy reset` follows the remote; see `graft help history`",
 }
 """Commands of other programs that have no like here, and what does their work."""

@@ -86,6 +86,7 @@ class Daemon:
             clock,
             push_only=push_only,
             wait_seconds=WAIT_SECONDS if interval_seconds is None else 0.0,
+            strategy=engine.config.strategy(),
         )
         counters = engine.logs.counters
         self._autosync = Autosync(

@@ -29,6 +29,7 @@ from graft_vfs.local import layout
 from graft_vfs.local.head import look
 from graft_vfs.metrics import VolumeMetrics
 from graft_vfs.pages import RemoteLsn
+from graft_vfs.reports import Status
 from graft_vfs.sync.push import diverged
 from graft_vfs.volume.context import Context, Opened
 
@@ -78,7 +79,9 @@ class Syncs:
         *,
         push_only: bool,
         wait_seconds: float,
+        strategy: str | None = None,
     ) -> None:
+        self._strategy = strategy
         self.tags: Mapping[VolumeId, str] = {}
         self._context = context
         self._remotes = remotes
@@ -147,10 +150,9 @@ class Syncs:
         try:
             found = status_of(context, opened)
             if is_diverged(context, opened, found):
-                newest = RemoteLsn(found.base_lsn + found.behind)
-                raise diverged(found.remote, found.base_lsn, newest)
-            if needs_push(found):
-                self._push(opened, is_last=is_last)
+                self._resolve(opened, found, only_push=only_push)
+            elif needs_push(found):
+                self._push_or_resolve(opened, only_push=only_push, is_last=is_last)
             elif not only_push:
                 self._pull(opened)
         finally:
@@ -171,6 +173,15 @@ class Syncs:
         """Enclose requests to the remote of a volume; see RemoteState.asked."""
         log_id = self._context.catalog.volume(volume).remote
         return self._remotes.of(self._context.logs.log(log_id).store).asked()
+
+    def _push_or_resolve(self, opened: Opened, *, only_push: bool, is_last: bool) -> None:
+        """Push; if this finds that the volume has diverged, resolve that."""
+        try:
+            self._push(opened, is_last=is_last)
+        except DivergedError:
+            if only_push or self._strategy is None:
+                raise
+            self._resolve(opened, status_of(self._context, opened), only_push=False)
 
     def _push(self, opened: Opened, *, is_last: bool) -> None:
         began = self._clock.seconds()
@@ -206,6 +217,25 @@ class Syncs:
                 lsn=done.lsn,
                 commits=done.commits,
                 seconds=round(self._clock.seconds() - began, 3),
+            )
+
+    def _resolve(self, opened: Opened, found: Status, *, only_push: bool) -> None:
+        """Follow the remote by the strategy; without one, raise DivergedError."""
+        if only_push or self._strategy is None:
+            newest = RemoteLsn(found.base_lsn + found.behind)
+            raise diverged(found.remote, found.base_lsn, newest)
+        with self._asked(opened.volume.id):
+            done = pull(self._context, opened, strategy=self._strategy)
+        if done.kept is not None or done.forked is not None:
+            self._log.note(
+                "resolved",
+                tag=opened.tag,
+                volume=opened.volume.id,
+                log=done.log,
+                lsn=done.lsn,
+                commits=done.local_commits,
+                branch=done.kept,
+                fork=done.forked,
             )
 
     def _note_failure(self, tag: str, volume: VolumeId, state: SyncState, error: Exception) -> None:

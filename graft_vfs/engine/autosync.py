@@ -15,8 +15,8 @@ Invariants:
     doubles, up to five minutes or two intervals; half of it is random.
  3. A diverged volume costs no request until the divergence is resolved.
 
-A crash leaves the same state as in `push` and `pull`; the next leader settles it. Autosync never
-resolves a divergence.
+A crash leaves the same state as in `push` and `pull`; the next leader settles it. Autosync resolves
+a divergence only by the strategy of the setting `on_divergence`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from graft_vfs.advice import Advice, Hint
 from graft_vfs.backoff import backoff
 from graft_vfs.counters import Counters
 from graft_vfs.errors import BusyError, DivergedError, GraftError, summary
@@ -332,9 +333,10 @@ class Autosync:
             return
         if task.has_diverged and not had_diverged:
             _logger.warning(
-                "%s has diverged from its log; autosync skips it until that is resolved "
-                "(the manual's page two-writers says how)",
+                "%s has diverged from its log; autosync skips it until that is resolved, by %s, or "
+                "by the setting on_divergence (the manual's page two-writers)",
                 self._title(task.volume),
+                Hint(Advice.PULL_RESET, " or ", Advice.PULL_FORK),
             )
         if is_failure:
             level = logging.WARNING if task.failures == 1 else logging.DEBUG

@@ -153,6 +153,11 @@ class Config:
     """The interval at which a Python program pushes and pulls automatically, from 1 to 86400
     seconds. Default `0`: only on demand. The command line never syncs automatically.
     """
+    on_divergence: str = "stop"
+    """What autosync and the daemon do with a volume that has diverged: `"reset"` keeps the local
+    commits as a branch and follows the remote, `"fork"` makes them a new volume. Default `"stop"`:
+    the volume is skipped, without requests, until the divergence is resolved.
+    """
     allow_file_systems: tuple[str, ...] = ()
     """Types of file systems, as in `/proc/self/mountinfo`, to allow for the data directory or an
     `fs` remote although they are refused by default (`"nfs4, fuse.sshfs"`, or a list). This is safe
@@ -162,6 +167,10 @@ class Config:
     that way. Default: none.
     """
     remote: RemoteConfig = field(default_factory=RemoteConfig)
+
+    def strategy(self) -> str | None:
+        """Return the strategy of `on_divergence`; None for "stop"."""
+        return None if self.on_divergence == "stop" else self.on_divergence
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Config:
@@ -474,6 +483,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "log_file": ("a path", _path),
     "make_default": ("true or false", _switch),
     "allow_file_systems": ("a list of types of file systems", _names),
+    "on_divergence": ('"stop", "reset" or "fork"', _one_of("stop", "reset", "fork")),
     "autosync": (f"0, or a number of seconds from 1 to {AUTOSYNC_SECONDS_MAX}", _autosync),
 }
 # Keys of which this version has only the default: another value would promise what is not there.

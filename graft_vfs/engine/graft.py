@@ -276,13 +276,25 @@ class Graft(ReadingEngine):
             remote = self.catalog.volume(volume.id).remote
             return fetch_log(self.logs, remote, progress=progress)
 
-    def pull(self, tag: str | Opened, *, progress: Progress | None = None) -> Pulled:
+    def pull(
+        self,
+        tag: str | Opened,
+        *,
+        strategy: str | None = None,
+        progress: Progress | None = None,
+    ) -> Pulled:
         """Fetch and fast-forward; one request if nothing is new.
 
         Raises DivergedError, and moves nothing, if the volume has local commits and the log has
-        new ones.
+        new ones. With a strategy it follows the log then: `reset` keeps the local commits as a
+        branch, and `fork` makes them a new volume on a log of its own, under a tag of its own.
+        Nothing is fetched for either. Raises UsageError for another strategy, WriterBusyError.
         """
-        return syncing.pull(self.context, self._opened(tag), progress)
+        done = syncing.pull(self.context, self._opened(tag), progress, strategy)
+        made = None if done.forked is None else self.catalog.tag_volume(done.forked)
+        if made is not None:
+            self.volume(made)  # So that autosync syncs it.
+        return done
 
     def push(
         self,

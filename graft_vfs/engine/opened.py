@@ -59,7 +59,8 @@ class OpenEngine:
     def _start_autosync(self) -> None:
         """Sync from now on what is opened, if that is configured."""
         if self.config.autosync and self.writable and self._autosync is None:
-            sync = functools.partial(syncing.sync_one, self.context)
+            strategy = self.config.strategy()
+            sync = functools.partial(syncing.sync_one, self.context, strategy=strategy)
             interval = self.config.autosync
             self._autosync = Autosync(
                 sync,

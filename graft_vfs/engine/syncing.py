@@ -23,7 +23,7 @@ from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
 from graft_vfs.store.base import Sent
 from graft_vfs.store.none import NoStore
-from graft_vfs.sync import naming
+from graft_vfs.sync import naming, strategies
 from graft_vfs.sync import pull as pulling
 from graft_vfs.sync import push as pushing
 from graft_vfs.sync.fetch import fetch_log
@@ -92,10 +92,16 @@ def _note_error(context: Context, volume: Volume, error: GraftError | None) -> N
         )
 
 
-def pull(context: Context, opened: Opened, progress: Progress | None = None) -> pulling.Pulled:
-    """Fetch and fast-forward; see `sync.pull`."""
+def pull(
+    context: Context,
+    opened: Opened,
+    progress: Progress | None = None,
+    strategy: str | None = None,
+) -> pulling.Pulled:
+    """Fetch and fast-forward, or resolve a divergence by a strategy; see `sync.pull`."""
+    chosen = None if strategy is None else strategies.strategy(strategy)
     with syncing(context, opened.volume):
-        done = pulling.pull(context, opened, progress=progress)
+        done = pulling.pull(context, opened, progress=progress, strategy=chosen)
     context.volumes.hydrate(opened.volume)
     return done
 
@@ -152,10 +158,13 @@ def is_diverged(context: Context, opened: Opened, status: Status) -> bool:
     return is_open_question and not recognise(context, opened.volume)
 
 
-def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome:
+def sync_one(
+    context: Context, volume_id: VolumeId, *, is_last: bool, strategy: str | None = None
+) -> Outcome:
     """Do one run of autosync: push if there are local commits, else pull.
 
-    One request for a small push, or if nothing is new. A closed volume is only pushed.
+    One request for a small push, or if nothing is new. A closed volume is only pushed. A volume
+    that is known to have diverged is pulled with `strategy`, if there is one, and else skipped.
     """
     tags = context.catalog.volume_tags(volume_id)
     if not tags:
@@ -163,13 +172,13 @@ def sync_one(context: Context, volume_id: VolumeId, *, is_last: bool) -> Outcome
     is_open = context.volumes.is_open(volume_id)
     opened = Opened(tags[0], context.volumes.look(volume_id))
     status = status_of(context, opened)
+    chosen = strategy if is_open and not is_last else None
     if is_diverged(context, opened, status):
-        return Outcome.DIVERGED if is_open else Outcome.CLOSED
-    if needs_push(status):
-        # A push by another process is equivalent, except for commits that follow it.
-        pushed = push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
-        if pushed.claimed and not is_last and pushed.lsn % STEP == 0:
-            _compact_if_due(context, opened)
+        if chosen is None:
+            return Outcome.DIVERGED if is_open else Outcome.CLOSED
+        pull(context, opened, strategy=chosen)
+    elif needs_push(status):
+        _push_or_resolve(context, opened, chosen, is_last=is_last)
     elif is_open and not is_last:
         if _may_have_news(context, status.remote):
             pull(context, opened)
@@ -184,6 +193,24 @@ def _compact_if_due(context: Context, opened: Opened) -> None:
         compaction.maintain(context, opened, only_if_due=True)
     except GraftError as error:
         _logger.warning("the log of %s was not compacted: %s", opened.tag, error)
+
+
+def _push_or_resolve(
+    context: Context, opened: Opened, strategy: str | None, *, is_last: bool
+) -> None:
+    """Push; if this finds that the volume has diverged, pull with the strategy, if there is one.
+
+    A push by another process is equivalent, except for commits that follow it.
+    """
+    try:
+        pushed = push(context, opened, wait_seconds=FLUSH_SECONDS if is_last else 0.0)
+    except DivergedError:
+        if strategy is None:
+            raise
+        pull(context, opened, strategy=strategy)
+    else:
+        if pushed.claimed and not is_last and pushed.lsn % STEP == 0:
+            _compact_if_due(context, opened)
 
 
 def has_news(context: Context, volume_id: VolumeId) -> bool:

@@ -6,18 +6,17 @@ import logging
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Audience, Worded
-from graft_vfs.errors import BusyError, LocalStorageError, NotFoundError
+from graft_vfs.errors import BusyError, NotFoundError
 from graft_vfs.history.names import find_kept
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local.catalog.rows import Departure, KeptBranch
-from graft_vfs.local.messages import Messages
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.reports import Report, age_text, commits_text, size_text
 from graft_vfs.sync.fetch import require_view
 from graft_vfs.sync.settle import settle_pending
 from graft_vfs.volume import kept as keeping
 from graft_vfs.volume.context import Context, Opened
-from graft_vfs.volume.switching import Candidate, remove_unused_files, switch
+from graft_vfs.volume.switching import remove_unused_files, switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -152,7 +151,7 @@ def switch_to(context: Context, opened: Opened, text: str) -> SwitchedBranch:
             raise BusyError(
                 f"another process has moved or is pushing volume {volume.id}", next_step="try again"
             )
-        _copy_messages(volume, candidate, found)
+        keeping.copy_messages(volume, found, volume, candidate)
         remove_unused_files(volume)
     row = candidate.row
     done = SwitchedBranch(
@@ -167,17 +166,6 @@ def switch_to(context: Context, opened: Opened, text: str) -> SwitchedBranch:
     )
     _logger.info("volume %s: %s", volume.id, done)
     return done
-
-
-def _copy_messages(volume: Volume, candidate: Candidate, kept: KeptBranch) -> None:
-    """Give the copies of commits the messages of these; a failure loses only messages."""
-    messages = Messages(volume.directory)
-    first = min(branch.first_lsn for branch in volume.catalog.branches(volume.id))
-    try:
-        for lsn, message in messages.within(kept.branch.first_lsn, kept.last_lsn):
-            messages.add(keeping.copied_lsn(candidate, kept, lsn), message, first=first)
-    except LocalStorageError as error:
-        _logger.warning("messages of branch %s are not kept: %s", candidate.row.id, error)
 
 
 def remove(opened: Opened, text: str) -> RemovedBranch:

@@ -19,10 +19,11 @@ from graft_vfs.ids import LogId
 from graft_vfs.local.catalog import descriptor
 from graft_vfs.sync import naming
 from graft_vfs.sync.clone import clone_base
-from graft_vfs.sync.pull import move
 from graft_vfs.sync.sources import find_source, known_log, look_up, place, remote_url
+from graft_vfs.sync.strategies import follow
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
+from graft_vfs.volume.switching import switch
 from graft_vfs.volume.volume import Volume
 
 _logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def join(context: Context, opened: Opened, *, name: str) -> None:
                 catalog.describe(
                     volume.id, lambda wanted: descriptor.write(volume.directory, wanted)
                 )
-                move(context, volume, log_id, newest)
+                switch(volume, follow(context, volume, log_id, newest), synced=True)
                 _logger.info("tag %r: empty volume %s is now a clone of %s", tag, volume.id, log_id)
                 return
     remote = catalog.volume(volume.id).remote

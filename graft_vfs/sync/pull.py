@@ -1,39 +1,46 @@
-"""Pull: fetch, then move an unchanged volume to the newest remote commit."""
+"""Pull: fetch, then move a volume to the newest remote commit.
+
+A volume with local commits that the log lacks has diverged if the log has new ones. It is moved
+only with a strategy, which says where the local commits go; see `strategies`.
+"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from graft_vfs.errors import (
-    CommitOutcomeUnknownError,
-    PageSizeError,
-    StoreError,
-    StoreUnavailableError,
-)
+from graft_vfs.errors import CommitOutcomeUnknownError, StoreError, StoreUnavailableError
 from graft_vfs.ids import LogId
+from graft_vfs.local.catalog import descriptor
+from graft_vfs.local.catalog.rows import Departure
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Report, commits_text
-from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.push import diverged
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.sync.settle import WAIT_SECONDS, settle_pending
+from graft_vfs.sync.strategies import Divergence, Resolve, follow
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.snapshot import Snapshot
-from graft_vfs.volume.switching import prepare, switch
-from graft_vfs.volume.volume import Volume
+from graft_vfs.volume.switching import switch
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pulled(Report):
-    """The result of a pull: the branch's base as an LSN, `before` and now."""
+    """The result of a pull: the branch's base as an LSN, `before` and now.
+
+    If a strategy has resolved a divergence, `local_commits` are on the kept branch `kept`, or in a
+    new volume under the tag `forked`.
+    """
 
     log: LogId
     before: RemoteLsn
     lsn: RemoteLsn
+    local_commits: int = 0
+    kept: LogId | None = None
+    forked: str | None = None
 
     @property
     def commits(self) -> int:
@@ -43,9 +50,14 @@ class Pulled(Report):
     def __str__(self) -> str:
         if not self.commits:
             return f"Already up to date with remote log {self.log} (LSN {self.lsn})."
-        return (
+        text = (
             f"Pulled {commits_text(self.commits)} of remote log {self.log}, now at LSN {self.lsn}."
         )
+        if self.kept is not None:
+            text += f"\n{commits_text(self.local_commits)} kept as branch {self.kept}."
+        if self.forked is not None:
+            text += f"\n{commits_text(self.local_commits)} moved to the new volume {self.forked}."
+        return text
 
 
 def pull(
@@ -54,14 +66,15 @@ def pull(
     *,
     progress: Progress | None = None,
     wait_seconds: float = WAIT_SECONDS,
+    strategy: Resolve | None = None,
 ) -> Pulled:
     """Fast-forward the volume. One request if nothing is new.
 
     A push of unknown outcome is settled first, and the tag becomes the ref of its log if that has
     none. If another local process or thread is still pushing, this waits for it, and raises
     BusyError after `wait_seconds`. `progress` counts commits. Raises DivergedError, and moves
-    nothing, if the volume has local commits and the log has new ones; ReadOnlyError, even if
-    nothing is new.
+    nothing, if the volume has local commits and the log has new ones, unless a `strategy` says
+    what becomes of them, which sends no request; ReadOnlyError, even if nothing is new.
     """
     catalog, volume = context.catalog, opened.volume
     catalog.require_writable()
@@ -81,12 +94,34 @@ def pull(
             if newest <= base:
                 return Pulled(remote, base, base)
             if snapshot.lsn < branch.first_lsn and (branch.log_id == remote or not branch.base):
-                move(context, volume, remote, newest)
+                switch(volume, follow(context, volume, remote, newest), synced=True)
                 pulled = Pulled(remote, base, newest)
                 _logger.info("volume %s: %s", volume.id, pulled)
                 return pulled
-            if not is_pushing and not recognise(context, volume):
+            if is_pushing or recognise(context, volume):
+                continue
+            if strategy is None:
                 raise diverged(remote, base, newest)
+            found = strategy(Divergence(context, opened, snapshot, remote, newest))
+            # Not if another process has settled or begun a push meanwhile.
+            if switch(volume, found.candidate, synced=True, departure=found.departure):
+                pulled = _resolved(context, snapshot, Pulled(remote, base, newest), found.departure)
+                _logger.info("volume %s: %s", volume.id, pulled)
+                return pulled
+
+
+def _resolved(context: Context, snapshot: Snapshot, pulled: Pulled, departure: Departure) -> Pulled:
+    """Return the report on a divergence that is resolved; describe the volume that was made."""
+    if departure.tag is not None:
+        made = departure.tag[1]
+        directory = context.directory_of(made)
+        context.catalog.describe(made, lambda wanted: descriptor.write(directory, wanted))
+    return replace(
+        pulled,
+        local_commits=snapshot.local_commits,
+        kept=None if departure.kept is None else departure.kept.id,
+        forked=None if departure.tag is None else departure.tag[0],
+    )
 
 
 def _settle_if_possible(context: Context, opened: Opened, wait_seconds: float) -> None:
@@ -108,23 +143,3 @@ def _base(snapshot: Snapshot, remote: LogId) -> RemoteLsn:
     """Return the remote LSN that a snapshot is based on, 0 for none."""
     branch = snapshot.branch.row
     return branch.base if branch.log_id == remote else NO_LSN
-
-
-def move(context: Context, volume: Volume, log_id: LogId, lsn: RemoteLsn) -> None:
-    """Make a new empty branch on LSN `lsn` of a log current; the caller holds the writer lock."""
-    snapshot = volume.begin()
-    view = context.logs.log_view(log_id, lsn)
-    if snapshot.page_count and snapshot.page_size != view.page_size:
-        raise PageSizeError(
-            f"log {log_id} has pages of {view.page_size} bytes, the volume of {snapshot.page_size}",
-            next_step="clone the log under another tag",
-        )
-    candidate = prepare(
-        snapshot.branch.row,
-        log_id=log_id,
-        base=lsn,
-        counter=(snapshot.counter + 1) & COUNTER_MAX,
-        through=snapshot.lsn,
-        end=snapshot.end,
-    )
-    switch(volume, candidate, synced=True)

@@ -266,12 +266,9 @@ def diverged(log_id: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError
         f"the volume has local commits on remote LSN {base}, but log {log_id} is at {newest}: "
         "they have diverged; nothing was moved and nothing is lost",
         next_step=Hint(
-            "run ",
-            Advice.FORK_AS,
-            " to keep the local commits on a new log, or ",
-            Advice.EXPORT,
-            " to keep the content; then ",
-            Advice.CLONE_OVER(LOG=log_id),
-            " follows the remote",
+            "follow the remote, and keep the local commits as a branch with ",
+            Advice.PULL_RESET,
+            ", or as a new volume with ",
+            Advice.PULL_FORK,
         ),
     )

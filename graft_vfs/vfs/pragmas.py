@@ -45,9 +45,11 @@ Each pragma with its effect, its result and its requests:
         Requests: 0 if the commit is known.
     graft_fetch
         Fetch the log's new commits; no volume moves. Requests: 1 if nothing is new.
-    graft_pull
-        Fetch, and move a volume without local commits to the newest commit; a diverged volume does
-        not move and gives an error. Requests: 1 if nothing is new.
+    graft_pull [= "reset" or "fork"]
+        Fetch, and move a volume without local commits to the newest commit. A diverged volume does
+        not move and gives an error, unless a strategy says what becomes of its local commits: with
+        reset they are kept as a branch, with fork they become a new volume. Requests: 1 if nothing
+        is new.
     graft_prepare
         Prepare a new connection so that `PRAGMA journal_mode=TRUNCATE; PRAGMA
         writable_schema=RESET`, run immediately afterwards, read no page; `connect` and the
@@ -195,13 +197,7 @@ def _refuse_inside_write(file: SnapshotFile) -> None:
 
 def _pull(engine: Graft, file: SnapshotFile, value: str | None) -> str:
     _refuse_inside_write(file)
-    if value:
-        raise UsageError(
-            f"this version has no strategy {value!r} for a diverged volume",
-            next_step="use graft_pull without a value, and graft_fork or graft_export to keep "
-            "local commits",
-        )
-    return str(engine.pull(file.opened))
+    return str(engine.pull(file.opened, strategy=value or None))
 
 
 def _import(engine: Graft, file: SnapshotFile, value: str | None) -> str:

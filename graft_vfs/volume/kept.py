@@ -14,10 +14,16 @@ import logging
 import time
 from collections.abc import Callable
 
-from graft_vfs.errors import CorruptLogError, GraftError, HistoryMismatchError
+from graft_vfs.errors import (
+    CorruptLogError,
+    GraftError,
+    HistoryMismatchError,
+    LocalStorageError,
+)
 from graft_vfs.ids import LogId
 from graft_vfs.local.branch_log import BranchLog
 from graft_vfs.local.catalog.rows import BranchRow, KeptBranch
+from graft_vfs.local.messages import Messages
 from graft_vfs.pages import LocalLsn, RemoteLsn
 from graft_vfs.sqlite_format.header import COUNTER_MAX
 from graft_vfs.view.remote_view import RemoteView
@@ -146,6 +152,20 @@ def release(volume: CurrentBranch, branch: LogId) -> bool:
 def copied_lsn(candidate: Candidate, kept: KeptBranch, lsn: LocalLsn) -> LocalLsn:
     """Return the LSN that a commit of a kept branch has as a commit of a copy."""
     return LocalLsn(lsn - kept.branch.first_lsn + candidate.row.first_lsn)
+
+
+def copy_messages(
+    source: CurrentBranch, kept: KeptBranch, target: CurrentBranch, candidate: Candidate
+) -> None:
+    """Give the copies of commits the messages of these; a failure loses only messages."""
+    messages = Messages(target.directory)
+    first = min(branch.first_lsn for branch in target.catalog.branches(target.id))
+    found = Messages(source.directory).within(kept.branch.first_lsn, kept.last_lsn)
+    try:
+        for lsn, message in found:
+            messages.add(copied_lsn(candidate, kept, lsn), message, first=first)
+    except LocalStorageError as error:
+        _logger.warning("messages of branch %s are not kept: %s", candidate.row.id, error)
 
 
 def _log_of(volume: CurrentBranch, row: BranchRow) -> BranchLog:

@@ -108,10 +108,10 @@ def test_a_next_step_names_the_tag_of_the_command(pushed):
     tag = "'it'\"'\"'s'"
     for verb in ("push", "pull"):
         step = pushed.fails(5, verb, "it's").splitlines()[1]
-        assert f"run `graft fork {tag} COPY` to keep the local commits" in step
-        assert f"then `graft clone {log} {tag} --force` follows the remote" in step
+        assert f"as a branch with `graft pull {tag} --strategy reset`" in step
+        assert f"as a new volume with `graft pull {tag} --strategy fork`" in step
     status = pushed.ok("status", "it's")
-    assert f"(use `graft fork {tag} COPY` or `graft export {tag} FILE` to keep" in status
+    assert f"(use `graft pull {tag} --strategy reset` to follow the remote and keep" in status
     pushed.ok("fork", "it's", "kept")
     pushed.ok("clone", log, "it's", "--force")
     assert pushed.sql("it's", "SELECT v FROM t WHERE v IN ('ours', 'theirs')") == [("ours",)]

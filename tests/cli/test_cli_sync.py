@@ -43,7 +43,7 @@ def test_a_diverged_database_is_exit_code_5_with_a_hint(cli):
         result = cli.run("sync", "--json")
     diverged, stopped = map(json.loads, result.stdout.splitlines())
     assert (result.exit_code, diverged["event"], diverged["tag"]) == (5, "diverged", "shop")
-    assert "graft fork" in diverged["hint"]
+    assert "graft pull TAG --strategy reset" in diverged["hint"]
     assert (stopped["left"], stopped["tags"], stopped["level"]) == (1, "shop", "error")
 
 

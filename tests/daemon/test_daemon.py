@@ -46,10 +46,12 @@ class Jumping(Clock):
 class Watched:
     """A machine, its daemon, and the events of that."""
 
-    def __init__(self, data_dir: Path, root: Path, **options) -> None:
+    def __init__(
+        self, data_dir: Path, root: Path, *, on_divergence: str = "stop", **options
+    ) -> None:
         remote = RemoteConfig(type="fs", root=str(root))
         self.store = FaultyStore(remote.open())
-        self.machine = Replica(data_dir, remote, store=self.store)
+        self.machine = Replica(data_dir, remote, store=self.store, on_divergence=on_divergence)
         self.clock = Jumping()
         self.events: list[dict] = []
         self._told = threading.Condition()
@@ -264,6 +266,24 @@ def test_a_poll_that_finds_nothing_is_noted_as_a_check(watched):
     assert float(times[1]) > float(times[0])
 
 
+@pytest.mark.parametrize("strategy", ["reset", "fork"])
+def test_a_diverged_volume_is_resolved_by_the_strategy(watched, strategy):
+    theirs, ours = watched("theirs"), watched(on_divergence=strategy)
+    theirs.commit("main", 1)
+    theirs.machine.engine.push("main")
+    ours.machine.connect(remote="main").close()
+    ours.commit("main", 2)
+    theirs.commit("main", 3)
+    theirs.machine.engine.push("main")
+    told, _ = ours.round()
+    assert ("resolved", "main") in told
+    (event,) = (each for each in ours.events if each["event"] == "resolved")
+    assert event["commits"] == 1
+    assert ("branch" in event, "fork" in event) == (strategy == "reset", strategy == "fork")
+    assert ours.daemon.run_once() == []
+    assert ours.machine.engine.status("main").ahead == 0
+
+
 def test_named_tags_are_synced_and_no_others(watched):
     ours = watched(tags=("b",), push_only=True)
     for tag in "abc":
@@ -294,7 +314,7 @@ def test_a_diverged_volume_is_reported_once_and_costs_no_request(watched):
     told, _ = ours.round()
     assert told == [("diverged", "main"), ("pushed", "fine")]
     (event,) = (each for each in ours.events if each["event"] == "diverged")
-    assert "graft fork" in event["hint"]
+    assert "graft pull TAG --strategy reset" in event["hint"]
     for _ in range(3):
         assert ours.round() == ([], 0)
     (left,) = ours.daemon.run_once()

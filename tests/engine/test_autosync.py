@@ -247,6 +247,24 @@ def test_a_diverged_volume_is_synced_again_once_that_is_resolved(synced, other):
     assert not ours.engine.status("main").autosync.diverged
 
 
+@pytest.mark.parametrize("strategy", ["reset", "fork"])
+def test_a_strategy_is_applied_once_and_the_volume_is_synced_on(synced, other, strategy, caplog):
+    ours = synced(on_divergence=strategy)
+    connection = diverged(ours, other)
+    ours.tick()
+    assert found(connection) == [1, 3]
+    branches = ours.engine.branches("main")[1:]
+    forks = [each.tag for each in ours.engine.tags() if each.tag != "main"]
+    assert (len(branches), len(forks)) == ((1, 0) if strategy == "reset" else (0, 1))
+    place = {"tag": forks[0]} if forks else {"lsn": f"branch:{branches[0].branch}"}
+    assert found(ours.connect(**place)) == [1, 2]
+    assert not ours.engine.status("main").autosync.diverged
+    insert(connection, 4)
+    ours.tick()
+    assert ours.engine.status("main").ahead == 0
+    assert "skips it" not in caplog.text
+
+
 def test_after_failures_the_pause_doubles_and_after_a_good_run_it_is_the_interval(synced, caplog):
     ours = synced(wrap=FaultyStore)
     store = ours.engine.store

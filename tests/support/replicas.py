@@ -35,8 +35,11 @@ class Replica:
         executor: Executor | None = None,
         clock: Clock | None = None,
         autosync: float = 0.0,
+        on_divergence: str = "stop",
     ) -> None:
-        config = Config(data_dir=data_dir, remote=remote, autosync=autosync)
+        config = Config(
+            data_dir=data_dir, remote=remote, autosync=autosync, on_divergence=on_divergence
+        )
         self.engine = Graft(config, store=store, executor=executor, clock=clock)
         self.vfs = f"graft-test-{next(_numbers)}"
         self._file_system = FileSystem(self.engine, name=self.vfs)

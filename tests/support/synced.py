@@ -24,11 +24,19 @@ class Synced(Replica):
         root: Path,
         *,
         wrap: Callable[[ObjectStore], ObjectStore] | None = None,
+        on_divergence: str = "stop",
     ) -> None:
         self.clock = ManualClock()
         remote = RemoteConfig(type="fs", root=str(root))
         store = None if wrap is None else wrap(remote.open())
-        super().__init__(data_dir, remote, store=store, clock=self.clock, autosync=INTERVAL)
+        super().__init__(
+            data_dir,
+            remote,
+            store=store,
+            clock=self.clock,
+            autosync=INTERVAL,
+            on_divergence=on_divergence,
+        )
 
     def tick(self) -> StoreCounts:
         """Let an interval pass; returns what its run asked the store."""

@@ -390,9 +390,13 @@ class Catalog:
 
     def _depart(self, connection: apsw.Connection, volume: VolumeId, departure: Departure) -> bool:
         """Do what a departure says, inside a transaction; False if it is not possible now."""
-        released, kept = departure.released, departure.kept
+        released, kept, tag = departure.released, departure.kept, departure.tag
         if self.pending_push(volume) is not None:
             return False
+        if tag is not None:
+            if self.tag_volume(tag[0]) not in {None, tag[1]}:
+                return False
+            connection.execute("INSERT OR REPLACE INTO tags VALUES(?, ?)", (tag[0], tag[1].raw))
         if released is not None and not self.kept.remove(connection, volume, released):
             return False
         if kept is not None:

@@ -87,12 +87,13 @@ class KeptBranch:
 class Departure:
     """A switch to a branch that lacks local commits of the former one, which is `kept`.
 
-    With `kept` None it had none. `released` is the kept branch whose commits the new one has: it is
-    removed.
+    With `kept` None it had none, or `tag` is for another volume, which has them. `released` is the
+    kept branch whose commits the new one has: it is removed.
     """
 
     kept: KeptBranch | None
     released: LogId | None = None
+    tag: tuple[str, VolumeId] | None = None
 
 
 @dataclass(frozen=True, slots=True)
