@@ -148,11 +148,11 @@ def test_a_push_shows_what_the_remote_has(stand, columns):
         screen.until(r"Sending: 8\.0 MiB of 17\.\d MiB \(47%\)")
         gate.opened.set()
         assert screen.end() == 0
-    assert max(map(len, screen.lines()[:-1])) < columns
+    *progress, pushed, hint = screen.lines()
+    assert max(map(len, progress)) < columns
     # The line has gone when the result stands there.
-    assert re.fullmatch(
-        r"Pushed 2 commits as remote LSN 1 of log .*: .* 17\.\d MiB\.", screen.lines()[-1]
-    )
+    assert re.fullmatch(r"Pushed 2 commits as remote LSN 1 of log .*: .* 17\.\d MiB\.", pushed)
+    assert hint.startswith("hint: other machines get it with `graft clone")
     assert screen.text.rpartition(ERASE)[2].startswith("Pushed")
     assert not re.search(r"\x1b\[[0-9;]*m", screen.text)
 
