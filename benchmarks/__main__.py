@@ -23,7 +23,9 @@ from benchmarks.table import render
 from benchmarks.workspace import Options
 from graft_vfs import GraftError
 
-GROUPS = ("local", "constancy", "real", "memory", "open", "remote", "speedtest", "peers")
+GROUPS = (
+    "local", "constancy", "real", "memory", "open", "remote", "long_life", "speedtest", "peers",
+)  # fmt: skip
 _MODULES = {"open": "opening"}
 _FAILURES = (GraftError, PremiseError, apsw.Error, OSError, subprocess.SubprocessError)
 
