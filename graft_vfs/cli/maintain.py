@@ -24,7 +24,7 @@ def maintain(tag: str | None, every: bool, dry_run: bool, as_json: bool) -> None
     After many pushes, the pages of a database are in as many objects. This writes those of small
     objects, and of those that are mostly superseded, together into new ones. Readers need not stop,
     and nothing is deleted. It is good to run after some hundred pushes, for example from cron;
-    autosync does it by itself for databases of up to 64 MiB.
+    autosync does it by itself, with up to 64 MiB at once.
     """
     if (tag is not None) == every:
         raise UsageError("give a tag or --all", next_step="see `graft maintain --help`")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
+import sys
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -66,9 +67,14 @@ class _Share:
     pages: int
 
     @property
+    def dead(self) -> int:
+        """The number of pages that are not live."""
+        return self.source.origin.slots - self.pages
+
+    @property
     def is_mostly_dead(self) -> bool:
         """Return True if less than half of the source's pages are live."""
-        return self.pages * 2 < self.source.origin.slots
+        return self.pages < self.dead
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,9 +118,12 @@ def compact(
     roots: tuple[int, ...],
     spool: Path,
     dry_run: bool = False,
+    limit_bytes: int = sys.maxsize,
     progress: Progress | None = None,
 ) -> Compacted:
     """Compact the database of a log as of a known LSN; `roots` are those of its b-trees.
+
+    At most `limit_bytes` of stored images are rewritten.
 
     The table is published, and known here, on return. Requests: those of fetching the images that
     are not cached, one for each segment (more above 8 MiB), and one for the table. `progress`
@@ -122,7 +131,7 @@ def compact(
     """
     view = logs.log_view(log_id, lsn)
     shares = _shares(view)
-    chosen = _chosen(shares)
+    chosen = _chosen(shares, limit_bytes)
     found = Compacted(
         tag,
         log_id,
@@ -171,9 +180,9 @@ def maintain(
 ) -> Compacted | None:
     """Compact the remote log that a volume pushes to, and write the tables that it lacks.
 
-    With `only_if_due`, None is returned unless more than 64 objects hold the database's pages, or
-    most of what they hold is dead, and there are at most 64 MiB to write; it takes no request to
-    tell. Otherwise requests are those of a fetch, and of `compact`.
+    With `only_if_due`, at most 64 MiB are written, and None is returned unless that helps a
+    database whose pages are in more than 64 objects, or whose objects are mostly dead; it takes no
+    request to tell. Otherwise requests are those of a fetch, and of `compact`.
     """
     logs, log_id = context.logs, context.catalog.volume(opened.volume.id).remote
     if not only_if_due:
@@ -196,6 +205,7 @@ def maintain(
         roots=roots,
         spool=opened.volume.directory,
         dry_run=dry_run,
+        limit_bytes=_BY_ITSELF_BYTES_MAX if only_if_due else sys.maxsize,
         progress=progress,
     )
 
@@ -203,11 +213,20 @@ def maintain(
 def _is_due(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> bool:
     if not all(table.is_whole for table in logs.catalog.tables.all(log_id)):
         return False
-    shares = _shares(logs.log_view(log_id, lsn))
+    return _helps(_shares(logs.log_view(log_id, lsn)))
+
+
+def _helps(shares: list[_Share]) -> bool:
+    """Return True if autosync should compact these sources.
+
+    What it may take in must make a difference: each compaction also writes a complete table.
+    """
+    chosen = _chosen(shares, _BY_ITSELF_BYTES_MAX)
+    if len(shares) > SOURCES_MAX and len(chosen) * 2 > SOURCES_MAX:
+        return True
     slots = sum(share.source.origin.slots for share in shares)
-    is_half_dead = sum(share.pages for share in shares) * 2 < slots
-    size = sum(share.stored_bytes for share in _chosen(shares))
-    return 0 < size <= _BY_ITSELF_BYTES_MAX and (len(shares) > SOURCES_MAX or is_half_dead)
+    dead, freed = (sum(share.dead for share in each) for each in (shares, chosen))
+    return dead * 2 > slots and freed * 2 > dead
 
 
 def _shares(view: LogView) -> list[_Share]:
@@ -221,14 +240,20 @@ def _shares(view: LogView) -> list[_Share]:
     return sorted(shares, key=lambda share: share.stored_bytes)
 
 
-def _chosen(shares: list[_Share]) -> list[_Share]:
-    """Return the sources to rewrite, of sources that are sorted by size."""
+def _chosen(shares: list[_Share], limit_bytes: int = sys.maxsize) -> list[_Share]:
+    """Return the sources to rewrite, of sources that are sorted by size, within a limit."""
     smaller = itertools.accumulate((share.stored_bytes for share in shares), initial=0)
-    taken = 0
+    taken = size = 0
     for number, (share, total) in enumerate(zip(shares, smaller, strict=False)):
-        if share.stored_bytes <= _RATIO * total and share.stored_bytes < SEGMENT_BYTES_MAX:
-            taken = number + 1
-    return [*shares[:taken], *(share for share in shares[taken:] if share.is_mostly_dead)]
+        is_near = share.stored_bytes <= _RATIO * total and share.stored_bytes < SEGMENT_BYTES_MAX
+        if is_near and total + share.stored_bytes <= limit_bytes:
+            taken, size = number + 1, total + share.stored_bytes
+    chosen = shares[:taken]
+    for share in shares[taken:]:
+        if share.is_mostly_dead and size + share.stored_bytes <= limit_bytes:
+            chosen.append(share)
+            size += share.stored_bytes
+    return chosen
 
 
 def _pages_of(view: LogView, chosen: list[_Share]) -> BitMap:

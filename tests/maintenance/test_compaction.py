@@ -14,6 +14,7 @@ from graft_vfs.maintenance import compaction
 from graft_vfs.maintenance.page_order import ordered
 from graft_vfs.remote.tables import list_tables
 from graft_vfs.sqlite_format import btree
+from graft_vfs.volume.context import Opened
 from tests.support.replicas import Replica, rows
 
 
@@ -236,3 +237,60 @@ def test_small_sources_are_taken_up_to_the_last_that_is_not_much_larger(sizes, t
     assert compaction._chosen(shares) == shares[:taken]
     mostly_dead = [replace(share, pages=4) for share in shares]
     assert compaction._chosen(mostly_dead) == mostly_dead
+
+
+def _shares(*sizes: int, dead: int = 0) -> list[compaction._Share]:
+    """Sources of 16 pages with these stored bytes, sorted, of which so many pages are dead."""
+    source = SimpleNamespace(origin=SimpleNamespace(slots=16))
+    return [compaction._Share(source, size, 16 - dead) for size in sorted(sizes)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "expected"),
+    [
+        ([1] * 5 + [10], 100, 6),
+        ([1] * 5 + [10], 14, 5),
+        # One that is much larger than all before it waits for more.
+        ([1, 10, 10, 10], 20, 0),
+        ([1, 10, 10, 10], 100, 4),
+    ],
+)
+def test_a_limit_leaves_out_the_largest(sizes, limit, expected) -> None:
+    assert len(compaction._chosen(_shares(*sizes), limit)) == expected
+
+
+def test_autosync_begins_when_it_makes_a_difference() -> None:
+    mebibyte = 1 << 20
+    assert compaction._helps(_shares(*[1000] * 65))
+    assert not compaction._helps(_shares(*[1000] * 64))
+    # Large sources beside them are more than autosync takes at once, and do not stop it.
+    assert compaction._helps(_shares(*[1000] * 65, *[60 * mebibyte] * 40))
+    assert not compaction._helps(_shares(*[1000] * 20, *[60 * mebibyte] * 100))
+    assert compaction._helps(_shares(*[1000] * 10, dead=9))
+    # What is dead is in a source that autosync leaves alone.
+    large = _shares(100 * mebibyte, dead=9)
+    assert not compaction._helps([*_shares(*[1000] * 3), *large])
+
+
+def test_autosync_goes_on_when_what_it_wrote_has_grown(replicas, monkeypatch) -> None:
+    """The limit of one compaction does not end all later ones."""
+    monkeypatch.setattr(compaction, "_BY_ITSELF_BYTES_MAX", 150_000)
+    monkeypatch.setattr(compaction, "SOURCES_MAX", 8)
+    writer = replicas()
+    spread(writer, 0)
+    connection = writer.connect()
+    context = writer.engine.context
+    opened = Opened("main", writer.engine.open("main"))
+    random, most = Random(5), 0
+    for _ in range(90):
+        with connection:
+            for key in random.sample(range(1, 3001), 4):
+                connection.execute("UPDATE t SET b = hex(randomblob(60)) WHERE a = ?", (key,))
+        writer.engine.push("main")
+        compaction.maintain(context, opened, only_if_due=True)
+        log_id = writer.engine.status("main").remote
+        lsn, _ = context.catalog.newest_commit(log_id)
+        view = context.logs.log_view(log_id, lsn)
+        most = max(most, len({source for source, _ in view.frames()}))
+    assert most <= 30
+    assert rows(connection, "PRAGMA integrity_check") == [("ok",)]
