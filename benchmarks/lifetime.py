@@ -7,6 +7,7 @@ whole while any page of it is live.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import cast
@@ -15,8 +16,8 @@ from graft_vfs.format.frame import FRAME_PAGES
 from graft_vfs.maintenance.compaction import (
     _BY_ITSELF_BYTES_MAX,
     SEGMENT_BYTES_MAX,
-    SOURCES_MAX,
     _chosen,
+    _helps,
     _Share,
 )
 from graft_vfs.view.source import FrameSource
@@ -83,14 +84,13 @@ class Life:
 
     def compact(self, *, only_if_due: bool) -> int:
         """Compact, and return the number of pages that were rewritten."""
-        if only_if_due and not self._may_be_due():
-            return 0
         shares = sorted(
             (each.share() for each in self._objects), key=lambda each: each.stored_bytes
         )
-        chosen = _chosen(shares)
-        stored = sum(share.stored_bytes for share in chosen)
-        if not chosen or (only_if_due and stored > _BY_ITSELF_BYTES_MAX):
+        if only_if_due and not _helps(shares):
+            return 0
+        chosen = _chosen(shares, _BY_ITSELF_BYTES_MAX if only_if_due else sys.maxsize)
+        if not chosen:
             return 0
         taken = {id(cast("SimpleNamespace", share.source).simulated) for share in chosen}
         pages = [page for page, (each, _) in self._places.items() if id(each) in taken]
@@ -101,10 +101,6 @@ class Life:
         self.pages_rewritten += len(pages)
         self.compactions += 1
         return len(pages)
-
-    def _may_be_due(self) -> bool:
-        slots = sum(each.slots for each in self._objects)
-        return self.objects > SOURCES_MAX or len(self._places) * 2 < slots
 
     def amplification(self) -> float:
         """Return the pages that compactions wrote, relative to those that were pushed."""
