@@ -109,38 +109,43 @@ def build(
 
     No request without a segment. Frames are spooled to a temporary file in the directory `spool`,
     with at most `INLINE_BYTES_MAX` in memory. `progress` is called with the number of compressed
-    pages, `sent` as parts of the segment arrive. Raises LocalStorageError, StoreError, and the
-    errors of reading the source.
+    pages, `sent` as parts of the segment arrive. Raises LocalStorageError, StoreError, the errors
+    of reading the source, and, before anything is sent, UsageError for more than a header can name.
     """
     log, builder = context.logs.log(target.log_id), BodyBuilder()
     frames = frames_of(source, builder, progress)
     small, rest = _split(frames)
-    segment = None
+    segment = None if rest is None else SegmentId.new()
+
+    def sealed() -> CommitHeader:
+        return CommitHeader(
+            log_id=target.log_id,
+            lsn=target.lsn,
+            previous_hash=target.previous_hash,
+            parent_log=target.parent_log,
+            parent_lsn=target.parent_lsn,
+            page_size=source.page_size,
+            page_count=source.page_count,
+            change_counter=source.counter,
+            local_commits=min(source.local_commits, _LOCAL_COMMITS_MAX),
+            segment=segment,
+            writer=context.author.writer,
+            attempt=secrets.token_bytes(16),
+            time_ms=_time_ms(log.store, target.previous_ms),
+            author=context.author.name,
+            message=target.message,
+            grace_seconds=target.grace_seconds,
+            pages=builder.pages,
+            frames=builder.table,
+        ).sealed()
+
     if rest is not None:
-        segment = SegmentId.new()
+        assert segment is not None
         with spooled(spool, itertools.chain(small, rest)) as parts:
+            sealed()  # A commit that is too large is refused before anything of it is sent.
             log.write_segment(segment, parts, sent=sent)
         small = []
-    header = CommitHeader(
-        log_id=target.log_id,
-        lsn=target.lsn,
-        previous_hash=target.previous_hash,
-        parent_log=target.parent_log,
-        parent_lsn=target.parent_lsn,
-        page_size=source.page_size,
-        page_count=source.page_count,
-        change_counter=source.counter,
-        local_commits=min(source.local_commits, _LOCAL_COMMITS_MAX),
-        segment=segment,
-        writer=context.author.writer,
-        attempt=secrets.token_bytes(16),
-        time_ms=_time_ms(log.store, target.previous_ms),
-        author=context.author.name,
-        message=target.message,
-        grace_seconds=target.grace_seconds,
-        pages=builder.pages,
-        frames=builder.table,
-    ).sealed()
+    header = sealed()
     return BuiltCommit(header, b"".join((header.encode(), *small)))
 
 

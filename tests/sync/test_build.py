@@ -10,6 +10,8 @@ import apsw
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
+from graft_vfs.errors import UsageError
+from graft_vfs.format import commit as commit_format
 from graft_vfs.format.commit import NO_HASH, decode_header
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import CommitRow
@@ -175,3 +177,21 @@ def test_progress_counts_the_pages_of_full_frames(machine) -> None:
     pushed = machine.engine.push("main", progress=lambda done, total: told.append((done, total)))
     assert told == [(done, pushed.pages) for done in range(16, pushed.pages + 1, 16)]
     assert len(told) > 1
+
+
+def test_a_commit_of_too_many_pages_is_refused_before_anything_is_sent(
+    replicas, monkeypatch
+) -> None:
+    replica = replicas()
+    connection = replica.connect()
+    connection.execute("CREATE TABLE t(k)")
+    replica.engine.push("main")
+    connection.execute("INSERT INTO t VALUES(randomblob(2000000))")
+    before = replica.counts()
+    with monkeypatch.context() as patch:
+        patch.setattr(commit_format, "HEADER_BYTES_MAX", 500)
+        with pytest.raises(UsageError, match=r"a commit of \d+ pages needs a header"):
+            replica.engine.push("main")
+    sent = replica.counts() - before
+    assert (sent.put, sent.put_if_absent, sent.other) == (0, 0, 0)
+    assert replica.engine.push("main").claimed
