@@ -138,8 +138,9 @@ def test_the_memory_of_a_hydrate() -> None:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found) == len(frames)
-    # How full Python's hash table is makes the difference.
-    assert 100 <= held / len(frames) <= each_frame("memory of a hydrate, held at most")
+    # How full Python's hash table is makes the difference, and what memory it uses again.
+    most = each_frame("memory of a hydrate, held at most")
+    assert most / 2 <= held / len(frames) <= most
 
 
 def test_levels_of_a_table() -> None:
