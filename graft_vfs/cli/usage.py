@@ -77,6 +77,8 @@ def _show_disk(usage: DiskUsage) -> None:
     for line in table(("TAG", *_SIZES), rows, screen_width()):
         echo(line)
     for each in usage.volumes:
+        if each.kept_bytes:
+            echo(f"{each.name}: OTHER has {size_text(each.kept_bytes)} of kept branches")
         if each.problem is not None:
             echo(f"{each.name}: {each.problem}")
 

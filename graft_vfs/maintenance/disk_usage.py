@@ -24,8 +24,9 @@ class VolumeUsage(Report):
     """What a volume takes on disk.
 
     `alive_bytes` are the newest images of pages that local commits changed, `dead_bytes` the rest
-    of the branch files: superseded or pushed images, and space for the next commits. Both are None
-    if the volume cannot be read, which `problem` explains. `messages_bytes` are those of local
+    of the current branch file: superseded or pushed images, and space for the next commits. Both
+    are None if the volume cannot be read, which `problem` explains. `kept_bytes` are the files of
+    kept branches. `messages_bytes` are those of local
     commits.
     """
 
@@ -35,6 +36,7 @@ class VolumeUsage(Report):
     dead_bytes: int | None
     cache_bytes: int
     messages_bytes: int
+    kept_bytes: int
     total_bytes: int
     problem: str | None = None
 
@@ -91,21 +93,25 @@ def _usage(
 ) -> VolumeUsage:
     directory = context.directory_of(row.id)
     alive: int | None = None
+    dead: int | None = None
     problem = None
+    branch = sum(disk_bytes(path) for path in _branch_files(directory))
     try:
         with context.volumes.look(row.id).pinned() as snapshot:
             alive = len(snapshot.local_pages()) * snapshot.page_size
+            current = _size(directory / snapshot.branch.row.file)
+            dead = max(0, current - alive)
     except GraftError as error:
-        problem = str(error)
-    branch = sum(disk_bytes(path) for path in _branch_files(directory))
+        problem, current = str(error), branch
     cached = sum(disk_bytes(path) for path in _caches(context, row, counted))
     return VolumeUsage(
         row.id,
         tags,
         alive,
-        None if alive is None else max(0, branch - alive),
+        dead,
         cached,
         _size(directory / layout.MESSAGES),
+        branch - current,
         disk_bytes(directory) + cached if directory.exists() else cached,
         problem,
     )

@@ -14,6 +14,7 @@ from graft_vfs.local import layout
 from graft_vfs.local.catalog import catalog
 from graft_vfs.maintenance import leftovers
 from graft_vfs.sync import clone
+from graft_vfs.volume import kept
 from tests.support.children import child
 from tests.support.replicas import Replica, rows
 
@@ -186,6 +187,25 @@ def test_dead_images_go_on_request_before_they_go_by_themselves(machine) -> None
     assert rows(reader) == [(500,)]
     assert rows(connection) == [(501,)]
     machine.engine.push("main")
+
+
+def test_a_file_that_a_kept_branch_needs_is_not_compacted_on_request(machine) -> None:
+    connection = machine.connect("main")
+    connection.pragma("synchronous", "off")
+    connection.execute("CREATE TABLE t(x); INSERT INTO t VALUES(0)")
+    for _ in range(500):
+        connection.execute("UPDATE t SET x = x + 1")
+    volume = machine.engine.open("main")
+    with volume.writing() as snapshot:
+        kept.keep_copy(volume, snapshot, "test")
+    assert machine.engine.reclaim() == []
+    (usage,) = machine.engine.disk_usage("main").volumes
+    assert (usage.kept_bytes, usage.dead_bytes > 2_000_000) == (0, True)
+    volume.compact()  # As it happens by itself when most of the file is dead.
+    (usage,) = machine.engine.disk_usage("main").volumes
+    assert usage.kept_bytes > 2_000_000
+    assert usage.dead_bytes < 200_000
+    assert machine.engine.reclaim() == []
 
 
 def test_unused_pages_of_the_catalog_go(machine, monkeypatch) -> None:
