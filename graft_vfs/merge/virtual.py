@@ -1,9 +1,9 @@
 """Virtual tables in a merge.
 
 If only one side changed a virtual table, that side's shadow tables are taken, whatever its module.
-If both did, the rows are merged and the index is made from them: FTS5 with content is rebuilt, an
-R-Tree gets the rows of ours. Every other module keeps its data in a form of its own, and is refused
-by name; so is an FTS5 table without content, of which the text is not known.
+If both did, the rows are merged and the index is made from them: FTS3, FTS4 and FTS5 with content
+are rebuilt, an R-Tree gets the rows of ours. Every other module keeps its data in a form of its
+own, and is refused by name; so is a full-text table without content, as its text is not known.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from graft_vfs.merge.schema import SchemaMerge, TablePlan, module_of
 from graft_vfs.merge.sides import BASE, MAIN, OURS, THEIRS, Sides
 from graft_vfs.merge.table_merge import NORMAL
 
+_FULL_TEXT = {"fts3", "fts4", "fts5"}
 _R_TREES = {"rtree", "rtree_i32"}
 _NO_CONTENT = re.compile(r"\bcontent\s*=\s*(?:''|\"\"|``|\[\]|(?=[,)]))", re.IGNORECASE)
 _CONTENT = re.compile(r"\bcontent\s*=\s*['\"`\[]?([^'\"`\],)]+)", re.IGNORECASE)
 _MERGED_SHADOWS = ("content", "config")
-"""Of the shadow tables of FTS5, those that a rebuild reads."""
+"""Of the shadow tables of full-text tables, those that a rebuild reads."""
 
 
 @dataclass(slots=True)
 class VirtualPlan:
-    """What is merged for virtual tables: shadow tables as tables, R-Trees, FTS5 to rebuild."""
+    """What is merged for virtual tables: shadow tables as tables, R-Trees, indexes to rebuild."""
 
     tables: list[TablePlan] = field(default_factory=list)
     r_trees: list[str] = field(default_factory=list)
@@ -59,7 +60,7 @@ class VirtualMerge:
         shadows = sorted(s for s, owner in self._schema.shadows.items() if owner == item.name)
         ours, theirs = self._changed(OURS, shadows), self._changed(THEIRS, shadows)
         module = module_of(item.sql)
-        outside = _outside_content(item.sql) if module == "fts5" else None
+        outside = _outside_content(item.sql) if module in _FULL_TEXT else None
         if outside is not None and (ours or theirs):
             # Its text may come from rows of both sides.
             if all(
@@ -73,14 +74,14 @@ class VirtualMerge:
             return
         elif not theirs:
             plan.tables += [TablePlan(name, NORMAL) for name in shadows]
-        elif module == "fts5" and not _NO_CONTENT.search(item.sql):
+        elif module in _FULL_TEXT and not _NO_CONTENT.search(item.sql):
             kept = {f"{item.name}_{suffix}" for suffix in _MERGED_SHADOWS}
             plan.tables += [TablePlan(name, NORMAL) for name in shadows if name in kept]
             plan.rebuilds.append(item.name)
         elif module in _R_TREES:
             plan.r_trees.append(item.name)
         else:
-            what = "without content" if module == "fts5" else "of this module"
+            what = "without content" if module in _FULL_TEXT else "of this module"
             self._schema.conflict(
                 ("table", item.name),
                 f"both sides changed it, and a virtual table {what} ({module}) cannot be merged",
@@ -107,7 +108,7 @@ class VirtualMerge:
                 )
 
     def rebuild(self, name: str) -> None:
-        """Make the index of an FTS5 table from its content."""
+        """Make the index of a full-text table from its content."""
         table = quoted(name)
         try:
             self._connection.execute(f"INSERT INTO main.{table}({table}) VALUES('rebuild')")
@@ -151,7 +152,7 @@ def r_tree_changes(tables: Tables, name: str, columns: Columns) -> Iterator[RowC
 
 
 def _outside_content(sql: str) -> str | None:
-    """Return the table whose rows an FTS5 table indexes, if they are not its own."""
+    """Return the table whose rows a full-text table indexes, if they are not its own."""
     if _NO_CONTENT.search(sql):
         return None
     found = _CONTENT.search(sql)

@@ -44,6 +44,18 @@ def test_an_index_that_both_sides_changed_is_rebuilt(merge):
     )
 
 
+@pytest.mark.parametrize("module", ["fts3(x, y)", "fts4(x, y)", "fts4(x, y, content='doc')"])
+def test_older_full_text_tables_are_rebuilt_too(merge, module):
+    base = f"CREATE TABLE doc(x, y); CREATE VIRTUAL TABLE f USING {module};"
+    row = (
+        "INSERT INTO doc(rowid, x) VALUES({0}, '{1}'); INSERT INTO f(docid, x) VALUES({0}, '{1}');"
+    )
+    result = merge(base + row.format(1, "one"), row.format(10, "ours"), row.format(11, "theirs"))
+    assert result.report.rebuilt == ("f",)
+    for word, key in (("one", 1), ("ours", 10), ("theirs", 11)):
+        assert result.rows(f"SELECT docid FROM f WHERE f MATCH '{word}'") == [(key,)]
+
+
 def test_rows_of_an_index_conflict_like_others_and_get_fresh_keys(merge):
     sides = "INSERT INTO f VALUES('ours', 2)", "INSERT INTO f VALUES('theirs', 3)"
     assert merge(OWN, *sides).conflicts() == ["insert/insert of f_content(id=2) in c0, c1"]
@@ -87,13 +99,16 @@ def test_an_index_that_one_side_changed_is_carried(merge, declaration, is_ours):
     [
         ("fts5(x, content='')", "without content (fts5) cannot be merged"),
         ('fts5(x, content="", columnsize=0)', "without content (fts5) cannot be merged"),
-        ("fts4(x)", "of this module (fts4) cannot be merged"),
-        ("fts3(x)", "of this module (fts3) cannot be merged"),
+        ('fts4(content="", x)', "without content (fts4) cannot be merged"),
+        ("geopoly(x)", "of this module (geopoly) cannot be merged"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_by_name(merge, declaration, why):
     base = f"CREATE VIRTUAL TABLE f USING {declaration}"
-    sides = "INSERT INTO f(rowid, x) VALUES(1, 'a')", "INSERT INTO f(rowid, x) VALUES(2, 'b')"
+    column, value = "x", "'a'"
+    if "geopoly" in declaration:
+        column, value = "_shape", "'[[0,0],[1,0],[1,1],[0,0]]'"
+    sides = [f"INSERT INTO f(rowid, {column}) VALUES({key}, {value})" for key in (1, 2)]
     for policy in (Resolution.ABORT, Resolution.OURS):
         result = merge(base, *sides, policy=policy)
         (conflict,) = result.conflicts()
