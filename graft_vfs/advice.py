@@ -80,6 +80,7 @@ class Advice(enum.Enum):
     PULL_RESET = "graft_pull = 'reset'", "pull TAG --strategy reset", "pull(TAG, strategy='reset')"
     PUSH = "graft_push", "push TAG", "push(TAG)"
     PUSH_AS = "graft_push_as = NAME", "push TAG --as NAME", "push(TAG, name=NAME)"
+    REBASE = None, "rebase TAG", "rebase(TAG)"
     REMOVE_BRANCH = None, "branch rm TAG BRANCH", "remove_branch(TAG, BRANCH)"
     REMOVE_NAME = None, "tag TAG NAME --delete", "remove_name(TAG, NAME)"
     REMOVE_TAG = None, "rm TAG", "remove_tag(TAG)"

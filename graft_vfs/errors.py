@@ -213,7 +213,7 @@ class DivergedError(ConflictError):
     """The volume and its log both have commits that the other lacks.
 
     How to see it: after `graft fetch TAG`, `graft status TAG` shows both counts above 0.
-    Next step: fork or export the local state, then clone the log again.
+    Next step: `graft rebase TAG`; or fork or export the local state, then clone the log again.
     """
 
 

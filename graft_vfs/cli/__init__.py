@@ -12,8 +12,8 @@
     streams      closed standard streams, and closed pipes
     progress     a progress line for long work
     session      the engine of one command; the arguments that commands share
-    volumes, history, names, sync, daemon, transfer, revert, bisect, shell, settings, doctor,
-    recovery, demo, manual, usage   the commands
+    volumes, history, names, sync, daemon, transfer, revert, rebase, bisect, shell, settings,
+    doctor, recovery, demo, manual, usage   the commands
 
 Results go to standard output; errors, warnings and progress go to standard error.
 """
@@ -39,6 +39,7 @@ _MODULES = {
     "transfer": "import export restore",
     "revert": "revert",
     "bisect": "bisect",
+    "rebase": "rebase",
     "maintain": "maintain",
     "shell": "shell completion",
     "settings": "config",

@@ -5,7 +5,7 @@ from __future__ import annotations
 GROUPS = {
     "Start a database": "demo new import clone fork",
     "Use it and look at it": "shell status tags volumes info show log diff bisect du",
-    "Synchronise it with a remote": "push pull fetch hydrate audit sync remote",
+    "Synchronise it with a remote": "push pull rebase fetch hydrate audit sync remote",
     "Take out its content or a past state": "export restore revert checkout tag",
     "Go back to commits that it left": "branches switch branch",
     "Set up, check and repair": "config doctor fsck adopt maintain gc rm completion",
@@ -29,8 +29,7 @@ ALIASES = {
 ELSEWHERE = {
     "add": "each SQLite transaction is a commit already; `graft push TAG` publishes them",
     "commit": "each SQLite transaction is a commit already; `graft push TAG` publishes them",
-    "merge": "`graft pull TAG` follows the remote; `graft help two-writers` explains divergence",
-    "rebase": "`graft pull TAG` follows the remote; `graft help two-writers` explains divergence",
+    "merge": "`graft rebase TAG` merges what the remote has; see `graft help two-writers`",
     "replicate": "`graft push TAG` publishes commits; `graft help operations` explains autosync",
     "reset": "`graft pull TAG --strategy reset` follows the remote; see `graft help history`",
 }

@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from graft_vfs.history.restore import Restored, RestoredFile
     from graft_vfs.history.revert import Reverted
     from graft_vfs.maintenance import fsck
+    from graft_vfs.merge.conflicts import Conflicting, Decide, Merged
+    from graft_vfs.merge.rebase import Rebased
+    from graft_vfs.merge.sides import Prepare
     from graft_vfs.plain.transfer import Imported, Transferred
 
 _logger = logging.getLogger(__name__)
@@ -295,6 +298,44 @@ class Graft(ReadingEngine):
         if made is not None:
             self.volume(made)  # So that autosync syncs it.
         return done
+
+    def rebase(
+        self,
+        tag: str | Opened,
+        *,
+        policy: str | Decide = "abort",
+        granularity: str = "cell",
+        coincident: str = "merge",
+        dry_run: bool = False,
+        prepare: Prepare | None = None,
+        progress: Progress | None = None,
+    ) -> Pulled | Rebased | Merged | Conflicting | Fetched:
+        """Pull, and merge local commits row by row if the volume has diverged.
+
+        What is committed here is *ours*, what the remote has is *theirs*. Ours becomes one commit
+        on theirs, and the former commits a kept branch. Conflicts are returned, and nothing moves,
+        unless `policy` resolves them: `ours`, `theirs`, `renumber`, or a function from a conflict
+        to a `merge.conflicts.Resolution` or to values of columns. `granularity` is `cell`, `row` or
+        `table`; with `coincident="conflict"`, equal changes are conflicts. `prepare` registers the
+        application's functions and collations on a connection. `dry_run` fetches, returns what
+        would be merged, and moves nothing.
+
+        Other connections cannot write meanwhile. Requests: those of `pull`, and for pages that are
+        not cached: the rows that ours changed, in ours, base and theirs. Raises what `pull` raises
+        but DivergedError, and UsageError for rows that cannot be compared.
+        """
+        with importing():
+            from graft_vfs.merge.conflicts import Choices  # noqa: PLC0415 - for start-up
+
+        choices = Choices.named(policy, granularity, coincident)
+        return syncing.rebase(
+            self.context,
+            self._opened(tag),
+            choices,
+            dry_run=dry_run,
+            prepare=prepare,
+            progress=progress,
+        )
 
     def push(
         self,

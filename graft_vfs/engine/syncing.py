@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from graft_vfs.engine.autosync import FLUSH_SECONDS, Outcome
 from graft_vfs.engine.status import status_of
@@ -18,6 +19,7 @@ from graft_vfs.errors import (
 )
 from graft_vfs.ids import LogId, VolumeId
 from graft_vfs.local import head, layout
+from graft_vfs.local.files import importing
 from graft_vfs.maintenance import compaction
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.reports import Progress, Status
@@ -26,12 +28,17 @@ from graft_vfs.store.none import NoStore
 from graft_vfs.sync import naming, strategies
 from graft_vfs.sync import pull as pulling
 from graft_vfs.sync import push as pushing
-from graft_vfs.sync.fetch import fetch_log
+from graft_vfs.sync.fetch import Fetched, fetch_log
 from graft_vfs.sync.recognise import recognise
 from graft_vfs.sync.settle import settle_pending
 from graft_vfs.view.table_policy import STEP
 from graft_vfs.volume.context import Context, Opened
 from graft_vfs.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from graft_vfs.merge.conflicts import Choices, Conflicting, Merged
+    from graft_vfs.merge.rebase import Rebased
+    from graft_vfs.merge.sides import Prepare
 
 _logger = logging.getLogger(__name__)
 
@@ -102,6 +109,31 @@ def pull(
     chosen = None if strategy is None else strategies.strategy(strategy)
     with syncing(context, opened.volume):
         done = pulling.pull(context, opened, progress=progress, strategy=chosen)
+    context.volumes.hydrate(opened.volume)
+    return done
+
+
+def rebase(
+    context: Context,
+    opened: Opened,
+    choices: Choices,
+    *,
+    dry_run: bool,
+    prepare: Prepare | None,
+    progress: Progress | None,
+) -> pulling.Pulled | Rebased | Merged | Conflicting | Fetched:
+    """Merge local commits onto the newest remote one, or try to; see `merge.rebase`."""
+    with importing():
+        from graft_vfs.merge import rebase as rebasing  # noqa: PLC0415 - for start-up
+        from graft_vfs.merge.sides import no_preparation  # noqa: PLC0415
+
+    prepared = prepare or no_preparation
+    with syncing(context, opened.volume):
+        if dry_run:
+            return rebasing.try_rebase(
+                context, opened, choices, prepared=prepared, progress=progress
+            )
+        done = rebasing.rebase(context, opened, choices, prepared=prepared, progress=progress)
     context.volumes.hydrate(opened.volume)
     return done
 

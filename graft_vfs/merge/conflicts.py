@@ -147,10 +147,31 @@ class Choices:
     granularity: Granularity = Granularity.CELL
     coincident_conflicts: bool = False
 
+    @classmethod
+    def named(cls, policy: str | Decide, granularity: str, coincident: str) -> Choices:
+        """Return choices by name; equal changes may `merge` or `conflict`. Raises UsageError."""
+        names = [each.value for each in Resolution if each is not Resolution.VALUES]
+        decide = policy if callable(policy) else Resolution(_one_of("policy", policy, names))
+        sizes = [each.value for each in Granularity]
+        return cls(
+            decide,
+            Granularity(_one_of("granularity", granularity, sizes)),
+            _one_of("coincident", coincident, ["merge", "conflict"]) == "conflict",
+        )
+
     @property
     def may_renumber(self) -> bool:
         """Return True if a conflict may be resolved by a fresh key."""
         return self.policy is Resolution.RENUMBER or not isinstance(self.policy, Resolution)
+
+
+def _one_of(what: str, name: str, names: list[str]) -> str:
+    if name not in names:
+        raise UsageError(
+            f"{what} is {name!r}, which is none of {', '.join(names)}",
+            next_step=f"set {what} to one of these",
+        )
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from graft_vfs.merge.sides import (
     Prepare,
     Sides,
     Snapshots,
+    no_preparation,
     row_changes,
     unmergeable,
 )
@@ -75,7 +76,7 @@ class Merge:
 
 @contextlib.contextmanager
 def merged(
-    volume: Volume, snapshots: Snapshots, choices: Choices, prepare: Prepare = lambda _: None
+    volume: Volume, snapshots: Snapshots, choices: Choices, prepare: Prepare = no_preparation
 ) -> Iterator[Merge]:
     """Merge what ours changed since the base into a scratch database over theirs.
 

@@ -39,6 +39,10 @@ Prepare = Callable[[apsw.Connection], None]
 """Registers what the schema needs on a new connection: functions and collations."""
 
 
+def no_preparation(_: apsw.Connection) -> None:
+    """Register nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshots:
     """The three snapshots of a merge. They stay pinned until it ends."""

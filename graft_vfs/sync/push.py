@@ -266,7 +266,9 @@ def diverged(log_id: LogId, base: RemoteLsn, newest: RemoteLsn) -> DivergedError
         f"the volume has local commits on remote LSN {base}, but log {log_id} is at {newest}: "
         "they have diverged; nothing was moved and nothing is lost",
         next_step=Hint(
-            "follow the remote, and keep the local commits as a branch with ",
+            "merge both with ",
+            Advice.REBASE,
+            "; or follow the remote, and keep the local commits as a branch with ",
             Advice.PULL_RESET,
             ", or as a new volume with ",
             Advice.PULL_FORK,

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
-from graft_vfs.errors import AlreadyExistsError
+from graft_vfs.errors import AlreadyExistsError, DivergedError
 from graft_vfs.ids import LogId
 from graft_vfs.local import head
 from graft_vfs.local.cache.arena import commit_source
+from graft_vfs.merge.conflicts import Choices
+from graft_vfs.merge.rebase import Rebased, rebase
 from graft_vfs.pages import RemoteLsn
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
+from graft_vfs.volume.context import Opened
 from tests.crash.ledger import ABSENT, EMPTY, Content, Ledger
 from tests.crash.scenarios import DATA, REMOTE, open_machine
 from tests.support import sql
@@ -109,7 +112,7 @@ def _goes_on(replica: Replica, tag: str, crash: Crash, ledger: Ledger) -> Conten
     """Write, push and pull; returns what the tag shows then."""
     connection = replica.connect(tag)
     if crash.pulls_first or tag in ledger.followers:
-        replica.engine.pull(tag)
+        _pull(replica, tag)
         allowed = ledger.allowed(tag, crash.time, power_cut=crash.power_cut)
         assert sql.content(connection) in [*allowed, EMPTY]
     before = sql.content(connection)
@@ -121,11 +124,25 @@ def _goes_on(replica: Replica, tag: str, crash: Crash, ledger: Ledger) -> Conten
     except AlreadyExistsError:
         # The crash left no clone of the other machine's log, and a new volume got its tag.
         replica.engine.push(tag, name=f"{tag} of {replica.engine.status(tag).remote}")
+    except DivergedError:
+        _pull(replica, tag)
+        after = sql.content(connection)
+        assert "later" in after
+        replica.engine.push(tag)
     replica.engine.pull(tag)
     status = replica.engine.status(tag)
     assert (status.ahead, status.behind, status.pending_push) == (0, 0, False)
     assert sql.content(connection) == after
     return after
+
+
+def _pull(replica: Replica, tag: str) -> None:
+    """Pull, or rebase what has diverged."""
+    try:
+        replica.engine.pull(tag)
+    except DivergedError:
+        opened = Opened(tag, replica.engine.open(tag))
+        assert isinstance(rebase(replica.engine.context, opened, Choices()), Rebased)
 
 
 def cached_frames_are_those_of_the_remote(replica: Replica) -> None:

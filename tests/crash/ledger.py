@@ -34,12 +34,16 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """A push of all states up to one, by its place in the list; ours or another machine's."""
+    """A push of all states up to one, by its place in the list; ours or another machine's.
+
+    With `content`, the other machine pushed this, which the tag never shows.
+    """
 
     newest: int
     begun: int
     acknowledged: int
     is_ours: bool
+    content: Content | None = None
 
 
 @dataclass(slots=True)
@@ -113,11 +117,14 @@ class Ledger:
         self.pushes[tag].append(Push(newest, begun, self._clock(), is_ours=True))
 
     @contextlib.contextmanager
-    def push_of_another_machine(self, tag: str) -> Iterator[None]:
-        """Note that another machine pushes, in the block, the state that the tag shows next."""
+    def push_of_another_machine(self, tag: str, content: Content | None = None) -> Iterator[None]:
+        """Note that another machine pushes, in the block, the state that the tag shows next.
+
+        Or, with `content`, that, from which the tag has diverged.
+        """
         begun = self._clock()
         yield
-        push = Push(len(self.states[tag]), begun, self._clock(), is_ours=False)
+        push = Push(len(self.states[tag]), begun, self._clock(), is_ours=False, content=content)
         self.pushes[tag].append(push)
 
     def allowed(self, tag: str, time: int, *, power_cut: bool) -> list[Content]:
@@ -138,7 +145,10 @@ class Ledger:
 
     def allowed_on_remote(self, tag: str, time: int) -> list[Content]:
         """Return what the remote may have of the tag after a crash at `time`, oldest first."""
-        states = [ABSENT, *(self.states[tag][push.newest].content for push in self.pushes[tag])]
+        states = [
+            ABSENT,
+            *(push.content or self.states[tag][push.newest].content for push in self.pushes[tag]),
+        ]
         done = sum(push.acknowledged <= time for push in self.pushes[tag])
         begun = sum(push.begun < time for push in self.pushes[tag])
         return states[done : max(done, begun) + 1]

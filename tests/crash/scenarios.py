@@ -4,7 +4,7 @@ Together they make every change that a data directory knows: transactions at eac
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
 rotation, compaction, also beside a push of unknown outcome, clone, cache fill, eviction, pull,
 hydrate, fork, import and its update, the removal of what no volume needs, and branches that are
-kept, gone back to and removed.
+kept, gone back to and removed, and rebases.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import apsw
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import CommitOutcomeUnknownError
 from graft_vfs.local.catalog.rows import PendingPush
+from graft_vfs.merge.conflicts import Choices
+from graft_vfs.merge.rebase import Rebased, rebase
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.sync import push
 from graft_vfs.sync.settle import claim_recorded
-from graft_vfs.volume.context import Context
+from graft_vfs.volume.context import Context, Opened
 from tests.crash.ledger import EMPTY, Ledger
 from tests.support import sql
 from tests.support.replicas import Replica
@@ -451,6 +453,33 @@ def branches(life: Life) -> None:
     life.commit("main", "full")
 
 
+def rebases(life: Life) -> None:
+    """Commits of two machines that diverge, merged, with the former branch kept."""
+    life.create("main")
+    life.commit("main", "full", size=LARGE)
+    life.push("main")
+    connection = life.connection("main")
+    with life.other_machine("theirs") as theirs:
+        theirs.engine.clone("main", "main")
+        writer = theirs.connect("main")
+        writer.execute("CREATE TABLE theirs(v)")
+        for size in (SMALL, LARGE):
+            # What a power cut took from ours would be missing in what is merged.
+            life.commit("main", "full", size=size)
+            life.commit("main", "full")
+            ours = sql.content(connection)
+            writer.execute("INSERT INTO theirs VALUES(?)", (random.Random(1).randbytes(LARGE),))
+            with life.ledger.step("main", connection):
+                with life.ledger.push_of_another_machine("main", sql.content(writer)):
+                    theirs.engine.push("main")
+                opened = Opened("main", life.replica.engine.open("main"))
+                assert isinstance(rebase(life.replica.engine.context, opened, Choices()), Rebased)
+            life.ledger.keep("main", ours)
+            life.commit("main", "off")
+            life.push("main")
+            theirs.engine.pull("main")
+
+
 def recovery(life: Life) -> None:
     """What a machine does first after a crash: for a second crash while it does."""
     life.find("main")
@@ -490,5 +519,6 @@ SCENARIOS: dict[str, Scenario] = {
         unsettled,
         reclaiming,
         branches,
+        rebases,
     )
 }
