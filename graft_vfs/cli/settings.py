@@ -35,6 +35,9 @@ TEMPLATE = """\
 # Seconds between two syncs of open volumes in the background; 0 is off.
 # autosync = 0
 
+# What that does with a volume that has diverged: "stop", "reset" or "fork".
+# on_divergence = "stop"
+
 # Types of file systems to allow for the data directory although refused by default.
 # allow_file_systems = []
 

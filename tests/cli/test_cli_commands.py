@@ -91,7 +91,7 @@ def test_the_commands_are_those_of_the_design():
             "show",
         ),
         *("snapshot", "status", "switch", "tag", "tags", "volumes"),
-        *("du", "gc", "help", "maintain", "sync", "version"),
+        *("du", "gc", "help", "sync", "version"),
     }
 
 

@@ -84,6 +84,7 @@ VARIABLES = {
     "GRAFT_DATA_DIR": ("/variable", "data_dir", Path("/variable")),
     "GRAFT_CACHE_MAX_BYTES": ("7", "cache_max_bytes", 7),
     "GRAFT_HYDRATE": ("background", "hydrate", "background"),
+    "GRAFT_ON_DIVERGENCE": ("fork", "on_divergence", "fork"),
     "GRAFT_MMAP": ("off", "mmap", "off"),
     "GRAFT_LOG_FILE": ("/log", "log_file", Path("/log")),
     "GRAFT_MAKE_DEFAULT": ("yes", "make_default", True),

@@ -174,7 +174,7 @@ def test_a_plugin_of_datasette_may_write_and_a_visitor_may_not(engine):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("mian", "there is no tag 'mian'; see `graft tags`"),
+        ("mian", "there is no tag 'mian'; this machine has no tag yet"),
         ({"tag": "main", "remote": "nothing"}, "nothing"),
         ({"tag": "main", "lsn": "x"}, "no tag 'main'"),
         ({"lsn": 3}, "is no database; write a tag"),
