@@ -151,14 +151,27 @@ def cached_frames_are_those_of_the_remote(replica: Replica) -> None:
     for directory in (engine.config.data_dir / "cache").glob("*"):
         log = LogId.parse(directory.name)
         cache, remote = engine.logs.cache(log), RemoteLog(engine.store, log)
+        newest = remote.newest_lsn()
+        known = engine.catalog.newest_commit(log)[0]
+        compacted = {
+            source.id: source
+            for source, _ in (engine.logs.log_view(log, known).frames() if known else ())
+            if not source.origin.lsn
+        }
         for key in cache.present():
             lsn = RemoteLsn(int.from_bytes(key.source[:8], "little"))
-            record = remote.read_header(lsn)
-            assert record is not None
-            assert commit_source(lsn, record.header.hash) == key.source
-            (images,) = remote.read_frames(
-                record.header, record.header_length, key.frame, key.frame + 1
-            )
+            if key.source in compacted:
+                body = compacted[key.source].body
+                (images,) = body.read(engine.store, range(key.frame, key.frame + 1))
+            elif lsn > newest:
+                continue  # The crash has left a segment that no table names.
+            else:
+                record = remote.read_header(lsn)
+                assert record is not None
+                assert commit_source(lsn, record.header.hash) == key.source
+                (images,) = remote.read_frames(
+                    record.header, record.header_length, key.frame, key.frame + 1
+                )
             place = cache.find(key, len(images))
             if place is not None:
                 assert place.view[place.offset : place.offset + len(images)] == images

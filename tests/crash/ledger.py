@@ -127,6 +127,28 @@ class Ledger:
         push = Push(len(self.states[tag]), begun, self._clock(), is_ours=False, content=content)
         self.pushes[tag].append(push)
 
+    @contextlib.contextmanager
+    def catch_up(
+        self, tag: str
+    ) -> Iterator[Callable[[Content], contextlib.AbstractContextManager[None]]]:
+        """Note that another machine pushes states of a tag, which shows the last at the block's end.
+
+        Each push is the block of a call of what this yields.
+        """
+        pushed: list[tuple[Content, int]] = []
+
+        @contextlib.contextmanager
+        def push(content: Content) -> Iterator[None]:
+            begun = self._clock()
+            yield
+            newest = len(self.states[tag]) + len(pushed)
+            self.pushes[tag].append(Push(newest, begun, self._clock(), is_ours=False))
+            pushed.append((content, begun))
+
+        yield push
+        acknowledged = self._clock()
+        self.states[tag] += [State(content, at, acknowledged, True) for content, at in pushed]
+
     def allowed(self, tag: str, time: int, *, power_cut: bool) -> list[Content]:
         """Return what the tag may show after a crash at `time`, oldest first."""
         states = self.states[tag]

@@ -3,8 +3,8 @@
 Together they make every change that a data directory knows: transactions at each `synchronous`
 level, spilled ones, rollback, VACUUM, recovery, pushes inside one object and with a segment, log
 rotation, compaction, also beside a push of unknown outcome, clone, cache fill, eviction, pull,
-hydrate, fork, import and its update, the removal of what no volume needs, and branches that are
-kept, gone back to and removed, and rebases.
+hydrate, fork, import and its update, the removal of what no volume needs, branches that are kept,
+gone back to and removed, rebases, and tables with their compaction.
 """
 
 from __future__ import annotations
@@ -480,6 +480,41 @@ def rebases(life: Life) -> None:
             theirs.engine.pull("main")
 
 
+def tables(life: Life) -> None:
+    """Pushes that write tables, a clone and a catch-up that read them, and compactions."""
+    engine, ledger = life.replica.engine, life.ledger
+    life.create("main")
+    for synchronous in ("normal", "full", "off", "normal"):
+        life.commit("main", synchronous)
+        life.push("main")
+    engine.maintain("main")
+    life.commit("main", "normal")
+    source = random.Random("theirs")
+    ledger.begin("shared")
+    ledger.followers.add("shared")
+    with life.other_machine("theirs") as theirs:
+        writer = theirs.connect("shared")
+        writer.execute("CREATE TABLE t(k INTEGER PRIMARY KEY, v)")
+        writer.execute("CREATE TABLE counter(n); INSERT INTO counter VALUES(0)")
+        for first, verb in ((0, engine.clone), (8, lambda name, _: engine.pull(name))):
+            with ledger.catch_up("shared") as pushed:
+                for number in range(first, first + 8):
+                    row = (-1 - number, source.randbytes(2000))
+                    writer.execute("INSERT INTO t VALUES(?, ?)", row)
+                    with pushed(sql.content(writer)):
+                        theirs.engine.push("shared")
+                verb("shared", "shared")
+            assert sql.is_sound(life.connection("shared"))
+        theirs.engine.maintain("shared")
+    engine.maintain("shared")
+    life.commit("shared", "normal")
+    life.push("shared")
+    life.commit("main", "full")
+    life.push("main")
+    engine.maintain("main")
+    life.commit("main", "off")
+
+
 def recovery(life: Life) -> None:
     """What a machine does first after a crash: for a second crash while it does."""
     life.find("main")
@@ -520,5 +555,6 @@ SCENARIOS: dict[str, Scenario] = {
         reclaiming,
         branches,
         rebases,
+        tables,
     )
 }

@@ -26,7 +26,8 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.local import head
 from graft_vfs.store.memory import MemoryObjects, MemoryStore
-from graft_vfs.sync import build
+from graft_vfs.sync import build, tables
+from graft_vfs.view import table_policy
 from graft_vfs.volume import rotation, transaction
 from tests.crash.aftermath import Crash, Machines, recover, remote_contents
 from tests.crash.ledger import Content, Ledger
@@ -119,6 +120,16 @@ def run(scenario: Scenario, root: Path, kind: str, remote: dict[str, bytes]) -> 
             scenario(life)
             life.end()
     return Record(recorder, ledger, kind == "memory")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables_after_few_commits() -> Iterator[None]:
+    """Make a table every third commit, and read them for as few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table_policy, "STEP", 3)
+        patch.setattr(tables, "STEP", 3)
+        patch.setattr(tables, "_WORTH_COMMITS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
