@@ -131,7 +131,7 @@ class Ledger:
     def catch_up(
         self, tag: str
     ) -> Iterator[Callable[[Content], contextlib.AbstractContextManager[None]]]:
-        """Note that another machine pushes states of a tag, which shows the last at the block's end.
+        """Note that another machine pushes states of a tag, and that it shows the last at the end.
 
         Each push is the block of a call of what this yields.
         """

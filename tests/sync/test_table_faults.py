@@ -16,12 +16,13 @@ import pytest
 
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import GraftError
+from graft_vfs.format.table import encode_table
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.tables import list_tables
 from graft_vfs.store.base import ObjectStore, Verb
 from graft_vfs.sync import settle, tables
 from graft_vfs.testing import WrapperStore
-from graft_vfs.view import table_policy
+from graft_vfs.view import logs, new_table, table_policy
 from tests.support.children import child
 from tests.support.faults import Fault, FaultyStore, ProcessStopped
 from tests.support.replicas import Replica, rows
@@ -116,7 +117,7 @@ def check(machines: Make, replica: Replica) -> None:
 
 
 def kind(key: str) -> str:
-    return "table" if "/tables/" in key else key.split("/")[0]
+    return "table" if "/tables/" in key else key.split("/", maxsplit=1)[0]
 
 
 EFFECTS = [
@@ -300,3 +301,42 @@ def test_processes_that_push_compact_and_scan_at_once(tmp_path) -> None:
         new.engine.clone("main", "main")
         assert rows(new.connect()) == rows(writer.connect())
         assert len(rows(new.connect())) == 30
+
+
+# Tables that are read by blocks ------------------------------------------------------------------
+
+
+@pytest.fixture
+def all_are_large(monkeypatch) -> None:
+    """Read each table by its blocks, and of the remote's only the beginning at first."""
+    monkeypatch.setattr(logs, "_DECODED_BYTES_MAX", 0)
+    monkeypatch.setattr(tables, "_READ_WHOLE_BYTES", 0)
+    few = functools.partial(encode_table, leaf_pages=2)
+    monkeypatch.setattr(new_table, "encode_table", few)
+
+
+@pytest.mark.parametrize("verb", ["maintain", "pull", "push"])
+def test_a_snapshot_keeps_its_tables_while_newer_ones_take_their_place(
+    replicas, all_are_large, verb
+) -> None:
+    writer = replicas("writer")
+    for number in range(1, STEP + 1):
+        write(writer.connect(), number)
+        writer.engine.push("main")
+    machine = writer
+    if verb == "pull":
+        machine = replicas("reader")
+        machine.engine.clone("main", "main")
+    again = replicas(machine.engine.config.data_dir.name)
+    snapshot = again.connect()
+    snapshot.execute("BEGIN")
+    assert rows(snapshot, "SELECT name FROM sqlite_schema") == [("t",)]
+    if verb == "maintain":
+        assert machine.engine.maintain("main").objects
+    else:
+        for number in range(STEP + 1, 3 * STEP + 1):
+            write(writer.connect(), number)
+            writer.engine.push("main")
+            machine.engine.pull("main")
+    assert len(rows(snapshot)) == STEP
+    assert snapshot.pragma("integrity_check") == "ok"

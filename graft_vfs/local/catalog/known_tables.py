@@ -94,16 +94,21 @@ class KnownTables:
         return chunks[0]
 
     def _chunks(self, row: TableRow, first: int, last: int) -> list[bytes]:
-        """Return the chunks first..last, both inclusive; those up to a gap."""
+        """Return the chunks first..last, both inclusive; those up to a gap.
+
+        None of another object for the same LSNs, such as a compacted table, that has replaced it.
+        """
         chunks = self._file.rows(
             "SELECT number, data FROM page_table_chunks WHERE number BETWEEN ? AND ? AND "
-            "page_table = (SELECT id FROM page_tables WHERE log = ? AND lsn = ? AND after = ?) "
-            "ORDER BY number",
+            "page_table = (SELECT id FROM page_tables WHERE log = ? AND lsn = ? AND after = ? "
+            "AND suffix = ? AND length = ?) ORDER BY number",
             first,
             last,
             row.log_id.raw,
             row.lsn,
             row.after,
+            row.suffix,
+            row.length,
         )
         return [bytes_of(data) for at, (number, data) in enumerate(chunks, first) if at == number]
 
