@@ -61,9 +61,10 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
     return f"  (use `graft adopt {lost[0].volume}{tag}` to adopt the first)"
 
 
-@command("fsck", "graft fsck", "graft fsck main --deep", "graft fsck main --repair")
+@command("fsck", "graft fsck", "graft fsck main --deep --history", "graft fsck main --repair")
 @click.argument("name", metavar="[NAME]", required=False)
 @click.option("--deep", is_flag=True, help="Read and verify every frame of the remote.")
+@click.option("--history", is_flag=True, help="Compare tables with the commits they are made of.")
 @click.option(
     "--repair",
     is_flag=True,
@@ -71,18 +72,27 @@ def _adopt_step(lost: Sequence[LostVolume]) -> str:
 )
 @json_option
 @click.pass_context
-def fsck(context: click.Context, name: str | None, deep: bool, repair: bool, as_json: bool) -> None:
+def fsck(
+    context: click.Context,
+    name: str | None,
+    *,
+    deep: bool,
+    history: bool,
+    repair: bool,
+    as_json: bool,
+) -> None:
     """Verify remote logs and local volumes, and list possible repairs.
 
     NAME is a tag, a ref or a log id. Without it, all logs that local volumes are based on and all
-    refs are verified: the chain of commits, gaps, segments, forks, refs, and with --deep every
-    frame. Lists the missing and damaged commits and segments that this machine can rewrite; with
+    refs are verified: the chain of commits, gaps, segments, forks, tables, refs, and with --deep
+    every frame. With --history, tables are compared with the commits, which reads all of these.
+    Lists the missing and damaged commits, segments and tables that this machine can rewrite; with
     --repair, rewrites them. A valid commit or ref is never changed. Exits with 8 if a problem
     remains.
     """
     with opened(recovering=True) as engine:
         with progress("Verifying commits") as show:
-            found = engine.fsck(name, deep=deep, repair=repair, progress=show)
+            found = engine.fsck(name, deep=deep, history=history, repair=repair, progress=show)
         emit(found, as_json=as_json)
     if not found.is_sound:
         context.exit(EXIT_CODES[DamageError])

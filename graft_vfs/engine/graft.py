@@ -129,6 +129,7 @@ class Graft(ReadingEngine):
         name: str | None = None,
         *,
         deep: bool = False,
+        history: bool = False,
         repair: bool = False,
         progress: Progress | None = None,
     ) -> fsck.Fsck:
@@ -136,12 +137,15 @@ class Graft(ReadingEngine):
 
         `name` is a tag, a log id or a ref. Without one, all logs that local volumes are based on or
         push to are verified, and all refs. For the requests see `maintenance.fsck.check_log`. With
-        `deep`, each frame is read. Nothing is written without `repair`. Raises NotFoundError.
+        `deep`, each frame is read; with `history`, tables, also those that this machine has, are
+        compared with the commits. Nothing is written without `repair`. Raises NotFoundError.
         """
         with importing():
             from graft_vfs.maintenance import fsck  # noqa: PLC0415 - for start-up
 
-        return fsck.check_all(self.context, name, deep=deep, repair=repair, progress=progress)
+        return fsck.check_all(
+            self.context, name, deep=deep, history=history, repair=repair, progress=progress
+        )
 
     # Names of commits -------------------------------------------------------------------------
 

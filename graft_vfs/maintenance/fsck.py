@@ -3,7 +3,8 @@
 A log is verified completely: every commit is listed, read, verified by its hash and the chain, and
 compared with the local catalog. Its frames must exist; with `deep`, each is read and verified. A
 machine can rewrite a missing or damaged commit or segment if it has the bytes: in the record of an
-unsettled push, or as cached pages that compress to the same frames.
+unsettled push, or as cached pages that compress to the same frames. Tables are made again from the
+commits (see `table_checks`).
 
 Nothing is written without `repair` (see `mending`); with it, the findings report the repairs.
 """
@@ -34,6 +35,7 @@ from graft_vfs.local.catalog.remotes import DEFAULT
 from graft_vfs.maintenance.adopt import lost_volumes
 from graft_vfs.maintenance.findings import OTHER_MACHINE, Fault, FaultKind, Finding, Link
 from graft_vfs.maintenance.mending import Mender
+from graft_vfs.maintenance.table_checks import TableCheck
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.log import RemoteLog, commit_key
@@ -67,6 +69,7 @@ class LogCheck(Report, Worded):
     newest_lsn: RemoteLsn
     commits: int
     segments: int
+    tables: int
     findings: tuple[Finding, ...]
 
     def words(self, audience: Audience) -> str:
@@ -75,9 +78,12 @@ class LogCheck(Report, Worded):
         what = "sound" if not bad else "1 problem" if bad == 1 else f"{bad} problems"
         head = (
             f"log      {self.log}: {commits_text(self.commits)} up to LSN {self.newest_lsn}, "
-            f"{self.segments} segment{'s' * (self.segments != 1)}: {what}"
+            f"{self.segments} segment{'s' * (self.segments != 1)}{self._tables_text()}: {what}"
         )
         return "\n".join([head, *(each.words(audience) for each in self.findings)])
+
+    def _tables_text(self) -> str:
+        return f", {self.tables} table{'s' * (self.tables != 1)}" if self.tables else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,6 +118,7 @@ def check_log(
     log_id: LogId,
     *,
     deep: bool = False,
+    history: bool = False,
     repair: bool = False,
     scratch: Path,
     progress: Progress | None = None,
@@ -119,7 +126,8 @@ def check_log(
     """Verify a remote log, and with `repair` put back what is missing and is here.
 
     Requests: one for each 1000 commits and each 1000 names, one for each commit and each name, two
-    for each segment, 32 at a time; with `deep` those of reading all frames. `scratch` is a
+    for each segment, 32 at a time; with `deep` those of reading all frames; for those of tables,
+    which `history` compares with the commits, see `TableCheck.run`. `scratch` is a
     directory for the frames of a large commit that is put back. `progress` counts commits. Raises
     StoreError.
     """
@@ -149,7 +157,9 @@ def check_log(
         findings = tuple(fault.finding for fault in found)
     if remote.store.can_list:
         findings += tuple(_judge_names(logs, remote, check.links))
-    return LogCheck(log_id, newest, len(check.links), segments, findings)
+    tables = TableCheck(logs, remote, check.links, is_ours=check.is_our_history)
+    findings += tuple(tables.run(deep=deep, history=history, repair=repair))
+    return LogCheck(log_id, newest, len(check.links), segments, tables.count, findings)
 
 
 def _judge_names(
@@ -317,6 +327,7 @@ def check_all(
     name: str | None,
     *,
     deep: bool,
+    history: bool,
     repair: bool,
     progress: Progress | None,
 ) -> Fsck:
@@ -333,7 +344,13 @@ def check_all(
     ]
     scratch = context.volumes.directory
     check = functools.partial(
-        check_log, logs, deep=deep, repair=repair, scratch=scratch, progress=progress
+        check_log,
+        logs,
+        deep=deep,
+        history=history,
+        repair=repair,
+        scratch=scratch,
+        progress=progress,
     )
     if name is not None:
         return Fsck(volumes, tuple(local), tuple(map(check, wanted)), ())

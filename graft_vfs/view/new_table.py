@@ -71,6 +71,17 @@ def _made(
     return _encoded(facts, found.table)
 
 
+def table_of_commits(
+    logs: Logs, log_id: LogId, after: RemoteLsn, lsn: RemoteLsn, below: list[Piece]
+) -> tuple[TableRow, bytes]:
+    """Return the table of commits (after, lsn], all of which are known, and of no other table.
+
+    `below` is what covers the commits up to `after`. A complete table of a fork needs the view of
+    its parent. No request, unless that has layers.
+    """
+    return _made(logs, log_id, [Headers(RemoteLsn(after + 1), lsn)], below)
+
+
 def complete_table(
     logs: Logs, view: LogView, table: PageTable[FrameSource], *, suffix: str
 ) -> tuple[TableRow, bytes]:
