@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ import apsw
 import pytest
 
 from graft_vfs.engine.config import RemoteConfig
-from graft_vfs.errors import GraftError
+from graft_vfs.errors import GraftError, StoreUnavailableError
 from graft_vfs.format.table import encode_table
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.tables import list_tables
@@ -340,3 +342,81 @@ def test_a_snapshot_keeps_its_tables_while_newer_ones_take_their_place(
             machine.engine.pull("main")
     assert len(rows(snapshot)) == STEP
     assert snapshot.pragma("integrity_check") == "ok"
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+class CutReads(WrapperStore):
+    """Counts reads and listings, and fails at the n-th of them, or from there on."""
+
+    def __init__(self, inner: ObjectStore, *, at: int | None = None, for_good: bool = False):
+        super().__init__(inner)
+        self.reads: list[str] = []
+        self._at = at
+        self._for_good = for_good
+        self._lock = threading.Lock()
+
+    def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:
+        if verb in {"get", "get_range", "list"}:
+            with self._lock:
+                number = len(self.reads)
+                self.reads.append(key)
+            if self._at is not None and (
+                number == self._at or (self._for_good and number > self._at)
+            ):
+                raise StoreUnavailableError("a test cut the connection of a read")
+        return send()
+
+
+def behind(replicas) -> Replica:
+    """Make a log with tables, one of them compacted, and a machine that knows its first commit."""
+    writer = replicas("writer")
+    write(writer.connect(), 1)
+    writer.engine.push("main")
+    follower = replicas("follower")
+    follower.engine.clone("main", "main")
+    follower.close()
+    # Nine commits are read before it is known how many there are.
+    for step in [*range(2, 12 + STEP), "maintain", 12 + STEP, 13 + STEP]:
+        perform(writer, step)
+    return writer
+
+
+def cut_read(replicas, tmp_path, name: str, at: int | None, *, for_good: bool = False) -> list[str]:
+    """Clone, or catch up, with a read that fails, and then without; returns what is read."""
+    remote = RemoteConfig(type="memory", root=str(tmp_path))
+    store = CutReads(remote.open(), at=at, for_good=for_good)
+    replica = replicas(name, store=store)
+    act = (
+        replica.engine.pull
+        if name == "follower"
+        else functools.partial(replica.engine.clone, "main")
+    )
+    try:
+        act("main")
+        rows(replica.connect())
+    except (GraftError, apsw.Error):
+        assert at is not None
+        replica.close()
+    return store.reads
+
+
+@pytest.mark.parametrize("name", ["follower", "clone"])
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_reader_of_tables_whose_read_fails_goes_on(replicas, tmp_path, name, for_good) -> None:
+    writer = behind(replicas)
+    shutil.copytree(tmp_path / "follower", tmp_path / "kept")
+    reads = cut_read(replicas, tmp_path, name, None)
+    assert any("/tables/" in key for key in reads)
+    for at in range(len(reads)):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        if name == "follower":
+            shutil.copytree(tmp_path / "kept", tmp_path / name)
+        cut_read(replicas, tmp_path, name, at, for_good=for_good)
+        again = replicas(name)
+        if again.engine.catalog.tag_volume("main") is None:
+            again.engine.clone("main", "main")
+        again.engine.pull("main")
+        assert rows(again.connect()) == rows(writer.connect())
+        assert again.engine.fsck("main", history=True).is_sound
