@@ -116,10 +116,16 @@ def _keep(logs: Logs, table: ReadTable) -> None:
 
 
 def make_table(logs: Logs, log_id: LogId) -> None:
-    """Make the table that is due for the known commits of a log, and keep it. No request."""
-    made = next_table(logs, log_id)
-    if made is not None:
-        logs.catalog.tables.keep(*made)
+    """Make the table that is due for the known commits of a log, and keep it. Best effort.
+
+    No request, except for the first table of a fork, which reads what is not here of its parent's.
+    """
+    try:
+        made = next_table(logs, log_id)
+        if made is not None:
+            logs.catalog.tables.keep(*made)
+    except GraftError as error:
+        _logger.warning("the table of log %s that is due is not made: %s", log_id, error)
 
 
 def write_tables(logs: Logs, log_id: LogId) -> None:

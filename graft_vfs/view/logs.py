@@ -9,6 +9,7 @@ commits. Views, and their caches, live as long as they are in use.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import time
 import weakref
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.counters import Counters
@@ -53,10 +55,21 @@ from graft_vfs.view.source import FrameSource
 from graft_vfs.view.table_layer import TableLayer
 from graft_vfs.view.tiling import Headers, Piece, tiling
 
+_logger = logging.getLogger(__name__)
+
 _BUILD_STEP_COMMITS = 512
 _BUILD_STEP_BYTES = 16 << 20
 _DECODED_BYTES_MAX = 128 << 10
 """A longer table is not decoded whole when it is opened."""
+_TRIES = 8
+"""Each further one needs another table that a process made meanwhile."""
+
+
+T = TypeVar("T")
+
+
+class _ReplacedError(CorruptObjectError):
+    """A table that was found in the catalog is no longer there, because a newer one covers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +220,22 @@ class Logs:
 
         Raises CorruptCatalogError if commits are missing or belong to another log.
         """
+        return self.while_tables_change(lambda: self._log_view(log_id, lsn))
+
+    def while_tables_change(self, act: Callable[[], T]) -> T:
+        """Return what a reader of known tables returns; it starts again if one was replaced.
+
+        Another process may forget a table, because a newer one covers it, after this one has found
+        it in the catalog.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return act()
+            except _ReplacedError as error:
+                _logger.debug("read tables again: %s", error)
+        return act()
+
+    def _log_view(self, log_id: LogId, lsn: RemoteLsn) -> LogView:
         with self._lock:
             step: tuple[LogId, RemoteLsn] | None = (log_id, lsn)
             view, missing = self._views.get((log_id, lsn)), list[_Plan]()
@@ -435,7 +464,10 @@ class Logs:
         )
 
     def _head(self, row: TableRow, key: str) -> TableHead:
-        head = decode_head(self.catalog.tables.beginning(row), key=key)
+        try:
+            head = decode_head(self.catalog.tables.beginning(row), key=key)
+        except CorruptCatalogError as error:
+            raise self._replaced(row, key) or error from None
         if (head.facts.log_id, head.facts.lsn, head.facts.hash) != (row.log_id, row.lsn, row.hash):
             raise _damaged(f"the catalog has another table for LSN {row.lsn} of log {row.log_id}")
         return head
@@ -473,13 +505,28 @@ class Logs:
         try:
             return self.remotes.last_of(place.row.log_id).get_range(place.key, offset, length)
         except ObjectMissingError as error:
+            self.forget_views(place.row.log_id)
+            replaced = self._replaced(place.row, place.key)
+            if replaced is not None:
+                raise replaced from error
             # The next fetch learns where pages are from another table, or from all commits.
             self.catalog.tables.forget_one(place.row)
-            self.forget_views(place.row.log_id)
             raise CorruptObjectError(
                 f"{place.key} is gone, which says where pages of this database are",
                 next_step=Hint("run ", Advice.FETCH, ", then open the volume again"),
             ) from error
+
+    def _replaced(self, row: TableRow, key: str) -> _ReplacedError | None:
+        """Return an error if the catalog no longer has a table, because newer ones cover it."""
+        known = {
+            (each.lsn, each.after, each.suffix) for each in self.catalog.tables.all(row.log_id)
+        }
+        if (row.lsn, row.after, row.suffix) in known:
+            return None
+        return _ReplacedError(
+            f"{key} was replaced on this machine by a newer table while it was read",
+            next_step="begin the transaction again",
+        )
 
     def commit(self, log_id: LogId, lsn: RemoteLsn) -> tuple[CommitHeader, FrameSource] | None:
         """Return a known commit, and its source of frames, or None. No request."""

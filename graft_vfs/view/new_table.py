@@ -27,6 +27,10 @@ from graft_vfs.view.tiling import Headers, Piece, tiling
 
 def next_table(logs: Logs, log_id: LogId) -> tuple[TableRow, bytes] | None:
     """Return the table that is due, with its bytes, or None. No request."""
+    return logs.while_tables_change(lambda: _next_table(logs, log_id))
+
+
+def _next_table(logs: Logs, log_id: LogId) -> tuple[TableRow, bytes] | None:
     newest, _ = logs.catalog.newest_commit(log_id)
     lsn = due(newest)
     if lsn == NO_LSN:

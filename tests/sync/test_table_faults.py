@@ -19,6 +19,7 @@ import pytest
 from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import GraftError, StoreUnavailableError
 from graft_vfs.format.table import encode_table
+from graft_vfs.remote import tables as remote_tables
 from graft_vfs.remote.claim import claim
 from graft_vfs.remote.tables import list_tables
 from graft_vfs.store.base import ObjectStore, Verb
@@ -353,11 +354,14 @@ class CutReads(WrapperStore):
     def __init__(self, inner: ObjectStore, *, at: int | None = None, for_good: bool = False):
         super().__init__(inner)
         self.reads: list[str] = []
+        self.refused: str | None = None
         self._at = at
         self._for_good = for_good
         self._lock = threading.Lock()
 
     def request(self, verb: Verb, key: str, send: Callable[[], T]) -> T:
+        if self.refused is not None and self.refused in key:
+            raise StoreUnavailableError("a test refuses what has this key")
         if verb in {"get", "get_range", "list"}:
             with self._lock:
                 number = len(self.reads)
@@ -420,3 +424,71 @@ def test_a_reader_of_tables_whose_read_fails_goes_on(replicas, tmp_path, name, f
         again.engine.pull("main")
         assert rows(again.connect()) == rows(writer.connect())
         assert again.engine.fsck("main", history=True).is_sound
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("moment", ["all", "beginning"])
+@pytest.mark.parametrize("act", ["maintain", "table"])
+def test_a_view_is_opened_while_another_process_makes_a_table(
+    replicas, request, large, moment, act
+) -> None:
+    if large:
+        request.getfixturevalue("all_are_large")
+    writer = replicas("writer")
+    for number in range(1, 2 * STEP):
+        write(writer.connect(), number)
+        writer.engine.push("main")
+    again = replicas("writer")
+    known, patch = again.engine.catalog.tables, pytest.MonkeyPatch()
+    read = getattr(known, moment)
+
+    def interposed(*arguments):
+        found = read(*arguments)
+        patch.undo()
+        if act == "maintain":
+            assert writer.engine.maintain("main").objects
+        else:
+            for number in range(2 * STEP, 5 * STEP + 2):
+                write(writer.connect(), number)
+                writer.engine.push("main")
+        return found
+
+    patch.setattr(known, moment, interposed)
+    connection = again.connect()
+    assert len(rows(connection)) in {2 * STEP - 1, 5 * STEP + 1}
+    assert connection.pragma("integrity_check") == "ok"
+
+
+@pytest.mark.parametrize("verb", ["push", "pull"])
+def test_a_table_that_cannot_be_made_fails_neither_a_push_nor_a_fetch(
+    replicas, all_are_large, monkeypatch, tmp_path, verb
+) -> None:
+    monkeypatch.setattr(new_table, "encode_table", functools.partial(encode_table, leaf_pages=16))
+    monkeypatch.setattr(remote_tables, "HEAD_BYTES", 1024)
+    writer = replicas("writer")
+    connection = writer.connect()
+    connection.execute("CREATE TABLE t(a INTEGER PRIMARY KEY, b)")
+    for number in range(1, 2 * STEP + 1):
+        connection.execute("INSERT INTO t VALUES(?, randomblob(200000))", (number,))
+        writer.engine.push("main")
+    writer.engine.fork("main", new_tag="branch")
+    connection = writer.connect("branch")
+    connection.execute("INSERT INTO t VALUES(1000, 'branch')")
+    writer.engine.push("branch")
+    store = CutReads(RemoteConfig(type="memory", root=str(tmp_path)).open())
+    machine = replicas("machine", store=store)
+    machine.engine.clone("branch", "branch")
+    (parent,) = machine.engine.catalog.tables.all(writer.engine.status("main").remote)
+    assert not parent.is_whole
+    theirs = machine.connect("branch")
+    pusher = theirs if verb == "push" else connection
+    for number in range(1001, 1001 + STEP):
+        pusher.execute("INSERT INTO t VALUES(?, 'branch')", (number,))
+        if number == 1000 + STEP - 1:
+            store.refused = "/tables/"
+        if verb == "pull":
+            writer.engine.push("branch")
+        getattr(machine.engine, verb)("branch")
+    store.refused = None
+    assert rows(theirs, "SELECT count(*) FROM t") == [(2 * STEP + 1 + STEP,)]
+    assert machine.engine.status("branch").last_error is None

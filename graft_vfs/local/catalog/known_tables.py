@@ -151,8 +151,8 @@ class KnownTables:
     def forget_one(self, row: TableRow) -> None:
         """Forget a table, which the remote has lost."""
         if self._file.writable:
-            sql = "DELETE FROM page_tables WHERE log = ? AND lsn = ? AND after = ?"
-            self._file.write(sql, row.log_id.raw, row.lsn, row.after)
+            sql = "DELETE FROM page_tables WHERE log = ? AND lsn = ? AND after = ? AND suffix = ?"
+            self._file.write(sql, row.log_id.raw, row.lsn, row.after, row.suffix)
 
     def forget(self, log_id: LogId) -> None:
         """Forget all tables of a log."""
