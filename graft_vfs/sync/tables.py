@@ -46,7 +46,9 @@ def jump(logs: Logs, log_id: LogId, known: RemoteLsn, last: RemoteLsn) -> Iterat
     if last - known < STEP:
         return
     remote = logs.log(log_id)
-    for name in list_tables(remote.store, log_id, upto=last, limit=_LISTED):
+    names = list_tables(remote.store, log_id, upto=last, limit=_LISTED)
+    # Of two for the same LSNs a compacted one first, although its key comes later.
+    for name in sorted(names, key=lambda each: (-each.lsn, each.after, not each.suffix)):
         if name.lsn - known < _WORTH_COMMITS:
             return
         try:

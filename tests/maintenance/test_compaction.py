@@ -294,3 +294,16 @@ def test_autosync_goes_on_when_what_it_wrote_has_grown(replicas, monkeypatch) ->
         most = max(most, len({source for source, _ in view.frames()}))
     assert most <= 30
     assert rows(connection, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_compaction_at_the_lsn_of_a_complete_table_is_what_a_clone_gets(replicas) -> None:
+    writer = replicas()
+    spread(writer, 23)
+    log_id = writer.engine.status("main").remote
+    (plain,) = list_tables(writer.engine.store, log_id, limit=100)
+    assert (plain.lsn, plain.after) == (24, 0)
+    before = scan(replicas("before"))
+    done = writer.engine.maintain("main")
+    assert done.lsn == 24
+    assert scan(replicas("after")) < before / 2
+    assert rows(replicas("after").connect()) == rows(writer.connect())
