@@ -380,6 +380,7 @@ class Status(Report, Worded):
             reset, fork = self._use(Advice.PULL_RESET), self._use(Advice.PULL_FORK)
             return (
                 text,
+                Hint("use ", self._use(Advice.REBASE), " to merge the rows of both"),
                 Hint("use ", reset, " to follow the remote and keep the local commits as a branch"),
                 Hint("use ", fork, " to follow it and make them a new volume"),
             )

@@ -85,7 +85,8 @@ def test_conflicts_are_listed_with_what_each_side_has(diverge):
         "resolution": "abort",
     }
     assert cli.sql("main", "SELECT price FROM t") == [(3,), (5,), (1,)]
-    assert "diverged" in cli.ok("status", "main")
+    assert "(use `graft rebase main` to merge the rows of both)" in cli.ok("status", "main")
+    assert "merge both with `graft rebase main`" in cli.fails(5, "push", "main")
     text = cli.ok("rebase", "main", "--policy", "ours")
     assert "conflicts resolved: 2" in text
     assert cli.sql("main", "SELECT price FROM t") == [(3,), (5,), (1,)]
