@@ -7,6 +7,7 @@ reads a damaged one passes it over; but one with a correct hash that names wrong
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -30,7 +31,7 @@ from graft_vfs.maintenance.table_history import difference, states
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.log import RemoteLog
 from graft_vfs.remote.request_threads import request_threads
-from graft_vfs.remote.tables import TableName, list_tables, read_table, write_table
+from graft_vfs.remote.tables import TableName, check_blocks, list_tables, read_table, write_table
 from graft_vfs.sync.fetch import require_view
 from graft_vfs.sync.headers import parent_of, require_headers
 from graft_vfs.view.logs import Logs
@@ -66,6 +67,7 @@ class TableCheck:
         self._links = links
         self._is_ours = is_ours
         self._sound: dict[TableName, TableHead] = {}
+        self._lying: set[TableName] = set()
         self.count = 0
 
     def run(self, *, deep: bool, history: bool, repair: bool) -> Iterator[Finding]:
@@ -89,7 +91,9 @@ class TableCheck:
         if history:
             bad += self._compared(deep=deep)
             for each in bad:
-                if not each.is_ours:
+                if each.is_ours:
+                    self._lying.add(each.name)
+                else:
                     self._sound.pop(each.name, None)
         for each in sorted(bad, key=lambda each: each.name.lsn):
             yield self._judged(each, repair=repair)
@@ -191,7 +195,7 @@ class TableCheck:
         if not self._is_ours:
             return dataclasses.replace(finding, next_step="clone the log, and run fsck there")
         if not repair:
-            return dataclasses.replace(finding, repair="makes it again from the commits")
+            return dataclasses.replace(finding, repair="makes it again")
         try:
             self._make_again(bad)
         except (StoreUnavailableError, CommitOutcomeUnknownError):
@@ -199,12 +203,12 @@ class TableCheck:
         except GraftError as error:
             failed = Hint("the repair failed: ", error, "; run fsck again")
             return dataclasses.replace(finding, next_step=failed)
-        return dataclasses.replace(finding, repair="made again from the commits", is_repaired=True)
+        return dataclasses.replace(finding, repair="made again", is_repaired=True)
 
     def _make_again(self, bad: _Bad) -> None:
         """Put a table in the place of a bad one; its bytes say the same as the commits."""
         name, catalog = bad.name, self._logs.catalog
-        row, data = self._made(name)
+        row, data = self._kept(bad) or self._made(name)
         if bad.is_ours:
             catalog.tables.keep(row, data)
             self._logs.forget_views(name.log_id)
@@ -225,6 +229,19 @@ class TableCheck:
                 kept = dataclasses.replace(row, suffix=name.suffix, is_remote=True)
                 catalog.tables.keep(kept, data)
                 self._logs.forget_views(name.log_id)
+
+    def _kept(self, bad: _Bad) -> tuple[TableRow, bytes] | None:
+        """Return this machine's copy of a table, so that a compaction stays one; None without."""
+        tables, name = self._logs.catalog.tables, bad.name
+        for row in tables.all(name.log_id) if bad.name not in self._lying else ():
+            if (row.lsn, row.after, row.suffix) == (name.lsn, name.after, name.suffix):
+                data = tables.read(row, 0, row.length)
+                if data is None or row.hash != self._links[row.lsn].hash:
+                    continue
+                with contextlib.suppress(CorruptObjectError):
+                    check_blocks(decode_head(data, key=name.key).root, data, key=name.key)
+                    return row, data
+        return None
 
     def _made(self, name: TableName) -> tuple[TableRow, bytes]:
         log_id, logs = name.log_id, self._logs

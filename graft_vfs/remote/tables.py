@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graft_vfs.errors import CorruptObjectError, StoreUnavailableError
-from graft_vfs.format.table import HEAD_BYTES, TableHead, decode_head
+from graft_vfs.format.table import HEAD_BYTES, Block, TableHead, decode_block, decode_head
 from graft_vfs.format.table_facts import is_suffix
 from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
@@ -121,9 +121,9 @@ def _names(
 def read_table(store: ObjectStore, name: TableName, *, whole: int) -> ReadTable:
     """Return a table: all of it if the object has at most `whole` bytes, else its beginning.
 
-    One range read of 64 KiB, which has the whole head, and a second for the rest of a longer table
-    that is read whole. Raises ObjectMissingError, FutureVersionError, and CorruptObjectError if it
-    is not the table of its key.
+    What arrives whole is verified whole. One range read of 64 KiB, which has the whole head, and a
+    second for the rest of a longer table that is read whole. Raises ObjectMissingError,
+    FutureVersionError, and CorruptObjectError if it is not the table of its key.
     """
     key = name.key
     data = store.get_range(key, 0, HEAD_BYTES)
@@ -144,7 +144,17 @@ def read_table(store: ObjectStore, name: TableName, *, whole: int) -> ReadTable:
             f"{key} has {len(data)} bytes instead of {arrived}",
             next_step="delete the object: a table can be made again",
         )
+    if arrived == head.length:
+        check_blocks(head.root, data, key=key)
     return ReadTable(name, head, data)
+
+
+def check_blocks(blocks: Iterable[Block], data: bytes, *, key: str) -> None:
+    """Raise CorruptObjectError unless blocks of a whole table, and all below them, are sound."""
+    for block in blocks:
+        found = decode_block(data[block.offset : block.offset + block.length], block, key=key)
+        if isinstance(found, tuple):
+            check_blocks(found, data, key=key)
 
 
 def write_table(store: ObjectStore, name: TableName, data: bytes) -> bool:

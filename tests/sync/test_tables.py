@@ -145,6 +145,17 @@ def test_damaged_tables_are_passed_over(replicas) -> None:
         assert rows(reader.connect()) == rows(writer.connect())
 
 
+def test_a_table_with_a_damaged_block_is_passed_over(replicas) -> None:
+    writer = replicas()
+    grow(writer, STEP + 1)
+    (name,) = tables_of(writer, log_of(writer))
+    whole = writer.engine.store.get(name.key)
+    writer.engine.store.put(name.key, [whole[:-3], b"???"])
+    reader = replicas("b")
+    reader.engine.clone("main", "main")
+    assert rows(reader.connect()) == rows(writer.connect())
+
+
 def test_a_table_of_another_history_is_not_used(replicas) -> None:
     writer = replicas()
     grow(writer, STEP + 2)
