@@ -6,6 +6,7 @@ and a program that went astray write such bytes, too, and the error must name wh
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -35,7 +36,13 @@ from graft_vfs.local.catalog import descriptor
 from graft_vfs.local.catalog import file as catalog_file
 from graft_vfs.local.catalog.catalog import Catalog
 from graft_vfs.local.catalog.descriptor import Descriptor
-from graft_vfs.local.catalog.rows import BranchRow, CommitRow, PendingPush, VolumeRow
+from graft_vfs.local.catalog.rows import (
+    BranchRow,
+    CommitRow,
+    KeptBranch,
+    PendingPush,
+    VolumeRow,
+)
 from graft_vfs.local.chunk import Position
 from graft_vfs.view.remote_view import EmptyRemoteView
 from graft_vfs.volume.volume import Volume
@@ -81,11 +88,25 @@ def sealed_log(data: bytes) -> bytes:
     return bytes(log)
 
 
+def kept_of(branch: BranchRow) -> KeptBranch:
+    """Return the beginning of a branch as a kept one."""
+    former = dataclasses.replace(branch, id=LogId.new())
+    return KeptBranch(former, branch.first_lsn, branch.start, bytes(32), "reset", 1)
+
+
 class _OneVolume:
     """As much of a catalog as a volume asks for when it is opened."""
 
     def __init__(self, row: VolumeRow, branch: BranchRow) -> None:
         self._found = row, branch
+        self.kept = self
+
+    def all(self, _: VolumeId) -> tuple[KeptBranch, ...]:
+        """Return no kept branches."""
+        return ()
+
+    def branches(self, _: VolumeId) -> list[BranchRow]:
+        return [self._found[1]]
 
     def current(self, _: VolumeId) -> tuple[VolumeRow, BranchRow]:
         return self._found
@@ -231,6 +252,7 @@ def filled(catalog: Catalog) -> None:
     position = Position(LOG_HEADER_BYTES, 2**64 - 1)
     branch = BranchRow(BRANCH, VOLUME, REMOTE, 1, 5, 1, "0001.log", position, 1)
     catalog.add_volume(row, branch, tag="main")
+    catalog.keep_branch(kept_of(branch))
     header = golden("commit-inline.bin")
     catalog.add_commits(REMOTE, [CommitRow(1, bytes(32), header)])
     push = PendingPush(VOLUME, REMOTE, 2, b"h" * 32, header, 4, 9, position)
@@ -288,6 +310,12 @@ def read_everything(catalog: Catalog) -> None:
         assert branch.first_lsn >= 1
         assert branch.start.offset >= LOG_HEADER_BYTES
         assert 0 <= branch.start.checksum < 1 << 64
+    for kept in catalog.kept.all(VOLUME):
+        assert kept.commits >= 1
+        assert kept.bytes >= 0
+        assert kept.end.offset >= LOG_HEADER_BYTES
+        assert kept.base_hash is None or len(kept.base_hash) == 32
+        assert isinstance(kept.reason, str)
     lsn, digest = catalog.newest_commit(REMOTE)
     assert lsn >= 0
     assert len(digest) == 32
@@ -315,8 +343,11 @@ class CatalogRows:
         try:
             for _ in range(source.choice((1, 1, 1, 2))):
                 table, column = source.choice(self.columns)
+                which = source.choice(("min", "max"))
                 self.connection.execute(
-                    f"UPDATE {table} SET {column} = ?", (hostile_value(source),)
+                    f"UPDATE {table} SET {column} = ? "
+                    f"WHERE rowid = (SELECT {which}(rowid) FROM {table})",
+                    (hostile_value(source),),
                 )
             read_everything(self.catalog)
         finally:
@@ -358,7 +389,9 @@ class Descriptors:
         self.directory, self.path = scratch, scratch / layout.DESCRIPTOR
         start = Position(LOG_HEADER_BYTES, 2**64 - 1)
         branch = BranchRow(BRANCH, VOLUME, REMOTE, 1, 5, 1, "0001.log", start, 1)
-        descriptor.write(scratch, Descriptor(REMOTE, branch, bytes(32), ("main",)))
+        kept = (kept_of(branch),)
+        described = Descriptor(REMOTE, branch, bytes(32), ("main",), kept=kept)
+        descriptor.write(scratch, described)
         self.sound = self.path.read_bytes()
 
     def __call__(self, source: Random) -> None:

@@ -177,6 +177,7 @@ def branch_row(row: Sequence[Any]) -> BranchRow:
 def kept_row(branch: BranchRow, row: Sequence[Any]) -> KeptBranch:
     """Return a row of `kept_branches` without its ids, with the row of its branch."""
     last, offset, checksum, base_hash, reason, kept_ms = row
+    number_of(offset, branch.start.offset)
     return KeptBranch(
         branch=branch,
         last_lsn=local_lsn_of(last, branch.first_lsn),
