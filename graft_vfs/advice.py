@@ -89,6 +89,7 @@ class Advice(enum.Enum):
     TRY_REVERT = None, "revert TAG COMMIT --dry-run", "revert(TAG, COMMIT, dry_run=True)"
     RESTORE = None, "restore TAG --at COMMIT", "restore(TAG, COMMIT)"
     RESTORE_FILE = None, "restore TAG --at COMMIT -o FILE", "restore_file(TAG, FILE, COMMIT)"
+    SET_RETENTION = None, "retention TAG --keep-last 10", "set_retention(TAG, last=10)"
     SET_URL = None, "remote set-url REMOTE URL", "set_remote_url(REMOTE, URL)"
     SWITCH = "graft_switch = VOLUME", "switch TAG VOLUME", "switch(TAG, VOLUME)"
     SWITCH_BRANCH = "graft_switch = BRANCH", "switch TAG BRANCH", "switch(TAG, BRANCH)"

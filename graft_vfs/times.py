@@ -14,6 +14,8 @@ CLOCK_TOLERANCE_SECONDS = 60.0
 """A machine's clock may date a commit if it differs from the store's clock by no more."""
 _FRACTION = re.compile(r"[.,](\d+)")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
 
 
@@ -40,6 +42,20 @@ def parse_time(text: str, now: Callable[[], float] = time.time) -> int:
     digits = min(3, len(fraction[1])) if fraction else 0
     start: int = (moment - _EPOCH) // dt.timedelta(milliseconds=1)
     return start + (0, 9, 99, 999)[3 - digits]
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds of a text such as `90s`, `30m`, `12h`, `7d` or `4w`; raises UsageError."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{text!r} is not a duration", next_step="write 30m, 12h, 7d or 4w")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def duration_text(seconds: int) -> str:
+    """Return a duration as `parse_duration` reads it."""
+    unit = next(unit for unit, each in reversed(_SECONDS.items()) if not seconds % each)
+    return f"{seconds // _SECONDS[unit]}{unit}"
 
 
 def parse_http_date(text: str) -> dt.datetime:

@@ -45,6 +45,7 @@ _MODULES = {
     "settings": "config",
     "doctor": "doctor",
     "recovery": "adopt fsck",
+    "retention": "retention expire",
     "demo": "demo",
     "manual": "help version",
     "usage": "du",

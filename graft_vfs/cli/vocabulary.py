@@ -8,7 +8,8 @@ GROUPS = {
     "Synchronise it with a remote": "push pull rebase fetch hydrate audit sync remote",
     "Take out its content or a past state": "export restore revert checkout tag",
     "Go back to commits that it left": "branches switch branch",
-    "Set up, check and repair": "config doctor fsck adopt maintain gc rm completion",
+    "Set up, check and repair": "config doctor fsck adopt rm completion",
+    "Keep it small": "maintain retention expire gc",
 }
 """The groups of the help, in their order. A command that is in none is listed last."""
 

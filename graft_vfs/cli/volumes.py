@@ -231,7 +231,8 @@ def dump_header(tag: str, as_json: bool) -> None:
             echo(engine.dump_header(volume))
 
 
-@command("gc", "graft gc --local --dry-run", "graft gc --local")
+@command("gc", "graft gc main --dry-run", "graft gc main", "graft gc --local")
+@click.argument("tag", type=TAG, required=False, shell_complete=complete_tags)
 @click.option("--local", "is_local", is_flag=True, help="Remove what this machine does not need.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @click.option(
@@ -242,19 +243,29 @@ def dump_header(tag: str, as_json: bool) -> None:
     help="Remove this volume even if it has unpushed commits or cannot be read.",
 )
 @json_option
-def gc(is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool) -> None:
-    """Remove the volumes that no tag names, and what no volume needs.
+def gc(
+    tag: str | None, *, is_local: bool, dry_run: bool, forced: tuple[str, ...], as_json: bool
+) -> None:
+    """Delete what is not kept: commits of the log of TAG, or --local what no volume needs.
 
-    A volume that a process has open, that has unpushed commits or kept branches, or that cannot be
-    read, is kept, and the reason is given. Then go the remains of interrupted work, cached pages
-    and known commits of logs that no volume needs, and dead space in branch files and in the
-    catalog. Nothing on the remote is removed, and no commit is lost.
+    With TAG, commits are deleted that the log's retention has closed, and others are closed; see
+    `graft retention` and `graft expire`. This may be ended at any time, and run on several machines
+    at once; run it from cron.
+
+    With --local, volumes that no tag names are removed. A volume that a process has open, that has
+    unpushed commits or kept branches, or that cannot be read, is kept, and the reason is given.
+    Then go the remains of interrupted work, cached pages and known commits of logs that no volume
+    needs, and dead space in branch files and in the catalog. Nothing on the remote is removed then.
     """
-    if not is_local:
+    if is_local == (tag is not None) or (forced and not is_local):
         raise UsageError(
-            "this version removes nothing from the remote",
-            next_step="use `graft gc --local` for volumes on this machine",
+            "`graft gc` takes either a TAG or --local, and --force only with --local",
+            next_step="give the TAG whose remote log is meant, or --local for this machine",
         )
+    if tag is not None:
+        with opened() as engine:
+            emit(engine.collect_remote(tag, dry_run=dry_run), as_json=as_json)
+        return
     with opened() as engine:
         known = [row.id for row in engine.catalog.volumes()]
         force = [VolumeId.find(text, known) for text in forced]

@@ -26,9 +26,14 @@ from graft_vfs.local.files import importing
 from graft_vfs.maintenance import adopt as adopting
 from graft_vfs.maintenance import collect as collecting
 from graft_vfs.maintenance import compaction, leftovers
+from graft_vfs.maintenance import retention as retaining
+from graft_vfs.maintenance import sweep as sweeping
 from graft_vfs.maintenance.collect import CollectedVolume
 from graft_vfs.maintenance.compaction import Compacted
 from graft_vfs.maintenance.leftovers import Reclaimed
+from graft_vfs.maintenance.retention import Expiry, Retention
+from graft_vfs.maintenance.sweep import Collected
+from graft_vfs.remote.policy import Policy
 from graft_vfs.reports import (
     Adopted,
     Moved,
@@ -40,6 +45,7 @@ from graft_vfs.sync import naming
 from graft_vfs.sync import remotes as remoting
 from graft_vfs.sync.clone import NewVolume, clone_base
 from graft_vfs.sync.fetch import Fetched, fetch_log, require_view
+from graft_vfs.sync.pinning import pinned
 from graft_vfs.sync.pull import Pulled
 from graft_vfs.sync.push import Pushed
 from graft_vfs.sync.settle import WAIT_SECONDS as PUSH_WAIT_SECONDS
@@ -160,6 +166,65 @@ class Graft(ReadingEngine):
         """
         syncing.require_remote(self.context)
         return commit_names.give(self.context, self._opened(tag), name, ref, message=message)
+
+    def retention(self, tag: str | Opened) -> Retention:
+        """Return which commits the log of a volume keeps. One request."""
+        return retaining.shown(self.logs, self._remote_log(tag))
+
+    def set_retention(
+        self,
+        tag: str | Opened,
+        *,
+        last: int = 0,
+        within_seconds: int = 0,
+        hourly: int = 0,
+        daily: int = 0,
+        weekly: int = 0,
+        monthly: int = 0,
+        yearly: int = 0,
+        grace_seconds: int | None = None,
+    ) -> Retention:
+        """Say which commits the log of a volume keeps; `collect_remote` deletes the others.
+
+        These are the `last` ones, those of the last `within_seconds`, and the last one each of so
+        many hours, days, weeks, months and years. One of these numbers has to be above 0.
+
+        The first time, a commit is pushed with which programs that do not know retention refuse the
+        log, and after which no machine may stay away for longer than the grace period, by default a
+        day, and go on as before. Requests: those of a fetch, a listing of the log, three, and those
+        of a push. Raises UsageError for local commits, UnsafeStoreError for a store without time.
+        """
+        policy = Policy(
+            last=last,
+            within_seconds=within_seconds,
+            hourly=hourly,
+            daily=daily,
+            weekly=weekly,
+            monthly=monthly,
+            yearly=yearly,
+        )
+        return retaining.changed(self.context, self._opened(tag), policy, grace_seconds)
+
+    def expire(self, tag: str | Opened) -> list[Expiry]:
+        """Return what the retention of a log will do to each commit, newest first, and why.
+
+        Nothing is changed. Requests: those of a fetch, four, one listing for each 1000 objects, and
+        one for each name, pin, fork, and commit that this machine has not read.
+        """
+        return retaining.planned(self.logs, self._remote_log(tag))
+
+    def collect_remote(self, tag: str | Opened, *, dry_run: bool = False) -> Collected:
+        """Delete the commits of a log that its retention has closed, and close the next ones.
+
+        Requests: those of `expire`, one for each 1000 objects that are deleted, and three and one
+        for each commit that is kept when others are closed. It may be ended at any time, and run on
+        several machines at once. Raises ConflictError if another was first.
+        """
+        return sweeping.sweep(self.logs, self._remote_log(tag), dry_run=dry_run)
+
+    def _remote_log(self, tag: str | Opened) -> LogId:
+        syncing.require_remote(self.context)
+        return self.catalog.volume(self._opened(tag).volume.id).remote
 
     def remove_name(self, tag: str | Opened, name: str) -> NameReport:
         """Remove a name of a commit from the remote; the commit stays. Two requests.
@@ -381,11 +446,15 @@ class Graft(ReadingEngine):
         At most two range requests for each object that holds some, one for each 8 MiB, and one for
         each gap above 1 MiB between them. `progress` counts the bytes that are cached, of all. What
         arrives is cached at once, so that after a failure or an interrupt, a repetition continues.
+        From a log with retention, the commit is pinned meanwhile: three requests more.
         """
         volume = self._opened(tag).volume
         with syncing.syncing(self.context, volume), volume.pinned() as snapshot:
             view = snapshot.remote
-            return view.hydrate(progress) if isinstance(view, LogView) else 0
+            if not isinstance(view, LogView):
+                return 0
+            with pinned(self.logs, view, progress) as keeping:
+                return view.hydrate(keeping)
 
     def maintain(
         self, tag: str | Opened, *, dry_run: bool = False, progress: Progress | None = None
@@ -421,7 +490,8 @@ class Graft(ReadingEngine):
 
         `at` is a ref as for `resolve`, by default HEAD. The file must not exist; with `force`, it
         is replaced atomically. It is durable on return. Requests: those of `resolve`, and for pages
-        that are not cached. Raises AlreadyExistsError, also for a WAL or a journal beside the file.
+        that are not cached; three more to pin what is read from a log with retention. Raises
+        AlreadyExistsError, also for a WAL or a journal beside the file.
         """
         with importing():
             from graft_vfs.plain import transfer  # noqa: PLC0415 - for start-up
@@ -429,9 +499,10 @@ class Graft(ReadingEngine):
         opened = self._opened(tag)
         with opened.volume.pinned() as newest:
             pages = newest if at is None else self.snapshot_at(opened, at)
-            if isinstance(target, str | Path):
-                return transfer.export_pages(pages, Path(target), force=force, progress=progress)
-            return transfer.export_stream(pages, target, progress=progress)
+            with pinned(self.logs, pages.remote, progress) as keeping:
+                if isinstance(target, str | Path):
+                    return transfer.export_pages(pages, Path(target), force=force, progress=keeping)
+                return transfer.export_stream(pages, target, progress=keeping)
 
     def restore(
         self,

@@ -22,7 +22,8 @@ from graft_vfs.history import names
 from graft_vfs.history.refs import check_name, shown
 from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
-from graft_vfs.remote.names import create_name, delete_name, list_names, read_name
+from graft_vfs.remote.names import create_name, delete_name, list_names, name_key, read_name
+from graft_vfs.remote.pins import require_open
 from graft_vfs.reports import Report, commit_time_text, first_line
 from graft_vfs.suggestions import did_you_mean
 from graft_vfs.sync.headers import require_header
@@ -58,7 +59,8 @@ def give(context: Context, opened: Opened, name: str, ref: str, *, message: str 
     """Give a name to the commit that a ref means; durable on the remote on return.
 
     One request, and those of `resolve` if the commit is not known here; one more in the first call
-    of an engine, and one or two at a data directory's first write to the remote. Raises UsageError
+    of an engine, one or two at a data directory's first write to the remote, and one in a log with
+    retention. Raises ExpiredError if that has closed the commit, UsageError
     for a local commit and for what cannot be a name, AlreadyExistsError if the name is taken.
     It may be taken by the same author for the same commit and with the same message.
     """
@@ -92,6 +94,8 @@ def give(context: Context, opened: Opened, name: str, ref: str, *, message: str 
                 Advice.REMOVE_NAME(TAG=opened.tag, NAME=name),
             ),
         )
+    if header.grace_seconds and found.attempt == wanted.attempt:
+        require_open(store, name_key(commit.log, name), commit.log, commit.lsn)
     return NameReport.of(found)
 
 

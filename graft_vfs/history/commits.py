@@ -12,7 +12,7 @@ from graft_vfs.history.refs import HEAD, Span, parse, parse_span
 from graft_vfs.ids import LogId, short_texts
 from graft_vfs.local.chunk import Chunk
 from graft_vfs.local.messages import Messages
-from graft_vfs.pages import LSN_MAX, LocalLsn, RemoteLsn
+from graft_vfs.pages import LSN_MAX, NO_LSN, LocalLsn, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.reports import CommitReport, LogEntry
 from graft_vfs.sync.headers import headers_down, require_header, require_headers
@@ -124,9 +124,9 @@ def _remote_walk(
     while at is not None and bound > 0:
         log_id, parent = at.log, None
         given = _names_by_lsn(logs, log_id)
-        if isinstance(end, names.RemoteCommit) and end.log == log_id and end.lsn <= at.lsn:
-            bound = min(bound, at.lsn - end.lsn)
-        for record in headers_down(logs, log_id, at.lsn, bound):
+        is_last = isinstance(end, names.RemoteCommit) and end.log == log_id and end.lsn <= at.lsn
+        until = end.lsn if is_last and isinstance(end, names.RemoteCommit) else NO_LSN
+        for record in headers_down(logs, log_id, at.lsn, bound, until=until):
             header = record.header
             entry = LogEntry(
                 "remote",
@@ -146,7 +146,7 @@ def _remote_walk(
             bound -= 1
             if header.parent_log is not None:
                 parent = names.RemoteCommit(header.parent_log, header.parent_lsn)
-        at = parent
+        at = None if is_last else parent
 
 
 def _names_by_lsn(logs: Logs, log_id: LogId) -> dict[RemoteLsn, tuple[str, ...]]:

@@ -38,10 +38,12 @@ from graft_vfs.maintenance.mending import Mender
 from graft_vfs.maintenance.table_checks import TableCheck
 from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
+from graft_vfs.remote.floor import read_floor
 from graft_vfs.remote.log import RemoteLog, commit_key
 from graft_vfs.remote.names import list_names, name_key
 from graft_vfs.remote.refs import list_refs, read_ref, ref_names
 from graft_vfs.remote.request_threads import request_threads
+from graft_vfs.remote.rolls import closed_lsns, find_roll
 from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.store.base import ObjectStore
 from graft_vfs.store.none import NoStore
@@ -127,7 +129,8 @@ def check_log(
 
     Requests: one for each 1000 commits and each 1000 names, one for each commit and each name, two
     for each segment, 32 at a time; with `deep` those of reading all frames; for those of tables,
-    which `history` compares with the commits, see `TableCheck.run`. `scratch` is a
+    which `history` compares with the commits, see `TableCheck.run`. With retention, one more for
+    the floor, and three for each commit that is closed and not deleted. `scratch` is a
     directory for the frames of a large commit that is put back. `progress` counts commits. Raises
     StoreError.
     """
@@ -135,7 +138,10 @@ def check_log(
     present = sorted(set(remote.lsns()))
     newest = present[-1] if present else NO_LSN
     known = logs.catalog.newest_commit(log_id)[0]
-    check = _LogCheck(logs, remote, deep=deep)
+    closed = range(0)
+    if known < newest or logs.belief(log_id, known).has_retention:
+        closed = closed_lsns(remote.store, read_floor(remote.store, log_id))
+    check = _LogCheck(logs, remote, closed, deep=deep)
     found: list[Fault] = []
     segments = 0
     with request_threads("graft-fsck") as executor:
@@ -146,7 +152,7 @@ def check_log(
             segments += seen.record is not None and seen.record.header.segment is not None
             if progress is not None:
                 progress(number, len(present))
-    for lsn in _gaps(present, max(newest, known)):
+    for lsn in _gaps(present, max(newest, known), closed):
         problem = "the commit is missing" if lsn < newest else "the remote lacks this known commit"
         hole = Finding(_place(log_id, lsn), problem, next_step=OTHER_MACHINE)
         found.append(Fault(lsn, FaultKind.HOLE, hole))
@@ -186,8 +192,9 @@ def _judge_names(
         )
 
 
-def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn) -> Iterator[RemoteLsn]:
-    """Yield the LSNs up to `last` that are absent, ascending."""
+def _gaps(present: Sequence[RemoteLsn], last: RemoteLsn, closed: range) -> Iterator[RemoteLsn]:
+    """Yield the LSNs up to `last` that are absent and not closed, ascending."""
+    present = sorted({*present, *map(RemoteLsn, closed)})
     there, count = set(present), 0
     bounds = [*present, RemoteLsn(last + 1)]
     before = 0
@@ -217,9 +224,10 @@ class _Seen:
 class _LogCheck:
     """One run over a log. Owner: `check_log`; `inspect` is called by many threads."""
 
-    def __init__(self, logs: Logs, remote: RemoteLog, *, deep: bool) -> None:
+    def __init__(self, logs: Logs, remote: RemoteLog, closed: range, *, deep: bool) -> None:
         self._logs = logs
         self._remote = remote
+        self._closed = closed
         self._deep = deep
         self.is_our_history = True
         self.links: dict[RemoteLsn, Link] = {}
@@ -233,6 +241,11 @@ class _LogCheck:
             return _Seen(None, error, None)
         if record is None:
             return _Seen(None, None, None)
+        if lsn in self._closed:
+            # Its segment may be deleted before it, and a late claim may stand in its place.
+            roll = find_roll(self._remote.store, self._remote.log_id, lsn)
+            is_first = roll is not None and roll.hash_of(lsn) == record.header.hash
+            return _Seen(record if is_first else None, None, None)
         try:
             self._inspect_body(record)
         except (DamageError, ObjectMissingError) as error:

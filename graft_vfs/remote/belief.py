@@ -42,6 +42,11 @@ class Belief:
         self._grace_seconds = grace_seconds
         self._roll: Roll | None = None
 
+    @property
+    def has_retention(self) -> bool:
+        """Whether the log is known to have retention; a later commit may switch it on."""
+        return self._grace_seconds > 0
+
     def believed(self, answers: Iterable[Answer]) -> Iterator[CommitRecord]:
         """Yield the commits of answers about consecutive LSNs, once each is believed.
 
@@ -62,15 +67,21 @@ class Belief:
         except CorruptObjectError:
             # A gap, or a chain that a late claim of a closed LSN breaks.
             if self._grace_seconds:
-                self._require_open(waiting, RemoteLsn(self._head + len(waiting) + 1))
-                yield from existing(waiting)
+                records = [*existing(waiting)]
+                self._require_open(records, RemoteLsn(self._head + len(records) + 1))
+                yield from records
             raise
         if waiting:
             yield from self._checked(waiting)
 
     def join(self, records: Iterable[CommitRecord]) -> Iterator[CommitRecord]:
-        """Yield commits that a listing or a table has found; what comes after them is judged."""
+        """Yield commits that prove tables, once they are believed; what comes after them is judged.
+
+        With retention, one request for each, and those for the rolls of one that is closed.
+        """
         for record in records:
+            if record.header.grace_seconds:
+                self._require_open([record], None)
             self._note(record)
             yield record
 
@@ -85,10 +96,39 @@ class Belief:
         if self._grace_seconds and not self._are_near([answered], self._grace_seconds):
             floor = read_floor(self._log.store, self._log.log_id)
             if lsn <= floor.lsn:
-                return self._first_hash(lsn, floor) == digest
+                return self._is_first(lsn, digest, floor)
         if self._grace_seconds and is_created:
             self._note_absent(answered)
         return is_won
+
+    def confirmed(
+        self, first: RemoteLsn, records: Iterable[CommitRecord]
+    ) -> Iterator[CommitRecord]:
+        """Yield commits from `first` up to the head that were read, unless they were deleted.
+
+        One more request, for the floor, if the log has retention, and those for its rolls. All of
+        them are in memory. Raises ExpiredError.
+        """
+        if not self._grace_seconds:
+            yield from records
+            return
+        found: list[CommitRecord] = []
+        try:
+            found += records
+        except CorruptObjectError:
+            self._require_open(found, RemoteLsn(found[-1].header.lsn + 1) if found else first)
+            raise
+        self._require_open(found, None)
+        yield from found
+
+    def require_newest(self) -> None:
+        """Raise ExpiredError if the head cannot be the newest commit, because it is closed.
+
+        One request if the log has retention. A search by keys takes a deleted one for the end.
+        """
+        floor = read_floor(self._log.store, self._log.log_id) if self._grace_seconds else None
+        if floor is not None and floor.lsn >= self._head:
+            raise self._expired(RemoteLsn(self._head + 1), floor)
 
     def has_closed(self, lsn: RemoteLsn, digest: bytes) -> bool:
         """Return True if the log has closed an LSN whose commit has this hash.
@@ -98,14 +138,17 @@ class Belief:
         if not self._grace_seconds:
             return False
         floor = read_floor(self._log.store, self._log.log_id)
-        return lsn <= floor.lsn and self._first_hash(lsn, floor) == digest
+        if lsn > floor.lsn or self._is_switch(lsn):
+            return False
+        return self._is_first(lsn, digest, floor)
 
     def _checked(self, waiting: Sequence[Answer]) -> Iterator[CommitRecord]:
         records = [*existing(waiting)]
         graces = [record.header.grace_seconds or self._grace_seconds for record in records]
         grace_seconds = min([self._grace_seconds, *graces])
         if not self._are_near([answer.answered for answer in waiting], grace_seconds):
-            self._require_open(waiting, None)
+            absent = waiting[-1].lsn if waiting[-1].record is None else None
+            self._require_open(records, absent)
         if waiting[-1].record is None:
             self._note_absent(waiting[-1].answered)
         for record in records:
@@ -129,19 +172,20 @@ class Belief:
             for date in dates
         )
 
-    def _require_open(self, answers: Sequence[Answer], lsn: RemoteLsn | None) -> None:
-        """Raise ExpiredError if the log has deleted what these answers, or one, are about."""
+    def _require_open(self, records: Sequence[CommitRecord], absent: RemoteLsn | None) -> None:
+        """Raise ExpiredError if the log has closed one that is absent, or first had another."""
         floor = read_floor(self._log.store, self._log.log_id)
-        closed = [answer for answer in answers if answer.lsn <= floor.lsn]
-        for answer in closed:
-            record = answer.record
-            if record is None or record.header.hash != self._first_hash(answer.lsn, floor):
-                raise self._expired(answer.lsn, floor)
-        if lsn is not None and lsn <= floor.lsn:
-            raise self._expired(lsn, floor)
+        for header in (record.header for record in records):
+            lsn = header.lsn
+            # Those before the first with a grace period are never deleted.
+            is_closed = header.grace_seconds and lsn <= floor.lsn
+            if is_closed and not self._is_kept(lsn, header.hash, floor):
+                raise self._expired(lsn, floor)
+        if absent is not None and absent <= floor.lsn:
+            raise self._expired(absent, floor)
 
-    def _first_hash(self, lsn: RemoteLsn, floor: Floor) -> bytes:
-        """Return the hash of the commit that first had a closed LSN, from the rolls."""
+    def _is_first(self, lsn: RemoteLsn, digest: bytes, floor: Floor) -> bool:
+        """Return True if the commit with this hash first had a closed LSN, by the rolls."""
         if self._roll is None or not self._roll.first <= lsn <= self._roll.last:
             self._roll = find_roll(self._log.store, self._log.log_id, lsn)
         if self._roll is None:
@@ -152,12 +196,28 @@ class Belief:
                 "that was",
                 next_step="restore the rolls of the log from a replica or a backup",
             )
-        return self._roll.hash_of(lsn)
+        return self._roll.hash_of(lsn) == digest
+
+    def _is_kept(self, lsn: RemoteLsn, digest: bytes, floor: Floor) -> bool:
+        """Return True if a commit that was read at a closed LSN is the one that first had it."""
+        try:
+            return self._is_first(lsn, digest, floor)
+        except (CorruptObjectError, ExpiredError):
+            if self._is_switch(lsn):
+                return True
+            raise
+
+    def _is_switch(self, lsn: RemoteLsn) -> bool:
+        """Return True if an LSN has the first commit with a grace period, which no roll has."""
+        before = self._log.read_header(RemoteLsn(lsn - 1)) if lsn > 1 else None
+        return lsn == 1 or (before is not None and not before.header.grace_seconds)
 
     def _expired(self, lsn: RemoteLsn, floor: Floor) -> ExpiredError:
+        what = f"LSN {lsn} of log {self._log.log_id} was deleted by the log's retention"
+        if lsn <= self._head:
+            return ExpiredError(what, next_step=f"LSN {floor.lsn + 1} and later ones are there")
         return ExpiredError(
-            f"log {self._log.log_id} has moved on: LSN {lsn}, the next that this machine needs, "
-            f"was deleted by the log's retention, as all up to LSN {floor.lsn} may be",
+            f"{what}, as all up to LSN {floor.lsn} may be, and this machine has not read it",
             next_step=Hint(
                 "keep local commits with ",
                 Advice.EXPORT,

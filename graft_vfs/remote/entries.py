@@ -124,6 +124,17 @@ def create_once(
     )
 
 
+def replace_as_read(store: ObjectStore, key: str, old: bytes, new: bytes) -> bool:
+    """Replace an object that was read as `old`; False if it is neither that nor `new`.
+
+    Durable on return. Two requests. Raises ObjectMissingError, StoreError.
+    """
+    try:
+        return store.replace(key, old, new)
+    except CorruptObjectError:
+        return False  # It is longer than both.
+
+
 def read_all(
     store: ObjectStore,
     prefix: str,

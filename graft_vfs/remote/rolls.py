@@ -24,6 +24,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ from graft_vfs.format.commit import HASH_BYTES
 from graft_vfs.ids import LogId
 from graft_vfs.pages import LSN_MAX, RemoteLsn
 from graft_vfs.remote.entries import create_once
+from graft_vfs.remote.floor import Floor
 from graft_vfs.remote.log import LOGS_PREFIX, ascending, descending
 from graft_vfs.store.base import ObjectStore
 
@@ -117,6 +119,20 @@ def find_roll(store: ObjectStore, log_id: LogId, lsn: RemoteLsn) -> Roll | None:
         roll = _read(store, log_id, key)
         return roll if roll is not None and first <= lsn <= roll.last else None
     return None
+
+
+def closed_lsns(store: ObjectStore, floor: Floor) -> range:
+    """Return the LSNs that a log has closed. No request for the floor of nothing, else a listing.
+
+    Those before the first with a grace period are open, though they are below the floor.
+    """
+    if not floor.lsn or not store.can_list:
+        return range(0)
+    prefix, first = rolls_prefix(floor.log_id), LSN_MAX
+    for key in store.keys(prefix):
+        with contextlib.suppress(CorruptObjectError):
+            first = min(first, ascending(key.removeprefix(prefix), key=key))
+    return range(first, floor.lsn + 1)
 
 
 def _read(store: ObjectStore, log_id: LogId, key: str) -> Roll | None:

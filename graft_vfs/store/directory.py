@@ -207,6 +207,7 @@ class DirectoryStore(ObjectStore):
             with _temporary_file(folder, data) as temporary:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
+        self._note_time(key)
         if sent is not None:
             sent(size, size)
 

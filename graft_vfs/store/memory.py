@@ -111,6 +111,7 @@ class MemoryStore(ObjectStore):
         check_key(key)
         joined = b"".join(data)
         with occupied(), self._objects.lock:
+            self._objects.note_time(key)
             self._objects.write(key, joined)
         self.counters.add("put", bytes_sent=len(joined))
         if sent is not None:

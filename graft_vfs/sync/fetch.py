@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from graft_vfs.advice import Advice, Hint
-from graft_vfs.errors import NotFoundError
+from graft_vfs.errors import ExpiredError, NotFoundError
 from graft_vfs.ids import LogId
 from graft_vfs.local.cache.arena import FrameKey, commit_source
 from graft_vfs.local.catalog.rows import CommitRow
@@ -19,7 +20,7 @@ from graft_vfs.remote.log import RemoteLog
 from graft_vfs.reports import Progress, Report, commits_text
 from graft_vfs.sync.headers import explained
 from graft_vfs.sync.parents import read_parents
-from graft_vfs.sync.proof import prove, told_from_damage
+from graft_vfs.sync.proof import Standing, examine, mismatch, prove, told_from_damage
 from graft_vfs.sync.tables import jump, make_table
 from graft_vfs.view.logs import Logs
 
@@ -84,7 +85,12 @@ def fetch_log(
     elif not before:
         records = _after_parents(logs, records, progress)
     with told_from_damage(logs, log_id) if before else contextlib.nullcontext():
-        newest = _learn(logs, log_id, before, records)
+        try:
+            newest = _learn(logs, log_id, before, records)
+        except ExpiredError as error:
+            newest = _rejoin(logs, log_id, error)
+    if newest > before and not remote.store.can_list:
+        logs.belief(log_id, newest).require_newest()
     if newest > before:
         # The first new commit names the hash of the last known one.
         logs.note_proved(log_id)
@@ -97,6 +103,34 @@ def fetch_log(
         require_view(logs, log_id, newest)
     logs.note_asked(log_id)
     return Fetched(log_id, before, newest)
+
+
+def _rejoin(logs: Logs, log_id: LogId, error: ExpiredError) -> RemoteLsn:
+    """Learn a log anew whose next commits were deleted, as a clone does; returns its newest LSN.
+
+    What is known stays. Raises `error` if no table has what was deleted, HistoryMismatchError if
+    the remote has another history.
+    """
+    known, _ = logs.catalog.newest_commit(log_id)
+    state = examine(logs, log_id)
+    if state.standing is not Standing.SAME:
+        raise mismatch(state) from error
+    remote, belief = logs.log(log_id), logs.belief(log_id, NO_LSN)
+    last = remote.newest_lsn(known)
+    records = remote.read_to(
+        last,
+        NO_LSN,
+        None,
+        jump=lambda first, last: belief.join(jump(logs, log_id, first, last, is_needed=True)),
+        progress=lambda _: None,
+        believed=belief.believed,
+    )
+    first = next(records, None)
+    if first is None or not known < first.header.lsn <= last:
+        # No table is as new as that.
+        raise error
+    _logger.info("log %s has moved on: joined again at LSN %d", log_id, last)
+    return _learn(logs, log_id, known, itertools.chain([first], records))
 
 
 def _learn(
@@ -187,13 +221,31 @@ def require_view(
     if logs.can_view(log_id, lsn) and not logs.catalog.lacks_commits(log_id, lsn, lsn):
         return
     logs.catalog.require_writable()
+    try:
+        _learn_view(logs, log_id, lsn, progress, is_needed=False)
+    except ExpiredError:
+        # What retention keeps of its deleted commits is in tables.
+        try:
+            _learn_view(logs, log_id, lsn, progress, is_needed=True)
+        except ExpiredError as error:
+            raise ExpiredError(
+                f"LSN {lsn} of log {log_id} was deleted by the log's retention",
+                next_step=error.hint,
+            ) from error
+
+
+def _learn_view(
+    logs: Logs, log_id: LogId, lsn: RemoteLsn, progress: Progress | None, *, is_needed: bool
+) -> None:
     records = logs.log(log_id).read_to(
         lsn,
         NO_LSN,
         None,
-        jump=functools.partial(jump, logs, log_id),
+        jump=functools.partial(jump, logs, log_id, is_needed=is_needed),
         progress=lambda found: None if progress is None else progress(found, lsn),
     )
+    newest, _ = logs.catalog.newest_commit(log_id)
+    records = logs.belief(log_id, newest).confirmed(RemoteLsn(1), records)
     with explained(logs, log_id, lsn), told_from_damage(logs, log_id):
         prove(logs, log_id)
         _learn(logs, log_id, NO_LSN, _after_parents(logs, records, progress))

@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import CorruptObjectError, ExpiredError, NoRemoteError, StoreError
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import CommitRow
-from graft_vfs.pages import RemoteLsn
+from graft_vfs.pages import NO_LSN, RemoteLsn
 from graft_vfs.remote.commit_reader import CommitRecord
 from graft_vfs.remote.floor import read_floor
 from graft_vfs.remote.log import RemoteLog, check_chain, commit_key
@@ -37,9 +38,10 @@ def require_headers(
 
     No request for those that the catalog has; else one for each, 32 at a time, and one more in an
     engine's first call for the log. They are in the catalog afterwards, unless that is read-only,
-    and all in memory: ask for some hundred at most. Raises CorruptObjectError if the remote lacks
+    and all in memory: ask for some hundred at most. A log with retention is asked for its floor,
+    too. Raises ExpiredError if it has deleted one, CorruptObjectError if the remote lacks
     one or has another one, HistoryMismatchError, and StoreError or NoRemoteError with the LSN up to
-    which the history is unknown here. One that the log's retention has deleted is ExpiredError.
+    which the history is unknown here.
     """
     found = {each.header.lsn: each for each in logs.records(log_id, first, last)}
     # Ordering: the newest first, so that each is verified by the one after it.
@@ -54,14 +56,15 @@ def require_header(logs: Logs, log_id: LogId, lsn: RemoteLsn) -> CommitHeader:
 
 
 def headers_down(
-    logs: Logs, log_id: LogId, newest: RemoteLsn, limit: int
+    logs: Logs, log_id: LogId, newest: RemoteLsn, limit: int, *, until: RemoteLsn = NO_LSN
 ) -> Iterator[CommitRecord]:
-    """Yield the commits of a log from `newest` to LSN 1, at most `limit`.
+    """Yield the commits of a log from `newest` down to the one after `until`, at most `limit`.
 
     They are required when their turn comes: those that are known, then others in steps that grow
-    from 32 to 512. What the log's retention has deleted, and what is before that, is left out.
+    from 32 to 512. What the log's retention has deleted is left out: then, one listing of the log,
+    and some requests for each commit from there on that is not known.
     """
-    step, last, end = _PAGE_COMMITS_MIN, int(newest), max(0, newest - limit)
+    step, last, end = _PAGE_COMMITS_MIN, int(newest), max(until, newest - limit)
     while last > end:
         first = max(end + 1, last - step + 1)
         known = reversed(logs.records(log_id, RemoteLsn(first), RemoteLsn(last)))
@@ -73,11 +76,19 @@ def headers_down(
             try:
                 found = require_headers(logs, log_id, RemoteLsn(first), RemoteLsn(last))[::-1]
             except ExpiredError:
-                log = logs.log(log_id)
-                end = read_floor(log.store, log_id).lsn
-                found = require_headers(logs, log_id, RemoteLsn(end + 1), RemoteLsn(last))[::-1]
+                yield from islice(_left_down(logs, log_id, last, until), last - end)
+                return
         yield from found
         last -= len(found)
+
+
+def _left_down(logs: Logs, log_id: LogId, last: int, end: int) -> Iterator[CommitRecord]:
+    """Yield the commits from `last` to before `end` that retention has left, newest first."""
+    for lsn in logs.log(log_id).lsns():
+        if end < lsn <= last:
+            # A late claim may stand in the place of one that was deleted.
+            with contextlib.suppress(ExpiredError):
+                yield from require_headers(logs, log_id, lsn, lsn)
 
 
 def parent_of(logs: Logs, log_id: LogId) -> tuple[LogId, RemoteLsn] | None:
@@ -134,6 +145,8 @@ def _fetched(logs: Logs, log_id: LogId, first: int, last: int) -> list[CommitRec
             RemoteLsn(last),
             previous_hash=None if before is None else before.hash,
         )
+        newest, _ = logs.catalog.newest_commit(log_id)
+        read = logs.belief(log_id, newest).confirmed(RemoteLsn(first), read)
         try:
             # Without the frames that came with them, which nobody has asked for.
             found = [replace(each, behind=b"") for each in read]

@@ -128,6 +128,10 @@ def _line_of_parents(logs: Logs, fork: CommitHeader) -> Iterator[Parent]:
         is_enough = known or proof is not None or child.parent_lsn == 1
         lsns = [child.parent_lsn] if is_enough else [child.parent_lsn, 1]
         records = [*read_commits(log.store, map(log.place, map(RemoteLsn, lsns)))]
+        if proof is None and records[0] is not None and records[0].header.grace_seconds:
+            # The retention of the parent may have deleted commits before the fork point.
+            found = jump(logs, child.parent_log, known, child.parent_lsn, is_needed=True)
+            proof = next(iter(found), None)
         first = None if known or proof or records[-1] is None else records[-1].header
         if first is not None and first.parent_log in seen:
             raise _endless(fork)

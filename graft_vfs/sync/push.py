@@ -29,6 +29,7 @@ from graft_vfs.ids import LogId
 from graft_vfs.local.catalog.rows import PendingPush
 from graft_vfs.local.messages import Messages
 from graft_vfs.pages import NO_LSN, RemoteLsn
+from graft_vfs.remote.pins import Child, register_child
 from graft_vfs.reports import Progress, Report, commits_text, pages_text, size_text
 from graft_vfs.store.base import Sent
 from graft_vfs.store.probe import check_conditional_writes
@@ -152,6 +153,7 @@ def _push(context: Context, opened: Opened, snapshot: Snapshot, asked: _Asked) -
     if grace_seconds:
         target = replace(target, grace_seconds=grace_seconds)
     ensure_safe_store(context, remote)
+    _register(context, target)
     # Before anything else is sent, because another log may have the name.
     unnamed = reserve(context, opened, remote) if target.lsn == 1 else None
     counted = _counted(asked.progress, snapshot)
@@ -202,6 +204,16 @@ def _local_messages(snapshot: Snapshot, volume: Volume) -> str:
     """Return the messages of a snapshot's local commits as one text."""
     first = snapshot.branch.row.first_lsn
     return Messages(volume.directory).joined(first, snapshot.lsn, MESSAGE_BYTES_MAX)
+
+
+def _register(context: Context, target: Target) -> None:
+    """Have the parent of a fork keep its fork point, if its retention might delete that.
+
+    No request without retention, else three. Raises ExpiredError, ReadOnlyError, StoreError.
+    """
+    parent, lsn = target.parent_log, target.parent_lsn
+    if parent is not None and require_header(context.logs, parent, lsn).grace_seconds:
+        register_child(context.logs.log(parent).store, Child(parent, lsn, target.log_id))
 
 
 def ensure_safe_store(context: Context, log_id: LogId) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 
+from graft_vfs.errors import ExpiredError
 from graft_vfs.format.body import BodyBuilder
 from graft_vfs.format.commit import CommitHeader
 from graft_vfs.local.chunk import Chunk
@@ -52,7 +53,10 @@ def _recognise_next(context: Context, volume: Volume) -> bool:
     lsn = RemoteLsn(branch.base + 1 if branch.log_id == remote else 1)
     if context.catalog.newest_commit(remote)[0] < lsn:
         return False
-    header = require_header(context.logs, remote, lsn)
+    try:
+        header = require_header(context.logs, remote, lsn)
+    except ExpiredError:
+        return False  # It was deleted, so nothing tells what it had.
     if not _follows(header, snapshot):
         return False
     covered = _covered(volume, snapshot, header)

@@ -36,20 +36,22 @@ _READ_WHOLE_BYTES = 256 << 10
 # Reading ----------------------------------------------------------------------------------------
 
 
-def jump(logs: Logs, log_id: LogId, known: RemoteLsn, last: RemoteLsn) -> Iterator[CommitRecord]:
+def jump(
+    logs: Logs, log_id: LogId, known: RemoteLsn, last: RemoteLsn, *, is_needed: bool = False
+) -> Iterator[CommitRecord]:
     """Learn the newest table of a log up to LSN `last`, and yield the commit that proves it.
 
     That is the next commit, or the table's own if it is the last. Yields nothing if no table is
-    worth it, or none is sound. One listing, two reads, and one for each table beneath, which are
-    read together.
+    worth it, or none is sound. With `is_needed`, any is, because commits were deleted. One listing,
+    two reads, and one for each table beneath, which are read together.
     """
-    if last - known < STEP:
+    if last - known < STEP and not is_needed:
         return
     remote = logs.log(log_id)
     names = list_tables(remote.store, log_id, upto=last, limit=_LISTED)
     # Of two for the same LSNs a compacted one first, although its key comes later.
     for name in sorted(names, key=lambda each: (-each.lsn, each.after, not each.suffix)):
-        if name.lsn - known < _WORTH_COMMITS:
+        if name.lsn - known < _WORTH_COMMITS and not is_needed:
             return
         try:
             tables = _read(logs, name, known)

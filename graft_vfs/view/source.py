@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from graft_vfs.advice import Advice, Hint
+from graft_vfs.errors import ExpiredError, ObjectMissingError
 from graft_vfs.format.frame import checksum_of, encode_frame
 from graft_vfs.format.sparse_frames import SparseFrames
 from graft_vfs.format.table import Source
@@ -13,6 +16,7 @@ from graft_vfs.local.cache.arena import FrameKey
 from graft_vfs.local.cache.page_cache import Filling, PageCache, Place
 from graft_vfs.reentry import occupied
 from graft_vfs.remote.body import Body
+from graft_vfs.remote.floor import read_floor
 from graft_vfs.store.base import ObjectStore
 
 
@@ -74,7 +78,8 @@ class FrameSource:
     def fetch(self, frames: Sequence[int]) -> list[bytes]:
         """Fetch frames, ascending, cache them and return them. One range read."""
         with occupied():
-            found = self.body.read(self.store(), frames)
+            with self._told_from_expiry():
+                found = self.body.read(self.store(), frames)
             with self.cache.filling() as filling:
                 for frame, images in zip(frames, found, strict=True):
                     filling.add(self.key(frame), images)
@@ -83,7 +88,8 @@ class FrameSource:
 
     def fetch_one(self, frame: int) -> Place:
         """Fetch one frame and return its place, before other frames can evict it."""
-        (images,) = frames = self.body.read(self.store(), [frame])
+        with self._told_from_expiry():
+            (images,) = frames = self.body.read(self.store(), [frame])
         self._count(frames)
         return self.cache.add(self.key(frame), images)
 
@@ -125,7 +131,27 @@ class FrameSource:
             self._count([images])
             take(frame, images)
 
-        self.body.stream(self.store(), frames, arrived)
+        with self._told_from_expiry():
+            self.body.stream(self.store(), frames, arrived)
+
+    @contextlib.contextmanager
+    def _told_from_expiry(self) -> Iterator[None]:
+        """Raise ExpiredError if an object is missing because of its log's retention."""
+        try:
+            yield
+        except ObjectMissingError as error:
+            floor = read_floor(self.store(), self.log_id)
+            if not floor.lsn:
+                raise
+            raise ExpiredError(
+                f"{self.body.name} of log {self.log_id} was deleted by the log's retention, and "
+                "not all of its pages are on this machine",
+                next_step=Hint(
+                    f"LSN {floor.lsn + 1} and later ones are there: ",
+                    Advice.CLONE_OVER(LOG=self.log_id),
+                    " gets the newest",
+                ),
+            ) from error
 
     def _count(self, frames: list[bytes]) -> None:
         counters = self.cache.counters

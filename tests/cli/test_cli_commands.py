@@ -92,6 +92,7 @@ def test_the_commands_are_those_of_the_design():
         ),
         *("snapshot", "status", "switch", "tag", "tags", "volumes"),
         *("du", "gc", "help", "sync", "version"),
+        *("expire", "retention"),
     }
 
 
@@ -268,7 +269,7 @@ def test_gc_removes_untagged_volumes_and_explains_why_others_stay(cli):
     (row,) = cli.json("gc", "--local", "--force", full)
     assert (row["volume"], row["removed"], row["kept_because"]) == (full, True, None)
     assert cli.json("volumes") == []
-    assert "removes nothing from the remote" in cli.fails(2, "gc")
+    assert "takes either a TAG or --local" in cli.fails(2, "gc")
     cli.fails(2, "gc", "--local", "--force", "not-an-id")
 
 

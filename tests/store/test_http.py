@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from graft_vfs.errors import (
     StoreUnavailableError,
     UsageError,
 )
+from graft_vfs.store.dates import answered
 from graft_vfs.store.http import HttpStore
 from tests.support.clocks import SkippingClock
 from tests.support.proxy import Tunnel
@@ -318,3 +320,21 @@ def test_a_proxy_that_is_none_of_http_is_an_error(variables, proxy) -> None:
         pytest.raises(ConfigError, match=r"HTTP_PROXY is not .*NO_PROXY"),
     ):
         store.get("main")
+
+
+@pytest.mark.parametrize(("more", "is_dated"), [({}, True), ({"Age": "5"}, False)])
+def test_an_answer_is_dated_unless_it_is_a_cache_s(server, store, more, is_dated) -> None:
+    def change(handler, data) -> bool:
+        handler.send_response(404 if data is None else 200)
+        for name, text in more.items():
+            handler.send_header(name, text)
+        handler.send_header("Content-Length", str(len(data or b"")))
+        handler.end_headers()
+        handler.wfile.write(data or b"")
+        return True
+
+    server.change = change
+    for key in ("empty", "absent"):
+        with answered(key) as when, contextlib.suppress(ObjectMissingError):
+            store.get(key)
+        assert (when.date_ms is not None, when.is_cached) == (is_dated, not is_dated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -21,6 +22,7 @@ from graft_vfs.errors import (
     UnsafeStoreError,
 )
 from graft_vfs.store import PutOutcome, check_conditional_writes
+from graft_vfs.store.dates import answered
 from graft_vfs.store.s3 import S3Store
 from tests.support.servers import S3Endpoint
 
@@ -461,3 +463,28 @@ def test_a_replacement_that_is_refused_is_an_error(scripted, reply, declared):
     with scripted.store() as store, pytest.raises(declared) as caught:
         store.replace("k", b"old", b"new")
     assert caught.value.next_step
+
+
+# Dates
+
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+DATE_MS = 784_111_777_000
+
+
+@pytest.mark.parametrize(
+    ("replies", "date_ms"),
+    [
+        ([held(b"x", date=DATE)], DATE_MS),
+        ([held(b"x", date=DATE, age="0")], None),
+        ([held(b"x")], None),
+        ([answer(503, date=DATE), held(b"x")], None),
+        ([answer(503), held(b"x", date=DATE)], DATE_MS),
+        ([answer(404, b"<Error><Code>NoSuchKey</Code></Error>", date=DATE)], DATE_MS),
+    ],
+)
+def test_the_answer_that_counts_is_dated_by_the_server_and_by_no_cache(scripted, replies, date_ms):
+    scripted.script = replies
+    with scripted.store() as store, answered("k") as when:
+        with contextlib.suppress(ObjectMissingError):
+            store.get_range("k", 0, 1)
+        assert when.date_ms == date_ms

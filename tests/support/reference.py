@@ -47,8 +47,11 @@ _FORMATS = {
         "format.table_leaf",
         "remote.names",
         "format.name",
+        "format.lines",
         "remote.floor",
         "remote.rolls",
+        "remote.pins",
+        "remote.policy",
     ],
     "Local": [
         "local.branch_log",

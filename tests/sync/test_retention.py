@@ -5,72 +5,24 @@ Time is the store's, which the tests set. They close and delete as a collector d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from graft_vfs.engine.config import RemoteConfig
 from graft_vfs.errors import (
     CommitOutcomeUnknownError,
     ExpiredError,
     HistoryMismatchError,
     StoreError,
 )
-from graft_vfs.remote.floor import Floor, floor_key, raise_floor, read_floor
+from graft_vfs.remote.floor import floor_key
 from graft_vfs.remote.log import RemoteLog, commit_key
-from graft_vfs.remote.rolls import Roll, create_roll
-from graft_vfs.store.base import ObjectStore
+from graft_vfs.remote.tables import tables_prefix
 from graft_vfs.store.dates import note_headers, note_time
-from graft_vfs.store.memory import MemoryObjects, MemoryStore
-from graft_vfs.sync.push import push
-from graft_vfs.volume.context import Opened
+from tests.format.commit_samples import commit
 from tests.support.faults import Fault, FaultyStore
 from tests.support.replicas import Replica, rows
-
-GRACE = 3600
-QUARTER = GRACE // 4
-
-
-class World:
-    """Machines on one store, whose clock is `now`."""
-
-    def __init__(self, directory: Path) -> None:
-        self.now = 1_800_000_000.0
-        self.objects = MemoryObjects()
-        self.objects.clock = lambda: self.now
-        self.store: ObjectStore = MemoryStore(self.objects)
-        self._directory = directory
-        self._machines: list[Replica] = []
-
-    def machine(self, name: str, wrap: Callable[[ObjectStore], ObjectStore] = FaultyStore):
-        """Start a machine; a name used again is the same data directory."""
-        remote = RemoteConfig(type="memory", root=str(self._directory))
-        store = wrap(MemoryStore(self.objects))
-        self._machines.append(Replica(self._directory / name, remote, store=store))
-        return self._machines[-1]
-
-    def close(self) -> None:
-        for machine in self._machines:
-            machine.close()
-
-    def switch_on(self, machine: Replica, grace_seconds: int = GRACE) -> None:
-        machine.connect().execute("CREATE TABLE t(k); INSERT INTO t VALUES(0)")
-        opened = Opened("main", machine.engine.open("main"))
-        assert push(machine.engine.context, opened, grace_seconds=grace_seconds).lsn == 1
-        self.log = machine.engine.status("main").remote
-
-    def close_to(self, lsn: int) -> None:
-        """Close the LSNs up to one, without looking at their age; the first one stays."""
-        old = read_floor(self.store, self.log)
-        log = RemoteLog(self.store, self.log)
-        first = max(old.lsn, 1) + 1
-        hashes = [log.read_header(each).header.hash for each in range(first, lsn + 1)]
-        create_roll(self.store, Roll(self.log, first, b"".join(hashes)))
-        raise_floor(self.store, old, Floor(self.log, lsn, GRACE))
-
-    def delete(self, *lsns: int) -> None:
-        self.store.delete_many([commit_key(self.log, lsn) for lsn in lsns])
+from tests.support.retention import GRACE, QUARTER, World, insert
 
 
 @pytest.fixture
@@ -79,12 +31,6 @@ def world(tmp_path, monkeypatch) -> Iterator[World]:
     world = World(tmp_path)
     yield world
     world.close()
-
-
-def insert(machine: Replica, *values: int) -> None:
-    for value in values:
-        machine.connect().execute("INSERT INTO t VALUES(?)", (value,))
-        machine.engine.push("main")
 
 
 def requests(machine: Replica, verb: str) -> tuple[int, int, int]:
@@ -212,7 +158,7 @@ def test_a_floor_from_a_cache_is_refused_by_name(world) -> None:
 
 
 def expired(machine: Replica, verb: str) -> None:
-    with pytest.raises(ExpiredError, match=r"LSN 3, the next that this machine needs.*LSN 4"):
+    with pytest.raises(ExpiredError, match=r"LSN 3 of log .* was deleted.* up to LSN 4 may be"):
         getattr(machine.engine, verb)("main")
 
 
@@ -275,12 +221,13 @@ def test_what_is_closed_and_not_deleted_yet_is_followed(world) -> None:
 def test_many_commits_are_believed_together(world) -> None:
     ours, theirs = two_machines(world)
     insert(theirs, *range(2, 90))
+    world.store.delete_many([*world.store.keys(tables_prefix(world.log))])
     world.now += 10 * GRACE
     before = ours.counts()
     assert ours.engine.pull("main").lsn == 90
     counts = ours.counts() - before
     # 88 commits, and the floor after each of three looks and after each 64.
-    assert (counts.get_range, counts.list) == (88 + 3 + 2, 1)
+    assert (counts.get_range, counts.list) == (88 + 3 + 2, 2)
 
 
 @pytest.mark.parametrize("fault", [Fault.CUT_AFTER, Fault.CUT_BEFORE])
@@ -303,7 +250,7 @@ def test_a_claim_without_an_answer_is_settled_by_the_roll(world, fault, verb) ->
         assert not ours.engine.push("main").claimed, "there is nothing more to push"
         verb = "pull"
     for each in (verb, "pull"):
-        with pytest.raises(ExpiredError, match=f"LSN {4 if has_landed else 3}, the next"):
+        with pytest.raises(ExpiredError, match=f"LSN {4 if has_landed else 3} of log"):
             getattr(ours.engine, each)("main")
     status = ours.engine.status("main")
     assert not status.pending_push
@@ -322,8 +269,24 @@ def test_a_machine_whose_newest_commit_was_deleted_is_not_on_another_history(wor
     ours.connect().execute("INSERT INTO t VALUES(99)")
     expired(ours, "push")
     # Another commit at the LSN of its newest one is another history, unless the roll has ours.
-    world.store.put(commit_key(world.log, 2), [world.store.get(commit_key(world.log, 5))])
+    facts = {"log_id": world.log, "lsn": 2, "previous_hash": b"x" * 32, "grace_seconds": GRACE}
+    world.store.put(commit_key(world.log, 2), [commit(**facts)[1]])
     expired(world.machine("ours"), "pull")
+
+
+def test_the_first_commit_with_retention_is_never_taken_for_deleted(world) -> None:
+    ours = world.machine("ours")
+    world.switch_on(ours)
+    theirs = world.machine("theirs")
+    theirs.engine.clone("main", "main")
+    insert(theirs, 1, 2)
+    world.now += 10 * GRACE
+    world.close_to(2)
+    world.store.delete(commit_key(world.log, 1))
+    ours = world.machine("ours")
+    ours.connect().execute("INSERT INTO t VALUES(99)")
+    with pytest.raises(HistoryMismatchError, match="lacks that commit"):
+        ours.engine.push("main")
 
 
 def test_without_its_rolls_a_log_is_damaged_and_says_so(world) -> None:

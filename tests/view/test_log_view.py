@@ -105,6 +105,8 @@ def cold_view(machine: Replica, monkeypatch, log=LOG) -> Reading:
     offsets = source.body.frames.offsets
 
     def noted(key: str, start: int, length: int) -> bytes:
+        if key != source.body.key:
+            return get_range(key, start, length)
         start_in_body = start - source.body.offset
         first = offsets.index(start_in_body)
         end = offsets.index(start_in_body + length)
