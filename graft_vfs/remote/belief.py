@@ -11,7 +11,7 @@ one for the floor, and two for each roll if the floor has closed an LSN in quest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from graft_vfs.advice import Advice, Hint
 from graft_vfs.errors import CorruptObjectError, ExpiredError
@@ -71,6 +71,10 @@ class Belief:
                 self._require_open(records, RemoteLsn(self._head + len(records) + 1))
                 yield from records
             raise
+        finally:
+            # An error of ours keeps its frames, and these what the answers are read with.
+            if isinstance(answers, Generator):
+                answers.close()
         if waiting:
             yield from self._checked(waiting)
 

@@ -30,7 +30,7 @@ import bisect
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from graft_vfs.errors import (
     CorruptObjectError,
@@ -289,7 +289,7 @@ class RemoteLog:
         jump: Jump | None = None,
         progress: Callable[[RemoteLsn], None],
         believed: Callable[[Iterable[Answer]], Iterator[CommitRecord]] | None = None,
-    ) -> Iterator[CommitRecord]:
+    ) -> Generator[CommitRecord, None, None]:
         """Yield the commits from `known_lsn` to `last`, ascending, with a verified chain.
 
         `jump` may yield a verified commit, which is then continued from: the commits before it are

@@ -125,12 +125,14 @@ def _rejoin(logs: Logs, log_id: LogId, error: ExpiredError) -> RemoteLsn:
         progress=lambda _: None,
         believed=belief.believed,
     )
-    first = next(records, None)
-    if first is None or not known < first.header.lsn <= last:
-        # No table is as new as that.
-        raise error
-    _logger.info("log %s has moved on: joined again at LSN %d", log_id, last)
-    return _learn(logs, log_id, known, itertools.chain([first], records))
+    # Closed at once: threads that end when they are garbage can block the one that collects it.
+    with contextlib.closing(records):
+        first = next(records, None)
+        if first is None or not known < first.header.lsn <= last:
+            # No table is as new as that.
+            raise error
+        _logger.info("log %s has moved on: joined again at LSN %d", log_id, last)
+        return _learn(logs, log_id, known, itertools.chain([first], records))
 
 
 def _learn(
@@ -237,7 +239,7 @@ def require_view(
 def _learn_view(
     logs: Logs, log_id: LogId, lsn: RemoteLsn, progress: Progress | None, *, is_needed: bool
 ) -> None:
-    records = logs.log(log_id).read_to(
+    records: Iterator[CommitRecord] = logs.log(log_id).read_to(
         lsn,
         NO_LSN,
         None,

@@ -5,6 +5,7 @@ Time is the store's, which the tests set. They close and delete as a collector d
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -160,6 +161,8 @@ def test_a_floor_from_a_cache_is_refused_by_name(world) -> None:
 def expired(machine: Replica, verb: str) -> None:
     with pytest.raises(ExpiredError, match=r"LSN 3 of log .* was deleted.* up to LSN 4 may be"):
         getattr(machine.engine, verb)("main")
+    # As garbage, they could block the thread that collects them.
+    assert not [each for each in threading.enumerate() if each.name.startswith("graft-read")]
 
 
 def far_ahead(world: World, *deleted: int) -> tuple[Replica, Replica]:
