@@ -76,8 +76,24 @@ class HeadFile:
         """
         self._path, self._writable = path, writable
         self._name = os.fsencode(path)
+        directory = None
+        if writable:
+            with storage_errors(path):
+                directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        leave = None if directory is None else weakref.finalize(self, os.close, directory)
+        try:
+            self._begin(path, directory, maps=maps)
+        except BaseException:
+            # The traceback may keep this object, and so the lock, for as long as it likes.
+            if leave is not None:
+                leave()
+            raise
+
+    def _begin(self, path: Path, directory: int | None, *, maps: bool) -> None:
+        writable = self._writable
         with storage_errors(path):
-            directory = _join(self, path) if writable else None
+            if directory is not None:
+                _join(directory, path)
             mapped, self._device, self.inode = _mapped(path, writable=writable)
             self.words: memoryview | CalledWords = memoryview(mapped).cast("Q")
             self._map = mapped if isinstance(mapped, mmap.mmap) else None
@@ -212,13 +228,8 @@ def _is_alone(directory: int) -> bool:
     return True
 
 
-def _join(owner: HeadFile, path: Path) -> int:
-    """Lock the volume's directory: shared while `owner` lives, exclusive while creating the file.
-
-    Returns the directory's descriptor.
-    """
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    weakref.finalize(owner, os.close, directory)
+def _join(directory: int, path: Path) -> None:
+    """Lock the volume's directory, which is open: shared, but exclusive while creating the file."""
     deadline = time.monotonic() + _JOIN_SECONDS
     while not path.exists():
         try:
@@ -243,7 +254,6 @@ def _join(owner: HeadFile, path: Path) -> int:
             os.close(made)
         temporary.rename(path)
     fcntl.flock(directory, fcntl.LOCK_SH)
-    return directory
 
 
 def _mapped(path: Path, *, writable: bool) -> tuple[mmap.mmap | bytes, int, int]:

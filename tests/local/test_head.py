@@ -10,12 +10,13 @@ import fcntl
 import os
 import random
 import textwrap
+from unittest.mock import Mock
 
 import pytest
 
 import graft_vfs
 from graft_vfs import Config
-from graft_vfs.errors import BusyError, FutureVersionError
+from graft_vfs.errors import BusyError, FutureVersionError, LocalStorageError
 from graft_vfs.local import head, head_words
 from graft_vfs.local.files import write_fully
 from graft_vfs.local.head import HeadFile
@@ -304,3 +305,14 @@ def test_a_version_1_file_is_upgraded_if_no_other_process_has_it_open(tmp_path) 
     first = HeadFile(path)
     assert first.words[MAGIC] == VERSION_2
     assert HeadFile(path).words[MAGIC] == VERSION_2
+
+
+def test_a_file_that_could_not_be_made_leaves_no_lock_behind(tmp_path, monkeypatch) -> None:
+    """Not even while its error is kept, whose traceback has the object."""
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(head, "write_fully", Mock(side_effect=full))
+        with pytest.raises(LocalStorageError) as kept:
+            HeadFile(tmp_path / "head")
+    assert HeadFile(tmp_path / "head").is_in_place()
+    assert kept.value.__traceback__ is not None

@@ -117,7 +117,7 @@ def test_graft_snapshot(main):
 
 def test_graft_version(main):
     assert ask(main, "graft_version") == (
-        f"graft-vfs {graft_vfs.__version__}, format 2, apsw {apsw.apsw_version()}, "
+        f"graft-vfs {graft_vfs.__version__}, format 3, apsw {apsw.apsw_version()}, "
         f"SQLite {apsw.sqlite_lib_version()}"
     )
 

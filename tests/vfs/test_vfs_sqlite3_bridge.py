@@ -163,7 +163,8 @@ def test_the_cause_of_a_failure_is_reported_once_to_its_thread(module, opened):
     thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
-    assert found == ["there is no tag 'nothing'; see `graft tags`", None]
+    assert found[0].startswith("there is no tag 'nothing'; this machine has no tag yet")
+    assert found[1:] == [None]
     assert registry.sqlite3_failure(module) is None
 
 
