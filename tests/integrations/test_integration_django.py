@@ -164,7 +164,7 @@ def test_dbshell_explains_an_error(manage, engine):
     ("options", "words"),
     [
         ("{'lsn': 7}", "the remote has no log"),
-        ("{'mode': 'rw'}", "there is no tag 'library'; see `graft tags`"),
+        ("{'mode': 'rw'}", "there is no tag 'library'; this machine has no tag yet"),
         ("{'mode': 'memory'}", "mode=memory is no mode"),
         ("{'remote': 'nothing'}", "nothing"),
     ],

@@ -71,7 +71,7 @@ def test_the_shell_finds_the_plugin(run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["tables", "mian"], "there is no tag 'mian'; see `graft tags`"),
+        (["tables", "mian"], "there is no tag 'mian'; this machine has no tag yet"),
         (["tables", ""], "is not a tag"),
         (["tbales", "main"], "no command 'tbales'"),
         (["plugins"], "no command 'plugins' that takes a database"),
