@@ -129,7 +129,9 @@ def test_a_url_that_cannot_be_is_refused_before_anything_is_opened(
 
 
 def test_the_cause_of_a_failed_open_is_in_the_error(create_engine):
-    with pytest.raises(sa.exc.OperationalError, match=r"no tag 'mian'; this machine has no tag yet") as caught:
+    with pytest.raises(
+        sa.exc.OperationalError, match=r"no tag 'mian'; this machine has no tag yet"
+    ) as caught:
         create_engine("graft://mian?mode=rw").connect()
     assert caught.value.orig.sqlite_errorname == "SQLITE_CANTOPEN"
 
