@@ -221,7 +221,9 @@ def test_evictions_are_counted(tmp_path, machine, caplog):
     engine = Graft(Config(data_dir=tmp_path / "small", remote=remote, cache_max_bytes=500_000))
     engine.clone("main", "main")
     caplog.set_level("INFO", "graft_vfs")
-    engine.hydrate("main")
+    with engine.open("main").pinned() as snapshot:
+        for page in range(1, snapshot.page_count + 1):
+            snapshot.stored(page)
     metrics = engine.metrics()
     assert metrics.counts.arenas_evicted > 0
     total = metrics.counts.pages_fetched * 4096

@@ -378,7 +378,9 @@ class ReplicasMachine(RuleBasedStateMachine):
         if source is None:
             return
         machine.engine.fork(tag, new_tag=new_tag)
-        fork = machine.adopt(new_tag, source.content, local=bool(source.local))
+        # A commit that leaves everything as it is, such as one past the end, is not taken along.
+        is_changed = bool(source.local) and source.content != source.base_content
+        fork = machine.adopt(new_tag, source.content, local=is_changed)
         fork.base = source.base
         self.check_content(self.machines[number], new_tag)
         self.seen["forks"] += 1

@@ -155,7 +155,7 @@ def test_a_crash_before_the_branch_moves_is_completed_by_the_next_open(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(joining, "move", crash)
+        patch.setattr(joining, "follow", crash)
         with pytest.raises(KeyboardInterrupt):
             ours.engine.open("main", remote="main")
     assert rows(machines().connect("main", remote="main")) == [("main",)]
