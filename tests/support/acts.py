@@ -209,6 +209,13 @@ def _much_to_push(world: World) -> None:
     world.add(4 * LARGE_ROWS)
 
 
+def _much_to_move(world: World) -> None:
+    """Leave a hole before the rows, so that VACUUM gives their pages other numbers."""
+    world.connection.execute("CREATE TABLE hole(v); INSERT INTO hole VALUES(zeroblob(300000))")
+    _much_to_push(world)
+    world.connection.execute("DROP TABLE hole")
+
+
 def _much_to_pull(world: World) -> None:
     world.elsewhere_added(LARGE_ROWS)
     world.expected += LARGE_ROWS
@@ -267,7 +274,7 @@ ACTS: dict[str, tuple[Act, Act]] = {
     "commit at the file's end": (_near_the_end, commit),
     "commit with FULL": (_nothing, commit_full),
     "commit much": (_nothing, commit_large),
-    "vacuum": (_much_to_push, vacuum),
+    "vacuum": (_much_to_move, vacuum),
     "push": (_local_commits, push),
     "push much": (_much_to_push, push),
     "pull": (_much_to_pull, pull),
