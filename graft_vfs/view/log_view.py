@@ -125,7 +125,7 @@ class LogView:
         known = self.located.get(page)
         if known is not None:
             return known
-        found = self.table.find(page)
+        found = self._look_up(page)
         if found is None:
             return None
         source, slot = found
@@ -158,6 +158,11 @@ class LogView:
             if self._forgotten != epoch:
                 self.forget_located()
         return located
+
+    def _look_up(self, page: int) -> tuple[FrameSource, int] | None:
+        if self.table.has_layers:  # A block may have to be fetched.
+            refuse_reentry()
+        return self.table.find(page)
 
     def _find_frame(self, page: int, source: FrameSource, frame: int) -> tuple[Place, bool]:
         """Return a frame's place, fetched if needed, and whether it lasts; see `_fetch`."""

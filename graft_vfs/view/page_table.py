@@ -95,6 +95,11 @@ class PageTable(Generic[Source]):
                 return found
         return None
 
+    @property
+    def has_layers(self) -> bool:
+        """True if `find` may read a block of a layer."""
+        return bool(self._layers)
+
     def is_near(self, page: int) -> bool:
         """Return True if `find` sends no request for this page."""
         if not self._layers or self._location(page) is not None:

@@ -10,10 +10,11 @@ import pytest
 
 from graft_vfs.engine.config import Config, RemoteConfig
 from graft_vfs.engine.graft import Graft
-from graft_vfs.errors import CorruptObjectError, StoreError
+from graft_vfs.errors import CorruptObjectError, ReentryError, StoreError
 from graft_vfs.format.table import encode_table
 from graft_vfs.ids import LogId
 from graft_vfs.pages import RemoteLsn
+from graft_vfs.reentry import occupied
 from graft_vfs.remote import tables as remote_tables
 from graft_vfs.remote.log import commit_key
 from graft_vfs.remote.tables import TableName, list_tables
@@ -339,6 +340,19 @@ def test_all_blocks_of_a_large_table_are_fetched_together(scattered, replicas) -
     view = reader.engine.logs.log_view(log_id, STEP)
     assert requests(reader, view.frames) == 1
     assert requests(reader, view.frames) == 0
+
+
+def test_a_signal_handler_is_refused_a_page_that_needs_a_block(scattered, replicas) -> None:
+    _, log_id = scattered
+    reader = replicas("reader")
+    fetch_log(reader.engine.logs, log_id)
+    view = reader.engine.logs.log_view(log_id, STEP)
+    before = reader.counts().requests
+    # As inside a request of its own thread.
+    with occupied(), pytest.raises(ReentryError):
+        view.locate(9000)
+    assert reader.counts().requests == before
+    assert view.locate(9000) is not None
 
 
 def refused(key: str, start: int, length: int) -> bytes:
