@@ -357,8 +357,8 @@ def idle(options: Options) -> Row:
 
 
 def absent() -> list[Row]:
-    """Say what has a budget and cannot be measured yet."""
-    why = "this version deletes nothing from a remote"
+    """Say what has a budget and is not measured yet."""
+    why = "there is no synthetic log with retention of that size yet"
     works = ("gc of 100 000 objects", "hydrate at 1 MB/s beside a collector")
     return [skipped("long_life", work, why) for work in works]
 
