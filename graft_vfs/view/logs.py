@@ -61,6 +61,8 @@ _BUILD_STEP_COMMITS = 512
 _BUILD_STEP_BYTES = 16 << 20
 _DECODED_BYTES_MAX = 128 << 10
 """A longer table is not decoded whole when it is opened."""
+_IN_MEMORY_BYTES_MAX = 16 << 20
+"""Of a longer table that is whole here, blocks are read from the catalog when pages need them."""
 _TRIES = 8
 """Each further one needs another table that a process made meanwhile."""
 
@@ -86,13 +88,15 @@ class _Plan:
 class _TablePlace:
     """Where a table is: in the catalog, on the remote, and, by its name, in the page cache.
 
-    Holding the cache keeps it open, although no source of frames may use it yet.
+    Holding the cache keeps it open, although no source of frames may use it yet. `data` is all of
+    the table, if that is not large: the catalog replaces tables while views use them.
     """
 
     row: TableRow
     key: str
     name: bytes
     cache: PageCache
+    data: bytes | None
 
     def name_of(self, block: Block) -> FrameKey:
         return FrameKey(self.name, block.offset)
@@ -453,7 +457,7 @@ class Logs:
         head = self._head(row, key)
         name = hash_of(head.facts.hash + key.encode())[:ID_BYTES]
         page_size = head.facts.page_size
-        place = _TablePlace(row, key, name, self.cache(row.log_id))
+        place = _TablePlace(row, key, name, self.cache(row.log_id), self._whole(row, key))
         return TableLayer(
             head,
             key=key,
@@ -472,8 +476,19 @@ class Logs:
             raise _damaged(f"the catalog has another table for LSN {row.lsn} of log {row.log_id}")
         return head
 
+    def _whole(self, row: TableRow, key: str) -> bytes | None:
+        """Return the bytes of a table that is whole here, unless it is large."""
+        if not row.is_whole or row.length > _IN_MEMORY_BYTES_MAX:
+            return None
+        data = self.catalog.tables.read(row, 0, row.length)
+        if data is None:
+            raise self._replaced(row, key) or _damaged(f"the catalog has a part of {key}")
+        return data
+
     def _block(self, place: _TablePlace, block: Block) -> bytes:
         """Return the bytes of a block: of the catalog, of the page cache, or of the remote."""
+        if place.data is not None:
+            return place.data[block.offset : block.offset + block.length]
         kept = self.catalog.tables.read(place.row, block.offset, block.length)
         if kept is not None:
             return kept

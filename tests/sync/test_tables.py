@@ -21,6 +21,8 @@ from graft_vfs.remote.tables import TableName, list_tables
 from graft_vfs.sync import tables as tables_module
 from graft_vfs.sync.fetch import fetch_log
 from graft_vfs.sync.tables import write_tables
+from graft_vfs.view import logs as logs_module
+from graft_vfs.view import table_policy
 from graft_vfs.view.table_policy import STEP
 from tests.format.commit_samples import LOG, commit
 from tests.support.replicas import Replica, rows
@@ -109,12 +111,12 @@ def test_a_follower_makes_tables_of_its_own(replicas) -> None:
     writer, reader = replicas(), replicas("b")
     grow(writer, 1)
     reader.engine.clone("main", "main")
-    for _ in range(2 * STEP):
+    for _ in range(6 * STEP):
         grow(writer, 1)
         reader.engine.pull("main")
     known = reader.engine.context.catalog.tables.all(log_of(writer))
-    assert known
-    assert known[-1].lsn == 2 * STEP
+    assert known[-1].lsn == 6 * STEP
+    assert len(known) <= 4, "those that newer ones cover are forgotten"
     assert rows(reader.connect()) == rows(writer.connect())
 
 
@@ -222,6 +224,30 @@ def test_a_lost_catalog_is_made_again(replicas, tmp_path) -> None:
         [lost] = engine.lost_volumes()
         engine.adopt(lost.volume, "main")
     assert rows(replicas("a").connect()) == expected
+
+
+def test_a_view_outlives_the_tables_that_it_was_built_from(replicas, monkeypatch) -> None:
+    """A replica replaces its tables, while the views of its volumes are built on each other."""
+    monkeypatch.setattr(logs_module, "_DECODED_BYTES_MAX", 0)
+    monkeypatch.setattr(table_policy, "RATIO", 1000)
+    writer, reader = replicas(), replicas("b")
+    grow(writer, 1)
+    reader.engine.clone("main", "main")
+    grow(writer, 2 * STEP)
+    reader.engine.pull("main")
+    reader.close()
+    again = replicas("b")
+    log_id = log_of(writer)
+    with again.engine.open("main").pinned():
+        for _ in range(2):
+            grow(writer, STEP)
+            again.engine.pull("main")
+        # The remote need not have what this machine has made for itself.
+        for name in tables_of(writer, log_id):
+            writer.engine.store.delete(name.key)
+        # The older one is that of the branch's LSN when the newer one was made.
+        assert [each.lsn for each in again.engine.catalog.tables.all(log_id)] == [72, 96]
+        assert rows(again.connect()) == rows(writer.connect())
 
 
 # Tables that are not read whole -------------------------------------------------------------------

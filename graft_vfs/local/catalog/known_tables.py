@@ -115,9 +115,9 @@ class KnownTables:
     def keep(self, row: TableRow, data: bytes) -> None:
         """Keep a table, all of it or its beginning; forget those that it makes needless.
 
-        These are the tables whose LSNs it covers, unless a branch or a fork stands on one of these
-        LSNs, or on one that follows. Atomic and durable on return; does nothing if the catalog
-        cannot be written.
+        These are the tables whose LSNs it covers, but for those that the LSN of a branch or of a
+        fork needs, because what covers them goes further. Atomic and durable on return; does
+        nothing if the catalog cannot be written.
         """
         if not self._file.writable:
             return
@@ -182,12 +182,21 @@ class KnownTables:
             self._file.write("INSERT OR IGNORE INTO parents VALUES(?, ?, ?)", log_id.raw, raw, lsn)
 
 
-_FORGET_NEEDLESS = """
+_COVERS = """
+t.log = old.log AND t.after <= old.after AND t.lsn >= old.lsn AND t.id <> old.id
+"""
+_FORGET_NEEDLESS = f"""
 DELETE FROM page_tables AS old WHERE log = ?1 AND after >= ?2 AND lsn <= ?3
 AND (lsn < ?3 OR after > ?2)
-AND NOT EXISTS(SELECT 1 FROM branches b WHERE b.log = ?1 AND b.base >= old.lsn AND b.base < ?3)
-AND NOT EXISTS(SELECT 1 FROM parents f WHERE f.parent = ?1 AND f.lsn >= old.lsn AND f.lsn < ?3)
-"""
+AND NOT EXISTS(
+    SELECT 1 FROM (
+        SELECT base AS lsn FROM branches WHERE log = ?1
+        UNION SELECT lsn FROM parents WHERE parent = ?1
+    ) needed
+    WHERE needed.lsn >= old.lsn AND needed.lsn < ?3
+    AND NOT EXISTS(SELECT 1 FROM page_tables t WHERE {_COVERS} AND t.lsn <= needed.lsn)
+)
+"""  # noqa: S608 - a text of ours
 
 
 def _add_chunks(connection: apsw.Connection, row: TableRow, data: bytes) -> None:
