@@ -5,8 +5,8 @@
     …
     <XXH3-64 of all of the above in 16 hexadecimal digits> <newline>
 
-Floors, policies, pins and children of logs with retention are such objects. Numbers in them are
-decimal without leading zeros, so that equal facts have equal bytes.
+Names of commits are such objects, and floors, policies, pins and children of logs with retention.
+Numbers in them are decimal without leading zeros, so that equal facts have equal bytes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,31 @@ LINES_BYTES_MAX = 1024
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 
 
-def encode_lines(kind: str, version: int, lines: Iterable[object]) -> bytes:
-    """Return the bytes of an object with these lines."""
+def encode_lines(
+    kind: str, version: int, lines: Iterable[object], *, bytes_max: int = LINES_BYTES_MAX
+) -> bytes:
+    """Return the bytes of an object with these lines, less than `bytes_max`."""
     text = "".join(f"{line}\n" for line in (f"graft-vfs {kind} {version}", *lines))
     body = text.encode("ascii")
-    assert len(body) < LINES_BYTES_MAX - 17
+    assert len(body) < bytes_max - 17
     return body + xxh3_64_hexdigest(body).encode() + b"\n"
 
 
-def decode_lines(content: bytes, *, kind: str, version: int, count: int, key: str) -> list[str]:
+def decode_lines(
+    content: bytes,
+    *,
+    kind: str,
+    version: int,
+    count: int,
+    key: str,
+    bytes_max: int = LINES_BYTES_MAX,
+) -> list[str]:
     """Return the lines between the first and the checksum; `key` names the object.
 
     Raises CorruptObjectError or FutureVersionError, and nothing else, whatever the bytes are.
     """
     magic = f"graft-vfs {kind} ".encode()
-    first, *lines = content[: LINES_BYTES_MAX + 1].split(b"\n")
+    first, *lines = content[: bytes_max + 1].split(b"\n")
     digits = first.removeprefix(magic)
     if not first.startswith(magic) or not digits.isdigit():
         raise CorruptObjectError(
@@ -51,7 +61,7 @@ def decode_lines(content: bytes, *, kind: str, version: int, count: int, key: st
             f"{key} has format version {digits[:16].decode()}, this program reads {version}",
             next_step="upgrade graft-vfs",
         )
-    if len(lines) != count + 2 or lines[-1] or len(content) > LINES_BYTES_MAX:
+    if len(lines) != count + 2 or lines[-1] or len(content) > bytes_max:
         raise CorruptObjectError(f"{key}: a {kind} has {count + 2} lines")
     body = content[: -len(lines[-2]) - 1]
     if lines[-2] != xxh3_64_hexdigest(body).encode():

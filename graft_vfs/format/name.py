@@ -30,9 +30,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from xxhash import xxh3_64_hexdigest
-
-from graft_vfs.errors import CorruptObjectError, FutureVersionError, InvalidIdError
+from graft_vfs.errors import CorruptObjectError, InvalidIdError
 from graft_vfs.format.commit import (
     ATTEMPT_BYTES,
     AUTHOR_BYTES_MAX,
@@ -40,15 +38,16 @@ from graft_vfs.format.commit import (
     MESSAGE_BYTES_MAX,
     TIME_MS_MAX,
 )
+from graft_vfs.format.lines import decode_lines, encode_lines
 from graft_vfs.ids import LogId
 from graft_vfs.pages import LSN_MAX, RemoteLsn
 from graft_vfs.tags import is_commit_name
 
 NAME_BYTES_MAX = 16_384
 
-_MAGIC = b"graft-vfs name "
+_KIND = "name"
 _VERSION = 1
-_LINES = 10
+_LINES = 8
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 
 
@@ -69,16 +68,14 @@ class CommitName:
         """Return the bytes of the object; raises ValueError for facts that no reader accepts."""
         _check(self)
         lines = (
-            f"{_MAGIC.decode()}{_VERSION}",
-            str(self.log),
-            str(self.lsn),
+            self.log,
+            self.lsn,
             self.hash.hex(),
-            str(self.time_ms),
+            self.time_ms,
             self.attempt.hex(),
             *(quote(text, safe="") for text in (self.name, self.author, self.message)),
         )
-        body = "".join(f"{line}\n" for line in lines).encode()
-        return body + xxh3_64_hexdigest(body).encode() + b"\n"
+        return encode_lines(_KIND, _VERSION, lines, bytes_max=NAME_BYTES_MAX)
 
 
 def decode_name(content: bytes, *, key: str) -> CommitName:
@@ -86,26 +83,11 @@ def decode_name(content: bytes, *, key: str) -> CommitName:
 
     Raises CorruptObjectError or FutureVersionError, and nothing else, whatever the bytes are.
     """
-    version, *_ = lines = content[: NAME_BYTES_MAX + 1].split(b"\n")
-    digits = version.removeprefix(_MAGIC)
-    if not version.startswith(_MAGIC) or not digits.isdigit():
-        raise CorruptObjectError(
-            f"{key} is not a name of graft-vfs",
-            next_step="check the bucket and its prefix",
-            is_foreign=True,
-        )
-    if digits != b"%d" % _VERSION:
-        raise FutureVersionError(
-            f"{key} has format version {digits[:16].decode()}, this program reads {_VERSION}",
-            next_step="upgrade graft-vfs",
-        )
-    if len(lines) != _LINES + 1 or lines[-1] or len(content) > NAME_BYTES_MAX:
-        raise CorruptObjectError(f"{key}: a name has {_LINES} lines")
-    body = content[: -len(lines[-2]) - 1]
-    if lines[-2] != xxh3_64_hexdigest(body).encode():
-        raise CorruptObjectError(f"{key}: checksum mismatch, this is not what was written")
+    lines = decode_lines(
+        content, kind=_KIND, version=_VERSION, count=_LINES, key=key, bytes_max=NAME_BYTES_MAX
+    )
     try:
-        found = _decode_lines([line.decode("ascii") for line in lines[1:-2]])
+        found = _decode_lines(lines)
         _check(found)
         if found.encode() != content:
             raise ValueError("it is not written as a writer writes it")
