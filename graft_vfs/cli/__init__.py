@@ -24,7 +24,7 @@ from importlib import import_module
 
 import click
 
-from graft_vfs.cli.group import GraftGroup, UnknownCommandError
+from graft_vfs.cli.group import CONTEXT_SETTINGS, GraftGroup, UnknownCommandError
 from graft_vfs.cli.output import echo
 from graft_vfs.cli.vocabulary import ALIASES, ELSEWHERE, GROUPS
 from graft_vfs.suggestions import did_you_mean
@@ -117,7 +117,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 @click.group(
     cls=_Commands,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT_SETTINGS,
     epilog="\b\nExamples:\n  graft demo\n  graft import shop.db main\n  graft push main",
 )
 @click.option(

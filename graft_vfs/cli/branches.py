@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from graft_vfs.cli.completion import complete_branches
-from graft_vfs.cli.group import command
+from graft_vfs.cli.group import CONTEXT_SETTINGS, command
 from graft_vfs.cli.output import echo, emit, emit_list, json_option
 from graft_vfs.cli.session import opened, tag_argument
 
@@ -27,6 +27,7 @@ def branches(tag: str, as_json: bool) -> None:
 @click.group(
     "branch",
     invoke_without_command=True,
+    context_settings=CONTEXT_SETTINGS,
     epilog="\b\nExample:\n  graft branch rm main 74ggc1B6R4-2kkvcy9fi4CHJ",
 )
 @click.pass_context

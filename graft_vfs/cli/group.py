@@ -158,6 +158,10 @@ def _tell_interrupted(interrupt: BaseException | None, *, as_json: bool) -> None
     echo_failure(Failure("Interrupted", message, step, INTERRUPTED), as_json=as_json)
 
 
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
+"""Of each command, and not only of the first: a command keeps what its first context said."""
+
+
 class GraftCommand(click.Command):
     """A command whose errors name its own tag in the next step."""
 
@@ -176,4 +180,9 @@ def command(name: str, *examples: str) -> Callable[[Callable[..., Any]], click.C
     """Declare a command, with examples that its help shows."""
     lines = "\n".join(f"  {example}" for example in examples)
     title = "Example" if len(examples) == 1 else "Examples"
-    return click.command(name, cls=GraftCommand, epilog=f"\b\n{title}:\n{lines}")
+    return click.command(
+        name,
+        cls=GraftCommand,
+        epilog=f"\b\n{title}:\n{lines}",
+        context_settings=CONTEXT_SETTINGS,
+    )

@@ -14,7 +14,7 @@ import click
 import graft_vfs
 from graft_vfs.advice import Audience
 from graft_vfs.cli.completion import complete_commits, complete_refs
-from graft_vfs.cli.group import command
+from graft_vfs.cli.group import CONTEXT_SETTINGS, command
 from graft_vfs.cli.output import (
     echo,
     emit,
@@ -260,7 +260,12 @@ def dump_commit(spec: str, as_json: bool) -> None:
             echo(engine.dump_commit(spec))
 
 
-@click.group("remote", invoke_without_command=True, epilog="\b\nExample:\n  graft remote ls")
+@click.group(
+    "remote",
+    invoke_without_command=True,
+    context_settings=CONTEXT_SETTINGS,
+    epilog="\b\nExample:\n  graft remote ls",
+)
 @click.pass_context
 def remote(context: click.Context) -> None:
     """Look at the remote itself."""
