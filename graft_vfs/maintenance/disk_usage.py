@@ -84,7 +84,7 @@ def disk_usage(context: Context, volume: VolumeId | None = None) -> DiskUsage:
         return DiskUsage(found, None, None, together)
     total = disk_bytes(root)
     catalog_bytes = sum(disk_bytes(path) for path in root.glob(f"{layout.CATALOG}*"))
-    # Directories of the data directory itself take a few blocks, which are nobody's.
+    # Directories of the data directory itself take a few blocks, which belong to no volume.
     return DiskUsage(found, catalog_bytes, max(0, total - together - catalog_bytes), total)
 
 

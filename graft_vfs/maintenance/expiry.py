@@ -1,7 +1,7 @@
 """What the retention of a log keeps, closes and deletes, and why: a plan, which changes nothing.
 
     kept      the newest commit, what the policy keeps, and what has a name, a pin or a child
-    closed    LSNs up to the floor: nobody starts to use them, but those that are kept
+    closed    LSNs up to the floor: not to be used any more, but for those that are kept
     due       closed for as long as the grace period, and not kept; its object is deleted, unless
               images in it belong to a state that is kept
 

@@ -148,7 +148,7 @@ def _fetched(logs: Logs, log_id: LogId, first: int, last: int) -> list[CommitRec
         newest, _ = logs.catalog.newest_commit(log_id)
         read = logs.belief(log_id, newest).confirmed(RemoteLsn(first), read)
         try:
-            # Without the frames that came with them, which nobody has asked for.
+            # Without the frames that came with them, which were not asked for.
             found = [replace(each, behind=b"") for each in read]
         except CorruptObjectError:
             _require_open(log, first)

@@ -58,7 +58,7 @@ class LogState:
 def examine(logs: Logs, log_id: LogId, store: ObjectStore | None = None) -> LogState:
     """Compare a log with what is known of it, where it lives or in another store.
 
-    One request if it is the same; else a listing and at most one more, and those that tell whether
+    One request if it is the same; else a listing and at most one more, and those that find out if
     the retention of the log has closed what is known. Raises StoreError, and
     CorruptObjectError if a commit there is damaged.
     """

@@ -6,7 +6,7 @@ objects, so the largest gaps are skipped: at most one for each object, and those
 there are at most 2 requests for each object, one for each 8 MiB, and one for each gap above 1 MiB.
 
 All of this is counted in stored bytes. The frames are those that the reader knows: the bytes
-between them may be dead frames, or frames that nobody has described.
+between them may be dead frames, or frames that no table describes.
 """
 
 from __future__ import annotations

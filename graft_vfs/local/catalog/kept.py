@@ -1,4 +1,4 @@
-"""Kept branches: those that a volume was switched away from, until somebody removes them.
+"""Kept branches: those that a volume was switched away from, until a user removes them.
 
 The row of such a branch stays in `branches`, so its file is in use and the log that it is based on
 is needed. `kept_branches` says where it ends, and why it is kept.
