@@ -140,6 +140,7 @@ class CatalogFile:
         self._lock = threading.RLock()
         self._writable = writable
         self._is_closed = False
+        self._known_tables: set[str] = set()
         self._open_connection: apsw.Connection | None = None
         self._at_rest: _State | None = None
         self._identity: tuple[int, int] | None = None
@@ -160,7 +161,12 @@ class CatalogFile:
 
     def has_table(self, name: str) -> bool:
         """Return False for a table that a catalog of an earlier version, opened to read, lacks."""
-        return bool(self.rows("SELECT 1 FROM sqlite_schema WHERE name = ?", name))
+        if name not in self._known_tables:
+            # A table that is there stays: only upgrades change the schema.
+            if not self.rows("SELECT 1 FROM sqlite_schema WHERE name = ?", name):
+                return False
+            self._known_tables.add(name)
+        return True
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
